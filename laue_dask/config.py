@@ -58,7 +58,7 @@ class EncoderConfig(Model):
 
     weights: str = "default"
     """`default` (shipped), `untrained` (random, for comparison), or the path of a `.safetensors` file."""
-    batch_size: int = Field(256, ge=1, le=65536)
+    batch_size: int = Field(32, ge=1, le=65536)
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the convolutions; features are always float32."""
 

@@ -66,6 +66,13 @@ REDUCED = ArraySpec(
 )
 """Arrays `reduced/<recipe hash>` of a scan store."""
 
+TRAINING: Mapping[str, ArraySpec] = {
+    "patterns": ArraySpec(("pattern", "v", "u"), "uint8", 0, "", "simulated patterns, reduced; 255 is 1.0"),
+    "experiment": ArraySpec(("pattern",), "int32", -1, "", "simulated experiment: one crystal on one detector"),
+    "configuration": ArraySpec(("pattern",), "int32", -1, "", "illuminated domain; its patterns are views of it"),
+}
+"""Training store; the patterns of an experiment are consecutive and fill one chunk."""
+
 RESULTS: Mapping[str, ArraySpec] = {
     "features": ArraySpec(("pattern", "latent"), "float32", np.nan, "", "encoder output"),
     "components": ArraySpec(("pattern", "component"), "float32", np.nan, "", "PCA-transformed features"),

@@ -1,0 +1,147 @@
+"""Where it runs: the only module that starts workers.
+
+Every worker has one thread. CPU workers read and reduce; where there is a GPU, one more worker per GPU carries the
+resource `GPU=1` and takes the encoding. A local cluster listens on the loopback interface only.
+"""
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from dask.utils import format_bytes, parse_bytes
+from distributed import Client, Nanny, Scheduler, SpecCluster
+
+from laue_dask.config import ClusterConfig
+from laue_dask.errors import ComputeError, ConfigError
+
+GPU = {"GPU": 1.0}
+"""The resource that tasks of the encoder ask for where there is a GPU."""
+
+MEMORY_SHARE = 0.75
+"""Share of the available memory that the workers may use together."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """A running cluster.
+
+    Attributes
+    ----------
+    client
+        Connected client; also Dask's default scheduler while it is open.
+    count
+        Number of CPU workers.
+    gpu
+        Resource request for tasks that run on a GPU, ``None`` without one.
+    described
+        One line for people.
+    """
+
+    client: Client
+    count: int
+    gpu: dict[str, float] | None
+    described: str
+
+
+@contextmanager
+def start(config: ClusterConfig) -> Iterator[Workers]:
+    """Start the configured workers and stop them at the end.
+
+    Raises
+    ------
+    ConfigError
+        The memory limit cannot be read or exceeds the machine's, or a GPU is required and none is found.
+    ComputeError
+        The workers do not start.
+    """
+    count = config.workers or available_cores()
+    memory = _memory_limit(config, count)
+    gpus = 0 if config.gpu == "never" else _gpu_count()
+    if config.gpu == "require" and not gpus:
+        raise ConfigError("cluster.gpu = require, but no GPU is found: use `auto` to go on with CPU workers")
+    # Dask logs every worker that it stops; what matters to a person is raised instead.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    with (
+        tempfile.TemporaryDirectory(prefix="laue-dask-", dir=_scratch(config), ignore_cleanup_errors=True) as scratch,
+        _cluster(config, count, gpus, memory, scratch) as cluster,
+        Client(cluster) as client,
+    ):
+        client.wait_for_workers(count + gpus, timeout=120)
+        described = f"{count} CPU worker{'s' if count > 1 else ''} of {format_bytes(memory)}"
+        described += f" and {gpus} GPU worker{'s' if gpus > 1 else ''}" if gpus else ", no GPU"
+        if config.dashboard:
+            described += f", dashboard {client.dashboard_link}"
+        yield Workers(client=client, count=count, gpu=GPU if gpus else None, described=described)
+
+
+def available_cores() -> int:
+    """Cores that this process may use, which is less than the machine's under a batch system."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _memory_limit(config: ClusterConfig, count: int) -> int:
+    available = psutil.virtual_memory().available
+    if config.memory is None:
+        return int(available * MEMORY_SHARE / count)
+    try:
+        limit = int(parse_bytes(config.memory))
+    except ValueError as error:
+        raise ConfigError(f"cluster.memory = {config.memory!r}: a size such as 4GiB was expected") from error
+    if limit * count > psutil.virtual_memory().total:
+        raise ConfigError(
+            f"cluster.memory: {count} workers of {format_bytes(limit)} need more than the machine's "
+            f"{format_bytes(psutil.virtual_memory().total)}: lower cluster.memory or cluster.workers"
+        )
+    return limit
+
+
+def _scratch(config: ClusterConfig) -> str | None:
+    if config.scratch is None:
+        return None
+    if not config.scratch.is_dir() or not os.access(config.scratch, os.W_OK):
+        raise ConfigError(f"cluster.scratch = {config.scratch}: not a folder that can be written to")
+    return str(config.scratch)
+
+
+def _gpu_count() -> int:
+    # Asking torch costs its import; a machine without the driver's device files has no GPU to ask for.
+    if not Path("/dev/nvidiactl").exists() and not Path("/dev/dxg").exists():
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _cluster(config: ClusterConfig, count: int, gpus: int, memory: int, scratch: str) -> SpecCluster:
+    common: dict[str, Any] = {
+        "nthreads": 1,
+        "host": "127.0.0.1",
+        "local_directory": scratch,
+        "dashboard": False,
+        "silence_logs": logging.CRITICAL,
+    }
+    workers: dict[str, dict[str, Any]] = {
+        f"cpu-{i}": {"cls": Nanny, "options": {**common, "memory_limit": memory}} for i in range(count)
+    }
+    for i in range(gpus):
+        options = {**common, "memory_limit": memory, "resources": GPU, "env": {"CUDA_VISIBLE_DEVICES": str(i)}}
+        workers[f"gpu-{i}"] = {"cls": Nanny, "options": options}
+    scheduler = {
+        "cls": Scheduler,
+        "options": {
+            "host": "127.0.0.1",
+            "port": 0,
+            "dashboard": config.dashboard,
+            "dashboard_address": "127.0.0.1:0",
+        },
+    }
+    try:
+        return SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL)
+    except (OSError, RuntimeError, TimeoutError) as error:
+        raise ComputeError(f"the {count} local workers did not start: {error}") from error

@@ -1,0 +1,245 @@
+"""The only place that submits block work.
+
+A block is written by the task that computed it, and only a small receipt comes back: a worker that dies loses the
+block it was at, never a finished one. A bounded number of blocks is in flight, so the scheduler's memory and the queue
+do not grow with the scan. Finished blocks are in a journal on disk, which the next run reads.
+"""
+
+import json
+import os
+import zlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import zarr
+from dask.delayed import Delayed, delayed
+from distributed import Client, Future, KilledWorker, wait
+from numpy.typing import NDArray
+
+from laue_dask.errors import ComputeError, LaueDaskError
+
+Receipt = dict[str, Any]
+"""What is known of a finished block: `block`, `start`, `stop`, `crc32`, and what its stage adds."""
+
+ATTEMPTS = 4
+"""How often a block is given out before its death is taken for its own fault."""
+
+PATIENCE = 900.0
+"""Seconds without a single finished block after which the run is taken for stuck."""
+
+
+class Journal:
+    """Receipts of finished blocks, one JSON line each; survives a kill at any instant.
+
+    Parameters
+    ----------
+    path
+        File; its folder is made when the first receipt is added.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> dict[int, Receipt]:
+        """Receipts by block; a last line that was cut off by a kill is ignored."""
+        receipts: dict[int, Receipt] = {}
+        if self.path.is_file():
+            for line in self.path.read_text(encoding="utf-8").splitlines():
+                try:
+                    receipt = json.loads(line)
+                    receipts[int(receipt["block"])] = receipt
+                except (json.JSONDecodeError, KeyError, TypeError):
+                    continue
+        return receipts
+
+    def add(self, receipt: Receipt) -> None:
+        """Append a receipt; it is on disk when this returns."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            # A torn line of an earlier kill must not swallow this one.
+            file.write("\n" + json.dumps(receipt, separators=(",", ":")))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def discard(self) -> None:
+        """Forget everything."""
+        self.path.unlink(missing_ok=True)
+
+
+def run_blocks(
+    tasks: Sequence[Delayed],
+    *,
+    client: Client,
+    journal: Journal | None = None,
+    resources: dict[str, float] | None = None,
+    on_receipt: Callable[[Receipt], None] | None = None,
+    window: int | None = None,
+) -> list[Receipt]:
+    """Compute every task that has no receipt yet.
+
+    Parameters
+    ----------
+    tasks
+        One per block, each returning its `Receipt`.
+    journal
+        Where receipts are kept; blocks already there are not computed again.
+    resources
+        Worker resources each task asks for.
+    on_receipt
+        Called with each new receipt, in order of completion.
+    window
+        Blocks in flight; by default three per worker.
+
+    Returns
+    -------
+    receipts
+        In order of the blocks, old and new.
+
+    Raises
+    ------
+    LaueDaskError
+        Whatever a task raised, if it is one of ours.
+    ComputeError
+        A task failed, killed its worker `ATTEMPTS` times, or nothing moved for `PATIENCE` seconds.
+    """
+    receipts = journal.read() if journal else {}
+    receipts = {block: receipt for block, receipt in receipts.items() if block < len(tasks)}
+    waiting = iter([block for block in range(len(tasks)) if block not in receipts])
+    width = window or 3 * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
+    for block, receipt in _computed(tasks, waiting, client, resources, width):
+        receipts[block] = {**receipt, "block": block}
+        if journal:
+            journal.add(receipts[block])
+        if on_receipt:
+            on_receipt(receipts[block])
+    return [receipts[block] for block in range(len(tasks))]
+
+
+def _computed(
+    tasks: Sequence[Delayed],
+    waiting: Iterator[int],
+    client: Client,
+    resources: dict[str, float] | None,
+    width: int,
+) -> Iterator[tuple[int, Receipt]]:
+    flying: dict[Future[Any], int] = {}
+    attempts: dict[int, int] = {}
+
+    def submit(block: int) -> None:
+        attempts[block] = attempts.get(block, 0) + 1
+        flying[client.compute(tasks[block], resources=resources, retries=1, pure=False)] = block
+
+    try:
+        for block in waiting:
+            submit(block)
+            if len(flying) < width:
+                continue
+            yield from _landed(flying, attempts, submit)
+        while flying:
+            yield from _landed(flying, attempts, submit)
+    finally:
+        client.cancel(list(flying))
+
+
+def _landed(
+    flying: dict[Future[Any], int], attempts: dict[int, int], submit: Callable[[int], None]
+) -> Iterator[tuple[int, Receipt]]:
+    try:
+        landed = wait(list(flying), timeout=PATIENCE, return_when="FIRST_COMPLETED").done
+    except TimeoutError as error:
+        raise ComputeError(
+            f"no block finished for {PATIENCE:.0f} s ({len(flying)} in flight, first: block {min(flying.values())}): "
+            "are the workers alive and the disk reachable?"
+        ) from error
+    for future in landed:
+        block = flying.pop(future)
+        if future.status == "finished":
+            yield block, future.result()
+            continue
+        cause = future.exception()
+        if isinstance(cause, KilledWorker) and attempts[block] < ATTEMPTS:
+            submit(block)
+        elif isinstance(cause, LaueDaskError):
+            raise cause
+        elif isinstance(cause, KilledWorker):
+            raise ComputeError(
+                f"block {block} killed its worker {attempts[block]} times, probably for want of memory: "
+                "raise cluster.memory or lower cluster.workers"
+            ) from cause
+        else:
+            raise ComputeError(f"block {block}: {type(cause).__name__}: {cause}") from cause
+
+
+def write_tasks(blocks: da.Array, target: zarr.Array[Any]) -> list[Delayed]:
+    """One task per block of a lazy array, which computes the block and writes it to `target`.
+
+    Parameters
+    ----------
+    blocks
+        Chunked along its first axis alone.
+    target
+        Array on disk of the same shape, whose shards (chunks where it has none) are the blocks, so that no two tasks
+        ever write to the same object.
+
+    Raises
+    ------
+    ValueError
+        The blocks are not the target's shards: writing would lose data silently.
+    """
+    unit = (target.shards or target.chunks)[0]
+    whole = all(len(sizes) == 1 for sizes in blocks.chunks[1:])
+    aligned = all(size == unit for size in blocks.chunks[0][:-1]) and blocks.chunks[0][-1] <= unit
+    if blocks.shape != target.shape or not whole or not aligned:
+        raise ValueError(
+            f"blocks {blocks.chunks} of {blocks.shape} are not the shards {target.shards or target.chunks} "
+            f"of {target.shape} on disk"
+        )
+    path, name = str(target.store_path.store.root), target.path  # type: ignore[attr-defined]
+    receipts = da.map_blocks(
+        _write,
+        blocks,
+        path=path,
+        name=name,
+        unit=unit,
+        dtype=object,
+        drop_axis=tuple(range(1, blocks.ndim)),
+        chunks=((1,) * blocks.numblocks[0],),
+        meta=np.empty(0, dtype=object),
+    )
+    first = delayed(lambda receipt: receipt[0], pure=False)
+    return [first(task) for task in receipts.to_delayed().ravel()]
+
+
+def _write(
+    block: NDArray[Any], *, path: str, name: str, unit: int, block_info: dict[Any, Any] | None = None
+) -> NDArray[Any]:
+    if block_info is None:
+        raise ValueError("block_info is needed to know where the block belongs")
+    index = int(block_info[0]["chunk-location"][0])
+    start = index * unit
+    array = zarr.open_array(path, path=name, mode="r+")
+    array[start : start + len(block)] = block
+    crc = zlib.crc32(np.ascontiguousarray(block).view(np.uint8).data)
+    receipt = {"block": index, "start": start, "stop": start + len(block), "crc32": crc}
+    return np.array([receipt], dtype=object)
+
+
+def map_tasks(
+    function: Callable[..., Any], items: Iterable[Any], shared: Collection[Any], *, client: Client
+) -> list[Any]:
+    """Call ``function(item, *shared)`` for every item on the workers; `shared` is sent once per worker.
+
+    Returns
+    -------
+    results
+        In the order of the items.
+    """
+    held = [client.scatter(value, broadcast=False) for value in shared]
+    futures = [client.submit(function, item, *held, pure=False) for item in items]
+    try:
+        return list(client.gather(futures))
+    except KilledWorker as error:
+        raise ComputeError(f"a worker died too often: {error}: raise cluster.memory") from error

@@ -1,0 +1,168 @@
+"""The CNN autoencoder of section 3.1 and Figure 3 of the paper, in PyTorch.
+
+What the paper fixes: a mirrored encoder and decoder, max-pooling and transposed convolutions, dropout of 20 % after
+the pooling layers, before the transposed convolutions and before the reconstruction layer, ReLU everywhere but in the
+sigmoid of the reconstruction, and a bottleneck of shape 1 × 1 × M_AE. What Figure 3 leaves open, and is a field of
+`Architecture` here: the number of filters, where the pooling stops and one convolution over what is left makes the
+bottleneck, normalisation, and the width to which spots are smoothed before anything else.
+"""
+
+import math
+from typing import Annotated, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from laue_dask.config import Model
+from laue_dask.schema import PATTERN_SIZE
+
+
+class Architecture(Model):
+    """Hyper-parameters of an `Autoencoder`; stored in the card of its weights."""
+
+    name: str = "paper"
+    channels: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = (8, 16, 32, 64, 128, 256)
+    """Filters of each 3 × 3 convolution; each is followed by a max-pooling by 2."""
+    latent: int = Field(256, ge=1, le=65536)
+    """M_AE, the number of latent features."""
+    dropout: float = Field(0.2, ge=0, lt=1)
+    batch_norm: bool = False
+    smoothing: float = Field(0.0, ge=0, le=8)
+    """Sigma in pixels (of the 128 × 128) of the fixed Gaussian that widens spots; the loss sees the widened pattern."""
+    unit_latent: bool = False
+    """Scale every latent vector to the same length, so that distances measure directions (cosine) alone."""
+
+    @property
+    def bottleneck_side(self) -> int:
+        """Side in pixels of the last feature map, which one convolution turns into the latent vector."""
+        return PATTERN_SIZE >> len(self.channels)
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "paper": Architecture(),
+    "contrastive": Architecture(
+        name="contrastive",
+        channels=(8, 16, 32, 64, 128),
+        dropout=0.0,
+        batch_norm=True,
+        smoothing=1.0,
+        unit_latent=True,
+    ),
+}
+"""Architectures by name."""
+
+
+class Smoothing(nn.Module):
+    """Fixed Gaussian filter of integral `GAIN`, clipped at 1.
+
+    A spot of one or two pixels has no gradient to learn from and no overlap with the same spot half a pixel away;
+    widened by about a pixel it has both. The gain keeps the peak of a small spot near its old height.
+    """
+
+    GAIN = 3.0
+
+    kernel: Tensor
+
+    def __init__(self, sigma: float) -> None:
+        super().__init__()
+        radius = max(1, math.ceil(3 * sigma))
+        offsets = torch.arange(-radius, radius + 1, dtype=torch.float32)
+        line = torch.exp(-0.5 * (offsets / sigma) ** 2)
+        self.radius = radius
+        self.register_buffer("kernel", line * math.sqrt(self.GAIN) / line.sum(), persistent=False)
+
+    def forward(self, patterns: Tensor) -> Tensor:
+        """Smooth (n, 1, 128, 128) patterns; the result is clipped to [0, 1]."""
+        kernel = self.kernel.to(patterns.dtype)
+        columns = nn.functional.conv2d(patterns, kernel.view(1, 1, -1, 1), padding=(self.radius, 0))
+        rows = nn.functional.conv2d(columns, kernel.view(1, 1, 1, -1), padding=(0, self.radius))
+        return rows.clamp(max=1.0)
+
+
+class Autoencoder(nn.Module):
+    """Mirrored pair of convolutional networks with a bottleneck of 1 × 1 × M_AE (section 3.1).
+
+    Parameters
+    ----------
+    architecture
+        Its hyper-parameters.
+
+    Notes
+    -----
+    Patterns are (n, 1, 128, 128) in [0, 1], latent features (n, M_AE).
+    """
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        if architecture.bottleneck_side < 1:
+            raise ValueError(f"{len(architecture.channels)} poolings leave nothing of {PATTERN_SIZE} pixels")
+        self.architecture = architecture
+        self.smooth = Smoothing(architecture.smoothing) if architecture.smoothing else nn.Identity()
+        self.encoder = _encoder(architecture)
+        self.decoder = _decoder(architecture)
+
+    def encode(self, patterns: Tensor) -> Tensor:
+        """Latent features (n, M_AE) of (n, 1, 128, 128) patterns, equation 13."""
+        return self.encode_smoothed(self.smooth(patterns))
+
+    def encode_smoothed(self, smoothed: Tensor) -> Tensor:
+        """Latent features of patterns that went through `smooth` already."""
+        latent = self.encoder(smoothed).flatten(1)
+        if self.architecture.unit_latent:
+            # A spotless pattern must stay near the origin: its direction is noise.
+            latent = latent / latent.norm(dim=1, keepdim=True).clamp(min=1e-3)
+        return cast(Tensor, latent)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Logits (n, 1, 128, 128) of the reconstruction; their sigmoid is the pattern."""
+        if self.architecture.unit_latent:
+            latent = latent * math.sqrt(self.architecture.latent)
+        return cast(Tensor, self.decoder(latent[:, :, None, None]))
+
+    def forward(self, patterns: Tensor) -> tuple[Tensor, Tensor]:
+        """Latent features and logits of the reconstruction."""
+        latent = self.encode(patterns)
+        return latent, self.decode(latent)
+
+
+def _encoder(architecture: Architecture) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    filters = 1
+    for wider in architecture.channels:
+        layers.append(nn.Conv2d(filters, wider, 3, padding=1, bias=not architecture.batch_norm))
+        if architecture.batch_norm:
+            layers.append(nn.BatchNorm2d(wider))
+        # ReLU and max-pooling commute; pooled first, the activation touches a quarter of the pixels.
+        layers += [nn.MaxPool2d(2), nn.ReLU(inplace=True)]
+        if architecture.dropout:
+            layers.append(nn.Dropout(architecture.dropout))
+        filters = wider
+    layers.append(nn.Conv2d(filters, architecture.latent, architecture.bottleneck_side))
+    return nn.Sequential(*layers)
+
+
+def _decoder(architecture: Architecture) -> nn.Sequential:
+    layers: list[nn.Module] = [
+        nn.ConvTranspose2d(architecture.latent, architecture.channels[-1], architecture.bottleneck_side),
+        nn.ReLU(inplace=True),
+    ]
+    narrowing = [*architecture.channels[::-1][1:], architecture.channels[0]]
+    for filters, narrower in zip(architecture.channels[::-1], narrowing, strict=True):
+        if architecture.dropout:
+            layers.append(nn.Dropout(architecture.dropout))
+        layers.append(nn.ConvTranspose2d(filters, narrower, 2, stride=2, bias=not architecture.batch_norm))
+        if architecture.batch_norm:
+            layers.append(nn.BatchNorm2d(narrower))
+        layers.append(nn.ReLU(inplace=True))
+    if architecture.dropout:
+        layers.append(nn.Dropout(architecture.dropout))
+    layers.append(nn.Conv2d(architecture.channels[0], 1, 3, padding=1))
+    return nn.Sequential(*layers)
+
+
+def build(architecture: Architecture, *, seed: int) -> Autoencoder:
+    """Make an untrained autoencoder whose random weights depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Autoencoder(architecture)
