@@ -1,0 +1,123 @@
+"""The results store `RUN/results.zarr`: made under a temporary name, visible only when it is complete."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+from numpy.typing import NDArray
+
+from laue_dask import schema
+from laue_dask.errors import StoreError
+
+NAME = "results.zarr"
+
+
+class ResultsWriter:
+    """Builds a results store beside the one that may be there, and puts it in its place at the end.
+
+    Parameters
+    ----------
+    folder
+        The run's folder.
+    attributes
+        Root attributes: scan shape, keys of the stages, seeds.
+    """
+
+    def __init__(self, folder: Path, attributes: Mapping[str, Any]) -> None:
+        self.path = folder / NAME
+        self.partial = folder / (NAME + ".part")
+        self.group = zarr.open_group(str(self.partial), mode="a", zarr_format=3)
+        self.group.attrs.update({"laue_dask_schema": schema.VERSION, **attributes})
+
+    def blocks(self, name: str, shape: tuple[int, ...], *, block: int, key: str) -> tuple[zarr.Array[Any], bool]:
+        """Array `name`, whose chunks are the blocks of work, kept where it was made with the same `key`.
+
+        An array of the same key may be unfinished from a killed run, in this store, or finished in the run's last one.
+
+        Returns
+        -------
+        array, finished
+        """
+        for store in (self.partial, self.path):
+            found = _read_array(store, name)
+            if found is None or found.attrs.get("key") != key or found.shape != shape:
+                continue
+            if store == self.path:
+                if not found.attrs.get("finished"):
+                    continue
+                shutil.rmtree(self.partial / name, ignore_errors=True)
+                # A results store is never written to again, so the two may share their files.
+                shutil.copytree(store / name, self.partial / name, copy_function=_link)
+            kept: Any = zarr.open_group(str(self.partial), mode="r+")[name]
+            return kept, bool(kept.attrs.get("finished"))
+        chunks = (block, *shape[1:])
+        created = schema.create(
+            self.group, name, schema.RESULTS[name], shape, chunks=chunks, attributes={"key": key}, overwrite=True
+        )
+        return created, False
+
+    def put(self, name: str, values: NDArray[Any], *, attributes: Mapping[str, Any] | None = None) -> None:
+        """Write a whole array at once."""
+        spec = schema.RESULTS[name]
+        array = schema.create(self.group, name, spec, values.shape, attributes=attributes, overwrite=True)
+        if values.size:
+            array[...] = values.astype(np.dtype(spec.dtype or values.dtype))
+
+    def finish(self) -> Path:
+        """Check the store against the schema and make it the run's results."""
+        schema.check(self.group, schema.RESULTS)
+        unknown = set(self.group.array_keys()) - set(schema.RESULTS)
+        for name in unknown:
+            del self.group[name]
+        old = self.path.with_name(NAME + ".old")
+        shutil.rmtree(old, ignore_errors=True)
+        if self.path.exists():
+            self.path.rename(old)
+        self.partial.rename(self.path)
+        shutil.rmtree(old, ignore_errors=True)
+        return self.path
+
+
+def finished(array: zarr.Array[Any]) -> None:
+    """Mark an array of blocks as complete."""
+    array.attrs["finished"] = True
+
+
+def read(folder: Path) -> xr.Dataset:
+    """Open the results of a run, lazily.
+
+    Raises
+    ------
+    StoreError
+        There is no finished run in the folder, or its results are not what the schema says.
+    """
+    path = folder / NAME
+    if not path.is_dir():
+        raise StoreError(f"{folder}: no finished run ({NAME} is missing): start it with `laue-dask run`")
+    group = zarr.open_group(str(path), mode="r")
+    schema.check(group, schema.RESULTS)
+    dataset: xr.Dataset = xr.open_zarr(path, consolidated=False, mask_and_scale=False)
+    return dataset
+
+
+def _read_array(store: Path, name: str) -> zarr.Array[Any] | None:
+    try:
+        return zarr.open_array(str(store), path=name, mode="r")
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+
+
+def _link(source: str, target: str) -> str:
+    if source.endswith("zarr.json"):
+        # Attributes are rewritten; data are not.
+        return str(shutil.copy2(source, target))
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target
