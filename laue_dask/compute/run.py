@@ -10,7 +10,7 @@ import os
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import dask.array as da
 import numpy as np
@@ -20,6 +20,7 @@ from distributed import Client, Future, KilledWorker, wait
 from numpy.typing import NDArray
 
 from laue_dask.errors import ComputeError, LaueDaskError
+from laue_dask.progress import Progress
 
 Receipt = dict[str, Any]
 """What is known of a finished block: `block`, `start`, `stop`, `crc32`, and what its stage adds."""
@@ -64,9 +65,11 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
 
-    def discard(self) -> None:
-        """Forget everything."""
-        self.path.unlink(missing_ok=True)
+    @classmethod
+    def of(cls, array: zarr.Array[Any]) -> Self:
+        """The journal of an array on disk, which lies in the array's own folder and goes when the array goes."""
+        root, name = location(array)
+        return cls(Path(root) / name / "journal.jsonl")
 
 
 def run_blocks(
@@ -173,6 +176,39 @@ def _landed(
             raise ComputeError(f"block {block}: {type(cause).__name__}: {cause}") from cause
 
 
+def write_array(
+    blocks: da.Array,
+    target: zarr.Array[Any],
+    *,
+    stage: str,
+    client: Client,
+    progress: Progress,
+    resources: dict[str, float] | None = None,
+) -> None:
+    """Compute a lazy array into `target`, going on where an earlier run was killed; see `write_tasks`.
+
+    Nothing is done for an array that is `finished`.
+    """
+    if target.attrs.get("finished"):
+        return
+    journal = Journal.of(target)
+    done = sum(receipt["stop"] - receipt["start"] for receipt in journal.read().values())
+    with progress.stage(stage, total=target.shape[0], done=done) as advance:
+        run_blocks(
+            write_tasks(blocks, target),
+            client=client,
+            journal=journal,
+            resources=resources,
+            on_receipt=lambda receipt: advance(receipt["stop"] - receipt["start"]),
+        )
+    target.attrs["finished"] = True
+
+
+def location(array: zarr.Array[Any]) -> tuple[str, str]:
+    """Path of an array's store, and the array's name in it: what a task needs to open it again."""
+    return str(array.store_path.store.root), array.path  # type: ignore[attr-defined]
+
+
 def write_tasks(blocks: da.Array, target: zarr.Array[Any]) -> list[Delayed]:
     """One task per block of a lazy array, which computes the block and writes it to `target`.
 
@@ -197,7 +233,7 @@ def write_tasks(blocks: da.Array, target: zarr.Array[Any]) -> list[Delayed]:
             f"blocks {blocks.chunks} of {blocks.shape} are not the shards {target.shards or target.chunks} "
             f"of {target.shape} on disk"
         )
-    path, name = str(target.store_path.store.root), target.path  # type: ignore[attr-defined]
+    path, name = location(target)
     receipts = da.map_blocks(
         _write,
         blocks,

@@ -34,14 +34,10 @@ class ResultsWriter:
         self.group = zarr.open_group(str(self.partial), mode="a", zarr_format=3)
         self.group.attrs.update({"laue_dask_schema": schema.VERSION, **attributes})
 
-    def blocks(self, name: str, shape: tuple[int, ...], *, block: int, key: str) -> tuple[zarr.Array[Any], bool]:
+    def blocks(self, name: str, shape: tuple[int, ...], *, block: int, key: str) -> zarr.Array[Any]:
         """Array `name`, whose chunks are the blocks of work, kept where it was made with the same `key`.
 
         An array of the same key may be unfinished from a killed run, in this store, or finished in the run's last one.
-
-        Returns
-        -------
-        array, finished
         """
         for store in (self.partial, self.path):
             found = _read_array(store, name)
@@ -53,13 +49,11 @@ class ResultsWriter:
                 shutil.rmtree(self.partial / name, ignore_errors=True)
                 # A results store is never written to again, so the two may share their files.
                 shutil.copytree(store / name, self.partial / name, copy_function=_link)
-            kept: Any = zarr.open_group(str(self.partial), mode="r+")[name]
-            return kept, bool(kept.attrs.get("finished"))
+            return zarr.open_array(str(self.partial), path=name, mode="r+")
         chunks = (block, *shape[1:])
-        created = schema.create(
+        return schema.create(
             self.group, name, schema.RESULTS[name], shape, chunks=chunks, attributes={"key": key}, overwrite=True
         )
-        return created, False
 
     def put(self, name: str, values: NDArray[Any], *, attributes: Mapping[str, Any] | None = None) -> None:
         """Write a whole array at once."""
@@ -81,11 +75,6 @@ class ResultsWriter:
         self.partial.rename(self.path)
         shutil.rmtree(old, ignore_errors=True)
         return self.path
-
-
-def finished(array: zarr.Array[Any]) -> None:
-    """Mark an array of blocks as complete."""
-    array.attrs["finished"] = True
 
 
 def read(folder: Path) -> xr.Dataset:

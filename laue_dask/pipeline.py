@@ -1,0 +1,310 @@
+"""The stages in order, and their keys: frames → scan store → reduced → features → components → segmentations → report.
+
+A stage's output is valid exactly when the hash of its inputs' keys, its parameters and its code version matches. A run
+that was killed goes on at the first missing block; a run with other parameters redoes the stages that depend on them.
+"""
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from laue_dask import __version__, segmentation
+from laue_dask.compute import cluster
+from laue_dask.compute.cluster import Workers
+from laue_dask.compute.run import location, map_tasks, write_array
+from laue_dask.config import Config, ScanConfig, dump
+from laue_dask.encoder import weights
+from laue_dask.encoder.encode import encode, reconstruction_error
+from laue_dask.errors import InputError
+from laue_dask.ingest import ingest
+from laue_dask.io import results as io_results
+from laue_dask.io.results import ResultsWriter
+from laue_dask.io.scan_store import ScanStore
+from laue_dask.progress import Progress
+from laue_dask.reduction import reduce_scan
+from laue_dask.report.page import write_page
+from laue_dask.report.plots import write_plots
+from laue_dask.segmentation import Map
+
+STAGE_VERSIONS = {"features": 1, "components": 1}
+"""Raised when a stage's code changes what it computes, so that older outputs are not taken for its own."""
+
+QUALITY_SAMPLE = 500
+"""Patterns whose reconstruction error is computed with `quality: sample`."""
+
+PACKAGES = ("dask", "distributed", "dask-ml", "fabio", "numpy", "scikit-learn", "torch", "zarr")
+
+
+@dataclass
+class Run:
+    """What `run.json` holds."""
+
+    command: str
+    source: str
+    config: Config
+    scan: str = ""
+    scan_shape: tuple[int, int] = (0, 0)
+    n_patterns: int = 0
+    set_aside: list[dict[str, Any]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
+    k: list[int] = field(default_factory=list)
+    suggested_k: list[int] = field(default_factory=list)
+    m_pca: int = 0
+    workers: str = ""
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the seconds that a stage takes."""
+        begun = time.monotonic()
+        yield
+        self.seconds[stage] = round(time.monotonic() - begun, 3)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, with versions and seeds."""
+        rates = {s: round(self.n_patterns / t, 1) for s, t in self.seconds.items() if t > 0 and s in _PER_PATTERN}
+        return {
+            "laue_dask": __version__,
+            "command": self.command,
+            "source": self.source,
+            "scan": self.scan,
+            "scan_shape": list(self.scan_shape),
+            "n_patterns": self.n_patterns,
+            "n_set_aside": len(self.set_aside),
+            "set_aside": self.set_aside,
+            "k": self.k,
+            "suggested_k": self.suggested_k,
+            "m_pca": self.m_pca,
+            "seconds": self.seconds,
+            "patterns_per_second": rates,
+            "workers": self.workers,
+            "keys": self.keys,
+            "seeds": {"clustering": self.config.clustering.seed, "untrained": weights.UNTRAINED_SEED},
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+            "config": self.config.model_dump(mode="json"),
+        }
+
+
+_PER_PATTERN = ("ingest", "reduce", "encode")
+
+
+def run(source: str, folder: Path, config: Config, *, command: str, progress: Progress) -> Run:
+    """Segment a scan: the whole way from frames or a scan store to maps and report.
+
+    Parameters
+    ----------
+    source
+        Frames, as `io.frames.discover` takes them, or a scan store.
+    folder
+        The run's folder, made if need be. An earlier run there is kept where its keys still hold.
+    command
+        The command as typed, for the record.
+
+    Returns
+    -------
+    Run
+        As written to `run.json`.
+
+    Raises
+    ------
+    LaueDaskError
+        See the stages.
+    """
+    _check_folder(folder)
+    # Refused before anything is read or made: weights that are missing or were trained on another recipe.
+    latent = weights.load(config.encoder.weights, recipe=config.recipe)[0].architecture.latent
+    record = Run(command=command, source=source, config=config)
+    with cluster.start(config.cluster) as workers:
+        record.workers = workers.described
+        with record.timed("ingest"):
+            store = _scan(source, folder, config.scan, workers, progress)
+        record.scan, record.scan_shape = str(store.path), store.scan_shape
+        record.n_patterns, record.set_aside = int(store.valid.sum()), store.set_aside
+        where = Map(store.valid, store.scan_shape)
+        if int(store.valid.sum()) < segmentation.FEWEST_PATTERNS:
+            segmentation.usable(da.zeros((store.n_patterns, 1)), where)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "run.json").unlink(missing_ok=True)
+        (folder / "config.yaml").write_text(dump(config), encoding="utf-8")
+        with record.timed("reduce"):
+            reduced = reduce_scan(store, config.recipe, workers=workers, progress=progress)
+        results = ResultsWriter(folder, {"scan": str(store.path), "scan_shape": list(store.scan_shape)})
+        with record.timed("encode"):
+            features = _features(store, reduced, latent, results, record, workers, progress)
+        with record.timed("components"):
+            key = record.keys["components"] = _key("components", record.keys["features"])
+            components, pca = segmentation.transform(
+                features, config.pca, results, key=key, workers=workers, progress=progress
+            )
+        record.m_pca = int(pca.n_components_)
+        segmentation.write_direct_colouring(components, where, results)
+        samples = segmentation.usable(components, where)[:, : record.m_pca]
+        with record.timed("scores"):
+            found = segmentation.score(samples, config.clustering, workers=workers, progress=progress)
+        results.put("score_k", np.asarray(found.k, dtype=np.int32))
+        results.put("silhouette", np.asarray(found.silhouette))
+        results.put("calinski_harabasz", np.asarray(found.calinski_harabasz))
+        record.suggested_k = list(found.suggested)
+        record.k = sorted({*found.suggested, *config.clustering.k}) or [2]
+        with record.timed("segment"):
+            segmentation.segment(
+                components, record.m_pca, where, record.k, config.clustering, results, progress=progress
+            )
+        with record.timed("quality"):
+            results.put("reconstruction_error", _quality(reduced, where, config, workers, progress))
+    results.group.attrs.update({"suggested_k": record.suggested_k, "keys": record.keys})
+    results.finish()
+    with record.timed("report"):
+        report(folder, record.as_json(), reduced=reduced)
+    write_json(folder / "run.json", record.as_json())
+    return record
+
+
+def report(folder: Path, record: dict[str, Any], *, reduced: zarr.Array[Any] | None = None) -> None:
+    """Draw the plots and the page of a finished run, from its results alone."""
+    dataset = io_results.read(folder)
+    patterns: dict[int, NDArray[np.uint8]] = {}
+    if reduced is not None:
+        wanted = np.unique(dataset["delegate"].values)
+        patterns = {int(i): np.asarray(reduced[int(i)]) for i in wanted[wanted >= 0][:512]}
+    plots = write_plots(dataset, folder / "plots", patterns=patterns)
+    write_page(dataset, plots, record, folder / "report.html")
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write JSON under a temporary name, then rename."""
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8")
+    partial.replace(path)
+
+
+def read_json(folder: Path) -> dict[str, Any]:
+    """Read `run.json` of a finished run.
+
+    Raises
+    ------
+    InputError
+        There is none, or it cannot be read.
+    """
+    path = folder / "run.json"
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{folder}: no finished run (run.json is missing): start it with `laue-dask run`") from error
+    except (OSError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    return record
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; --out names the folder of the run")
+    ours = ("config.yaml", "run.json", "scan.zarr", "scan.zarr.part", io_results.NAME)
+    if folder.is_dir() and any(folder.iterdir()) and not any((folder / name).exists() for name in ours):
+        raise InputError(f"{folder}: holds other files and no run: choose an empty or a new folder for --out")
+
+
+def _scan(source: str, folder: Path, scan: ScanConfig, workers: Workers, progress: Progress) -> ScanStore:
+    if ScanStore.is_store(source):
+        store = ScanStore.open(source)
+        if scan.shape and tuple(scan.shape) != tuple(store.scan_shape):
+            raise InputError(
+                f"{source}: its scan is {store.scan_shape[0]} × {store.scan_shape[1]}, "
+                f"--shape says {scan.shape[0]} × {scan.shape[1]}: leave --shape out, or ingest the frames again"
+            )
+        return store
+    own = folder / "scan.zarr"
+    if own.exists():
+        store = ScanStore.open(own)
+        if store.provenance.get("source") == source and (scan.shape is None or store.scan_shape == tuple(scan.shape)):
+            return store
+        raise InputError(
+            f"{own}: holds {store.provenance.get('source')} as {store.scan_shape[0]} × {store.scan_shape[1]}, "
+            f"not {source}: choose another --out"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return ingest(source, own, scan, workers=workers, progress=progress)
+    except InputError:
+        if not any(folder.iterdir()):
+            folder.rmdir()
+        raise
+
+
+def _features(
+    store: ScanStore,
+    reduced: zarr.Array[Any],
+    latent: int,
+    results: ResultsWriter,
+    record: Run,
+    workers: Workers,
+    progress: Progress,
+) -> da.Array:
+    config = record.config.encoder
+    key = record.keys["features"] = _key(
+        "features",
+        store.key(),
+        record.config.recipe.digest(),
+        weights.digest(config.weights),
+        config.precision,
+        config.batch_size,
+    )
+    block = reduced.chunks[0] if reduced.shards is None else reduced.shards[0]
+    array = results.blocks("features", (store.n_patterns, latent), block=block, key=key)
+    features = encode(
+        da.from_zarr(reduced, chunks=(block, *reduced.shape[1:])),
+        store.valid,
+        name=config.weights,
+        latent=latent,
+        batch_size=config.batch_size,
+        precision=config.precision,
+    )
+    write_array(features, array, stage="encode", client=workers.client, progress=progress, resources=workers.gpu)
+    return da.from_zarr(array, chunks=(block, latent))
+
+
+def _quality(
+    reduced: zarr.Array[Any], where: Map, config: Config, workers: Workers, progress: Progress
+) -> NDArray[np.float32]:
+    """Reconstruction error (ny, nx) of all patterns, of some spread over the scan, or of none."""
+    error = np.full(len(where.valid), np.nan, dtype=np.float32)
+    chosen = where.patterns
+    if config.quality == "none" or not len(chosen):
+        return error.reshape(where.shape)
+    if config.quality == "sample":
+        chosen = chosen[:: max(1, len(chosen) // QUALITY_SAMPLE)]
+    parts = [chosen[i : i + 128] for i in range(0, len(chosen), 128)]
+    root, name = location(reduced)
+    with progress.stage("quality", total=len(chosen)) as advance:
+        found = map_tasks(_errors, parts, (root, name, config.encoder), client=workers.client)
+        advance(len(chosen))
+    error[chosen] = np.concatenate(found)
+    return error.reshape(where.shape)
+
+
+def _errors(patterns: NDArray[np.int64], root: str, name: str, config: Any) -> NDArray[np.float32]:
+    reduced = zarr.open_array(root, path=name, mode="r")
+    return reconstruction_error(
+        np.asarray(reduced.oindex[patterns]),
+        name=config.weights,
+        digest=weights.digest(config.weights),
+        batch_size=config.batch_size,
+        precision=config.precision,
+    )
+
+
+def _key(stage: str, *parts: object) -> str:
+    text = json.dumps([stage, STAGE_VERSIONS[stage], *map(str, parts)])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

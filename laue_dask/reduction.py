@@ -1,0 +1,118 @@
+"""Scan store → reduced patterns, kept in the store under the recipe's hash.
+
+The frames are the large part of a scan and are read here, once, chunk by chunk inside each task: neither the graph nor
+a worker ever holds more than a shard of them.
+"""
+
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from laue_dask import preprocess
+from laue_dask.compute.cluster import Workers
+from laue_dask.compute.run import write_array
+from laue_dask.config import Recipe
+from laue_dask.errors import InputError
+from laue_dask.ingest import SAMPLE_BYTES, SAMPLE_FRAMES
+from laue_dask.io.scan_store import ScanStore
+from laue_dask.preprocess import Substrate
+from laue_dask.progress import Progress
+from laue_dask.schema import PATTERN_SIZE
+
+SMALLEST_BLOCK, LARGEST_BLOCK = 32, 512
+
+
+def block_size(n_patterns: int) -> int:
+    """Patterns in a block of work, a power of two that depends on the scan's size alone.
+
+    About 32 blocks for a small scan, so that every core has work; at most 512 patterns, so that a task takes seconds
+    and the scheduler sees two tasks per thousand patterns and stage.
+    """
+    return int(np.clip(1 << max(0, n_patterns // 32).bit_length(), SMALLEST_BLOCK, LARGEST_BLOCK))
+
+
+def reduced_patterns(store: ScanStore, recipe: Recipe) -> da.Array:
+    """Lazy reduced patterns (pattern, 128, 128) uint8 of a scan; nothing is read before it is computed."""
+    block = block_size(store.n_patterns)
+    n = store.n_patterns
+    rows = (block,) * (n // block) + ((n % block,) if n % block else ())
+    reduced: da.Array = da.map_blocks(
+        _reduce_block,
+        path=str(store.path),
+        block=block,
+        recipe=recipe,
+        dtype=np.uint8,
+        chunks=(rows, (PATTERN_SIZE,), (PATTERN_SIZE,)),
+        meta=np.empty((0, 0, 0), dtype=np.uint8),
+    )
+    return reduced
+
+
+def reduce_scan(store: ScanStore, recipe: Recipe, *, workers: Workers, progress: Progress) -> zarr.Array[Any]:
+    """Reduce a whole scan into `reduced/<recipe hash>` of its store, or find it there.
+
+    Returns
+    -------
+    reduced : (pattern, 128, 128) uint8
+        Array on disk; its chunks are the blocks of the stages that follow.
+
+    Raises
+    ------
+    InputError
+        The store has neither these reduced patterns nor frames to make them from.
+    """
+    digest = recipe.digest()
+    found = store.reduced(digest)
+    if found is not None and found.attrs.get("finished"):
+        return found
+    if not store.has_frames:
+        raise InputError(
+            f"{store.path}: no reduced patterns of recipe {digest} and no frames to make them from: ingest it again"
+        )
+    if recipe.substrate == "remove":
+        _save_substrate(store, recipe)
+    if found is None:
+        found = store.create_reduced(digest, block_size(store.n_patterns), recipe.model_dump(mode="json"))
+    write_array(reduced_patterns(store, recipe), found, stage="reduce", client=workers.client, progress=progress)
+    return found
+
+
+def read_sample(store: ScanStore) -> NDArray[Any]:
+    """Usable frames (s, row, column) spread over a scan."""
+    usable = np.flatnonzero(store.valid)
+    if not len(usable):
+        raise InputError(f"{store.path}: none of its {store.n_patterns} patterns is usable")
+    size = int(np.prod(store.frame_shape)) * np.dtype(store.dtype).itemsize
+    count = int(np.clip(SAMPLE_BYTES // size, 1, min(SAMPLE_FRAMES, len(usable))))
+    places = usable[np.unique(np.linspace(0, len(usable) - 1, count).astype(int))]
+    return np.concatenate([store.read_frames(int(i), int(i) + 1) for i in places])
+
+
+def _save_substrate(store: ScanStore, recipe: Recipe) -> None:
+    substrate = preprocess.estimate_substrate(read_sample(store), store.detector_mask, recipe)
+    store.write_substrate(recipe.digest(), substrate.median, substrate.spread)
+
+
+def _reduce_block(
+    *, path: str, block: int, recipe: Recipe, block_id: tuple[int, ...] | None = None
+) -> NDArray[np.uint8]:
+    if block_id is None:
+        raise ValueError("block_id is needed to know which patterns to read")
+    store = ScanStore.open(path)
+    mask, valid = store.detector_mask, store.valid
+    substrate = None
+    if recipe.substrate == "remove":
+        substrate = Substrate(*store.read_substrate(recipe.digest()))
+    start = block_id[0] * block
+    stop = min(start + block, store.n_patterns)
+    reduced = np.zeros((stop - start, PATTERN_SIZE, PATTERN_SIZE), dtype=np.uint8)
+    for i in range(start, stop, store.read_length):
+        end = min(i + store.read_length, stop)
+        keep = valid[i:end]
+        if keep.any():
+            frames = store.read_frames(i, end)[keep]
+            reduced[i - start : end - start][keep] = preprocess.reduce_frames(frames, mask, recipe, substrate=substrate)
+    return reduced
