@@ -1,0 +1,263 @@
+"""The figures of a run, made from its results alone.
+
+Each function takes the results and returns a `matplotlib.figure.Figure`; `write_plots` knows which of them can be drawn
+and under which names they are written. Variables are those of `laue_dask.schema.RESULTS`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from laue_dask.report import canvas, maps
+from laue_dask.report.canvas import INK, SMALL, TEXT
+
+DELEGATES_UP_TO = 32
+"""Largest K whose delegates are marked on the map."""
+GALLERY_UP_TO = 24
+"""Most delegate patterns in a gallery."""
+
+Patterns = Mapping[int, NDArray[np.uint8]]
+"""K → its delegates' reduced patterns, (K, 128, 128) uint8."""
+
+
+def write_plots(results: xr.Dataset, folder: Path, *, patterns: Patterns | None = None) -> list[Path]:
+    """Draw every figure that the results allow, as PNG of 150 dpi.
+
+    Parameters
+    ----------
+    results
+        A results store opened with `xarray.open_zarr`.
+    folder
+        Where to write; made if need be.
+    patterns
+        Per K the delegates' reduced patterns, uint8 of shape (K, 128, 128), in the order of the clusters.
+
+    Returns
+    -------
+    list of Path
+        The files, those of the whole scan first, then by K. A file is there whole or not at all.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, draw in _planned(results, patterns or {}):
+        path = folder / f"{name}.png"
+        canvas.replace_file(path, canvas.png(draw()))
+        written.append(path)
+    return written
+
+
+def label_map(results: xr.Dataset, k: int) -> Figure:
+    """Label map of the natural labeler, delegates marked (paper, Figures 7 to 10).
+
+    Delegates are left out above 32 clusters, as in the paper. The key gives the clusters' numbers, colours and sizes.
+    """
+    labels = _labels(results, k)
+    marked = k <= DELEGATES_UP_TO and "delegate" in results
+    return maps.label_figure(
+        labels,
+        k,
+        delegates=_delegates(results, k)[1] if marked else None,
+        title=f"K = {k}, natural labels",
+        facts=_facts(results, labels),
+    )
+
+
+def pca_map(results: xr.Dataset, k: int) -> Figure:
+    """Label map of the PCA labeler (paper, section 4.2, Figures 12 to 14)."""
+    labels = _labels(results, k)
+    rgb = results["pca_rgb"].sel(k=k).to_numpy()
+    return maps.rgb_figure(rgb, labels >= 0, title=f"K = {k}, PCA labeler", facts=_facts(results, labels))
+
+
+def direct_colouring(results: xr.Dataset) -> Figure:
+    """Direct colouring of every pattern (paper, Definition 12, Figures 12 and 15)."""
+    rgb = results["direct_rgb"].to_numpy()
+    labels = results["labels"].isel(k=0).to_numpy() if _has(results, "labels") else np.zeros(rgb.shape[:2], np.int32)
+    return maps.rgb_figure(rgb, labels >= 0, title="Direct colouring", facts=_facts(results, labels))
+
+
+def distance_map(results: xr.Dataset, k: int) -> Figure:
+    """How far each pattern is from its centroid: where a delegate speaks for its cluster, and where not."""
+    return maps.scalar_figure(
+        results["distance_to_centroid"].sel(k=k).to_numpy(),
+        title=f"K = {k}, distance to the centroid",
+        facts=_facts(results, _labels(results, k)),
+        label="distance in component space",
+        absent="no usable pattern",
+    )
+
+
+def reconstruction_map(results: xr.Dataset) -> Figure:
+    """Reconstruction error of the autoencoder: patterns unlike those that it was trained on."""
+    error = results["reconstruction_error"].to_numpy()
+    return maps.scalar_figure(
+        error,
+        title="Reconstruction error",
+        facts=f"computed for {np.isfinite(error).sum():,} of {error.size:,} points",
+        label="binary cross entropy (nat per pixel)",
+        absent="not computed",
+    )
+
+
+def explained_variance(results: xr.Dataset) -> Figure:
+    """Explained variance of the principal components and its running sum (paper, Figure 6)."""
+    variance = results["explained_variance"].to_numpy()
+    total = np.nancumsum(results["explained_variance_ratio"].to_numpy())
+    number = np.arange(1, variance.size + 1)
+    m_pca = _m_pca(results)
+    explained = "" if m_pca is None else f", the first {m_pca} explain {100 * total[m_pca - 1]:.2f} % of the variance"
+    figure = Figure(figsize=(7.6, 3.6), dpi=canvas.DPI, facecolor="white")
+    canvas.head(figure, title="Principal components", facts=f"{variance.size} components{explained}")
+    left, right = (canvas.place(figure, left=x, top=0.95, width=2.75, height=2.05) for x in (0.85, 4.6))
+    positive = np.where(variance > 0, variance, np.nan)
+    left.plot(number, positive, ".-", color=_LINE, markersize=3, linewidth=0.8)
+    if np.isfinite(positive).any():
+        left.set_yscale("log")
+        # what is smaller than that is the rounding error of the decomposition
+        left.set_ylim(bottom=max(0.5 * np.nanmin(positive), 1e-12 * np.nanmax(positive)))
+    right.plot(number, 100 * total, ".-", color=_LINE, markersize=3, linewidth=0.8)
+    right.ticklabel_format(useOffset=False)
+    _label(left, "principal component", "explained variance")
+    _label(right, "number of components", "cumulative explained variance (%)")
+    if m_pca is not None:
+        marks = [axes.axvline(m_pca, color=_MARK, linewidth=1, linestyle="--") for axes in (left, right)]
+        marks[0].set_label(rf"$M_\mathrm{{PCA}}$ = {m_pca}")
+        canvas.legend(figure, [marks[0]])
+    return figure
+
+
+def scores(results: xr.Dataset) -> Figure:
+    """Silhouette and Calinski-Harabasz score against K, the suggested K marked (paper, Figure 16)."""
+    k = results["score_k"].to_numpy()
+    figure = Figure(figsize=(6.2, 5.0), dpi=canvas.DPI, facecolor="white")
+    canvas.head(figure, title="Scores of the segmentations", facts=f"K-means, K = {k.min()} to {k.max()}")
+    marks: list[Artist] = []
+    for row, (name, label) in enumerate(
+        (("silhouette", "silhouette score"), ("calinski_harabasz", "Calinski–Harabasz score"))
+    ):
+        axes = canvas.place(figure, left=0.95, top=0.95 + 1.85 * row, width=5.0, height=1.6)
+        axes.plot(k, results[name].to_numpy(), "o-", color=_LINE, markersize=4, linewidth=1)
+        marks = [axes.axvline(best, color=_MARK, linewidth=1, linestyle="--") for best in _suggested(results)]
+        _label(axes, "number of clusters K" if row else "", label)
+        if not row:
+            axes.tick_params(labelbottom=False)
+    if marks:
+        marks[0].set_label(f"suggested K = {', '.join(str(best) for best in _suggested(results))}")
+        canvas.legend(figure, marks[:1])
+    return figure
+
+
+def delegate_gallery(results: xr.Dataset, k: int, patterns: NDArray[np.uint8]) -> Figure:
+    """Patterns of the delegates, dark on white, framed in the colours of the label map.
+
+    Parameters
+    ----------
+    patterns
+        The K reduced patterns, (K, 128, 128) uint8. Above 24 clusters the largest 24 are shown.
+    """
+    index, position = _delegates(results, k)
+    if len(patterns) != k:
+        raise ValueError(f"K = {k}: {len(patterns)} delegate patterns given, {k} expected")
+    sizes = _sizes(_labels(results, k), k)
+    chosen = np.sort(np.argsort(-sizes, kind="stable")[:GALLERY_UP_TO])
+    chosen = chosen[index[chosen] >= 0]
+    columns = int(np.clip(chosen.size, 1, 6))
+    rows = -(-chosen.size // columns)
+    figure = Figure(figsize=(max(0.3 + 1.4 * columns, 4.6), 0.75 + 1.72 * rows), dpi=canvas.DPI, facecolor="white")
+    facts = f"{GALLERY_UP_TO} largest of {k} clusters" if k > GALLERY_UP_TO else "one pattern per cluster"
+    canvas.head(figure, title=f"K = {k}, delegates", facts=f"{facts}, intensities inverted")
+    colours = canvas.cluster_colours(k)
+    for place, cluster in enumerate(chosen):
+        row, column = divmod(place, columns)
+        axes = canvas.place(figure, left=0.2 + 1.4 * column, top=1.02 + 1.72 * row, width=1.25, height=1.25)
+        axes.imshow(patterns[cluster], cmap="gray_r", vmin=0, vmax=255)
+        axes.set(xticks=[], yticks=[])
+        for spine in axes.spines.values():
+            spine.set(color=colours(int(cluster)), linewidth=2.5)
+        x, y = position[cluster]
+        axes.set_title(f"cluster {cluster}\n#{index[cluster]}, x {x}, y {y}", size=SMALL, color=INK, pad=4)
+    return figure
+
+
+_LINE, _MARK = "#4477aa", "#aa3377"
+
+_OF_THE_SCAN: tuple[tuple[str, Callable[[xr.Dataset], Figure], tuple[str, ...]], ...] = (
+    ("direct_colouring", direct_colouring, ("direct_rgb",)),
+    ("explained_variance", explained_variance, ("explained_variance", "explained_variance_ratio")),
+    ("scores", scores, ("silhouette", "calinski_harabasz")),
+    ("reconstruction_error", reconstruction_map, ("reconstruction_error",)),
+)
+_OF_EACH_K: tuple[tuple[str, Callable[[xr.Dataset, int], Figure], tuple[str, ...]], ...] = (
+    ("labels", label_map, ("labels",)),
+    ("pca", pca_map, ("labels", "pca_rgb")),
+    ("distance_to_centroid", distance_map, ("labels", "distance_to_centroid")),
+)
+
+
+def _planned(results: xr.Dataset, patterns: Patterns) -> Iterator[tuple[str, Callable[[], Figure]]]:
+    for name, draw, needs in _OF_THE_SCAN:
+        if _has(results, *needs):
+            yield name, partial(draw, results)
+    for k in (int(value) for value in results["k"].to_numpy()) if "k" in results else ():
+        one = results.sel(k=k)
+        for name, draw_k, needs in _OF_EACH_K:
+            if _has(one, *needs):
+                yield f"{name}_k{k:02d}", partial(draw_k, results, k)
+        if k in patterns and _has(one, "labels", "delegate"):
+            yield f"delegates_k{k:02d}", partial(delegate_gallery, results, k, patterns[k])
+
+
+def _has(results: xr.Dataset, *names: str) -> bool:
+    """Whether the variables are there, not empty, and hold something else than NaN."""
+    return all(name in results and results[name].size > 0 and bool(results[name].notnull().any()) for name in names)
+
+
+def _labels(results: xr.Dataset, k: int) -> NDArray[np.int32]:
+    labels: NDArray[np.int32] = results["labels"].sel(k=k).to_numpy()
+    return labels
+
+
+def _sizes(labels: NDArray[np.int32], k: int) -> NDArray[np.intp]:
+    return np.bincount(labels[labels >= 0], minlength=k)
+
+
+def _delegates(results: xr.Dataset, k: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pattern indices (K,) and positions x, y (K, 2) of the delegates; −1 for a cluster that has none."""
+    index = results["delegate"].sel(k=k).to_numpy()[:k]
+    nx = results.sizes["x"]
+    position = np.column_stack([index % nx, index // nx])
+    position[index < 0] = -1
+    return index, position
+
+
+def _m_pca(results: xr.Dataset) -> int | None:
+    value = results["components"].attrs.get("m_pca") if "components" in results else None
+    return None if value is None else int(value)
+
+
+def _suggested(results: xr.Dataset) -> list[int]:
+    value: Any = results.attrs.get("suggested_k")
+    return [] if value is None else [int(best) for best in np.atleast_1d(value)]
+
+
+def _facts(results: xr.Dataset, labels: NDArray[np.int32]) -> str:
+    m_pca = _m_pca(results)
+    used = "" if m_pca is None else rf" · $M_\mathrm{{PCA}}$ = {m_pca}"
+    return f"{(labels >= 0).sum():,} patterns{used}"
+
+
+def _label(axes: Axes, x: str, y: str) -> None:
+    axes.set_xlabel(x, size=TEXT, color=INK)
+    axes.set_ylabel(y, size=TEXT, color=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True, steps=[1, 2, 5, 10]))
+    axes.grid(visible=True, color="#dddddd", linewidth=0.5)
+    axes.set_axisbelow(True)
