@@ -26,7 +26,7 @@ GALLERY_UP_TO = 24
 """Most delegate patterns in a gallery."""
 
 Patterns = Mapping[int, NDArray[np.uint8]]
-"""K → its delegates' reduced patterns, (K, 128, 128) uint8."""
+"""Pattern index → reduced pattern, (128, 128) uint8."""
 
 
 def write_plots(results: xr.Dataset, folder: Path, *, patterns: Patterns | None = None) -> list[Path]:
@@ -39,7 +39,7 @@ def write_plots(results: xr.Dataset, folder: Path, *, patterns: Patterns | None 
     folder
         Where to write; made if need be.
     patterns
-        Per K the delegates' reduced patterns, uint8 of shape (K, 128, 128), in the order of the clusters.
+        Reduced patterns of delegates, by pattern index; without any of a K there is no gallery of it.
 
     Returns
     -------
@@ -156,33 +156,28 @@ def scores(results: xr.Dataset) -> Figure:
     return figure
 
 
-def delegate_gallery(results: xr.Dataset, k: int, patterns: NDArray[np.uint8]) -> Figure:
+def delegate_gallery(results: xr.Dataset, k: int, patterns: Patterns) -> Figure:
     """Patterns of the delegates, dark on white, framed in the colours of the label map.
 
-    Parameters
-    ----------
-    patterns
-        The K reduced patterns, (K, 128, 128) uint8. Above 24 clusters the largest 24 are shown.
+    Of more than 24 clusters the largest 24 are shown, and of these only those whose pattern is given.
     """
     index, position = _delegates(results, k)
-    if len(patterns) != k:
-        raise ValueError(f"K = {k}: {len(patterns)} delegate patterns given, {k} expected")
     sizes = _sizes(_labels(results, k), k)
-    chosen = np.sort(np.argsort(-sizes, kind="stable")[:GALLERY_UP_TO])
-    chosen = chosen[index[chosen] >= 0]
-    columns = int(np.clip(chosen.size, 1, 6))
-    rows = -(-chosen.size // columns)
+    largest = np.sort(np.argsort(-sizes, kind="stable")[:GALLERY_UP_TO])
+    chosen = [int(cluster) for cluster in largest if int(index[cluster]) in patterns]
+    columns = max(1, min(6, len(chosen)))
+    rows = -(-len(chosen) // columns)
     figure = Figure(figsize=(max(0.3 + 1.4 * columns, 4.6), 0.75 + 1.72 * rows), dpi=canvas.DPI, facecolor="white")
-    facts = f"{GALLERY_UP_TO} largest of {k} clusters" if k > GALLERY_UP_TO else "one pattern per cluster"
-    canvas.head(figure, title=f"K = {k}, delegates", facts=f"{facts}, intensities inverted")
+    shown = f"{len(chosen)} of {k} clusters" if len(chosen) < k else "one pattern per cluster"
+    canvas.head(figure, title=f"K = {k}, delegates", facts=f"{shown}, intensities inverted")
     colours = canvas.cluster_colours(k)
     for place, cluster in enumerate(chosen):
         row, column = divmod(place, columns)
         axes = canvas.place(figure, left=0.2 + 1.4 * column, top=1.02 + 1.72 * row, width=1.25, height=1.25)
-        axes.imshow(patterns[cluster], cmap="gray_r", vmin=0, vmax=255)
+        axes.imshow(patterns[int(index[cluster])], cmap="gray_r", vmin=0, vmax=255)
         axes.set(xticks=[], yticks=[])
         for spine in axes.spines.values():
-            spine.set(color=colours(int(cluster)), linewidth=2.5)
+            spine.set(color=colours(cluster), linewidth=2.5)
         x, y = position[cluster]
         axes.set_title(f"cluster {cluster}\n#{index[cluster]}, x {x}, y {y}", size=SMALL, color=INK, pad=4)
     return figure
@@ -212,8 +207,8 @@ def _planned(results: xr.Dataset, patterns: Patterns) -> Iterator[tuple[str, Cal
         for name, draw_k, needs in _OF_EACH_K:
             if _has(one, *needs):
                 yield f"{name}_k{k:02d}", partial(draw_k, results, k)
-        if k in patterns and _has(one, "labels", "delegate"):
-            yield f"delegates_k{k:02d}", partial(delegate_gallery, results, k, patterns[k])
+        if _has(one, "labels", "delegate") and any(int(index) in patterns for index in _delegates(results, k)[0]):
+            yield f"delegates_k{k:02d}", partial(delegate_gallery, results, k, patterns)
 
 
 def _has(results: xr.Dataset, *names: str) -> bool:
