@@ -20,23 +20,24 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from laue_dask import __version__, segmentation
+from laue_dask import __version__
 from laue_dask.compute import cluster
 from laue_dask.compute.cluster import Workers
 from laue_dask.compute.run import location, map_tasks, write_array
-from laue_dask.config import Config, ScanConfig, dump
+from laue_dask.config import Config, ScanConfig, dump, validate
 from laue_dask.encoder import weights
 from laue_dask.encoder.encode import encode, reconstruction_error
 from laue_dask.errors import InputError
-from laue_dask.ingest import ingest
+from laue_dask.stages.ingest import ingest
 from laue_dask.io import results as io_results
 from laue_dask.io.results import ResultsWriter
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.progress import Progress
-from laue_dask.reduction import reduce_scan
+from laue_dask.stages.reduction import reduce_scan
 from laue_dask.report.page import write_page
 from laue_dask.report.plots import write_plots
-from laue_dask.segmentation import Map
+from laue_dask.stages import evaluation, segmentation
+from laue_dask.stages.segmentation import Map
 
 STAGE_VERSIONS = {"features": 1, "components": 1}
 """Raised when a stage's code changes what it computes, so that older outputs are not taken for its own."""
@@ -206,6 +207,49 @@ def read_json(folder: Path) -> dict[str, Any]:
     except (OSError, json.JSONDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     return record
+
+
+def evaluate(
+    folder: Path, truth: Path, *, workers: int | None, progress: Progress
+) -> list[dict[str, float | int | str]]:
+    """Compare a finished run with a true map; the figures are printed, kept in `run.json` and shown in the report.
+
+    Returns
+    -------
+    rows
+        See `stages.evaluation.evaluate`.
+
+    Raises
+    ------
+    InputError
+        There is no finished run, its scan is gone, or the truth does not fit.
+    """
+    record = read_json(folder)
+    dataset = io_results.read(folder)
+    config = validate(record["config"], str(folder / "run.json"))
+    known = evaluation.read_truth(truth, tuple(record["scan_shape"]))
+    reduced = ScanStore.open(record["scan"]).reduced(config.recipe.digest())
+    if reduced is None:
+        raise InputError(f"{record['scan']}: its reduced patterns are gone: run `laue-dask run` again")
+    chosen = config.cluster.model_copy(update={"workers": workers} if workers else {})
+    with cluster.start(chosen):
+        rows = evaluation.evaluate(dataset, reduced, config, known, progress=progress)
+    record["evaluation"] = rows
+    report(folder, record, reduced=reduced)
+    write_json(folder / "run.json", record)
+    return rows
+
+
+def evaluation_table(rows: list[dict[str, float | int | str]]) -> str:
+    """Plain text table of the rows of `evaluate`."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [columns, *([_cell(row.get(name, "")) for name in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    return "\n".join("  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) for line in cells)
+
+
+def _cell(value: float | int | str) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def _check_folder(folder: Path) -> None:

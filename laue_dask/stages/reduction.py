@@ -16,7 +16,7 @@ from laue_dask.compute.cluster import Workers
 from laue_dask.compute.run import write_array
 from laue_dask.config import Recipe
 from laue_dask.errors import InputError
-from laue_dask.ingest import SAMPLE_BYTES, SAMPLE_FRAMES
+from laue_dask.stages.ingest import SAMPLE_BYTES, SAMPLE_FRAMES
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.preprocess import Substrate
 from laue_dask.progress import Progress

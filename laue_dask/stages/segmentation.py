@@ -146,9 +146,7 @@ def segment(
     delegate = np.full((n_k, widest), -1, dtype=np.int64)
     with progress.stage("segment", total=n_k, unit="K") as advance:
         for i, k in enumerate(k_values):
-            estimator = KMeans(k, n_init=config.n_init, sample=config.sample, random_state=config.seed).fit(
-                samples[:, :m_pca]
-            )
+            estimator = kmeans(k, config).fit(samples[:, :m_pca])
             natural = np.asarray(estimator.labels_)
             centres = labeling.centroids(samples, natural, k)
             apart = labeling.distances(samples[:, :m_pca], natural, centres[:, :m_pca])
@@ -164,6 +162,11 @@ def segment(
     results.put("pca_rgb", rgb)
     results.put("centroids", centroids)
     results.put("delegate", delegate)
+
+
+def kmeans(k: int, config: ClusteringConfig) -> KMeans:
+    """The configured estimator of K clusters, not yet fitted."""
+    return KMeans(k, n_init=config.n_init, sample=config.sample, random_state=config.seed)
 
 
 def usable(components: da.Array, where: Map) -> da.Array:

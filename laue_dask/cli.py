@@ -1,0 +1,311 @@
+"""The command line: parse, call, print. Nothing heavy is imported before a command runs."""
+
+import os
+import shlex
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from laue_dask import __version__
+from laue_dask.config import Config, dump, load
+from laue_dask.errors import ExitCode, LaueDaskError
+
+if TYPE_CHECKING:
+    from laue_dask.progress import Progress
+
+NAME = "laue-dask"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: run a command and exit with its code; every error is one line on stderr."""
+    sys.exit(_exit_code(arguments))
+
+
+def _exit_code(arguments: list[str] | None) -> int:
+    try:
+        return int(commands(args=arguments, prog_name=NAME, standalone_mode=False) or ExitCode.DONE)
+    except click.UsageError as error:
+        help_for = error.ctx.command_path if error.ctx else NAME
+        return _fail(f"{error.format_message()} See `{help_for} --help`.", ExitCode.BAD_INPUT)
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted: the same command goes on where it stopped", ExitCode.FAILED)
+    except LaueDaskError as error:
+        return _fail(str(error), error.exit_code)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}", ExitCode.FAILED)
+    except Exception as error:
+        # A defect of ours: the user gets one line, and the file to send to us.
+        descriptor, log = tempfile.mkstemp(prefix="laue-dask-", suffix=".log", text=True)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            traceback.print_exc(file=file)
+        text = " ".join(str(error).split())
+        return _fail(f"{type(error).__name__}: {text} (a defect; the details are in {log})", ExitCode.FAILED)
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(f"{NAME}: {message}", err=True)
+    return int(code)
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # in the order in which one uses them
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name=NAME)
+def commands() -> None:
+    """Segment scanning Laue microdiffraction data without indexing.
+
+    Exit codes: 0 done, 1 failed, 2 bad usage, configuration or input, 3 finished with some patterns set aside.
+    """
+
+
+def _grid_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    command = click.option("--order", type=click.Choice(["raster", "snake"]), help="Order of acquisition [raster].")(
+        command
+    )
+    return click.option(
+        "--shape", type=click.IntRange(min=1), nargs=2, metavar="NY NX", help="Grid: slow and fast axis."
+    )(command)
+
+
+def _cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    command = click.option("--workers", type=click.IntRange(min=1), help="Worker processes [all cores].")(command)
+    return click.option(
+        "--config", "config_file", type=click.Path(path_type=Path), help="Configuration (YAML); options win over it."
+    )(command)
+
+
+@commands.command()
+@click.argument("folder", type=click.Path(path_type=Path), default="demo")
+@click.option("--shape", type=click.IntRange(min=8), nargs=2, metavar="NY NX", default=(30, 40), show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=7, show_default=True)
+@click.option("--workers", type=click.IntRange(min=1), help="Worker processes [all cores].")
+def demo(folder: Path, shape: tuple[int, int], seed: int, workers: int | None) -> int:
+    """Simulate a small twinned BaTiO3 scan, segment it and compare it with the truth."""
+    from laue_dask import demonstration
+
+    config = load(None, _overrides(workers=workers, k=(demonstration.MAJOR_GRAINS,)))
+    click.echo(demonstration.demonstrate(folder, shape=shape, seed=seed, config=config, progress=_progress()))
+    return ExitCode.DONE
+
+
+@commands.command()
+@click.argument("source")
+@click.argument("store", type=click.Path(path_type=Path))
+@_grid_options
+@_cluster_options
+def ingest(
+    source: str,
+    store: Path,
+    shape: tuple[int, int] | None,
+    order: str | None,
+    config_file: Path | None,
+    workers: int | None,
+) -> int:
+    """Write detector frames into a scan store.
+
+    SOURCE is a folder, a glob, a text file of paths, or an HDF5 stack (file.h5::/path).
+    """
+    config = load(config_file, _overrides(shape=shape, order=order, workers=workers))
+    from laue_dask.compute import cluster
+    from laue_dask.stages.ingest import ingest as ingest_frames
+
+    with cluster.start(config.cluster) as started:
+        scan = ingest_frames(source, store, config.scan, workers=started, progress=_progress())
+    click.echo(f"{store}: {scan.describe()}")
+    return _report_set_aside(scan.set_aside)
+
+
+@commands.command()
+@click.argument("source")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
+@click.option("-k", "k", type=click.IntRange(min=2), multiple=True, help="A number of clusters; may be repeated.")
+@click.option("--components", help="M_PCA: a number of components, or the share of variance to explain [0.99].")
+@click.option("--weights", help="`default`, `untrained` or a .safetensors file.")
+@click.option("--substrate", type=click.Choice(["keep", "remove"]), help="Subtract the scan's own median pattern.")
+@_grid_options
+@_cluster_options
+def run(
+    source: str,
+    out: Path,
+    k: tuple[int, ...],
+    components: str | None,
+    weights: str | None,
+    substrate: str | None,
+    shape: tuple[int, int] | None,
+    order: str | None,
+    config_file: Path | None,
+    workers: int | None,
+) -> int:
+    """Segment a scan: frames or a scan store → label maps, scores and a report.
+
+    SOURCE is a scan store, or frames as `ingest` takes them. The same command goes on where a killed run stopped.
+    """
+    overrides = _overrides(
+        shape=shape, order=order, workers=workers, k=k, components=components, weights=weights, substrate=substrate
+    )
+    config = load(config_file, overrides)
+    from laue_dask import pipeline
+
+    record = pipeline.run(source, out, config, command=_typed(), progress=_progress())
+    suggested = ", ".join(map(str, record.suggested_k)) or "none"
+    click.echo(f"{record.n_patterns} patterns, {record.m_pca} components, suggested K: {suggested}")
+    click.echo(f"maps: {out / 'plots'}   report: {out / 'report.html'}")
+    return _report_set_aside(record.set_aside)
+
+
+@commands.command()
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--truth", required=True, type=click.Path(path_type=Path), help=".npz with `domain` and/or `angle`.")
+@click.option("--workers", type=click.IntRange(min=1), help="Worker processes [all cores].")
+def evaluate(run_folder: Path, truth: Path, workers: int | None) -> int:
+    """Compare a run with a true map, beside pixel PCA and an untrained encoder."""
+    from laue_dask import pipeline
+
+    rows = pipeline.evaluate(run_folder, truth, workers=workers, progress=_progress())
+    click.echo(pipeline.evaluation_table(rows))
+    return ExitCode.DONE
+
+
+@commands.command()
+@click.argument("kind")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--shape", type=click.IntRange(min=1), nargs=2, metavar="NY NX", default=(30, 30), show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--detector", default="pilatus1m", show_default=True, help="pilatus1m, pilatus6m, marccd165 or scmos.")
+@click.option("--experiments", type=click.IntRange(min=1), default=100, show_default=True, help="For `training`.")
+@click.option("--workers", type=click.IntRange(min=1), help="Worker processes [all cores].")
+def simulate(
+    kind: str,
+    out: Path,
+    shape: tuple[int, int],
+    seed: int,
+    detector: str,
+    experiments: int,
+    workers: int | None,
+) -> int:
+    """Simulate a scan as TIFF frames with truth.npz, or a training store.
+
+    KIND is a specimen (grains, twins, two_phases, bent, fine_twins), or `training` for patterns to train an encoder on.
+    """
+    config = load(None, _overrides(workers=workers))
+    from laue_dask.simulate import campaign
+
+    if kind == "training":
+        campaign.write_training_store(out, experiments=experiments, seed=seed, config=config, progress=_progress())
+        click.echo(f"{out}: {experiments} experiments")
+    else:
+        campaign.write_scan(kind, out, shape=shape, seed=seed, detector=detector, config=config, progress=_progress())
+        click.echo(f"{out}: {shape[0]} × {shape[1]} frames and truth.npz")
+    return ExitCode.DONE
+
+
+@commands.command()
+@click.argument("training", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option("--validation", required=True, type=click.Path(path_type=Path), help="Training store of other seeds.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Weights, a .safetensors file.")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="Training configuration (YAML).")
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Time allowed.")
+@click.option("--from", "start", help="Weights to go on from.")
+def train(
+    training: tuple[Path, ...],
+    validation: Path,
+    out: Path,
+    config_file: Path | None,
+    minutes: float | None,
+    start: str | None,
+) -> int:
+    """Train an encoder on training stores made by `simulate training`."""
+    from laue_dask.encoder import learning
+
+    card = learning.train(
+        training, validation, out, config_file, minutes=minutes, start=start, command=_typed(), progress=_progress()
+    )
+    for name, value in card.metrics.items():
+        click.echo(f"{name:28s} {value:.5g}")
+    click.echo(f"weights: {out}   history: {learning.history_path(out)}")
+    return ExitCode.DONE
+
+
+@commands.command()
+@click.argument("path", type=click.Path(path_type=Path))
+def info(path: Path) -> int:
+    """Say what a scan store, a run, a weights file or a frame is."""
+    from laue_dask import describe
+
+    click.echo(describe.describe(path))
+    return ExitCode.DONE
+
+
+@commands.command("config")
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option("--schema", is_flag=True, help="The JSON schema of the configuration.")
+def show_config(file: Path | None, schema: bool) -> int:
+    """Print the configuration with every default, or FILE as it is understood."""
+    if schema:
+        import json
+
+        click.echo(json.dumps(Config.model_json_schema(), indent=1))
+    else:
+        click.echo(dump(load(file)), nl=False)
+    return ExitCode.DONE
+
+
+def _overrides(
+    *,
+    shape: tuple[int, int] | None = None,
+    order: str | None = None,
+    workers: int | None = None,
+    k: tuple[int, ...] = (),
+    components: str | None = None,
+    weights: str | None = None,
+    substrate: str | None = None,
+) -> dict[str, Any]:
+    """Options as the nested dictionary of the configuration, without those that were not given."""
+    nested: dict[str, dict[str, Any]] = {
+        "scan": {"shape": shape or None, "order": order},
+        "cluster": {"workers": workers},
+        "clustering": {"k": k or None},
+        "pca": {"components": None if components is None else _number(components)},
+        "encoder": {"weights": weights},
+        "recipe": {"substrate": substrate},
+    }
+    given = {s: {k: v for k, v in values.items() if v is not None} for s, values in nested.items()}
+    return {section: values for section, values in given.items() if values}
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _typed() -> str:
+    return shlex.join([NAME, *sys.argv[1:]])
+
+
+def _progress() -> "Progress":
+    from laue_dask.progress import default_progress
+
+    return default_progress()
+
+
+def _report_set_aside(set_aside: list[dict[str, Any]]) -> int:
+    if not set_aside:
+        return ExitCode.DONE
+    for entry in set_aside[:10]:
+        click.echo(f"set aside: pattern {entry['pattern']}, {entry['source']}: {entry['reason']}", err=True)
+    if len(set_aside) > 10:
+        click.echo(f"set aside: {len(set_aside) - 10} more; all are listed in the store and in run.json", err=True)
+    return ExitCode.SET_ASIDE

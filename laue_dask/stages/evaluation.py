@@ -1,0 +1,179 @@
+"""How good a segmentation is against a true map, beside two baselines that nothing was learnt for.
+
+The rows are the run's own features, principal components of the reduced pixels (64 times wider), and the same network
+with random weights. All go through the same PCA and k-means. Figures are given over all points and over the interior,
+where the beam does not straddle two domains.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+import zarr
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+
+from laue_dask import labeling, scores
+from laue_dask.clustering import sample_rows
+from laue_dask.config import Config
+from laue_dask.encoder.encode import encode
+from laue_dask.errors import InputError
+from laue_dask.pca import IncrementalPCA
+from laue_dask.progress import Progress
+from laue_dask.stages import segmentation
+from laue_dask.stages.segmentation import Map
+
+PIXEL_COMPONENTS = 32
+PIXEL_SAMPLE = 8000
+"""Patterns that the pixel PCA is fitted on; all are transformed."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A true map.
+
+    Attributes
+    ----------
+    domain : (ny, nx) int or None
+        Number of the domain, negative where unknown.
+    angle : (ny, nx) float64 or None
+        A property in degrees, NaN where unknown (the paper's o(x, y)).
+    edge : (ny, nx) bool
+        True where the beam straddles two domains.
+    """
+
+    domain: NDArray[np.int64] | None
+    angle: NDArray[np.float64] | None
+    edge: NDArray[np.bool_]
+
+    @property
+    def n_domains(self) -> int:
+        """Number of domains, 0 where unknown."""
+        return 0 if self.domain is None else len(np.unique(self.domain[self.domain >= 0]))
+
+
+def read_truth(path: Path, shape: tuple[int, int]) -> Truth:
+    """Read `truth.npz` (arrays `domain` and/or `angle`, optionally `edge`), nothing in it being unpickled.
+
+    Raises
+    ------
+    InputError
+        The file is missing or no such file, or an array has another shape than the scan.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: np.asarray(file[name]) for name in ("domain", "angle", "edge") if name in file.files}
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file: --truth names an .npz with `domain` or `angle`") from error
+    except Exception as error:  # np.load raises nearly anything on a damaged archive
+        raise InputError(f"{path}: not an .npz of plain arrays: {error}") from error
+    if not {"domain", "angle"} & set(arrays):
+        raise InputError(f"{path}: has neither `domain` nor `angle`: one of them is the truth to compare with")
+    for name, values in arrays.items():
+        if values.shape != shape:
+            raise InputError(f"{path}: `{name}` has shape {values.shape}, the run's scan is {shape}")
+    return Truth(
+        domain=arrays["domain"].astype(np.int64) if "domain" in arrays else None,
+        angle=arrays["angle"].astype(np.float64) if "angle" in arrays else None,
+        edge=arrays.get("edge", np.zeros(shape, dtype=bool)).astype(bool),
+    )
+
+
+def evaluate(
+    results: xr.Dataset, reduced: zarr.Array[Any], config: Config, truth: Truth, *, progress: Progress
+) -> list[dict[str, float | int | str]]:
+    """Compare a run and its baselines with a true map.
+
+    Returns
+    -------
+    rows
+        One per feature extractor and K: the run's own K, the true number of domains and twice that. `ari`,
+        `ari_interior`, `homogeneity`, `homogeneity_interior` where the domains are known, `mse` and `ks` (section 4.3)
+        where a property is known.
+    """
+    components = results["components"]
+    m_pca = int(components.attrs["m_pca"])
+    table = da.from_array(components.data, chunks=(components.shape[0] if components.chunks is None else "auto", -1))
+    where = Map(np.isfinite(np.asarray(components[:, 0])), truth.edge.shape)
+    k_values = set(map(int, results["k"].values))
+    if truth.n_domains >= 2:
+        k_values |= {truth.n_domains, 2 * truth.n_domains}
+    usable = int(where.valid.sum())
+    extracted: Mapping[str, da.Array] = {
+        "encoder": segmentation.usable(table, where)[:, :m_pca],
+        "untrained": _untrained(reduced, where, config),
+        "pixels": _pixels(reduced, where, widened=False),
+        "pixels, widened": _pixels(reduced, where, widened=True),
+    }
+    rows: list[dict[str, float | int | str]] = []
+    chosen = sorted(k for k in k_values if k < usable)
+    with progress.stage("evaluate", total=len(extracted) * len(chosen), unit="segmentations") as advance:
+        for name, samples in extracted.items():
+            for k in chosen:
+                estimator = segmentation.kmeans(k, config.clustering).fit(samples)
+                figures = _compare(samples, np.asarray(estimator.labels_), k, where, truth)
+                rows.append({"features": name, "k": k, **figures})
+                advance(1)
+    return rows
+
+
+def _compare(samples: da.Array, labels: NDArray[np.int64], k: int, where: Map, truth: Truth) -> dict[str, float]:
+    found = where.paint(labels.astype(np.int32), fill=np.int32(-1))
+    figures: dict[str, float] = {}
+    if truth.domain is not None:
+        inside = ~truth.edge
+        figures["ari"] = scores.adjusted_rand(truth.domain, found)
+        figures["ari_interior"] = scores.adjusted_rand(truth.domain, found, where=inside)
+        figures["homogeneity"] = scores.homogeneity(truth.domain, found)
+        figures["homogeneity_interior"] = scores.homogeneity(truth.domain, found, where=inside)
+    if truth.angle is not None:
+        centres = labeling.centroids(samples, labels, k)
+        apart = labeling.distances(samples, labels, centres)
+        delegate = where.patterns[labeling.delegates(apart, labels, k)]
+        approximation = labeling.indexing_labels(truth.angle, delegate, found)
+        figures["mse"] = scores.mean_squared_error(truth.angle, approximation)
+        figures["ks"] = scores.kolmogorov_smirnov(truth.angle, approximation)
+    return figures
+
+
+def _untrained(reduced: zarr.Array[Any], where: Map, config: Config) -> da.Array:
+    """Components of the shipped architecture with random weights."""
+    patterns = da.from_zarr(reduced, chunks=(reduced.chunks[0], *reduced.shape[1:]))
+    features = encode(
+        patterns, where.valid, name="untrained", latent=256, batch_size=config.encoder.batch_size
+    ).persist()
+    pca = IncrementalPCA(n_components=config.pca.components).fit(features)
+    return segmentation.usable(pca.transform(features), where)[:, : pca.n_components_].persist()
+
+
+def _pixels(reduced: zarr.Array[Any], where: Map, *, widened: bool) -> da.Array:
+    """The leading components of the reduced patterns themselves, spots widened as the encoder's first layer does."""
+    patterns = da.from_zarr(reduced, chunks=(reduced.chunks[0], *reduced.shape[1:]))
+    if widened:
+        patterns = patterns.map_blocks(_widen, dtype=np.float32)
+    flat = patterns.reshape(len(where.valid), -1)
+    chosen = where.patterns[sample_rows(len(where.patterns), PIXEL_SAMPLE, 0)]
+    sample = np.asarray(flat[chosen].compute(), dtype=np.float32)
+    wanted = min(PIXEL_COMPONENTS, len(sample) - 1)
+    pca = PCA(n_components=wanted, svd_solver="randomized", random_state=0).fit(sample)
+    transformed = flat.map_blocks(
+        lambda block: pca.transform(np.asarray(block, dtype=np.float32)).astype(np.float32),
+        dtype=np.float32,
+        chunks=(flat.chunks[0], (wanted,)),
+        meta=np.empty((0, 0), dtype=np.float32),
+    )
+    return segmentation.usable(transformed, where).persist()
+
+
+def _widen(block: NDArray[np.uint8]) -> NDArray[np.float32]:
+    import torch
+
+    from laue_dask.encoder.network import Smoothing
+
+    with torch.inference_mode():
+        smoothed = Smoothing(1.0)(torch.from_numpy(np.asarray(block))[:, None].float() / 255)
+    return np.asarray(smoothed[:, 0].numpy() * 255, dtype=np.float32)
