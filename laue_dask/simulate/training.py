@@ -1,0 +1,208 @@
+"""Frames that an encoder can learn from: many short, imagined experiments, each with many looks at each domain.
+
+An *experiment* is one phase on one detector with one beam. It holds *configurations*: what the beam meets at one place
+of a specimen, and what an encoder should tell from each other. A *view* is one more frame of a configuration: slightly
+turned, brighter or darker, with other noise and background, sometimes with a part of a neighbour. Views of one
+configuration are the positives of contrastive learning; the configurations of one experiment are its negatives, some of
+them hard ones (twins, small misorientations).
+
+Every frame follows from ``(seed, experiment, configuration, view)`` alone, in any order and process.
+"""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from laue_dask.simulate.counting import Frame
+from laue_dask.simulate.crystal import Crystal, FloatArray, random_orientations, twin
+from laue_dask.simulate.detector import DETECTORS, Detector
+from laue_dask.simulate.materials import CRYSTALS, random_crystal
+from laue_dask.simulate.pattern import Exposure, Spots, render, spots
+
+N_CONFIGURATIONS = 32
+N_VIEWS = 4
+JITTER_DEG = 0.35
+"""Largest rotation between a configuration and its view: within what the paper calls one iso-oriented domain."""
+
+NEIGHBOUR_SHARE = 0.25
+"""Largest share of a neighbour's pattern in a view."""
+
+_SHARES = {"pilatus1m": 0.7, "scmos": 0.15, "marccd165": 0.15}
+_TWIN_PLANES = ((1, 0, 1), (0, 1, 1), (1, 1, 1), (1, 0, 2), (1, 1, 2), (0, 0, 1))
+
+
+@dataclass(frozen=True, eq=False)
+class Grain:
+    """One crystal under the beam: orientation U (3, 3), share of the volume, orientation spread (3,) in degrees."""
+
+    crystal: Crystal
+    orientation: FloatArray
+    weight: float
+    spread: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """One phase, one detector, one beam, and the places that are looked at.
+
+    Attributes
+    ----------
+    key
+        (seed, number) that it was drawn from.
+    detector, energy_range_keV, exposure
+        The instrument.
+    configurations
+        Grains under the beam, for each configuration.
+    substrate
+        Grains that every frame sees as well; empty for most experiments.
+    """
+
+    key: tuple[int, int]
+    detector: Detector
+    energy_range_keV: tuple[float, float]  # noqa: N815
+    exposure: Exposure
+    configurations: tuple[tuple[Grain, ...], ...]
+    substrate: tuple[Grain, ...]
+
+    def frame(self, configuration: int, view: int) -> Frame:
+        """Frame (rows, columns) of one view of one configuration, in the detector's dtype."""
+        rng = np.random.default_rng([*self.key, configuration, view])
+        turn = _small_rotation(rng, JITTER_DEG)
+        grains = [replace(g, orientation=turn @ g.orientation) for g in self.configurations[configuration]]
+        if rng.random() < 0.35 and len(self.configurations) > 1:
+            share = NEIGHBOUR_SHARE * rng.random()
+            other = (configuration + int(rng.integers(1, len(self.configurations)))) % len(self.configurations)
+            grains = [replace(g, weight=g.weight * (1 - share)) for g in grains]
+            grains += [replace(g, weight=g.weight * share) for g in self.configurations[other]]
+        streak = rng.uniform(0.6, 1.4)
+        patterns = [
+            (self._spots(replace(g, spread=streak * g.spread)), g.weight * rng.uniform(0.85, 1.15)) for g in grains
+        ]
+        patterns += [(self._spots(g), g.weight) for g in self.substrate]
+        low, high = (level * rng.uniform(0.6, 1.6) for level in self.exposure.background)
+        row, column = np.array(self.exposure.background_centre) + rng.normal(0, 0.05, size=2)
+        exposure = replace(
+            self.exposure,
+            counts=self.exposure.counts * rng.uniform(0.7, 1.3),
+            background=(min(low, high), max(low, high)),
+            background_centre=(float(row), float(column)),
+        )
+        return render(patterns, self.detector, exposure, rng=rng)
+
+    def _spots(self, grain: Grain) -> Spots:
+        return spots(
+            grain.crystal,
+            grain.orientation,
+            self.detector,
+            energy_range_keV=self.energy_range_keV,
+            spread=grain.spread,
+        )
+
+
+@lru_cache(maxsize=4)
+def experiment(
+    seed: int, number: int, *, n_configurations: int = N_CONFIGURATIONS, binning: int = 1, detector: str | None = None
+) -> Experiment:
+    """Draw an experiment.
+
+    Parameters
+    ----------
+    seed, number
+        Together they fix everything.
+    n_configurations
+        How many configurations it has. One half are independent orientations, a quarter are twins of an earlier one,
+        a quarter are turned by 1 to 5° from an earlier one; one in five holds two or three overlapping grains.
+    binning
+        Pixels per side that are joined in one, to make smaller frames faster; 1 gives the real detectors.
+    detector
+        Name of the detector; by default one is drawn (PILATUS 1M 70 %, sCMOS and MarCCD 15 % each).
+    """
+    rng = np.random.default_rng([seed, number])
+    phase = random_crystal(rng) if rng.random() < 0.6 else list(CRYSTALS.values())[rng.integers(len(CRYSTALS))]
+    name = detector or str(rng.choice(list(_SHARES), p=list(_SHARES.values())))
+    screen = _moved(DETECTORS[name], rng).binned(binning)
+    energy_range = (float(rng.uniform(4.5, 6.5)), float(rng.choice([20.0, 22.0, 23.0, 24.0])))
+    spread = _small_vector(rng, 0.6 if rng.random() < 0.4 else 0.08)
+    configurations = _configurations(phase, n_configurations, spread, rng)
+    substrate: tuple[Grain, ...] = ()
+    if rng.random() < 0.12:
+        ground = CRYSTALS[str(rng.choice(["Si", "Ge", "quartz"]))]
+        substrate = (Grain(ground, random_orientations(1, rng)[0], float(rng.uniform(0.5, 4)), np.zeros(3)),)
+    drawn = Experiment((seed, number), screen, energy_range, Exposure(), configurations, substrate)
+    return replace(drawn, exposure=_exposure(drawn, binning, rng))
+
+
+def training_frame(
+    seed: int, number: int, configuration: int, view: int, *, binning: int = 1, detector: str | None = None
+) -> tuple[Frame, Detector]:
+    """Frame of one view of one of the 32 configurations of experiment `number`, and the detector that recorded it.
+
+    `seed` starts the whole training set; the same five numbers always give the same frame. Frames of one experiment are
+    best asked for one after another: the experiment is kept.
+    """
+    drawn = experiment(seed, number, binning=binning, detector=detector)
+    return drawn.frame(configuration, view), drawn.detector
+
+
+def _configurations(
+    phase: Crystal, n: int, spread: FloatArray, rng: np.random.Generator
+) -> tuple[tuple[Grain, ...], ...]:
+    made: list[tuple[Grain, ...]] = []
+    for i in range(n):
+        kind = i % 4 if i >= 4 else 0
+        orientation = random_orientations(1, rng)[0]
+        if kind == 1:
+            planes = rng.integers(len(_TWIN_PLANES))
+            orientation = made[rng.integers(i)][0].orientation @ twin(phase, _TWIN_PLANES[planes])
+        elif kind == 2:
+            axis = rng.normal(size=3)
+            angle = np.radians(rng.uniform(1, 5))
+            turn = Rotation.from_rotvec(angle * axis / np.linalg.norm(axis)).as_matrix()
+            orientation = turn @ made[rng.integers(i)][0].orientation
+        others = int(rng.integers(1, 3)) if rng.random() < 0.2 else 0
+        weights = rng.dirichlet(np.full(others + 1, 4.0)) if others else np.ones(1)
+        orientations = [orientation, *random_orientations(others, rng)] if others else [orientation]
+        made.append(tuple(Grain(phase, u, float(w), spread) for u, w in zip(orientations, weights, strict=True)))
+    return tuple(made)
+
+
+def _moved(detector: Detector, rng: np.random.Generator) -> Detector:
+    """The detector elsewhere: 15 % nearer or further, up to 12 % of its size aside, tilted by a degree."""
+    reach = float(rng.uniform(0.85, 1.15))
+    turn = _small_rotation(rng, 1.0)
+    row, column = turn @ np.array(detector.along_row), turn @ np.array(detector.along_column)
+    shift = rng.uniform(-0.12, 0.12, size=2) * detector.shape
+    x, y, z = (reach * value for value in detector.origin)
+    return replace(
+        detector,
+        origin=(x, y, z),
+        centre=(float(detector.centre[0] + shift[0]), float(detector.centre[1] + shift[1])),
+        along_row=(float(row[0]), float(row[1]), float(row[2])),
+        along_column=(float(column[0]), float(column[1]), float(column[2])),
+    )
+
+
+def _exposure(drawn: Experiment, binning: int, rng: np.random.Generator) -> Exposure:
+    """Counts, spot size and background such that the brightest spots have 10³ to 6 × 10⁵ counts."""
+    brightest = [drawn._spots(c[0]).intensity.max(initial=0) for c in drawn.configurations[:4]]
+    counts = np.exp(rng.uniform(np.log(2e3), np.log(6e5))) / max(float(np.median(brightest)), 1e-3)
+    camera = drawn.detector.dtype == "uint16"
+    high = float(np.exp(rng.uniform(np.log(0.5), np.log(120 if camera else 60))))
+    return Exposure(
+        counts=float(counts),
+        spot_sigma_px=max(0.5, float(rng.uniform(0.7, 1.5)) * (1.2 if camera else 1.0) / binning),
+        background=(high * float(rng.uniform(0.02, 0.5)) * binning**2, high * binning**2),
+        background_centre=(float(rng.uniform(0.3, 0.7)), float(rng.uniform(0.1, 0.7))),
+    )
+
+
+def _small_vector(rng: np.random.Generator, largest_deg: float) -> FloatArray:
+    """Rotation vector (3,) in degrees of random direction and a length uniform up to `largest_deg`."""
+    direction = rng.normal(size=3)
+    return np.asarray(direction / np.linalg.norm(direction) * largest_deg * rng.random())
+
+
+def _small_rotation(rng: np.random.Generator, largest_deg: float) -> FloatArray:
+    return Rotation.from_rotvec(np.radians(_small_vector(rng, largest_deg))).as_matrix()
