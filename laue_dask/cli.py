@@ -182,6 +182,7 @@ def evaluate(run_folder: Path, truth: Path, workers: int | None) -> int:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--detector", default="pilatus1m", show_default=True, help="pilatus1m, pilatus6m, marccd165 or scmos.")
 @click.option("--experiments", type=click.IntRange(min=1), default=100, show_default=True, help="For `training`.")
+@click.option("--binning", type=click.IntRange(1, 4), default=1, show_default=True, help="For `training`.")
 @click.option("--workers", type=click.IntRange(min=1), help="Worker processes [all cores].")
 def simulate(
     kind: str,
@@ -190,6 +191,7 @@ def simulate(
     seed: int,
     detector: str,
     experiments: int,
+    binning: int,
     workers: int | None,
 ) -> int:
     """Simulate a scan as TIFF frames with truth.npz, or a training store.
@@ -200,7 +202,9 @@ def simulate(
     from laue_dask.simulate import campaign
 
     if kind == "training":
-        campaign.write_training_store(out, experiments=experiments, seed=seed, config=config, progress=_progress())
+        campaign.write_training_store(
+            out, experiments=experiments, seed=seed, binning=binning, config=config, progress=_progress()
+        )
         click.echo(f"{out}: {experiments} experiments")
     else:
         campaign.write_scan(kind, out, shape=shape, seed=seed, detector=detector, config=config, progress=_progress())

@@ -133,7 +133,7 @@ def _computed(
 
     def submit(block: int) -> None:
         attempts[block] = attempts.get(block, 0) + 1
-        flying[client.compute(tasks[block], resources=resources, retries=1, pure=False)] = block
+        flying[client.compute(tasks[block], resources=resources, retries=1)] = block
 
     try:
         for block in waiting:
@@ -233,12 +233,12 @@ def write_tasks(blocks: da.Array, target: zarr.Array[Any]) -> list[Delayed]:
             f"blocks {blocks.chunks} of {blocks.shape} are not the shards {target.shards or target.chunks} "
             f"of {target.shape} on disk"
         )
-    path, name = location(target)
+    root, member = location(target)
     receipts = da.map_blocks(
         _write,
         blocks,
-        path=path,
-        name=name,
+        root=root,
+        member=member,
         unit=unit,
         dtype=object,
         drop_axis=tuple(range(1, blocks.ndim)),
@@ -250,13 +250,13 @@ def write_tasks(blocks: da.Array, target: zarr.Array[Any]) -> list[Delayed]:
 
 
 def _write(
-    block: NDArray[Any], *, path: str, name: str, unit: int, block_info: dict[Any, Any] | None = None
+    block: NDArray[Any], *, root: str, member: str, unit: int, block_info: dict[Any, Any] | None = None
 ) -> NDArray[Any]:
     if block_info is None:
         raise ValueError("block_info is needed to know where the block belongs")
     index = int(block_info[0]["chunk-location"][0])
     start = index * unit
-    array = zarr.open_array(path, path=name, mode="r+")
+    array = zarr.open_array(root, path=member, mode="r+")
     array[start : start + len(block)] = block
     crc = zlib.crc32(np.ascontiguousarray(block).view(np.uint8).data)
     receipt = {"block": index, "start": start, "stop": start + len(block), "crc32": crc}

@@ -46,7 +46,7 @@ def encode(
         encode_block,
         reduced,
         da.from_array(valid, chunks=reduced.chunks[0])[:, None, None],
-        name=name,
+        weights_name=name,
         digest=weights.digest(name),
         batch_size=batch_size,
         precision=precision,
@@ -63,13 +63,13 @@ def encode_block(
     reduced: NDArray[np.uint8],
     valid: NDArray[np.bool_],
     *,
-    name: str,
+    weights_name: str,
     digest: str,
     batch_size: int,
     precision: str,
 ) -> NDArray[np.float32]:
     """Features (n, M_AE) float32 of one block of patterns; NaN where not valid."""
-    model, device = _network(name, digest)
+    model, device = _network(weights_name, digest)
     width = model.architecture.latent
     features = np.full((len(reduced), width), np.nan, dtype=np.float32)
     keep = valid.reshape(len(reduced))

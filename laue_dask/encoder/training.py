@@ -8,6 +8,7 @@ configurations of a batch, twins and small misorientations among them, apart.
 """
 
 import csv
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from laue_dask.config import Model
 from laue_dask.encoder.network import ARCHITECTURES, Architecture, Autoencoder, build
 from laue_dask.errors import InputError
 from laue_dask.progress import Progress
+from laue_dask.schema import TRAINING
 
 
 class TrainingConfig(Model):
@@ -76,39 +78,49 @@ class Epoch:
 
 
 class TrainingSet:
-    """Experiments of a training store, read one chunk at a time.
+    """Experiments of one or many training stores, read one chunk at a time.
 
     Parameters
     ----------
-    path
-        Store with `schema.TRAINING`.
+    paths
+        Stores with `schema.TRAINING`.
+
+    Raises
+    ------
+    InputError
+        One of them is not such a store.
     """
 
-    def __init__(self, path: Path) -> None:
-        try:
-            self._root = zarr.open_group(str(path), mode="r")
-            self._patterns: Any = self._root["patterns"]
-            experiment = np.asarray(self._root["experiment"][:])  # type: ignore[index]
-            self._configuration = np.asarray(self._root["configuration"][:])  # type: ignore[index]
-        except (FileNotFoundError, KeyError) as error:
-            raise InputError(f"{path}: not a training store: make one with `laue-dask simulate --training`") from error
-        self.attributes = dict(self._root.attrs)
-        starts = np.flatnonzero(np.r_[True, experiment[1:] != experiment[:-1]])
-        self._ranges = list(zip(starts, np.r_[starts[1:], len(experiment)], strict=True))
+    def __init__(self, *paths: Path) -> None:
+        self.attributes: list[dict[str, Any]] = []
+        self._experiments: list[tuple[Any, int, int, NDArray[np.int64]]] = []
+        for path in paths:
+            try:
+                root: Any = zarr.open_group(str(path), mode="r")
+                patterns, experiment, configuration = (root[name] for name in TRAINING)
+            except (FileNotFoundError, KeyError) as error:
+                raise InputError(
+                    f"{path}: not a training store: make one with `laue-dask simulate training`"
+                ) from error
+            self.attributes.append(dict(root.attrs))
+            number, name = np.asarray(experiment[:]), np.asarray(configuration[:], dtype=np.int64)
+            edges = [0, *(np.flatnonzero(np.diff(number)) + 1), len(number)]
+            for start, stop in itertools.pairwise(edges):
+                self._experiments.append((patterns, int(start), int(stop), name[start:stop]))
 
     def __len__(self) -> int:
-        return len(self._ranges)
+        return len(self._experiments)
 
     @property
     def n_patterns(self) -> int:
         """Number of patterns in all experiments."""
-        return len(self._configuration)
+        return sum(stop - start for _, start, stop, _ in self._experiments)
 
     def read(self, experiment: int) -> tuple[Tensor, Tensor]:
         """Patterns (n, 1, 128, 128) float32 in [0, 1] and configurations (n,) int64 of one experiment."""
-        start, stop = self._ranges[experiment]
-        patterns = torch.from_numpy(np.asarray(self._patterns[start:stop])).float().div_(255)
-        return patterns[:, None], torch.from_numpy(self._configuration[start:stop].astype(np.int64))
+        patterns, start, stop, configuration = self._experiments[experiment]
+        values = torch.from_numpy(np.asarray(patterns[start:stop])).float().div_(255)
+        return values[:, None], torch.from_numpy(configuration)
 
 
 def train(
