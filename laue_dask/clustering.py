@@ -1,0 +1,305 @@
+"""K-means of all patterns, out of core and reproducible (section 4 of the paper).
+
+dask-ml's Lloyd iteration does the work on blocks; what it leaves open is settled here. Seeds are scikit-learn's best of
+several k-means++ starts on a sample, the tolerance is relative to the variance, a cluster that runs empty is reseeded,
+inertia is summed in float64, and labels count from the largest cluster. The blocks depend on the table's shape alone,
+so that every chunking, scheduler and number of workers gives the same partition.
+"""
+
+from dataclasses import dataclass
+from functools import partial, reduce
+from typing import Any, Self
+
+import dask.array as da
+import numpy as np
+from dask import config as dask_config
+from scipy.sparse import csr_array
+from scipy.spatial.distance import cdist
+from sklearn.base import BaseEstimator, ClusterMixin
+from sklearn.cluster import KMeans as SampleKMeans
+from sklearn.utils.validation import check_is_fitted
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from laue_dask.errors import InputError
+from laue_dask.pca import Array, block_rows, each_block
+
+SETTLING_STEPS = 20
+"""Steps to a partition that does not change any more, at most, after the tolerance is reached (8 to 22 were seen)."""
+
+
+def sample_rows(n: int, size: int, seed: int) -> Array:
+    """Indices of `size` of n rows (all, where n is not larger), drawn without repetition; sorted int64."""
+    if size >= n:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(seed).choice(n, size, replace=False))
+
+
+@dataclass(frozen=True)
+class ClusterMoments:
+    """Size, mean and spread of every cluster; they merge like `laue_dask.pca.Moments`.
+
+    Attributes
+    ----------
+    n
+        (K,) int64, number of members.
+    mean
+        (K, M) float64, zero where a cluster has no members.
+    ssd
+        (K,) float64, sum of the squared distances of the members to their mean.
+    """
+
+    n: Array
+    mean: Array
+    ssd: Array
+
+    @classmethod
+    def from_block(cls, X: Array, labels: Array, *, n_clusters: int) -> Self:
+        """Moments of rows X, (n, M), with labels 0 to n_clusters − 1."""
+        rows = X.astype(np.float64)
+        n = np.bincount(labels, minlength=n_clusters)
+        members = csr_array((np.ones(len(rows)), labels, np.arange(len(rows) + 1)), shape=(len(rows), n_clusters))
+        mean = (members.T @ rows) / np.maximum(n, 1)[:, None]
+        rows -= mean[labels]
+        ssd = np.bincount(labels, weights=_square(rows), minlength=n_clusters)
+        return cls(n, mean, ssd)
+
+    def merge(self, other: Self) -> Self:
+        """Moments of the clusters with the members of both."""
+        n = self.n + other.n
+        step = other.mean - self.mean
+        share = other.n / np.maximum(n, 1)
+        ssd = self.ssd + other.ssd + self.n * share * _square(step)
+        return type(self)(n, self.mean + step * share[:, None], ssd)
+
+
+def cluster_moments(X: Any, labels: Array, n_clusters: int) -> ClusterMoments:
+    """Moments of the clusters of X, (n, M) NumPy or dask array, in one pass."""
+    parts: list[ClusterMoments] = each_block(ClusterMoments.from_block, X, labels, n_clusters=n_clusters)
+    return reduce(ClusterMoments.merge, parts)
+
+
+def distinct_rows(X: Array) -> Array:
+    """Index of one row of each kind in X, (n, M)."""
+    rows = np.ascontiguousarray(X) + 0.0  # -0.0 becomes 0.0, and nothing else changes
+    return np.unique(rows.view(f"V{rows.itemsize * rows.shape[1]}").ravel(), return_index=True)[1]
+
+
+def sample_kmeans(
+    X: Array,
+    n_clusters: int,
+    *,
+    n_init: int,
+    seed: int,
+    init: Any = "k-means++",
+    max_iter: int = 300,
+    tol: float = 1e-4,
+) -> Any:
+    """scikit-learn's k-means, fitted to the rows of X in memory; the same on any number of cores.
+
+    One thread, because scikit-learn adds up its threads' partial sums in the order in which they finish.
+    """
+    estimator = SampleKMeans(n_clusters, init=init, n_init=n_init, max_iter=max_iter, tol=tol, random_state=seed)
+    with threadpool_limits(1):
+        return estimator.fit(X)
+
+
+def nearest(X: Array, centers: Array) -> Array:
+    """Index of the centre nearest to each row of X, (n, M), as int32 (n,).
+
+    Distances are sums of squared differences in float64. At equal distances the lexicographically first centre wins,
+    so neither the order of the centres nor the position of a row in its block has a say.
+
+    Raises
+    ------
+    InputError
+        A row has a value that is not finite.
+    """
+    bad = _unusable(X)
+    if bad:
+        raise InputError(f"{bad} of {len(X)} rows have values that are not finite: leave those patterns out")
+    order = np.lexsort(centers.T[::-1])
+    slices = max(1, len(X) * len(centers) // 2**22)  # at most 64 MiB of distances at a time
+    first = [cdist(rows, centers[order], "sqeuclidean").argmin(axis=1) for rows in np.array_split(X, slices)]
+    return np.asarray(order[np.concatenate(first)], dtype=np.int32)
+
+
+class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
+    """K-means of a table of any size: the estimator g_KM of the paper.
+
+    Parameters
+    ----------
+    n_clusters
+        K.
+    n_init
+        Number of k-means++ starts on the sample.
+    sample
+        Rows in the sample from which the seeds come; 10 K where that is more, all rows where there are no more.
+    max_iter, tol
+        Lloyd stops after that many steps, or when the squared shift of the centres is below `tol` times the mean
+        variance of the columns (as scikit-learn's).
+    random_state
+        Seed.
+
+    Attributes
+    ----------
+    cluster_centers_
+        (K, M) float64, the means of the members (see Notes).
+    labels_
+        (n,) int32, the nearest centre of every row; 0 is the largest cluster, of equals the one whose first row comes
+        first. No cluster is empty.
+    inertia_
+        Sum of the squared distances of the rows to their centres, summed in float64.
+    n_iter_
+        Number of passes over all rows.
+
+    Notes
+    -----
+    After dask-ml has reached the tolerance, assignment and means are repeated until the assignment stays the same, then
+    `labels_` are exactly the nearest centres and `cluster_centers_` exactly the members' means. Where that takes more
+    than `SETTLING_STEPS`, the assignment has the last word: ``predict(X)`` equals `labels_` and the centres are the
+    means of the assignment before.
+
+    Examples
+    --------
+    >>> X = np.repeat([[0.0, 0.0], [9.0, 9.0]], [10, 20], axis=0)
+    >>> KMeans(2).fit(X).cluster_centers_
+    array([[9., 9.],
+           [0., 0.]])
+    """
+
+    def __init__(
+        self,
+        n_clusters: int,
+        *,
+        n_init: int = 10,
+        sample: int = 20_000,
+        max_iter: int = 300,
+        tol: float = 1e-4,
+        random_state: int = 0,
+    ) -> None:
+        self.n_clusters = n_clusters
+        self.n_init = n_init
+        self.sample = sample
+        self.max_iter = max_iter
+        self.tol = tol
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: None = None) -> Self:
+        """Find the clusters of X, (n, M) NumPy or dask array of finite values.
+
+        A dask array is read once and then held in the memory of the scheduler's workers (or of this process); a NumPy
+        array stays in this process, whatever Dask client exists.
+
+        Raises
+        ------
+        InputError
+            A row has a value that is not finite, or there are fewer distinct rows than clusters.
+        """
+        if not 1 <= self.n_clusters <= len(X):
+            raise InputError(f"{self.n_clusters} clusters of {len(X)} patterns: K must be 1 to the number of patterns")
+        chunks = (block_rows(X.shape[1]), X.shape[1])
+        if isinstance(X, da.Array):
+            return self._fit(X.rechunk(chunks).persist())
+        with dask_config.set(scheduler="threads"):
+            return self._fit(da.from_array(np.asarray(X), chunks=chunks, name=False))
+
+    def predict(self, X: Any) -> Any:
+        """Label of every row of X, (n, M), as int32 (n,); of a dask array lazily, block by block."""
+        check_is_fitted(self)
+        assign = partial(nearest, centers=self.cluster_centers_)
+        if isinstance(X, da.Array):
+            return X.rechunk({1: -1}).map_blocks(assign, drop_axis=1, meta=np.empty(0, np.int32))
+        return assign(np.asarray(X))
+
+    def _fit(self, X: Any) -> Self:
+        bad = sum(each_block(_unusable, X))
+        if bad:
+            raise InputError(f"{bad} of {len(X)} rows have values that are not finite: leave those patterns out")
+        spread = cluster_moments(X, np.zeros(len(X), np.int32), 1).ssd[0] / X.size
+        # never 0, or dask-ml would go on after the centres have come to rest
+        tol = max(self.tol * spread, np.finfo(np.float64).tiny)
+        centers, labels, members = self._converge(X, self._seeds(X), tol)
+
+        _, first = np.unique(labels, return_index=True)
+        order = np.lexsort((first, -members.n))
+        self.labels_ = np.argsort(order).astype(np.int32)[labels]
+        self.cluster_centers_ = centers[order]
+        self.inertia_ = float(members.ssd.sum() + members.n @ _square(members.mean - centers))
+        self.n_features_in_ = X.shape[1]
+        return self
+
+    def _seeds(self, X: Any) -> Array:
+        """Centres from which Lloyd starts on all rows, (K, M) float64."""
+        size = max(self.sample, 10 * self.n_clusters)
+        rows: Array = X[sample_rows(len(X), size, self.random_state)].compute()
+        distinct = distinct_rows(rows)
+        if len(distinct) < self.n_clusters:  # the surplus seeds stay empty and are placed by the repair
+            return np.asarray(rows[np.resize(distinct, self.n_clusters)], dtype=np.float64)
+        search = partial(
+            sample_kmeans, n_clusters=self.n_clusters, max_iter=self.max_iter, tol=self.tol, seed=self.random_state
+        )
+        centers = search(rows, n_init=self.n_init).cluster_centers_
+        if len(rows) < len(X) <= block_rows(X.shape[1]):  # one block: a step here costs a tenth of one in the scheduler
+            centers = search(X.compute(), n_init=1, init=centers).cluster_centers_
+        return np.asarray(centers, dtype=np.float64)
+
+    def _converge(self, X: Any, centers: Array, tol: float) -> tuple[Array, Array, ClusterMoments]:
+        """Lloyd from `centers` to a partition without empty clusters: final centres, labels and their moments."""
+        self.n_iter_ = 0
+        for _ in range(self.n_clusters):  # each repair fills one cluster or more, and none of it raises the inertia
+            centers, labels, members = self._settle(X, self._lloyd(X, centers, tol))
+            empty = np.flatnonzero(members.n == 0)
+            if not empty.size:
+                return centers, labels, members
+            distance = np.concatenate(each_block(squared_distances, X, labels, centers=centers))
+            farthest = np.argsort(-distance, kind="stable")[: empty.size]
+            if distance[farthest[0]] == 0:
+                break
+            centers[empty[: farthest.size]] = X[np.sort(farthest)].compute()
+        found = np.count_nonzero(members.n)
+        raise InputError(
+            f"{self.n_clusters} clusters were asked for, but the {len(X)} rows fall into {found} distinct ones only: "
+            f"ask for at most {found}"
+        )
+
+    def _lloyd(self, X: Any, centers: Array, tol: float) -> Array:
+        from dask_ml.cluster import KMeans as BlockKMeans  # 2 s to import
+
+        engine = BlockKMeans(self.n_clusters, init=centers, max_iter=self.max_iter, tol=tol).fit(X)
+        self.n_iter_ += engine.n_iter_
+        return np.asarray(engine.cluster_centers_, dtype=np.float64).copy()
+
+    def _settle(self, X: Any, centers: Array) -> tuple[Array, Array, ClusterMoments]:
+        labels, members = _assign(X, centers)
+        for _ in range(SETTLING_STEPS):
+            self.n_iter_ += 1
+            if not members.n.all() or np.array_equal(members.mean, centers):
+                break
+            centers = members.mean
+            labels, members = _assign(X, centers)
+        return centers, labels, members
+
+
+def squared_distances(X: Array, labels: Array, *, centers: Array) -> Array:
+    """Squared distance of each row of X, (n, M), to the centre of its cluster, float64 (n,)."""
+    return _square(X - centers[labels].astype(np.float64))
+
+
+def _square(rows: Array) -> Array:
+    """Squared length of each row, (n,)."""
+    return np.asarray(np.einsum("ij,ij->i", rows, rows))
+
+
+def _unusable(X: Array) -> int:
+    return int((~np.isfinite(X).all(axis=1)).sum())
+
+
+def _assign(X: Any, centers: Array) -> tuple[Array, ClusterMoments]:
+    """Labels of all rows and the moments of the clusters that they make."""
+    labels, members = zip(*each_block(_assign_block, X, centers=centers), strict=True)
+    return np.concatenate(labels), reduce(ClusterMoments.merge, members)
+
+
+def _assign_block(X: Array, *, centers: Array) -> tuple[Array, ClusterMoments]:
+    labels = nearest(X, centers)
+    return labels, ClusterMoments.from_block(X, labels, n_clusters=len(centers))

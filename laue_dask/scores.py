@@ -1,0 +1,270 @@
+"""How good a segmentation is: on its own (section 4.2 of the paper) and against a true map (section 4.3)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from scipy.signal import find_peaks
+from scipy.stats import ks_2samp
+from sklearn.metrics import adjusted_rand_score, homogeneity_score
+
+from laue_dask.clustering import ClusterMoments, cluster_moments, distinct_rows, sample_kmeans
+from laue_dask.errors import InputError
+from laue_dask.pca import Array
+
+MIN_MEMBERS = 30
+"""Members of a small cluster in the silhouette's sample, where the sample's size allows."""
+
+PROMINENCE = 0.1
+"""A local peak of a score counts from this share of the score's range."""
+
+
+def calinski_harabasz(X: Any, labels: Array) -> float:
+    """Calinski-Harabasz score of all patterns, in one pass.
+
+    Parameters
+    ----------
+    X
+        (n, M) NumPy or dask array.
+    labels
+        (n,) integers.
+
+    Returns
+    -------
+    float
+        As scikit-learn's; NaN where it is not defined: one cluster, or as many as patterns.
+    """
+    kinds, codes = np.unique(labels, return_inverse=True)
+    return _calinski_harabasz(cluster_moments(X, codes, len(kinds)))
+
+
+def _calinski_harabasz(clusters: ClusterMoments) -> float:
+    n, k = int(clusters.n.sum()), len(clusters.n)
+    if not 1 < k < n:
+        return float("nan")
+    offset = clusters.mean - clusters.n @ clusters.mean / n
+    between = clusters.n @ np.einsum("ij,ij->i", offset, offset)
+    within = clusters.ssd.sum()
+    return 1.0 if within == 0 else float(between / within * (n - k) / (k - 1))
+
+
+def silhouette(X: Any, labels: Array, *, size: int = 10_000, seed: int = 0) -> float:
+    """Mean silhouette coefficient, exact for up to `size` patterns and estimated from a stratified sample beyond.
+
+    Every cluster is in the sample with its share of the members, a small one with `MIN_MEMBERS` where possible and
+    never with a single one of several. Each member counts for those that it stands for, so that the mean estimates
+    the mean of all patterns. Memory is bounded by 64 MiB beside the sample.
+
+    Parameters
+    ----------
+    X
+        (n, M) NumPy or dask array; only the sample of it is read.
+    labels
+        (n,) integers.
+    size
+        About the number of patterns in the sample.
+    seed
+        Of the sample.
+
+    Returns
+    -------
+    float
+        From −1 to 1; a pattern alone in its cluster counts as 0; NaN where all patterns are in one cluster.
+    """
+    _, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    if len(counts) < 2:
+        return float("nan")
+    chosen = _stratified(codes, counts, size, seed)
+    rows = X[chosen].compute() if isinstance(X, da.Array) else X[chosen]
+    order = np.argsort(codes[chosen], kind="stable")
+    own = codes[chosen][order]
+    coefficients = _coefficients(rows[order].astype(np.float64), own)
+    weights = (counts / np.bincount(own))[own]
+    return float(weights @ coefficients / counts.sum())
+
+
+def _stratified(codes: Array, counts: Array, size: int, seed: int) -> Array:
+    """Indices of the sample, sorted: its share of each cluster, drawn without repetition."""
+    n = len(codes)
+    if n <= size:
+        return np.arange(n)
+    least = max(2, min(MIN_MEMBERS, size // (2 * len(counts))))
+    wanted = np.minimum(counts, np.maximum(least, np.rint(counts * (size / n)).astype(int)))
+    shuffled = np.random.default_rng(seed).permutation(n)
+    shuffled = shuffled[np.argsort(codes[shuffled], kind="stable")]
+    place = np.arange(n) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.sort(shuffled[place < np.repeat(wanted, counts)])
+
+
+def _coefficients(X: Array, codes: Array) -> Array:
+    """Silhouette coefficient of each row of X, (n, M) float64, whose clusters 0…K−1 follow one another."""
+    X = X - X.mean(axis=0)  # or the squares would cancel far from the origin
+    squares = np.einsum("ij,ij->i", X, X)
+    doubled = -2 * X.T
+    counts = np.bincount(codes)
+    starts = np.cumsum(counts) - counts
+    height = max(1, 2**22 // len(X))
+    result = np.empty(len(X))
+    for start in range(0, len(X), height):
+        block = slice(start, min(start + height, len(X)))
+        row = np.arange(block.stop - block.start)
+        distance = X[block] @ doubled
+        distance += squares
+        distance += squares[block, None]
+        np.sqrt(np.maximum(distance, 0, out=distance), out=distance)
+        distance[row, start + row] = 0
+        sums = np.add.reduceat(distance, starts, axis=1)
+        own, others = codes[block], counts[codes[block]] - 1
+        inside = sums[row, own] / np.maximum(others, 1)
+        sums /= counts
+        sums[row, own] = np.inf
+        outside = sums.min(axis=1)
+        scale = np.maximum(inside, outside)
+        result[block] = np.where((others > 0) & (scale > 0), (outside - inside) / np.where(scale > 0, scale, 1), 0)
+    return result
+
+
+def score_one(
+    X: Array, k: int, *, n_init: int = 10, seed: int = 0, silhouette_size: int = 10_000
+) -> dict[str, float | int]:
+    """Scores of k-means with `k` clusters on the sample X, (s, M), in memory.
+
+    Returns
+    -------
+    dict
+        `k`, `silhouette`, `calinski_harabasz`, and `inertia` about the clusters' means; NaN where the sample has
+        fewer than `k` distinct patterns.
+    """
+    if len(distinct_rows(X)) < k:
+        return {"k": k, "silhouette": np.nan, "calinski_harabasz": np.nan, "inertia": np.nan}
+    labels = sample_kmeans(X, k, n_init=n_init, seed=seed).labels_
+    clusters = cluster_moments(X, labels, k)
+    return {
+        "k": k,
+        "silhouette": silhouette(X, labels, size=silhouette_size, seed=seed),
+        "calinski_harabasz": _calinski_harabasz(clusters),
+        "inertia": float(clusters.ssd.sum()),
+    }
+
+
+def score_sweep(
+    X: Array, k_values: Sequence[int], *, n_init: int = 10, seed: int = 0, silhouette_size: int = 10_000
+) -> list[dict[str, float | int]]:
+    """`score_one` for every K in turn: Fig. 16 of the paper, on a sample."""
+    return [score_one(X, k, n_init=n_init, seed=seed, silhouette_size=silhouette_size) for k in k_values]
+
+
+def suggest_k(
+    k_values: Sequence[int], silhouette: Sequence[float] | Array, calinski_harabasz: Sequence[float] | Array
+) -> tuple[int, ...]:
+    """Up to three K that the scores favour, ascending.
+
+    First the K with the best silhouette and the K with the best Calinski-Harabasz score, then the most prominent of the
+    other local peaks of either: major subdomains show as peaks (section 4.2). The first K may be a peak; the last one
+    may be the best but is no local peak, for what lies beyond it is unknown. Scores that are NaN are left out.
+    """
+    best: list[int] = []
+    peaks: list[tuple[float, int]] = []
+    for score in (silhouette, calinski_harabasz):
+        known = sorted((k, float(value)) for k, value in zip(k_values, score, strict=True) if np.isfinite(value))
+        if not known:
+            continue
+        ks, values = zip(*known, strict=True)
+        best.append(ks[int(np.argmax(values))])
+        span = max(values) - min(values)
+        at, found = find_peaks([min(values), *values], prominence=max(PROMINENCE * span, np.finfo(float).tiny))
+        peaks += [(-height / span, ks[i - 1]) for i, height in zip(at, found["prominences"], strict=True)]
+    ranked = dict.fromkeys(best + [k for _, k in sorted(peaks)])
+    return tuple(sorted(list(ranked)[:3]))
+
+
+def adjusted_rand(truth: Array, labels: Array, where: Array | None = None) -> float:
+    """Adjusted Rand index of the labels and the true domains.
+
+    Parameters
+    ----------
+    truth, labels
+        Arrays of one shape; points where either is negative or NaN do not count.
+    where
+        True at the points that are compared, as inside the domains; all by default.
+
+    Returns
+    -------
+    float
+        At most 1, about 0 for chance; NaN where no point is left.
+
+    Raises
+    ------
+    InputError
+        The shapes differ.
+    """
+    compared = _domains(truth, labels, where)
+    return float(adjusted_rand_score(*compared)) if len(compared[0]) else float("nan")
+
+
+def homogeneity(truth: Array, labels: Array, where: Array | None = None) -> float:
+    """How far each cluster holds points of one true domain only, 0 to 1; otherwise as `adjusted_rand`."""
+    compared = _domains(truth, labels, where)
+    return float(homogeneity_score(*compared)) if len(compared[0]) else float("nan")
+
+
+def mean_squared_error(true_map: Array, label_map: Array, where: Array | None = None) -> float:
+    """Mean squared error of a label map (Fig. 19), over all points and channels.
+
+    Parameters
+    ----------
+    true_map, label_map
+        (ny, nx) or (ny, nx, c) property maps; a point with a NaN in either does not count.
+    where
+        (ny, nx), True at the points that are compared; all by default.
+
+    Returns
+    -------
+    float
+        NaN where no point is left.
+
+    Raises
+    ------
+    InputError
+        The shapes differ.
+    """
+    true, found = _properties(true_map, label_map, where)
+    return float(np.mean((true - found) ** 2)) if true.size else float("nan")
+
+
+def kolmogorov_smirnov(true_map: Array, label_map: Array, where: Array | None = None) -> float:
+    """Two-sample Kolmogorov-Smirnov distance of the values of two (ny, nx) maps (Fig. 19); see `mean_squared_error`.
+
+    Unlike the mean squared error it compares the distributions and not the places.
+    """
+    true, found = _properties(true_map, label_map, where)
+    if true.ndim > 1:
+        raise InputError(f"Kolmogorov-Smirnov distance of {true.shape[1]} channels: give maps of one number per point")
+    return float(ks_2samp(true, found, method="asymp").statistic) if true.size else float("nan")
+
+
+def _domains(truth: Array, labels: Array, where: Array | None) -> tuple[Array, Array]:
+    """Codes 0, 1, … of both arrays at the points that count."""
+    truth, labels, used = _aligned(truth, labels, where)
+    used = used & (truth >= 0) & (labels >= 0)
+    return np.unique(truth[used], return_inverse=True)[1], np.unique(labels[used], return_inverse=True)[1]
+
+
+def _properties(true_map: Array, label_map: Array, where: Array | None) -> tuple[Array, Array]:
+    """Values of both maps at the points that count, (points,) or (points, c)."""
+    true, found, used = _aligned(true_map, label_map, where)
+    channels = tuple(range(used.ndim, true.ndim))
+    used = used & np.isfinite(true).all(axis=channels) & np.isfinite(found).all(axis=channels)
+    return true[used].astype(np.float64), found[used].astype(np.float64)
+
+
+def _aligned(first: Array, second: Array, where: Array | None) -> tuple[Array, Array, Array]:
+    first, second = np.asarray(first), np.asarray(second)
+    used = np.ones(first.shape[:2], bool) if where is None else np.asarray(where, bool)
+    if first.shape != second.shape or used.shape != first.shape[:2]:
+        raise InputError(
+            f"true map {first.shape}, map {second.shape} and mask {used.shape} do not cover the same points: "
+            "all three need the scan's shape"
+        )
+    return first, second, used
