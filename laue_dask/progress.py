@@ -158,13 +158,13 @@ class _Tally:
 
     def line(self) -> str:
         rate = self._rate()
-        left = f", {_duration((self.total - self.count) / rate)} left" if rate and self.count < self.total else ""
+        left = f", {duration((self.total - self.count) / rate)} left" if rate and self.count < self.total else ""
         return f"{self.name}: {self.count:,} of {self.total:,} {self.unit}, {_rate(rate, self.unit)}{left}"
 
     def summary(self) -> str:
         elapsed = self._clock() - self.started
         rate = f", {_rate(self._rate(), self.unit)}" if self.count > self.done else ""
-        return f"{self.name}: {self.count:,} {self.unit} in {_duration(elapsed)}{rate}"
+        return f"{self.name}: {self.count:,} {self.unit} in {duration(elapsed)}{rate}"
 
     def _rate(self) -> float:
         elapsed = self._clock() - self.started
@@ -175,7 +175,8 @@ def _rate(per_second: float, unit: str) -> str:
     return f"{per_second:,.0f} {unit}/s" if per_second >= 10 else f"{per_second:.2g} {unit}/s"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as a person would say them: `12.3 s`, `4 min 05 s`, `2 h 10 min`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

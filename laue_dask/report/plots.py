@@ -159,12 +159,12 @@ def scores(results: xr.Dataset) -> Figure:
 def delegate_gallery(results: xr.Dataset, k: int, patterns: Patterns) -> Figure:
     """Patterns of the delegates, dark on white, framed in the colours of the label map.
 
-    Of more than 24 clusters the largest 24 are shown, and of these only those whose pattern is given.
+    Clusters whose pattern is not given are left out; of more than 24 the largest 24 are shown.
     """
     index, position = _delegates(results, k)
-    sizes = _sizes(_labels(results, k), k)
-    largest = np.sort(np.argsort(-sizes, kind="stable")[:GALLERY_UP_TO])
-    chosen = [int(cluster) for cluster in largest if int(index[cluster]) in patterns]
+    largest = np.argsort(-_sizes(_labels(results, k), k), kind="stable")
+    given = [int(cluster) for cluster in largest if int(index[cluster]) in patterns]
+    chosen = sorted(given[:GALLERY_UP_TO])
     columns = max(1, min(6, len(chosen)))
     rows = -(-len(chosen) // columns)
     figure = Figure(figsize=(max(0.3 + 1.4 * columns, 4.6), 0.75 + 1.72 * rows), dpi=canvas.DPI, facecolor="white")
