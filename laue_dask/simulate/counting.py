@@ -20,8 +20,9 @@ Frame = npt.NDArray[np.int32] | npt.NDArray[np.uint16]
 
 _LEVELS = 96
 _GUIDE = 256
-_TAIL_SHARE = 0.04
-_TAIL_WIDTH = 3.0
+_SHELLS = ((0.91, 1.0, 1e-3), (0.04, 3.0, 0.05), (0.05, 12.0, 0.5))
+"""(share of the photons, width in spot widths, least photons at the centre that are worth drawing): the spot, its
+tail, and the halo of diffuse scattering that the brightest spots of real frames have."""
 
 
 def add_spots(
@@ -35,7 +36,7 @@ def add_spots(
     """Add spots to a picture of expected photons, in place.
 
     A spot is a Gaussian of `sigma_px` convolved with its smear (a Gaussian of the same variance as a uniform streak),
-    and 4 % of it lies in a Gaussian three times as wide: the tails that bright spots show on real frames.
+    with two wider shells about it.
 
     Parameters
     ----------
@@ -48,28 +49,33 @@ def add_spots(
     sigma_px
         Standard deviation without smear.
     """
-    variance = sigma_px**2 + smear**2 / 12
-    covariance = smear[:, 0] * smear[:, 1] / 12
-    _stamp(photons, row, column, total, variance[:, 0], variance[:, 1], covariance, 1 - _TAIL_SHARE)
-    # A tail below a twentieth of a photon per pixel is lost in any background.
-    bright = total * _TAIL_SHARE > 0.05 * 2 * np.pi * (_TAIL_WIDTH * sigma_px) ** 2
-    extra = (_TAIL_WIDTH**2 - 1) * sigma_px**2
-    wide = variance[bright] + extra
-    _stamp(photons, row[bright], column[bright], total[bright], wide[:, 0], wide[:, 1], covariance[bright], _TAIL_SHARE)
+    for share, width, least in _SHELLS:
+        variance = (width * sigma_px) ** 2 + smear**2 / 12
+        drawn = np.flatnonzero(share * total > least * 2 * np.pi * (width * sigma_px) ** 2)
+        _stamp(
+            photons,
+            row[drawn],
+            column[drawn],
+            share * total[drawn],
+            variance[drawn, 0],
+            variance[drawn, 1],
+            (smear[:, 0] * smear[:, 1])[drawn] / 12,
+            least / 5,
+        )
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
 def _stamp(
-    photons: Any, row: Any, column: Any, total: Any, row_var: Any, column_var: Any, covariance: Any, share: float
+    photons: Any, row: Any, column: Any, total: Any, row_var: Any, column_var: Any, covariance: Any, floor: float
 ) -> None:
     rows, columns = photons.shape
     for i in range(row.size):
         determinant = row_var[i] * column_var[i] - covariance[i] ** 2
-        peak = share * total[i] / (2 * np.pi * np.sqrt(determinant))
-        if peak < 1e-3:
+        peak = total[i] / (2 * np.pi * np.sqrt(determinant))
+        if peak <= floor:
             continue
-        # Out to where a thousandth of a photon is expected, at most six standard deviations.
-        reach = min(36.0, 2 * np.log(peak / 1e-3))
+        # Out to where `floor` photons are expected, at most six standard deviations.
+        reach = min(36.0, 2 * np.log(peak / floor))
         half_rows, half_columns = np.sqrt(reach * row_var[i]), np.sqrt(reach * column_var[i])
         a = 0.5 * column_var[i] / determinant
         b = covariance[i] / determinant

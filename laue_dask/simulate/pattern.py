@@ -56,6 +56,28 @@ class Spots:
     smear: FloatArray
 
 
+@dataclass(frozen=True, eq=False)
+class Grain:
+    """One crystal under the beam.
+
+    Attributes
+    ----------
+    crystal
+        Its phase.
+    orientation
+        U (3, 3) in the laboratory frame.
+    weight
+        Share of the illuminated volume.
+    spread
+        Rotation vector (3,) in degrees: orientation spread within the beam.
+    """
+
+    crystal: Crystal
+    orientation: FloatArray
+    weight: float
+    spread: FloatArray
+
+
 @dataclass(frozen=True)
 class Exposure:
     """What turns spots into counts of the detector.
@@ -202,6 +224,22 @@ def render(
     bad = np.random.default_rng(1).integers(0, flat.size, detector.bad_pixels)
     flat[bad] = -2 if detector.dtype == "int32" else detector.saturation
     return frame
+
+
+def expose(
+    grains: Sequence[Grain],
+    detector: Detector,
+    exposure: Exposure,
+    *,
+    rng: np.random.Generator,
+    energy_range_keV: tuple[float, float] = ENERGY_RANGE_KEV,
+) -> Frame:
+    """Frame of all that is under the beam: `spots` of each grain, rendered together."""
+    patterns = [
+        (spots(g.crystal, g.orientation, detector, energy_range_keV=energy_range_keV, spread=g.spread), g.weight)
+        for g in grains
+    ]
+    return render(patterns, detector, exposure, rng=rng)
 
 
 def bell(length: int, top: float) -> npt.NDArray[np.float32]:

@@ -19,7 +19,7 @@ from laue_dask.simulate.counting import Frame
 from laue_dask.simulate.crystal import Crystal, FloatArray, random_orientations, twin
 from laue_dask.simulate.detector import DETECTORS, Detector
 from laue_dask.simulate.materials import CRYSTALS, random_crystal
-from laue_dask.simulate.pattern import Exposure, Spots, render, spots
+from laue_dask.simulate.pattern import Exposure, Grain, expose, spots
 
 N_CONFIGURATIONS = 32
 N_VIEWS = 4
@@ -31,16 +31,6 @@ NEIGHBOUR_SHARE = 0.25
 
 _SHARES = {"pilatus1m": 0.7, "scmos": 0.15, "marccd165": 0.15}
 _TWIN_PLANES = ((1, 0, 1), (0, 1, 1), (1, 1, 1), (1, 0, 2), (1, 1, 2), (0, 0, 1))
-
-
-@dataclass(frozen=True, eq=False)
-class Grain:
-    """One crystal under the beam: orientation U (3, 3), share of the volume, orientation spread (3,) in degrees."""
-
-    crystal: Crystal
-    orientation: FloatArray
-    weight: float
-    spread: FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,10 +67,9 @@ class Experiment:
             grains = [replace(g, weight=g.weight * (1 - share)) for g in grains]
             grains += [replace(g, weight=g.weight * share) for g in self.configurations[other]]
         streak = rng.uniform(0.6, 1.4)
-        patterns = [
-            (self._spots(replace(g, spread=streak * g.spread)), g.weight * rng.uniform(0.85, 1.15)) for g in grains
+        grains = [
+            replace(g, weight=g.weight * float(rng.uniform(0.85, 1.15)), spread=streak * g.spread) for g in grains
         ]
-        patterns += [(self._spots(g), g.weight) for g in self.substrate]
         low, high = (level * rng.uniform(0.6, 1.6) for level in self.exposure.background)
         row, column = np.array(self.exposure.background_centre) + rng.normal(0, 0.05, size=2)
         exposure = replace(
@@ -89,15 +78,8 @@ class Experiment:
             background=(min(low, high), max(low, high)),
             background_centre=(float(row), float(column)),
         )
-        return render(patterns, self.detector, exposure, rng=rng)
-
-    def _spots(self, grain: Grain) -> Spots:
-        return spots(
-            grain.crystal,
-            grain.orientation,
-            self.detector,
-            energy_range_keV=self.energy_range_keV,
-            spread=grain.spread,
+        return expose(
+            (*grains, *self.substrate), self.detector, exposure, rng=rng, energy_range_keV=self.energy_range_keV
         )
 
 
@@ -186,7 +168,13 @@ def _moved(detector: Detector, rng: np.random.Generator) -> Detector:
 
 def _exposure(drawn: Experiment, binning: int, rng: np.random.Generator) -> Exposure:
     """Counts, spot size and background such that the brightest spots have 10³ to 6 × 10⁵ counts."""
-    brightest = [drawn._spots(c[0]).intensity.max(initial=0) for c in drawn.configurations[:4]]
+    first = [configuration[0] for configuration in drawn.configurations[:4]]
+    brightest = [
+        spots(g.crystal, g.orientation, drawn.detector, energy_range_keV=drawn.energy_range_keV).intensity.max(
+            initial=0
+        )
+        for g in first
+    ]
     counts = np.exp(rng.uniform(np.log(2e3), np.log(6e5))) / max(float(np.median(brightest)), 1e-3)
     camera = drawn.detector.dtype == "uint16"
     high = float(np.exp(rng.uniform(np.log(0.5), np.log(120 if camera else 60))))

@@ -1,0 +1,156 @@
+"""A whole scan: one TIFF per point of a specimen, and what is true about it.
+
+Frame i follows from (seed, i) alone, so frames can be made in any order, by any number of processes.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from laue_dask.errors import InputError
+from laue_dask.simulate.counting import Frame
+from laue_dask.simulate.detector import Detector
+from laue_dask.simulate.pattern import Exposure, expose
+from laue_dask.simulate.specimens import Specimen
+from laue_dask.simulate.tiff import Stage, write_tiff
+
+Order = Literal["raster", "snake"]
+
+STEP_MM = 0.005
+"""Distance of neighbouring points (the paper's 5 µm)."""
+
+_ORIGIN_MM = (6.0, 6.0)
+_SECONDS = 2.5
+_BEAM_NOISE = 0.03
+
+
+def default_exposure(detector: Detector) -> Exposure:
+    """Counts and background that resemble the published frames of the detector's kind."""
+    if detector.dtype == "int32":
+        return Exposure(counts=1e5, background=(2.0, 20.0))
+    return Exposure(counts=2e4, spot_sigma_px=1.2, background=(5.0, 60.0), background_centre=(0.45, 0.5))
+
+
+def frame(specimen: Specimen, detector: Detector, point: int, *, seed: int, exposure: Exposure | None = None) -> Frame:
+    """Frame (rows, columns) of one point.
+
+    Parameters
+    ----------
+    specimen, detector
+        What is scanned, and with what.
+    point
+        Row-major, ``y * nx + x``.
+    seed
+        Of the noise and the beam's drift; the specimen has its own.
+    exposure
+        `default_exposure` where not given.
+
+    Raises
+    ------
+    InputError
+        The specimen has no such point.
+    """
+    _check(specimen, point)
+    rng = np.random.default_rng([seed, point])
+    given = exposure or default_exposure(detector)
+    drifted = Exposure(
+        given.counts * _monitor(seed, point), given.spot_sigma_px, given.background, given.background_centre
+    )
+    return expose(specimen.at(point), detector, drifted, rng=rng)
+
+
+def write_frame(
+    specimen: Specimen, detector: Detector, point: int, path: Path, *, seed: int, exposure: Exposure | None = None
+) -> None:
+    """Write `frame` to `path` as TIFF with the beamline's header; the file appears only when complete.
+
+    The stage starts at (6, 6) mm and moves by 5 µm per point, x along the fast axis.
+    """
+    made = frame(specimen, detector, point, seed=seed, exposure=exposure)
+    y, x = divmod(point, specimen.shape[1])
+    monitor = 2750 * _monitor(seed, point)
+    stage = Stage(_ORIGIN_MM[0] + x * STEP_MM, _ORIGIN_MM[1] + y * STEP_MM, monitor, _SECONDS)
+    write_tiff(path, made, detector, stage)
+
+
+def frame_name(prefix: str, detector: Detector, number: int) -> str:
+    """File name of the frame acquired as `number` (from 0): PILATUS files count from 1, camera files from 0."""
+    return f"{prefix}_{number + (1 if detector.dtype == 'int32' else 0):05d}.tif"
+
+
+def acquired(specimen: Specimen, number: int, *, order: Order = "raster") -> int:
+    """Point (row-major) that is acquired as `number`, from 0: in `snake` order every second row runs backwards."""
+    _check(specimen, number)
+    y, x = divmod(number, specimen.shape[1])
+    return y * specimen.shape[1] + (specimen.shape[1] - 1 - x if order == "snake" and y % 2 else x)
+
+
+def write_scan(
+    specimen: Specimen,
+    detector: Detector,
+    folder: Path,
+    *,
+    seed: int,
+    prefix: str = "scan",
+    order: Order = "raster",
+    numbers: Iterable[int] | None = None,
+    exposure: Exposure | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Write frames and `truth.npz` into `folder`, which is made where it is missing.
+
+    Parameters
+    ----------
+    order
+        In which the points are visited, hence numbered.
+    numbers
+        Acquisition numbers to write, all by default.
+    progress
+        Called after each file with the number of files written so far.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_truth(specimen, folder / "truth.npz")
+    chosen = range(specimen.shape[0] * specimen.shape[1]) if numbers is None else numbers
+    for done, number in enumerate(chosen, start=1):
+        path = folder / frame_name(prefix, detector, number)
+        write_frame(specimen, detector, acquired(specimen, number, order=order), path, seed=seed, exposure=exposure)
+        if progress is not None:
+            progress(done)
+
+
+def write_truth(specimen: Specimen, path: Path) -> None:
+    """Write what is true: arrays without pickles, and the file appears only when complete.
+
+    ``domain`` int32, ``angle`` float64 in degrees and ``edge`` bool are (ny, nx); ``orientation`` (n_domains, 3, 3) is
+    U in the laboratory frame (x along the beam, z up), ``crystal`` (n_domains,) the name and ``cell`` (n_domains, 6)
+    the lattice parameters of each domain.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            np.savez(
+                file,
+                domain=specimen.domain,
+                angle=specimen.angle,
+                edge=specimen.edge,
+                orientation=specimen.orientations,
+                crystal=np.array([c.name for c in specimen.crystals]),
+                cell=np.array([c.cell for c in specimen.crystals]),
+            )
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _monitor(seed: int, point: int) -> float:
+    """Intensity of the beam at one point, about 1."""
+    return float(np.exp(_BEAM_NOISE * np.random.default_rng([seed, point, 1]).standard_normal()))
+
+
+def _check(specimen: Specimen, point: int) -> None:
+    n = specimen.shape[0] * specimen.shape[1]
+    if not 0 <= point < n:
+        raise InputError(f"point {point}: specimen '{specimen.kind}' of shape {specimen.shape} has points 0 to {n - 1}")

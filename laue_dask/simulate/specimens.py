@@ -1,0 +1,324 @@
+"""Specimens whose every domain is known: grains, twins, two phases, bent grains, lamellae as fine as the beam.
+
+All kinds are one construction. Grains are the Voronoi cells of a few seeds; a grain is one domain or is cut into
+lamellae that alternate between two domains (twins, martensite variants); and it may be bent, so that its orientation
+turns steadily across it. Positions are in units of the scanning step, (y, x), the first point at the origin.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
+
+from laue_dask.errors import InputError
+from laue_dask.simulate.crystal import (
+    Crystal,
+    FloatArray,
+    direct_basis,
+    random_orientations,
+    rotation_about,
+    symmetry_rotations,
+    twin,
+)
+from laue_dask.simulate.materials import CRYSTALS
+from laue_dask.simulate.pattern import Grain
+
+SAMPLE_TILT_DEG = 40.0
+"""Between the incident beam and the specimen's surface (BM32)."""
+
+BEAM_RADIUS = 0.3
+"""Of the beam on the specimen, in steps: a point this near to a boundary sees both sides."""
+
+_EDGE_SHARE = 0.05
+_MOSAIC_DEG = 0.06
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Where the domains of a specimen are.
+
+    Attributes
+    ----------
+    seeds
+        (n_grains, 2) centres of the Voronoi cells, steps.
+    first
+        (n_grains,) first domain of each grain.
+    lamellae
+        (n_grains, 3): direction of the lamellae's normal in radians, their width in steps (infinite for a grain in one
+        piece) and their offset in steps.
+    """
+
+    seeds: FloatArray
+    first: npt.NDArray[np.int32]
+    lamellae: FloatArray
+
+    def domain_at(self, positions: FloatArray) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """Domain and grain at `positions` (n, 2)."""
+        grain = np.asarray(cKDTree(self.seeds).query(positions)[1], dtype=np.int32)
+        angle, width, offset = self.lamellae[grain].T
+        along = positions[:, 0] * np.sin(angle) + positions[:, 1] * np.cos(angle) + offset
+        variant = np.floor(along / width).astype(np.int64) % 2
+        variant[~np.isfinite(width)] = 0
+        return self.first[grain] + variant.astype(np.int32), grain
+
+
+@dataclass(frozen=True, eq=False)
+class Specimen:
+    """A specimen on a grid of (ny, nx) points.
+
+    Attributes
+    ----------
+    kind, shape, seed
+        What it was made from.
+    crystals
+        (n_domains,) phase of each domain.
+    orientations
+        (n_domains, 3, 3) U of each domain, laboratory frame, at the seed of its grain.
+    layout
+        Where the domains are.
+    bending
+        (n_grains, 2, 3) degrees per step along y and x, as rotation vectors in the laboratory frame.
+    """
+
+    kind: str
+    shape: tuple[int, int]
+    seed: int
+    crystals: tuple[Crystal, ...]
+    orientations: FloatArray
+    layout: Layout
+    bending: FloatArray
+
+    def at(self, point: int) -> list[Grain]:
+        """What the beam meets at point ``y * nx + x``, the largest share first."""
+        domains, shares, grains = self._footprint(np.array([point]))
+        order = np.argsort(-shares[0], kind="stable")
+        position = np.array(divmod(point, self.shape[1]), dtype=np.float64)
+        return [
+            Grain(
+                self.crystals[domains[0, k]],
+                self._orientation(domains[0, k], grains[0, k], position),
+                float(shares[0, k]),
+                self._spread(grains[0, k]),
+            )
+            for k in order
+            if shares[0, k] > 0
+        ]
+
+    @cached_property
+    def domain(self) -> npt.NDArray[np.int32]:
+        """(ny, nx) domain with the largest share at each point."""
+        return self._maps[0]
+
+    @cached_property
+    def edge(self) -> npt.NDArray[np.bool_]:
+        """(ny, nx) True where another domain has 5 % or more."""
+        return self._maps[1]
+
+    @cached_property
+    def angle(self) -> FloatArray:
+        """(ny, nx) degrees between the surface normal and the nearest a axis of the lattice (Figure 1)."""
+        normal = surface_normal()
+        angle = np.empty(self.shape)
+        grain = self._maps[2]
+        for point, (domain, cell) in enumerate(zip(self.domain.ravel(), grain.ravel(), strict=True)):
+            crystal = self.crystals[domain]
+            orientation = self._orientation(domain, cell, np.array(divmod(point, self.shape[1]), dtype=np.float64))
+            cosines = np.abs(_a_axes(crystal) @ (orientation.T @ normal)).max()
+            angle.flat[point] = np.degrees(np.arccos(min(1.0, cosines)))
+        return angle
+
+    @cached_property
+    def _maps(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_], npt.NDArray[np.int32]]:
+        domains, shares, grains = self._footprint(np.arange(self.shape[0] * self.shape[1]))
+        best = shares.argmax(axis=1)[:, None]
+        largest = np.take_along_axis(shares, best, axis=1)[:, 0]
+        return (
+            np.take_along_axis(domains, best, axis=1).reshape(self.shape),
+            (1 - largest >= _EDGE_SHARE).reshape(self.shape),
+            np.take_along_axis(grains, best, axis=1).reshape(self.shape),
+        )
+
+    def _footprint(
+        self, points: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int32], FloatArray, npt.NDArray[np.int32]]:
+        """Domains under the beam at each point, their shares (0 for repetitions) and grains; each (n, samples)."""
+        offsets = _beam()
+        centres = np.stack(np.divmod(points, self.shape[1]), axis=1).astype(np.float64)
+        domain, grain = self.layout.domain_at((centres[:, None, :] + offsets).reshape(-1, 2))
+        domain, grain = domain.reshape(len(points), -1), grain.reshape(len(points), -1)
+        order = np.argsort(domain, axis=1, kind="stable")
+        domain, grain = np.take_along_axis(domain, order, axis=1), np.take_along_axis(grain, order, axis=1)
+        starts = np.ones(domain.shape, dtype=bool)
+        starts[:, 1:] = domain[:, 1:] != domain[:, :-1]
+        shares = np.zeros(domain.shape)
+        flat = np.flatnonzero(starts)
+        shares.flat[flat] = np.diff(np.append(flat, domain.size)) / domain.shape[1]
+        return domain, shares, grain
+
+    def _orientation(self, domain: np.integer, grain: np.integer, position: FloatArray) -> FloatArray:
+        vector = (position - self.layout.seeds[grain]) @ self.bending[grain]
+        return np.asarray(Rotation.from_rotvec(np.radians(vector)).as_matrix() @ self.orientations[domain])
+
+    def _spread(self, grain: np.integer) -> FloatArray:
+        """Orientation spread under the beam: a little mosaic, and the bending over the beam's width."""
+        mosaic = np.array([_MOSAIC_DEG, 0.0, 0.0])
+        return np.asarray(mosaic + self.bending[grain].sum(axis=0) * 2 * BEAM_RADIUS)
+
+
+def surface_normal() -> FloatArray:
+    """Normal of the specimen's surface in the laboratory frame, (3,)."""
+    tilt = np.radians(SAMPLE_TILT_DEG)
+    return np.array([-np.sin(tilt), 0.0, np.cos(tilt)])
+
+
+def specimen(kind: str, shape: tuple[int, int] = (30, 30), seed: int = 0) -> Specimen:
+    """Make a specimen.
+
+    Parameters
+    ----------
+    kind
+        One of `KINDS`.
+
+        - ``grains``: copper, one domain per grain.
+        - ``twins``: tetragonal BaTiO3; in two grains of three, lamellae of a 90° twin, 3 to 6 steps wide.
+        - ``two_phases``: cubic and monoclinic AuCuZn; the martensite grains alternate between two variants.
+        - ``bent``: BaTiO3 grains whose orientation turns by 1 to 2° from side to side.
+        - ``fine_twins``: as ``twins``, with lamellae of 0.7 to 1.5 steps, so that most points see both variants.
+    shape
+        (ny, nx).
+    seed
+        Of everything random in it.
+
+    Raises
+    ------
+    InputError
+        The kind is unknown or the shape is empty.
+    """
+    if kind not in _MAKERS:
+        raise InputError(f"specimen '{kind}' is unknown: choose one of {', '.join(KINDS)}")
+    if min(shape) < 1:
+        raise InputError(f"specimen '{kind}': shape {shape} has no points: both lengths must be 1 or more")
+    rng = np.random.default_rng([seed, KINDS.index(kind)])
+    # Larger scans show more grains, and larger ones.
+    n_grains = max(2, round(6 * (shape[0] * shape[1] / 900) ** 0.25))
+    return _MAKERS[kind](shape, seed, n_grains, rng)
+
+
+def _assemble(
+    kind: str,
+    shape: tuple[int, int],
+    seed: int,
+    variants: list[list[tuple[Crystal, FloatArray]]],
+    widths: tuple[float, float],
+    bend_deg: tuple[float, float],
+    rng: np.random.Generator,
+) -> Specimen:
+    """Specimen of grains with one or two `variants` each, lamella widths and bends drawn from ranges."""
+    n = len(variants)
+    counts = [len(v) for v in variants]
+    first = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int32)
+    width = np.where(np.array(counts) > 1, rng.uniform(*widths, size=n), np.inf)
+    lamellae = np.stack([rng.uniform(0, np.pi, size=n), width, rng.uniform(0, 100, size=n)], axis=1)
+    layout = Layout(_seeds(n, shape, rng), first, lamellae)
+    across = np.sqrt(shape[0] * shape[1] / n)
+    direction = rng.uniform(0, np.pi, size=n)
+    axis = rng.normal(size=(n, 3))
+    axis *= (rng.uniform(*bend_deg, size=n) / across / np.linalg.norm(axis, axis=1))[:, None]
+    bending = np.stack([np.sin(direction), np.cos(direction)], axis=1)[:, :, None] * axis[:, None, :]
+    flat = [domain for grain in variants for domain in grain]
+    return Specimen(
+        kind, shape, seed, tuple(c for c, _ in flat), np.stack([u for _, u in flat]), layout, np.asarray(bending)
+    )
+
+
+def _seeds(n: int, shape: tuple[int, int], rng: np.random.Generator) -> FloatArray:
+    """Centres that keep apart: each is the farthest from the others of 30 random candidates."""
+    seeds = rng.uniform(0, 1, size=(1, 2)) * shape
+    while len(seeds) < n:
+        candidates = rng.uniform(0, 1, size=(30, 2)) * shape
+        distance, _ = cKDTree(seeds).query(candidates)
+        seeds = np.vstack([seeds, candidates[np.argmax(distance)]])
+    return seeds - 0.5
+
+
+def _grains(shape: tuple[int, int], seed: int, n: int, rng: np.random.Generator) -> Specimen:
+    copper = CRYSTALS["Cu"]
+    return _assemble("grains", shape, seed, [[(copper, u)] for u in random_orientations(n, rng)], (1, 1), (0, 0.1), rng)
+
+
+def _twinned(n: int, rng: np.random.Generator) -> list[list[tuple[Crystal, FloatArray]]]:
+    barium_titanate = CRYSTALS["BaTiO3"]
+    planes = ((1, 0, 1), (0, 1, 1), (-1, 0, 1), (0, -1, 1))
+    grains: list[list[tuple[Crystal, FloatArray]]] = []
+    for i, u in enumerate(random_orientations(n, rng)):
+        operation = twin(barium_titanate, planes[rng.integers(len(planes))])
+        grains.append([(barium_titanate, u)] + ([(barium_titanate, u @ operation)] if i % 3 else []))
+    return grains
+
+
+def _twins(shape: tuple[int, int], seed: int, n: int, rng: np.random.Generator) -> Specimen:
+    return _assemble("twins", shape, seed, _twinned(n, rng), (3, 6), (0, 0.1), rng)
+
+
+def _fine_twins(shape: tuple[int, int], seed: int, n: int, rng: np.random.Generator) -> Specimen:
+    return _assemble("fine_twins", shape, seed, _twinned(n, rng), (0.7, 1.5), (0, 0.1), rng)
+
+
+def _bent(shape: tuple[int, int], seed: int, n: int, rng: np.random.Generator) -> Specimen:
+    barium_titanate = CRYSTALS["BaTiO3"]
+    grains = [[(barium_titanate, u)] for u in random_orientations(n, rng)]
+    return _assemble("bent", shape, seed, grains, (1, 1), (1, 2), rng)
+
+
+def _two_phases(shape: tuple[int, int], seed: int, n: int, rng: np.random.Generator) -> Specimen:
+    """One austenite orientation; every second grain has transformed into two of its variants.
+
+    A variant is the martensite laid on the austenite (its b and c axes along [010] and [101] of the parent), turned by
+    one of the parent's symmetry operations.
+    """
+    austenite, martensite = CRYSTALS["AuCuZn"], CRYSTALS["AuCuZn-M18R"]
+    lattice = symmetry_rotations(austenite).as_matrix()
+    laid = rotation_about([0.0, 1.0, 0.0], 45.0)
+    grains: list[list[tuple[Crystal, FloatArray]]] = []
+    for i, parent in enumerate(random_orientations(n, rng)):
+        if i % 2 == 0:
+            grains.append([(austenite, parent)])
+        else:
+            grains.append([(martensite, grains[-1][0][1] @ lattice[k] @ laid) for k in _two_variants(lattice, rng)])
+    return _assemble("two_phases", shape, seed, grains, (3, 6), (0, 0.1), rng)
+
+
+def _two_variants(lattice: FloatArray, rng: np.random.Generator) -> npt.NDArray[np.intp]:
+    """Two operations that move the martensite's b axis to different parent axes, hence distinct variants."""
+    axis = np.abs(lattice[:, :, 1]).argmax(axis=1)
+    first = int(rng.integers(len(lattice)))
+    others = np.flatnonzero(axis != axis[first])
+    return np.array([first, rng.choice(others)], dtype=np.intp)
+
+
+def _a_axes(crystal: Crystal) -> FloatArray:
+    """Unit vectors (n, 3) along a and its equivalents, in the crystal's Cartesian frame."""
+    a = direct_basis(crystal)[:, 0]
+    return np.asarray(symmetry_rotations(crystal).apply(a / np.linalg.norm(a)))
+
+
+def _beam() -> FloatArray:
+    """Offsets (n, 2) that sample the round beam evenly."""
+    line = np.linspace(-1, 1, 7) * BEAM_RADIUS
+    offsets = np.stack(np.meshgrid(line, line, indexing="ij"), axis=-1).reshape(-1, 2)
+    return np.asarray(offsets[(offsets**2).sum(axis=1) <= BEAM_RADIUS**2 * 1.001])
+
+
+_MAKERS: Mapping[str, Callable[[tuple[int, int], int, int, np.random.Generator], Specimen]] = {
+    "grains": _grains,
+    "twins": _twins,
+    "two_phases": _two_phases,
+    "bent": _bent,
+    "fine_twins": _fine_twins,
+}
+KINDS: tuple[str, ...] = tuple(_MAKERS)
+"""Names of the specimens."""
