@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -14,6 +15,8 @@ from laue_dask.report import canvas
 from laue_dask.report.canvas import INK, SMALL, TEXT, Box
 
 UNUSABLE = "no usable pattern"
+SPARSE = 0.25
+"""Share of points with a value below which each is drawn large enough to be seen."""
 
 _RGB_SCHEME = "components $x_1$, $x_2$, $x_3$ as\nred, green and blue,\neach over its range"
 
@@ -86,14 +89,16 @@ def scalar_figure(values: NDArray[np.float32], *, title: str, facts: str, label:
     finite = np.isfinite(values)
     # a few outliers must not take the whole range of colours
     low, high = float(values[finite].min()), float(np.quantile(values[finite], 0.995))
-    image = axes.imshow(
-        np.ma.masked_invalid(values),
-        cmap="viridis",
-        vmin=low,
-        vmax=high,
-        interpolation="nearest",
-        aspect=axes.get_aspect(),
-    )
+    limits = Normalize(low, high)
+    image: ScalarMappable
+    if finite.mean() < SPARSE:
+        y, x = np.nonzero(finite)
+        # points of a large scan would be too small to see, or lost between the figure's pixels
+        side = max(72 * box.width / values.shape[1], 3.5)
+        image = axes.scatter(x, y, c=values[finite], s=side**2, marker="s", linewidth=0, cmap="viridis", norm=limits)
+    else:
+        shown = np.ma.masked_invalid(values)
+        image = axes.imshow(shown, cmap="viridis", norm=limits, interpolation="nearest", aspect=axes.get_aspect())
     bar = figure.colorbar(
         image,
         cax=key,

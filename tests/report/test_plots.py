@@ -151,6 +151,17 @@ def test_reconstruction_error_says_for_how_many_points_it_was_computed(results):
     assert legend_texts(figure) == ["not computed (120)"]
 
 
+def test_few_points_of_a_large_scan_are_drawn_large_enough_to_be_seen(make_results):
+    results = make_results(shape=(200, 300))
+    error = results["reconstruction_error"].values
+    error[:] = np.nan
+    error[[3, 150], [299, 0]] = 0.1, 0.2
+    (points,) = plots.reconstruction_map(results).axes[MAP].collections
+    np.testing.assert_array_equal(points.get_offsets(), [[299, 3], [0, 150]])
+    np.testing.assert_allclose(points.get_array(), [0.1, 0.2])
+    assert points.get_sizes().min() > 3**2
+
+
 def test_a_constant_map_can_be_drawn(results):
     results["reconstruction_error"][:] = 0.5
     canvas.png(plots.reconstruction_map(results))
