@@ -1,9 +1,13 @@
 """Fixtures shared by all tests."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from laue_dask.compute.cluster import Workers, start
+from laue_dask.config import ClusterConfig
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -15,3 +19,10 @@ def data_dir() -> Path:
     if not (folder / "frames").is_dir():
         pytest.skip(f"real data not found: no folder {folder / 'frames'} (set LAUE_DASK_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def workers() -> Iterator[Workers]:
+    """Two CPU workers, started once for all tests that need them."""
+    with start(ClusterConfig(workers=2, gpu="never")) as running:
+        yield running
