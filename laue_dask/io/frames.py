@@ -1,0 +1,369 @@
+"""Detector frames on disk: where they are (`discover`), what is in them (`read_frame`) and beside them (`frame_info`).
+
+TIFF, PILATUS and MarCCD are read by `io.tiff`, HDF5 by `io.hdf5`, everything else by fabio. A frame that cannot be used
+raises `FrameError` with a short reason; nothing warns, prints or hangs.
+"""
+
+import base64
+import bz2
+import glob
+import gzip
+import hashlib
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Self, cast
+
+import fabio
+import numpy as np
+from numpy.typing import NDArray
+
+from laue_dask.errors import FrameError, InputError
+from laue_dask.io import hdf5, headers, tiff
+from laue_dask.io.headers import Header
+
+# What fabio has to say about a damaged file is in the FrameError.
+logging.getLogger("fabio").setLevel(logging.CRITICAL + 1)
+
+TIFF_SUFFIXES = (".tif", ".tiff", ".mccd")
+SUFFIXES = frozenset(
+    (*TIFF_SUFFIXES, *hdf5.SUFFIXES, ".edf", ".cbf", ".img", ".mar3450", ".mar2300", ".sfrm", ".esperanto")
+)
+"""Files of a folder that are frames; `.gz` and `.bz2` behind them are looked through."""
+
+_PACKED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open}
+_CBF_BINARY = b"\x0c\x1a\x04\xd5"
+_LISTED = re.compile(r"(?P<path>.*?)(?:::(?P<dataset>[^\[\]]*))?(?:\[(?P<index>\d+)\])?", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class FrameRef:
+    """Where one frame is.
+
+    Attributes
+    ----------
+    path
+        File.
+    dataset
+        HDF5 dataset; ``None`` in other files.
+    index
+        Number of the frame within a file or dataset of several, from 0; ``None`` for the only one.
+    """
+
+    path: str
+    dataset: str | None = None
+    index: int | None = None
+
+    def __str__(self) -> str:
+        dataset = "" if self.dataset is None else f"::{self.dataset}"
+        return f"{self.path}{dataset}" + ("" if self.index is None else f"[{self.index}]")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The reference that `str` wrote: `file.tif`, `file.tif[3]` or `file.h5::/path[12]`."""
+        found = _LISTED.fullmatch(text)
+        if found is None:
+            raise ValueError(f"not a reference to a frame: {text!r}")
+        index = found["index"]
+        return cls(found["path"], found["dataset"], None if index is None else int(index))
+
+
+@dataclass(frozen=True)
+class FrameInfo:
+    """A frame's `shape` (rows, columns), native `dtype`, and what its header tells; see `io.headers.Header`."""
+
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+    position: tuple[float, float] | None = None
+    pixel_size_um: float | None = None
+    exposure_s: float | None = None
+    detector: str | None = None
+
+
+def discover(src: str | Path) -> list[FrameRef]:
+    """Find the frames of a scan, in the order of acquisition (natural order of the names: img_2 before img_10).
+
+    Parameters
+    ----------
+    src
+        Folder of frames, or of one sub-folder `…_01`, `…_02` per line of the scan; glob; text file with one path per
+        line (relative to the file, `#` comments); file of one or several frames; HDF5 file with or without `::/path`.
+
+    Returns
+    -------
+    refs
+        One per frame. Files are not opened, except HDF5 files and the first and last file of a series: where these hold
+        several frames, the others are counted too.
+
+    Raises
+    ------
+    InputError
+        Nothing there, several kinds of frames in one folder, or no (or more than one) dataset of frames.
+    """
+    text = str(src)
+    name, separator, dataset = text.partition("::")
+    path = Path(name)
+    if separator:
+        files = [name] if path.exists() else _globbed(name)
+        return _expand(files, dataset)
+    if path.is_dir():
+        return _expand(_in_folder(path), None)
+    if path.is_file():
+        return _expand([name], None) if _suffix(name) in SUFFIXES else _in_list(path)
+    return _expand(_globbed(name), None)
+
+
+def read_frame(ref: FrameRef) -> NDArray[Any]:
+    """Read one frame.
+
+    Returns
+    -------
+    frame : (row, column)
+        In the detector's own dtype and the native byte order; never padded.
+
+    Raises
+    ------
+    FrameError
+        Why it cannot be used, without its name.
+    """
+    return load(ref)[0]
+
+
+def read_position(ref: FrameRef) -> tuple[float, float] | None:
+    """Stage coordinates (y, x) from the header, or ``None`` where there are none or the frame cannot be read."""
+    try:
+        return frame_info(ref).position
+    except FrameError:
+        return None
+
+
+def frame_info(ref: FrameRef) -> FrameInfo:
+    """Shape, dtype and header of one frame; of TIFF and HDF5 without reading its pixels.
+
+    Raises
+    ------
+    FrameError
+        As `read_frame`.
+    """
+    if ref.dataset is None and _suffix(ref.path) not in TIFF_SUFFIXES:
+        return load(ref)[1]
+    return cast(FrameInfo, _guarded(_scan_header, ref))
+
+
+def load(ref: FrameRef) -> tuple[NDArray[Any], FrameInfo]:
+    """Pixels and header of one frame at once; raises as `read_frame`."""
+    frame, header = _guarded(_read, ref)
+    if frame.ndim != 2:
+        raise FrameError(f"is not 2-D: shape {frame.shape}")
+    if frame.dtype.kind not in "iufb":
+        raise FrameError(f"dtype {frame.dtype} is not a number")
+    frame = np.ascontiguousarray(frame, dtype=frame.dtype.newbyteorder("="))
+    return frame, _info(frame.shape, frame.dtype, header)
+
+
+def _read(ref: FrameRef) -> tuple[NDArray[Any], Header]:
+    if ref.dataset is not None:
+        return hdf5.read_frame(ref.path, ref.dataset, ref.index)
+    with _open(ref.path) as file:
+        head = file.read(512)
+        if head[:4] in tiff.MAGIC or _suffix(ref.path) in TIFF_SUFFIXES:
+            return tiff.read_frame(file, ref.index)
+        if not head:
+            raise FrameError("is empty")
+        text = _checked_cbf(head + file.read()) if head.startswith(b"###CBF") else ""
+    with fabio.open(ref.path) as image:
+        if ref.index is None and image.nframes != 1:
+            raise FrameError(f"holds {image.nframes} frames, one was expected")
+        if (ref.index or 0) >= image.nframes:
+            raise FrameError(f"frame {ref.index} is not in the file, which ends at {image.nframes - 1}")
+        frame = image.getframe(ref.index) if ref.index else image
+        if image.classname == "EdfImage":
+            _check_edf(frame)
+        data = np.array(frame.data)
+        return data, headers.from_text(text) if text else headers.from_edf(dict(frame.header))
+
+
+def _scan_header(ref: FrameRef) -> FrameInfo:
+    if ref.dataset is not None:
+        return _info(*hdf5.read_header(ref.path, ref.dataset, ref.index))
+    with _open(ref.path) as file:
+        page = tiff.read_page(file, ref.index)
+        return _info(page.shape, page.dtype.newbyteorder("="), tiff.read_header(file, page))
+
+
+def _info(shape: tuple[int, ...], dtype: np.dtype[Any], header: Header) -> FrameInfo:
+    rows, columns = shape
+    return FrameInfo((rows, columns), dtype, header.position, header.pixel_size_um, header.exposure_s, header.detector)
+
+
+def _guarded(read: Any, ref: FrameRef) -> Any:
+    """Call `read`, and turn what the libraries raise on damaged files into a reason."""
+    try:
+        return read(ref)
+    except (FrameError, MemoryError):
+        raise
+    except FileNotFoundError as error:
+        raise FrameError("file vanished") from error
+    except PermissionError as error:
+        raise FrameError("no permission to read the file") from error
+    except Exception as error:
+        suffix = _suffix(ref.path)
+        kind = {".h5": "HDF5", ".hdf5": "HDF5", ".hdf": "HDF5", ".nxs": "HDF5"}.get(suffix, suffix[1:].upper())
+        kind = "TIFF" if suffix in TIFF_SUFFIXES else kind or "file"
+        raise FrameError(f"truncated or unreadable {kind}") from error
+
+
+def _open(path: str) -> BinaryIO:
+    opener = _PACKED.get(Path(path).suffix.lower(), open)
+    return cast(BinaryIO, opener(path, "rb"))
+
+
+def _checked_cbf(content: bytes) -> str:
+    """The text of a CBF whose binary section is whole; fabio waits for ever for the end of one that is not."""
+    text, marker, binary = content.partition(_CBF_BINARY)
+    size = re.search(rb"X-Binary-Size:\s*(\d+)", text)
+    if not marker or size is None or len(binary) < int(size[1]):
+        raise FrameError("truncated or unreadable CBF")
+    digest = re.search(rb"Content-MD5:\s*([A-Za-z0-9+/=]+)", text)
+    found = hashlib.md5(binary[: int(size[1])], usedforsecurity=False).digest()
+    if digest and base64.b64encode(found) != digest[1]:
+        raise FrameError("damaged CBF: its checksum is not the one in its header")
+    return text.decode("utf-8", errors="replace")
+
+
+def _check_edf(frame: Any) -> None:
+    """Refuse an EDF frame that ends before its pixels do, which fabio fills with zeros."""
+    frame = getattr(frame, "_frames", [frame])[0]
+    expected = int(np.prod(frame.shape)) * np.dtype(frame.dtype).itemsize
+    packed = frame._data_compression is not None
+    if frame.incomplete_data or (not packed and frame.blobsize is not None and frame.blobsize < expected):
+        raise FrameError("truncated or unreadable EDF")
+
+
+def _suffix(name: str) -> str:
+    path = Path(name)
+    return (Path(path.stem) if path.suffix.lower() in _PACKED else path).suffix.lower()
+
+
+def natural_key(name: str) -> list[tuple[int, int | str]]:
+    """Sort key that takes digits for numbers: img_2 before img_10."""
+    parts = re.split(r"(\d+)", name)
+    return [(1, int(part)) if i % 2 else (0, part) for i, part in enumerate(parts)]
+
+
+def _sorted(names: Iterable[str]) -> list[str]:
+    # The names themselves decide between img_1 and img_01.
+    return sorted(names, key=lambda name: (natural_key(name), name))
+
+
+def _in_folder(folder: Path) -> list[str]:
+    files, folders = _listed(folder)
+    if not files:
+        lines = _sorted(name for name in folders if name[-1].isdigit() and _listed(folder / name)[0])
+        stems = {re.sub(r"\d+$", "", name) for name in lines}
+        if len(stems) > 1:
+            raise InputError(
+                f"{folder}: sub-folders of {len(stems)} scans ({', '.join(sorted(stems))}): give one's glob"
+            )
+        files = [f"{line}/{name}" for line in lines for name in _sorted(_listed(folder / line)[0])]
+    else:
+        files = _sorted(files)
+    if not files:
+        raise InputError(f"{folder}: no frames in it ({', '.join(sorted(SUFFIXES))})")
+    kinds = Counter(_suffix(name) for name in files)
+    if len(kinds) > 1:
+        found = ", ".join(f"{number} {suffix}" for suffix, number in kinds.most_common())
+        raise InputError(
+            f"{folder}: several kinds of frames ({found}): choose one with a glob, as {folder}/*{max(kinds)}"
+        )
+    masters = [name for name in files if name.endswith("_master.h5")]
+    return [str(folder / name) for name in masters or files]
+
+
+def _listed(folder: Path) -> tuple[list[str], list[str]]:
+    files: list[str] = []
+    folders: list[str] = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if _suffix(entry.name) in SUFFIXES:
+                    files.append(entry.name)
+                elif entry.is_dir():
+                    folders.append(entry.name)
+    except OSError as error:
+        raise InputError(f"{folder}: folder cannot be read: {error.strerror}") from error
+    return files, folders
+
+
+def _globbed(pattern: str) -> list[str]:
+    if not glob.has_magic(pattern):
+        raise InputError(f"{pattern}: no such file or folder")
+    files = _sorted(name for name in glob.glob(pattern, recursive=True) if not Path(name).is_dir())  # noqa: PTH207
+    known = [name for name in files if _suffix(name) in SUFFIXES]
+    if not files:
+        raise InputError(f"{pattern}: no file matches")
+    return known or files
+
+
+def _in_list(path: Path) -> list[FrameRef]:
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: neither a frame ({', '.join(sorted(SUFFIXES))}) nor a text file of paths") from error
+    listed = [FrameRef.parse(line) for line in lines if line and not line.startswith("#")]
+    refs = [FrameRef(str(path.parent / ref.path), ref.dataset, ref.index) for ref in listed]
+    if not refs:
+        raise InputError(f"{path}: lists no frames")
+    # One that is missing keeps its place in the grid and is set aside; all of them missing is a wrong folder.
+    if not any(Path(ref.path).exists() for ref in refs):
+        raise InputError(f"{path}: none of its {len(refs)} files is there, the first is {refs[0].path}")
+    if all(ref.dataset is None and ref.index is None for ref in refs):
+        return _expand([ref.path for ref in refs], None)
+    return [one for ref in refs for one in ([ref] if ref.index is not None else _frames_of(ref.path, ref.dataset))]
+
+
+def _expand(files: Sequence[str], dataset: str | None) -> list[FrameRef]:
+    """Frames of files in order; a series whose first and last file hold one frame each is not opened further."""
+    if len(files) > 2:
+        first, last = _first_readable(files, dataset), _first_readable(files[::-1], dataset)
+        if len(first) == len(last) == 1 and first[0].dataset == last[0].dataset:
+            return [FrameRef(file, first[0].dataset) for file in files]
+    return [ref for file in files for ref in _frames_of(file, dataset)]
+
+
+def _first_readable(files: Sequence[str], dataset: str | None) -> list[FrameRef]:
+    """Frames of the first file that can be read: the others of an aborted scan are set aside later."""
+    errors: list[InputError] = []
+    for file in files:
+        try:
+            return _frames_of(file, dataset)
+        except InputError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _frames_of(file: str, dataset: str | None) -> list[FrameRef]:
+    suffix = _suffix(file)
+    if suffix in hdf5.SUFFIXES or dataset is not None:
+        found = hdf5.find_frames(file, dataset)
+        if len(found) == 1 and found[0][1] in (None, 1):
+            return [FrameRef(file, found[0][0])]
+        return [FrameRef(file, name, i) for name, length in found for i in range(length or 1)]
+    count = 1
+    try:
+        if suffix in TIFF_SUFFIXES:
+            with _open(file) as stream:
+                count = tiff.count(stream)
+        elif suffix == ".edf":
+            with fabio.open(file) as image:
+                count = image.nframes
+    except Exception:
+        # A file that cannot be opened is one frame, which is set aside when it is read.
+        count = 1
+    return [FrameRef(file)] if count == 1 else [FrameRef(file, index=i) for i in range(count)]
