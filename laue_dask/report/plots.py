@@ -4,6 +4,7 @@ Each function takes the results and returns a `matplotlib.figure.Figure`; `write
 and under which names they are written. Variables are those of `laue_dask.schema.RESULTS`.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -44,7 +45,8 @@ def write_plots(results: xr.Dataset, folder: Path, *, patterns: Patterns | None 
     Returns
     -------
     list of Path
-        The files, those of the whole scan first, then by K. A file is there whole or not at all.
+        The files, those of the whole scan first, then by K. A file is there whole or not at all. Figures of an
+        earlier call that these results do not have, such as those of another K, are removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
@@ -52,6 +54,9 @@ def write_plots(results: xr.Dataset, folder: Path, *, patterns: Patterns | None 
         path = folder / f"{name}.png"
         canvas.replace_file(path, canvas.png(draw()))
         written.append(path)
+    for path in set(folder.glob("*.png")) - set(written):
+        if _OURS.fullmatch(path.stem):
+            path.unlink()
     return written
 
 
@@ -195,6 +200,11 @@ _OF_EACH_K: tuple[tuple[str, Callable[[xr.Dataset, int], Figure], tuple[str, ...
     ("labels", label_map, ("labels",)),
     ("pca", pca_map, ("labels", "pca_rgb")),
     ("distance_to_centroid", distance_map, ("labels", "distance_to_centroid")),
+)
+_OURS = re.compile(
+    "|".join(
+        [*(name for name, _, _ in _OF_THE_SCAN), *(rf"{name}_k\d+" for name, _, _ in _OF_EACH_K), r"delegates_k\d+"]
+    )
 )
 
 

@@ -340,6 +340,15 @@ def test_without_patterns_there_is_no_gallery(results, tmp_path, monkeypatch):
     assert not [path for path in plots.write_plots(results, tmp_path) if path.stem.startswith("delegates")]
 
 
+def test_figures_of_a_k_that_is_gone_are_removed_and_other_files_kept(results, patterns, tmp_path, monkeypatch):
+    monkeypatch.setattr(canvas, "png", lambda figure: b"drawn")
+    plots.write_plots(results, tmp_path, patterns=patterns)
+    (tmp_path / "my_labels_k06.png").write_bytes(b"mine")
+    written = plots.write_plots(results.sel(k=[3]), tmp_path, patterns=patterns)
+    assert not [path for path in written if "k06" in path.name]
+    assert set(tmp_path.iterdir()) == {*written, tmp_path / "my_labels_k06.png"}
+
+
 def test_a_figure_that_fails_leaves_no_partial_file_and_the_old_one_in_place(results, tmp_path, monkeypatch):
     (tmp_path / "direct_colouring.png").write_bytes(b"old")
 
