@@ -66,7 +66,7 @@ class EncoderConfig(Model):
 class PCAConfig(Model):
     """How many principal components the clustering uses (M_PCA)."""
 
-    components: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] = 0.99
+    components: Annotated[int, Field(ge=1, strict=True)] | Annotated[float, Field(gt=0, lt=1)] = 0.99
     """A number of components, or the share of the variance that they must explain."""
 
 
@@ -131,12 +131,16 @@ def load(path: Path | None, overrides: dict[str, Any] | None = None) -> Config:
     where = "options" if path is None else str(path)
     if path is not None:
         try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            data = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
             raise ConfigError(f"{path}: configuration cannot be read: {reason}") from error
         except yaml.YAMLError as error:
             raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        except RecursionError as error:
+            raise ConfigError(f"{path}: not a configuration: brackets nested too deeply") from error
+        if data is None:
+            data = {}
         if not isinstance(data, dict):
             raise ConfigError(f"{path}: a mapping of sections was expected, found a {type(data).__name__}")
     return validate(_merge(data, overrides or {}), where)
