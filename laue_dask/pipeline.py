@@ -28,15 +28,16 @@ from laue_dask.config import Config, ScanConfig, dump, validate
 from laue_dask.encoder import weights
 from laue_dask.encoder.encode import encode, reconstruction_error
 from laue_dask.errors import InputError
-from laue_dask.stages.ingest import ingest
 from laue_dask.io import results as io_results
 from laue_dask.io.results import ResultsWriter
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.progress import Progress
-from laue_dask.stages.reduction import reduce_scan
+from laue_dask.report.canvas import replace_file
 from laue_dask.report.page import write_page
-from laue_dask.report.plots import write_plots
+from laue_dask.report.plots import GALLERY_UP_TO, write_plots
 from laue_dask.stages import evaluation, segmentation
+from laue_dask.stages.ingest import ingest
+from laue_dask.stages.reduction import reduce_scan
 from laue_dask.stages.segmentation import Map
 
 STAGE_VERSIONS = {"features": 1, "components": 1}
@@ -64,6 +65,7 @@ class Run:
     k: list[int] = field(default_factory=list)
     suggested_k: list[int] = field(default_factory=list)
     m_pca: int = 0
+    delegate_sources: dict[str, str] = field(default_factory=dict)
     workers: str = ""
 
     @contextmanager
@@ -88,6 +90,7 @@ class Run:
             "k": self.k,
             "suggested_k": self.suggested_k,
             "m_pca": self.m_pca,
+            "delegate_sources": self.delegate_sources,
             "seconds": self.seconds,
             "patterns_per_second": rates,
             "workers": self.workers,
@@ -165,6 +168,9 @@ def run(source: str, folder: Path, config: Config, *, command: str, progress: Pr
             )
         with record.timed("quality"):
             results.put("reconstruction_error", _quality(reduced, where, config, workers, progress))
+    delegates = np.unique(np.asarray(results.group["delegate"]))
+    source_of = store.source
+    record.delegate_sources = {str(i): source_of[i] for i in delegates[delegates >= 0].tolist()}
     results.group.attrs.update({"suggested_k": record.suggested_k, "keys": record.keys})
     results.finish()
     with record.timed("report"):
@@ -173,22 +179,18 @@ def run(source: str, folder: Path, config: Config, *, command: str, progress: Pr
     return record
 
 
-def report(folder: Path, record: dict[str, Any], *, reduced: zarr.Array[Any] | None = None) -> None:
-    """Draw the plots and the page of a finished run, from its results alone."""
+def report(folder: Path, record: dict[str, Any], *, reduced: zarr.Array[Any]) -> None:
+    """Draw the plots and the page of a finished run, from its results and its delegates' patterns."""
     dataset = io_results.read(folder)
-    patterns: dict[int, NDArray[np.uint8]] = {}
-    if reduced is not None:
-        wanted = np.unique(dataset["delegate"].values)
-        patterns = {int(i): np.asarray(reduced[int(i)]) for i in wanted[wanted >= 0][:512]}
+    shown = np.unique(dataset["delegate"].values[:, :GALLERY_UP_TO])  # labels count from the largest cluster
+    patterns = {int(i): np.asarray(reduced[int(i)]) for i in shown[shown >= 0]}
     plots = write_plots(dataset, folder / "plots", patterns=patterns)
     write_page(dataset, plots, record, folder / "report.html")
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write JSON under a temporary name, then rename."""
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8")
-    partial.replace(path)
+    replace_file(path, json.dumps(values, indent=1, ensure_ascii=False).encode())
 
 
 def read_json(folder: Path) -> dict[str, Any]:

@@ -132,8 +132,7 @@ def _compare(samples: da.Array, labels: NDArray[np.int64], k: int, where: Map, t
         figures["homogeneity_interior"] = scores.homogeneity(truth.domain, found, where=inside)
     if truth.angle is not None:
         centres = labeling.centroids(samples, labels, k)
-        apart = labeling.distances(samples, labels, centres)
-        delegate = where.patterns[labeling.delegates(apart, labels, k)]
+        delegate = where.patterns[labeling.delegates(samples, labels, centres)]
         approximation = labeling.indexing_labels(truth.angle, delegate, found)
         figures["mse"] = scores.mean_squared_error(truth.angle, approximation)
         figures["ks"] = scores.kolmogorov_smirnov(truth.angle, approximation)
@@ -147,7 +146,7 @@ def _untrained(reduced: zarr.Array[Any], where: Map, config: Config) -> da.Array
         patterns, where.valid, name="untrained", latent=256, batch_size=config.encoder.batch_size
     ).persist()
     pca = IncrementalPCA(n_components=config.pca.components).fit(features)
-    return segmentation.usable(pca.transform(features), where)[:, : pca.n_components_].persist()
+    return segmentation.usable(pca.transform(features, dtype=np.float32), where)[:, : pca.n_components_].persist()
 
 
 def _pixels(reduced: zarr.Array[Any], where: Map, *, widened: bool) -> da.Array:

@@ -16,11 +16,11 @@ from laue_dask.compute.cluster import Workers
 from laue_dask.compute.run import write_array
 from laue_dask.config import Recipe
 from laue_dask.errors import InputError
-from laue_dask.stages.ingest import SAMPLE_BYTES, SAMPLE_FRAMES
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.preprocess import Substrate
 from laue_dask.progress import Progress
 from laue_dask.schema import PATTERN_SIZE
+from laue_dask.stages.ingest import SAMPLE_BYTES, SAMPLE_FRAMES
 
 SMALLEST_BLOCK, LARGEST_BLOCK = 32, 512
 

@@ -84,7 +84,9 @@ def transform(
     pca = IncrementalPCA(n_components=config.components).fit(features)
     block = features.chunks[0][0]
     array = results.blocks("components", features.shape, block=block, key=key)
-    write_array(pca.transform(features), array, stage="components", client=workers.client, progress=progress)
+    write_array(
+        pca.transform(features, dtype=np.float32), array, stage="components", client=workers.client, progress=progress
+    )
     array.attrs["m_pca"] = int(pca.n_components_)
     results.put("explained_variance", pca.explained_variance_)
     results.put("explained_variance_ratio", pca.explained_variance_ratio_)
@@ -115,7 +117,7 @@ def score(samples: da.Array, config: ClusteringConfig, *, workers: Workers, prog
     return Scores(tuple(values), silhouette, calinski_harabasz, tuple(suggested))
 
 
-def _score_one(k: int, sample: NDArray[np.float32], config: ClusteringConfig) -> dict[str, float]:
+def _score_one(k: int, sample: NDArray[np.float32], config: ClusteringConfig) -> dict[str, float | int]:
     return scores.score_one(sample, k, n_init=config.n_init, silhouette_size=config.silhouette_sample, seed=config.seed)
 
 
@@ -154,7 +156,7 @@ def segment(
             distance[i] = where.paint(apart, fill=np.float32(np.nan))
             rgb[i] = where.paint(labeling.pca_rgb(centres[:, :m_pca])[natural], fill=np.uint8(0))
             centroids[i, :k] = centres
-            delegate[i, :k] = where.patterns[labeling.delegates(apart, natural, k)]
+            delegate[i, :k] = where.patterns[labeling.delegates(samples[:, :m_pca], natural, centres[:, :m_pca])]
             advance(1)
     results.put("k", np.asarray(k_values, dtype=np.int32))
     results.put("labels", labels)
