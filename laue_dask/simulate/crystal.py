@@ -152,8 +152,8 @@ def structure_factors(crystal: Crystal, hkl: npt.NDArray[np.integer]) -> npt.NDA
     """Structure factors of reflections `hkl` (n, 3), in electrons per cell, with thermal motion.
 
     The scattering factor is ``Z / (1 + (s / s0)²)`` with ``s = sin(theta) / lambda`` and
-    ``s0 = 0.45 (Z / 14)^(1/3)`` 1/Å, which follows the tabulated factor of silicon within 10 % up
-    to s = 1.
+    ``s0 = 0.45 (Z / 14)^(1/3)`` 1/Å, which follows the tabulated factor of silicon within a quarter
+    up to s = 1.
     """
     s_squared = ((hkl @ reciprocal_basis(crystal).T) ** 2).sum(axis=1) / 4
     total = np.zeros(len(hkl), dtype=np.complex128)

@@ -139,7 +139,7 @@ def _blind(
         mask |= (np.arange(shape[1]) % (module[1] + gap[1]) >= module[1])[None, :]
     if circular:
         down, across = (np.linspace(-1, 1, n) for n in shape)
-        mask |= down[:, None] ** 2 + across[None, :] ** 2 > 1
+        mask |= down[:, None] ** 2 + across[None, :] ** 2 > 1.001
     blind = np.flatnonzero(mask)
     blind.flags.writeable = False
     return blind

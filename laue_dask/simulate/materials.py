@@ -134,7 +134,7 @@ def random_crystal(rng: np.random.Generator) -> Crystal:
     numbers = [int(n) for n in rng.choice([8, 12, 14, 20, 22, 26, 29, 40, 50, 56, 74, 79], size=3)]
     atoms: list[Atom] = [(numbers[0], 0.0, 0.0, 0.0)]
     if rng.random() < 0.6:
-        atoms.append((numbers[1], 0.5, 0.5, 0.5 if rng.random() < 0.5 else 0.0))
+        atoms += _orbit(bare, numbers[1], np.array([0.5, 0.5, 0.5 if rng.random() < 0.5 else 0.0]))
     if rng.random() < 0.5:
         atoms += _orbit(bare, numbers[2], rng.uniform(0.1, 0.4, size=3) * (rng.random(3) < 0.6))
     name = f"{system}-{centring}-{a:.2f}"
