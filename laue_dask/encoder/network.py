@@ -8,10 +8,10 @@ bottleneck, normalisation, and the width to which spots are smoothed before anyt
 """
 
 import math
-from typing import Annotated, cast
+from typing import Annotated, Self, cast
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from laue_dask.config import Model
@@ -22,7 +22,7 @@ class Architecture(Model):
     """Hyper-parameters of an `Autoencoder`; stored in the card of its weights."""
 
     name: str = "paper"
-    channels: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = (8, 16, 32, 64, 128, 256)
+    channels: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field((8, 16, 32, 64, 128, 256), min_length=1)
     """Filters of each 3 × 3 convolution; each is followed by a max-pooling by 2."""
     latent: int = Field(256, ge=1, le=65536)
     """M_AE, the number of latent features."""
@@ -32,6 +32,12 @@ class Architecture(Model):
     """Sigma in pixels (of the 128 × 128) of the fixed Gaussian that widens spots; the loss sees the widened pattern."""
     unit_latent: bool = False
     """Scale every latent vector to the same length, so that distances measure directions (cosine) alone."""
+
+    @model_validator(mode="after")
+    def _something_left(self) -> Self:
+        if self.bottleneck_side < 1:
+            raise ValueError(f"channels: {len(self.channels)} poolings leave nothing of {PATTERN_SIZE} pixels")
+        return self
 
     @property
     def bottleneck_side(self) -> int:
@@ -95,8 +101,6 @@ class Autoencoder(nn.Module):
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        if architecture.bottleneck_side < 1:
-            raise ValueError(f"{len(architecture.channels)} poolings leave nothing of {PATTERN_SIZE} pixels")
         self.architecture = architecture
         self.smooth = Smoothing(architecture.smoothing) if architecture.smoothing else nn.Identity()
         self.encoder = _encoder(architecture)
