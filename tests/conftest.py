@@ -5,11 +5,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from laue_dask.compute.cluster import Workers, start
 from laue_dask.config import ClusterConfig
 
 REPOSITORY = Path(__file__).parent.parent
+
+# No test depends on timing: a busy machine is no failure.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,149 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from scipy.ndimage import gaussian_filter
+from torch import nn
+
+from laue_dask.encoder.network import ARCHITECTURES, Architecture, Smoothing, build
+
+SIDE = 128
+TINY = Architecture(name="tiny", channels=(4, 8, 8, 8, 8), latent=16)
+
+
+def spots(rng, n, *, per_pattern=12):
+    patterns = np.zeros((n, 1, SIDE, SIDE), dtype=np.float32)
+    for pattern in patterns:
+        rows, columns = rng.integers(0, SIDE, (2, per_pattern))
+        pattern[0, rows, columns] = rng.uniform(0.05, 1, per_pattern)
+    return patterns
+
+
+@settings(max_examples=15)
+@given(seed=st.integers(0, 2**32 - 1), sigma=st.floats(0.3, 3.0))
+def test_smoothing_is_scipy_s_gaussian_filter_times_the_gain_clipped_at_1(seed, sigma):
+    patterns = spots(np.random.default_rng(seed), 1)
+    smoothing = Smoothing(sigma)
+    wanted = gaussian_filter(patterns[0, 0].astype(np.float64), sigma, mode="constant", radius=smoothing.radius)
+    wanted = np.minimum(smoothing.GAIN * wanted, 1)
+    np.testing.assert_allclose(smoothing(torch.from_numpy(patterns))[0, 0].numpy(), wanted, atol=1e-6)
+
+
+def test_the_gaussian_is_cut_off_where_it_is_negligible():
+    assert Smoothing(1.0).radius == 3
+    assert Smoothing(1.5).radius == 5
+    assert Smoothing(0.2).radius == 1
+
+
+def test_smoothing_has_nothing_to_learn_or_to_store():
+    smoothing = Smoothing(1.0)
+    assert not list(smoothing.parameters())
+    assert not smoothing.state_dict()
+
+
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_shapes_are_those_of_section_3_1(name):
+    architecture = ARCHITECTURES[name]
+    model = build(architecture, seed=0).eval()
+    with torch.inference_mode():
+        latent, logits = model(torch.from_numpy(spots(np.random.default_rng(0), 2)))
+    assert architecture.name == name
+    assert latent.shape == (2, architecture.latent)
+    assert logits.shape == (2, 1, SIDE, SIDE)
+
+
+@settings(max_examples=10)
+@given(
+    channels=st.lists(st.integers(1, 6), min_size=1, max_size=7),
+    latent=st.integers(1, 20),
+    batch_norm=st.booleans(),
+    dropout=st.sampled_from([0.0, 0.2]),
+    smoothing=st.sampled_from([0.0, 1.0]),
+    unit_latent=st.booleans(),
+)
+def test_any_architecture_mirrors_itself(channels, **values):
+    architecture = Architecture(channels=tuple(channels), **values)
+    model = build(architecture, seed=0)
+    latent, logits = model(torch.from_numpy(spots(np.random.default_rng(0), 2)))
+    assert latent.shape == (2, architecture.latent)
+    assert logits.shape == (2, 1, SIDE, SIDE)
+    for half in (model.encoder, model.decoder):
+        assert sum(isinstance(layer, nn.Dropout) for layer in half) == (
+            0 if not architecture.dropout else len(channels) + (half is model.decoder)
+        )
+    assert sum(isinstance(layer, nn.MaxPool2d) for layer in model.encoder) == len(channels)
+    assert sum(layer.stride == (2, 2) for layer in model.decoder if isinstance(layer, nn.ConvTranspose2d)) == len(
+        channels
+    )
+
+
+def test_the_latent_vector_sees_the_whole_pattern():
+    model = build(TINY, seed=0).eval()
+    patterns = torch.rand(1, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    model.encode(patterns).sum().backward()
+    touched = patterns.grad[0, 0] != 0
+    for corner in (touched[:32, :32], touched[:32, -32:], touched[-32:, :32], touched[-32:, -32:]):
+        assert corner.any()
+
+
+def test_weights_depend_on_the_seed_alone():
+    torch.manual_seed(1)
+    one = build(TINY, seed=5).state_dict()
+    torch.manual_seed(2)
+    same, other = build(TINY, seed=5).state_dict(), build(TINY, seed=6).state_dict()
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not any(torch.equal(one[name], other[name]) for name in one if name.endswith("weight"))
+
+
+def test_building_leaves_torch_s_random_numbers_alone():
+    torch.manual_seed(3)
+    wanted = torch.rand(4)
+    torch.manual_seed(3)
+    build(TINY, seed=5)
+    assert torch.equal(torch.rand(4), wanted)
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 1000))
+def test_unit_latent_vectors_have_length_1(seed):
+    model = build(ARCHITECTURES["contrastive"].model_copy(update={"channels": (4, 8, 8, 8, 8)}), seed=seed).eval()
+    with torch.inference_mode():
+        latent = model.encode(torch.from_numpy(spots(np.random.default_rng(seed), 3)))
+    np.testing.assert_allclose(latent.norm(dim=1).numpy(), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_a_spotless_pattern_has_finite_latent_features(name):
+    model = build(ARCHITECTURES[name], seed=0).eval()
+    with torch.inference_mode():
+        latent, logits = model(torch.zeros(1, 1, SIDE, SIDE))
+    assert torch.isfinite(latent).all()
+    assert torch.isfinite(logits).all()
+    if ARCHITECTURES[name].unit_latent:
+        assert float(latent.norm()) <= 1 + 1e-6
+
+
+def test_a_latent_vector_of_zeros_stays_finite_with_its_gradient():
+    model = build(TINY.model_copy(update={"unit_latent": True}), seed=0)
+    for parameter in model.encoder.parameters():
+        nn.init.zeros_(parameter)
+    latent = model.encode(torch.zeros(2, 1, SIDE, SIDE))
+    latent.square().sum().backward()
+    assert float(latent.detach().abs().max()) == 0
+    assert all(torch.isfinite(p.grad).all() for p in model.encoder.parameters())
+
+
+def test_more_poolings_than_the_pattern_has_pixels_are_refused():
+    assert Architecture(channels=(2,) * 7).bottleneck_side == 1
+    with pytest.raises(ValidationError, match="8 poolings leave nothing of 128 pixels"):
+        Architecture(channels=(2,) * 8)
+
+
+@pytest.mark.parametrize(
+    "values", [{"channels": ()}, {"channels": (0,)}, {"latent": 0}, {"dropout": 1.0}, {"smoothing": -1}, {"x": 1}]
+)
+def test_impossible_hyper_parameters_are_refused(values):
+    with pytest.raises(ValidationError):
+        Architecture(**values)
