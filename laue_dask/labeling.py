@@ -59,13 +59,14 @@ def centroids(X: Any, labels: Array, n_clusters: int) -> Array:
         (n,) int32, 0 to n_clusters − 1.
     """
     clusters = cluster_moments(X, labels, n_clusters)
-    return np.where(clusters.n[:, None] > 0, clusters.mean, np.nan).astype(np.float32)
+    result: Array = clusters.mean.astype(np.float32)
+    result[clusters.n == 0] = np.nan
+    return result
 
 
 def distances(X: Any, labels: Array, centroids: Array) -> Array:
     """Distance of each pattern to its cluster's centroid, (n,) float32: how well the delegate stands for it."""
-    squares = each_block(squared_distances, X, labels, centers=centroids)
-    return np.sqrt(np.concatenate(squares)).astype(np.float32)
+    return np.asarray(np.sqrt(_squares(X, labels, centroids)), dtype=np.float32)
 
 
 def delegates(X: Any, labels: Array, centroids: Array, *, indexable: Array | None = None) -> Array:
@@ -87,7 +88,7 @@ def delegates(X: Any, labels: Array, centroids: Array, *, indexable: Array | Non
     ndarray
         (K,) int64 row numbers; the first of equally near members; −1 where no member is indexable.
     """
-    squares = np.concatenate(each_block(squared_distances, X, labels, centers=centroids))
+    squares = _squares(X, labels, centroids)
     rows = np.arange(len(labels)) if indexable is None else np.flatnonzero(indexable)
     rows = rows[np.lexsort((squares[rows], labels[rows]))]
     kinds, first = np.unique(labels[rows], return_index=True)
@@ -112,9 +113,8 @@ def pca_rgb(centroids: Array) -> Array:
         (K, 3) uint8; black where there is no cluster. A channel along which nothing varies, as blue for K = 3, is
         mid-grey.
     """
-    exist = np.isfinite(centroids).all(axis=1)
-    if exist.sum() < 2:
-        return np.where(exist[:, None], GREY, 0).astype(np.uint8) * np.ones(3, np.uint8)
+    if np.count_nonzero(np.isfinite(centroids).all(axis=1)) < 2:
+        return direct_rgb(centroids)
     return direct_rgb(IncrementalPCA().fit(centroids).transform(centroids), quantiles=(0, 1))
 
 
@@ -141,8 +141,8 @@ def direct_rgb(components: Array, *, quantiles: tuple[float, float] = (0.005, 0.
     result[exist] = GREY
     values = components[exist, :3].astype(np.float64)
     low, high = np.quantile(values, quantiles, axis=0)
-    same = high <= low
-    low[same], high[same] = values[:, same].min(axis=0), values[:, same].max(axis=0)
+    full = high <= low
+    low[full], high[full] = values[:, full].min(axis=0), values[:, full].max(axis=0)
     # a range this far below the widest is rounding, not signal
     for channel in np.flatnonzero(high - low > 1e-6 * (high - low).max()):
         scaled = (values[:, channel] - low[channel]) / (high[channel] - low[channel])
@@ -180,3 +180,7 @@ def indexing_labels(property_map: Array, delegate: Array, labels: Array) -> Arra
     flat = labels.ravel()
     result[flat >= 0] = values[flat[flat >= 0]]
     return result.reshape(property_map.shape)
+
+
+def _squares(X: Any, labels: Array, centroids: Array) -> Array:
+    return np.concatenate(each_block(squared_distances, X, labels, centers=centroids))
