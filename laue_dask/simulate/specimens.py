@@ -121,15 +121,15 @@ class Specimen:
     @cached_property
     def angle(self) -> FloatArray:
         """(ny, nx) degrees between the surface normal and the nearest a axis of the lattice (Figure 1)."""
-        normal = surface_normal()
-        angle = np.empty(self.shape)
-        grain = self._maps[2]
-        for point, (domain, cell) in enumerate(zip(self.domain.ravel(), grain.ravel(), strict=True)):
-            crystal = self.crystals[domain]
-            orientation = self._orientation(domain, cell, np.array(divmod(point, self.shape[1]), dtype=np.float64))
-            cosines = np.abs(_a_axes(crystal) @ (orientation.T @ normal)).max()
-            angle.flat[point] = np.degrees(np.arccos(min(1.0, cosines)))
-        return angle
+        grain = self._maps[2].ravel()
+        offsets = np.indices(self.shape).reshape(2, -1).T[:, None, :] - self.layout.seeds[grain][:, None]
+        turns = Rotation.from_rotvec(np.radians((offsets @ self.bending[grain])[:, 0]))
+        normals = turns.inv().apply(surface_normal())
+        cosines = np.empty(grain.size)
+        for number, (crystal, orientation) in enumerate(zip(self.crystals, self.orientations, strict=True)):
+            points = np.flatnonzero(self.domain == number)
+            cosines[points] = np.abs(normals[points] @ orientation @ _a_axes(crystal).T).max(axis=1)
+        return np.degrees(np.arccos(np.minimum(cosines, 1.0))).reshape(self.shape)
 
     @cached_property
     def _maps(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_], npt.NDArray[np.int32]]:
