@@ -4,7 +4,6 @@ The card is JSON in the file's own metadata, so that the two cannot be separated
 """
 
 import hashlib
-import json
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -79,10 +78,10 @@ def read_card(path: Path) -> Card:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-        return Card.model_validate(json.loads(metadata["card"]))
+        return Card.model_validate_json(metadata["card"])
     except (SafetensorError, OSError) as error:
         raise StoreError(f"{path}: not a safetensors file: {error}") from error
-    except (KeyError, json.JSONDecodeError, ValidationError) as error:
+    except (KeyError, ValidationError) as error:
         raise StoreError(f"{path}: no card that this laue-dask reads: train it again with `laue-dask train`") from error
 
 
