@@ -1,0 +1,512 @@
+"""The scan store (`*.zarr`): a whole scan in one Zarr v3 group, visible only when it is complete.
+
+`ScanStore.create` writes into `<path>.part` and `finish` renames it. Frames are written in one place, `write_frames`,
+and by whole shards only, so that no two tasks ever write to the same object.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self, cast
+
+import dask.array as da
+import numpy as np
+import zarr
+from numpy.typing import DTypeLike, NDArray
+
+from laue_dask import schema
+from laue_dask.errors import ComputeError, FrameError, StoreError
+from laue_dask.io.frames import FrameRef, read_frame
+from laue_dask.io.geometry import ScanGrid
+from laue_dask.io.shards import read_shard
+
+SHARD_BYTES = 128 * 2**20
+CHUNK_BYTES = 256 * 2**10
+REDUCED_CHUNK = 32
+"""Reduced patterns of a chunk: half a megabyte, small enough to look at one pattern, large enough to stream them."""
+
+_PART = ".part"
+_TABLE_CHUNK = 65_536
+_SUBSTRATE = schema.ArraySpec(("row", "column"), "float32", 0, "counts", "what the scan's patterns have in common")
+
+
+class Layout(NamedTuple):
+    """Frames per chunk and per shard, and one sentence that says why."""
+
+    chunk_frames: int
+    shard_frames: int
+    why: str
+
+
+def frame_layout(frame_shape: tuple[int, int], dtype: DTypeLike, n: int) -> Layout:
+    """How `n` frames are cut into chunks and shards.
+
+    A chunk is one frame, so that looking at a delegate reads nothing else; where frames are tiny it is as many (a power
+    of two) as fit into 256 KiB. A shard is the largest power of two of frames whose raw size is at most 128 MiB.
+    """
+    size = max(1, int(np.prod(frame_shape)) * np.dtype(dtype).itemsize)
+    shard = _power_of_two(SHARD_BYTES // size)
+    chunk = min(shard, _power_of_two(CHUNK_BYTES // size))
+    why = (
+        f"{n} frames of {size / 2**20:.3g} MiB: {chunk} per chunk, {shard} per shard "
+        f"of {shard * size / 2**20:.3g} MiB, {-(-n // shard)} shards"
+    )
+    return Layout(chunk, shard, why)
+
+
+class ScanStore:
+    """A scan on disk. Opened again by its path wherever it is sent, so that it is cheap to pickle.
+
+    Parameters
+    ----------
+    folder
+        Where the Zarr group is now: the store, or its `.part` while it is written. It is not checked; see `open`.
+
+    Attributes
+    ----------
+    path
+        The store's own path, which does not exist before `finish`.
+    root
+        The Zarr group.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = Path(folder)
+        self.root = _open_group(self._folder)
+        finished = self.root.attrs.get("complete", False) or self._folder.suffix != _PART
+        self.path = self._folder if finished else self._folder.with_suffix("")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self._folder),)
+
+    @staticmethod
+    def is_store(path: str | Path) -> bool:
+        """Whether `path` is meant to be a Zarr store, whole or not."""
+        folder = Path(path)
+        return folder.is_dir() and (folder.suffix == ".zarr" or (folder / "zarr.json").is_file())
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        *,
+        grid: ScanGrid,
+        frame_shape: tuple[int, ...],
+        dtype: DTypeLike,
+        detector: str | None,
+        pixel_size_um: float | None,
+        provenance: Mapping[str, Any],
+        store_frames: bool = True,
+    ) -> Self:
+        """Begin a store; what a killed ingest left in `<path>.part` is removed.
+
+        Raises
+        ------
+        StoreError
+            Something is at `path` already.
+        """
+        path = Path(path)
+        if path.exists():
+            raise StoreError(f"{path}: exists already: choose another path or remove it")
+        folder = path.with_name(path.name + _PART)
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        root = zarr.open_group(str(folder), mode="w", zarr_format=3)
+        n = grid.shape[0] * grid.shape[1]
+        rows, columns = frame_shape
+        layout = frame_layout((rows, columns), dtype, n)
+        root.attrs.update(
+            {
+                "laue_dask_schema": schema.VERSION,
+                "complete": False,
+                "scan_shape": list(grid.shape),
+                "order": grid.order,
+                "fast_axis": grid.fast_axis,
+                "detector": detector,
+                "pixel_size_um": pixel_size_um,
+                "frame_shape": [rows, columns],
+                "frame_dtype": np.dtype(dtype).str,
+                "chunk_frames": layout.chunk_frames,
+                "shard_frames": layout.shard_frames,
+                "set_aside": [],
+                "provenance": dict(provenance),
+            }
+        )
+        if store_frames:
+            chunks, shards = (layout.chunk_frames, rows, columns), (layout.shard_frames, rows, columns)
+            spec = schema.SCAN["frames"]
+            schema.create(root, "frames", spec, (n, rows, columns), chunks=chunks, shards=shards, dtype=dtype)
+        table = min(n, _TABLE_CHUNK)
+        schema.create(root, "detector_mask", schema.SCAN["detector_mask"], (rows, columns))
+        schema.create(root, "valid", schema.SCAN["valid"], (n,), chunks=(table,))
+        schema.create(root, "source", schema.SCAN["source"], (n,), chunks=(table,))
+        schema.create(root, "position", schema.SCAN["position"], (n, 2), chunks=(table, 2))[:] = grid.position
+        return cls(folder)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Open a complete store.
+
+        Raises
+        ------
+        StoreError
+            It is missing, is not a scan store, was not finished, or was written by another version.
+        """
+        path = Path(path)
+        if not path.exists():
+            if path.with_name(path.name + _PART).exists():
+                raise StoreError(f"{path}: its ingest was not finished: run it again")
+            raise StoreError(f"{path}: no such scan store")
+        store = cls(path)
+        schema.check(store.root, schema.SCAN)
+        if not store.root.attrs.get("complete"):
+            raise StoreError(f"{path}: incomplete, its ingest was not finished: remove it and run it again")
+        return store
+
+    @property
+    def writing_path(self) -> str:
+        """Where the store is while it is written: what `ingest_shard` is given."""
+        return str(self._folder)
+
+    @property
+    def scan_shape(self) -> tuple[int, int]:
+        """(ny, nx)."""
+        ny, nx = self._attribute("scan_shape")
+        return int(ny), int(nx)
+
+    @property
+    def n_patterns(self) -> int:
+        """All points of the grid, recorded or not."""
+        ny, nx = self.scan_shape
+        return ny * nx
+
+    @property
+    def order(self) -> str:
+        """`raster` or `snake`: how the scan was acquired; patterns are always in row-major order."""
+        return str(self._attribute("order"))
+
+    @property
+    def frame_shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        rows, columns = self._attribute("frame_shape")
+        return int(rows), int(columns)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The detector's own dtype."""
+        return np.dtype(str(self._attribute("frame_dtype")))
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the scan came from."""
+        return dict(self._attribute("provenance"))
+
+    @property
+    def set_aside(self) -> list[dict[str, Any]]:
+        """Frames that could not be used: `pattern`, `source`, `reason` of each."""
+        return list(self._attribute("set_aside"))
+
+    @property
+    def has_frames(self) -> bool:
+        """Whether the frames themselves are in the store."""
+        return "frames" in self.root
+
+    @property
+    def shard_frames(self) -> int:
+        """Frames of a shard, the unit of writing."""
+        return int(self._attribute("shard_frames"))
+
+    @property
+    def read_length(self) -> int:
+        """Frames of a chunk, the unit of reading."""
+        return int(self._attribute("chunk_frames"))
+
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        """(pattern,) bool: recorded and usable."""
+        return cast(NDArray[np.bool_], self._array("valid")[:])
+
+    @property
+    def source(self) -> list[str]:
+        """File (and dataset, frame) of each pattern; empty where nothing was recorded."""
+        return [str(name) for name in self._array("source")[:]]
+
+    @property
+    def position(self) -> NDArray[np.float64]:
+        """(pattern, 2) float64: stage coordinates (y, x), NaN where unknown."""
+        return cast(NDArray[np.float64], self._array("position")[:])
+
+    @property
+    def detector_mask(self) -> NDArray[np.bool_]:
+        """(row, column) bool: True where the pixel is unusable."""
+        return cast(NDArray[np.bool_], self._array("detector_mask")[:])
+
+    def write_detector_mask(self, mask: NDArray[np.bool_]) -> None:
+        """Set the unusable pixels (row, column)."""
+        self._array("detector_mask")[:] = mask
+
+    def write_frames(self, start: int, stack: NDArray[Any]) -> None:
+        """Write one shard of frames, the only way in which frames get into a store.
+
+        Parameters
+        ----------
+        start
+            First pattern, a multiple of `shard_frames`.
+        stack : (pattern, row, column)
+            Exactly one shard (the last may be shorter), in the store's dtype.
+
+        Raises
+        ------
+        ValueError
+            It is not exactly one shard.
+        ComputeError
+            The disk is full or fails.
+        """
+        unit, n = self.shard_frames, self.n_patterns
+        if start % unit or not 0 <= start < n or len(stack) != min(unit, n - start):
+            raise ValueError(f"frames {start} to {start + len(stack)} are not one shard of {unit} among {n}")
+        if stack.shape[1:] != self.frame_shape or stack.dtype != self.dtype:
+            raise ValueError(f"{stack.shape[1:]} {stack.dtype} frames in a store of {self.frame_shape} {self.dtype}")
+        # A shard of zeros is written as well: one that is not there is one that was lost.
+        frames = self._array("frames").with_config({"write_empty_chunks": True})
+        try:
+            frames[start : start + len(stack)] = stack
+        except OSError as error:
+            raise ComputeError(f"{self._folder}: frames cannot be written: {error.strerror or error}") from error
+
+    def record(self, receipts: Sequence[Mapping[str, Any]]) -> None:
+        """Take over what `ingest_shard` found: sources, positions, checksums and what was set aside.
+
+        Raises
+        ------
+        StoreError
+            The receipts are not those of every shard, once.
+        """
+        blocks = [int(receipt["block"]) for receipt in receipts]
+        count = -(-self.n_patterns // self.shard_frames)
+        if sorted(blocks) != list(range(count)):
+            raise StoreError(f"{self.path}: receipts of {len(set(blocks))} of {count} shards: run the ingest again")
+        ordered = sorted(receipts, key=lambda receipt: int(receipt["block"]))
+        source = [name for receipt in ordered for name in receipt["source"]]
+        position = self.position
+        set_aside: list[dict[str, Any]] = []
+        for receipt in ordered:
+            found = receipt["positions"] or []
+            for pattern, pair in zip(range(receipt["start"], receipt["stop"]), found, strict=False):
+                if pair is not None:
+                    position[pattern] = pair
+            set_aside += [{"pattern": i, "source": source[i], "reason": why} for i, why in receipt["set_aside"]]
+        valid = np.array([name != "" for name in source])
+        valid[[entry["pattern"] for entry in set_aside]] = False
+        self._array("source")[:] = np.array(source, dtype=object)
+        self._array("position")[:] = position
+        self._array("valid")[:] = valid
+        self.root.attrs.update({"set_aside": set_aside, "crc32": [int(receipt["crc32"]) for receipt in ordered]})
+
+    def finish(self) -> Self:
+        """Make the store visible under its path.
+
+        Raises
+        ------
+        StoreError
+            A shard is missing, or something appeared at the path meanwhile.
+        """
+        if "crc32" not in self.root.attrs:
+            raise StoreError(f"{self.path}: its shards are not recorded: run the ingest again")
+        if self.has_frames:
+            for start in range(0, self.n_patterns, self.shard_frames):
+                self._check_shard(start)
+        if self.path.exists():
+            raise StoreError(f"{self.path}: exists already: choose another path or remove it")
+        self.root.attrs["complete"] = True
+        os.rename(self._folder, self.path)  # noqa: PTH104  Path.rename would do the same
+        return type(self)(self.path)
+
+    def frames(self) -> da.Array:
+        """Lazy frames (pattern, row, column); a Dask chunk is a shard, and nothing is read before it is computed."""
+        unit, n = self.shard_frames, self.n_patterns
+        lengths = (unit,) * (n // unit) + ((n % unit,) if n % unit else ())
+        rows, columns = self.frame_shape
+        lazy: da.Array = da.map_blocks(
+            _frames_block,
+            path=str(self._folder),
+            dtype=self.dtype,
+            chunks=(lengths, (rows,), (columns,)),
+            meta=np.empty((0, 0, 0), dtype=self.dtype),
+            name=f"frames-{self.key()}",
+        )
+        return lazy
+
+    def read_frames(self, start: int, stop: int) -> NDArray[Any]:
+        """Frames (pattern, row, column) of patterns `start` to `stop`, read chunk by chunk.
+
+        Where the store has no frames they are read from the detector's files; patterns that are not valid are zeros.
+
+        Raises
+        ------
+        StoreError
+            A frame is damaged or missing.
+        """
+        stack = np.zeros((stop - start, *self.frame_shape), dtype=self.dtype)
+        if not self.has_frames:
+            self._read_sources(start, stack)
+            return stack
+        frames, unit = self._array("frames"), self.read_length
+        for shard in range(start - start % self.shard_frames, stop, self.shard_frames):
+            self._check_shard(shard)
+        for first in range(start - start % unit, stop, unit):
+            low, high = max(first, start), min(first + unit, stop)
+            try:
+                stack[low - start : high - start] = frames[low:high]
+            except MemoryError:
+                raise
+            except Exception as error:
+                reason = " ".join(str(error).split())
+                raise StoreError(
+                    f"{self.path}: frames {low} to {high - 1} are damaged ({reason}): ingest again"
+                ) from error
+        return stack
+
+    def reduced(self, digest: str) -> zarr.Array[Any] | None:
+        """Reduced patterns of a recipe, finished or not; ``None`` where nobody began them."""
+        found = self.root.get(f"reduced/{digest}")
+        return found if isinstance(found, zarr.Array) else None
+
+    def create_reduced(self, digest: str, block: int, recipe: Mapping[str, Any]) -> zarr.Array[Any]:
+        """Begin the reduced patterns (pattern, 128, 128) uint8 of a recipe, with shards of `block` patterns."""
+        side = schema.PATTERN_SIZE
+        inner = next(size for size in range(min(block, REDUCED_CHUNK), 0, -1) if block % size == 0)
+        return schema.create(
+            self.root.require_group("reduced"),
+            digest,
+            schema.REDUCED,
+            (self.n_patterns, side, side),
+            chunks=(inner, side, side),
+            shards=(block, side, side),
+            attributes={"recipe": dict(recipe)},
+            overwrite=True,
+        )
+
+    def write_substrate(self, digest: str, median: NDArray[np.float32], spread: NDArray[np.float32]) -> None:
+        """Keep the substrate (row, column) that a recipe subtracts, which every block of the scan shares."""
+        group = self.root.require_group(f"substrate/{digest}")
+        for name, values in (("median", median), ("spread", spread)):
+            schema.create(group, name, _SUBSTRATE, self.frame_shape, overwrite=True)[:] = values
+
+    def read_substrate(self, digest: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What `write_substrate` kept: median and spread."""
+        return self._array(f"substrate/{digest}/median")[:], self._array(f"substrate/{digest}/spread")[:]
+
+    def key(self) -> str:
+        """Hash of the content (pixels, which of them count, their place in the scan), wherever the files are."""
+        arrays = [
+            zlib.crc32(np.ascontiguousarray(values).view(np.uint8).data) for values in (self.valid, self.detector_mask)
+        ]
+        parts = [schema.VERSION, self.scan_shape, self.frame_shape, self.dtype.str, self._attribute("crc32"), arrays]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+    def check_shard_content(self, block: int) -> None:
+        """Read a whole shard and hold it against the checksum of what was ingested.
+
+        Raises
+        ------
+        StoreError
+            It is missing, damaged, or another shard's.
+        """
+        start = block * self.shard_frames
+        found = _crc32(self.read_frames(start, min(start + self.shard_frames, self.n_patterns)))
+        expected = self._attribute("crc32")[block]
+        if found != expected:
+            raise StoreError(f"{self.path}: shard {block} has checksum {found:08x}, {expected:08x} was ingested")
+
+    def _array(self, name: str) -> Any:
+        found = self.root.get(name)
+        if not isinstance(found, zarr.Array):
+            raise StoreError(f"{self.path}: array '{name}' is missing: ingest again")
+        return found
+
+    def _attribute(self, name: str) -> Any:
+        try:
+            return self.root.attrs[name]
+        except KeyError as error:
+            raise StoreError(f"{self.path}: attribute '{name}' is missing: ingest again") from error
+
+    def _check_shard(self, start: int) -> None:
+        """A shard that is gone would be read as zeros without a word."""
+        frames = self._array("frames")
+        key = frames.metadata.encode_chunk_key((start // self.shard_frames, 0, 0))
+        if not (self._folder / "frames" / key).is_file():
+            raise StoreError(f"{self.path}: the shard of frames {start}, … is missing ({key}): ingest again")
+
+    def _read_sources(self, start: int, stack: NDArray[Any]) -> None:
+        valid = self._array("valid")[start : start + len(stack)]
+        for i, name in enumerate(self._array("source")[start : start + len(stack)]):
+            if valid[i]:
+                try:
+                    stack[i] = read_frame(FrameRef.parse(str(name)))
+                except (FrameError, ValueError) as error:
+                    raise StoreError(f"{self.path}: frames are not in the store, and {name}: {error}") from error
+
+
+def ingest_shard(store_path: str, shard_index: int, refs: Sequence[FrameRef | None]) -> dict[str, Any]:
+    """Read the frames of one shard, check each, and write them.
+
+    Parameters
+    ----------
+    store_path
+        `ScanStore.writing_path`.
+    refs
+        Frames of the shard in the order of the patterns; ``None`` where nothing was recorded.
+
+    Returns
+    -------
+    receipt
+        `block`, `start`, `stop`, `crc32` of the shard's raw bytes, `frames` (number read or set aside), `source`,
+        `set_aside` (pattern and reason; zeros in the store), `positions` ([y, x] or None per pattern; None if there is
+        none at all) and `non_finite` (number of NaN and infinite pixels).
+    """
+    store = ScanStore(store_path)
+    start = shard_index * store.shard_frames
+    shard = read_shard(refs, store.frame_shape, store.dtype)
+    if store.has_frames:
+        store.write_frames(start, shard.stack)
+    return {
+        "block": shard_index,
+        "start": start,
+        "stop": start + len(refs),
+        "crc32": _crc32(shard.stack),
+        "frames": sum(ref is not None for ref in refs),
+        "source": ["" if ref is None else str(ref) for ref in refs],
+        "set_aside": [(start + i, reason) for i, reason in shard.set_aside],
+        "positions": shard.positions if any(shard.positions) else None,
+        "non_finite": shard.non_finite,
+    }
+
+
+def _frames_block(*, path: str, block_id: tuple[int, ...] | None = None) -> NDArray[Any]:
+    if block_id is None:
+        raise ValueError("block_id is needed to know which frames to read")
+    store = ScanStore.open(path)
+    start = block_id[0] * store.shard_frames
+    return store.read_frames(start, min(start + store.shard_frames, store.n_patterns))
+
+
+def _open_group(folder: Path) -> zarr.Group:
+    try:
+        return zarr.open_group(str(folder), mode="r+", zarr_format=3, use_consolidated=False)
+    except Exception as error:
+        reason = "no zarr.json in it" if not (folder / "zarr.json").is_file() else " ".join(str(error).split())
+        raise StoreError(f"{folder}: not a scan store: {reason}") from error
+
+
+def _crc32(stack: NDArray[Any]) -> int:
+    return zlib.crc32(np.ascontiguousarray(stack).view(np.uint8).data)
+
+
+def _power_of_two(limit: int) -> int:
+    return 1 << max(1, limit).bit_length() - 1
