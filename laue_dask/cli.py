@@ -7,7 +7,7 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -115,12 +115,13 @@ def ingest(
     SOURCE is a folder, a glob, a text file of paths, or an HDF5 stack (file.h5::/path).
     """
     config = load(config_file, _overrides(shape=shape, order=order, workers=workers))
+    from laue_dask import describe
     from laue_dask.compute import cluster
     from laue_dask.stages.ingest import ingest as ingest_frames
 
     with cluster.start(config.cluster) as started:
         scan = ingest_frames(source, store, config.scan, workers=started, progress=_progress())
-    click.echo(f"{store}: {scan.describe()}")
+    click.echo(describe.describe(store))
     return _report_set_aside(scan.set_aside)
 
 
@@ -180,6 +181,7 @@ def evaluate(run_folder: Path, truth: Path, workers: int | None) -> int:
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--shape", type=click.IntRange(min=1), nargs=2, metavar="NY NX", default=(30, 30), show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--order", type=click.Choice(["raster", "snake"]), default="raster", show_default=True)
 @click.option("--detector", default="pilatus1m", show_default=True, help="pilatus1m, pilatus6m, marccd165 or scmos.")
 @click.option("--experiments", type=click.IntRange(min=1), default=100, show_default=True, help="For `training`.")
 @click.option("--binning", type=click.IntRange(1, 4), default=1, show_default=True, help="For `training`.")
@@ -189,6 +191,7 @@ def simulate(
     out: Path,
     shape: tuple[int, int],
     seed: int,
+    order: Literal["raster", "snake"],
     detector: str,
     experiments: int,
     binning: int,
@@ -207,7 +210,9 @@ def simulate(
         )
         click.echo(f"{out}: {experiments} experiments")
     else:
-        campaign.write_scan(kind, out, shape=shape, seed=seed, detector=detector, config=config, progress=_progress())
+        campaign.write_scan(
+            kind, out, shape=shape, seed=seed, detector=detector, order=order, config=config, progress=_progress()
+        )
         click.echo(f"{out}: {shape[0]} × {shape[1]} frames and truth.npz")
     return ExitCode.DONE
 

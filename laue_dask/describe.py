@@ -5,7 +5,7 @@ from pathlib import Path
 from laue_dask import pipeline
 from laue_dask.encoder import weights
 from laue_dask.io.frames import discover, frame_info
-from laue_dask.io.scan_store import ScanStore
+from laue_dask.io.scan_store import ScanStore, frame_layout
 
 
 def describe(path: Path) -> str:
@@ -19,7 +19,7 @@ def describe(path: Path) -> str:
     if (path / "run.json").is_file():
         return _run(path)
     if ScanStore.is_store(str(path)):
-        return f"{path}: {ScanStore.open(path).describe()}"
+        return _scan(path)
     if path.suffix == ".safetensors":
         return _weights(path)
     refs = discover(str(path))
@@ -38,6 +38,22 @@ def _run(path: Path) -> str:
     lines.append(f"K               {', '.join(map(str, record['k']))} (suggested: {record['suggested_k']})")
     lines.append(f"components      {record['m_pca']} used")
     lines += [f"{stage:15s} {seconds:.1f} s" for stage, seconds in record["seconds"].items()]
+    return "\n".join(lines)
+
+
+def _scan(path: Path) -> str:
+    store = ScanStore.open(path)
+    (ny, nx), (rows, columns) = store.scan_shape, store.frame_shape
+    layout = frame_layout(store.frame_shape, store.dtype, store.n_patterns)
+    lines = [f"{path}: scan of {ny} × {nx}, {int(store.valid.sum())} usable patterns"]
+    lines.append(f"source          {store.provenance.get('source')}")
+    lines.append(f"grid            {store.provenance.get('grid')}")
+    lines.append(f"set aside       {len(store.set_aside)}")
+    lines.append(
+        f"frames          {rows} × {columns}, {store.dtype}{'' if store.has_frames else ' (not in the store)'}"
+    )
+    lines.append(f"masked          {100 * store.detector_mask.mean():.2f} % of the pixels")
+    lines.append(f"layout          {layout.why}")
     return "\n".join(lines)
 
 

@@ -318,7 +318,8 @@ def _features(
         precision=config.precision,
     )
     write_array(features, array, stage="encode", client=workers.client, progress=progress, resources=workers.gpu)
-    return da.from_zarr(array, chunks=(block, latent))
+    stored: da.Array = da.from_zarr(array, chunks=(block, latent))
+    return stored
 
 
 def _quality(

@@ -26,6 +26,9 @@ class Architecture(Model):
     """Filters of each 3 × 3 convolution; each is followed by a max-pooling by 2."""
     latent: int = Field(256, ge=1, le=65536)
     """M_AE, the number of latent features."""
+    unshuffle: int = Field(1, ge=1, le=8)
+    """Blocks of so many pixels a side become channels before the first convolution: the widest feature maps, on which
+    most of the time goes, shrink by its square and no pixel is lost."""
     dropout: float = Field(0.2, ge=0, lt=1)
     batch_norm: bool = False
     smoothing: float = Field(0.0, ge=0, le=8)
@@ -42,14 +45,15 @@ class Architecture(Model):
     @property
     def bottleneck_side(self) -> int:
         """Side in pixels of the last feature map, which one convolution turns into the latent vector."""
-        return PATTERN_SIZE >> len(self.channels)
+        return (PATTERN_SIZE // self.unshuffle) >> len(self.channels)
 
 
 ARCHITECTURES: dict[str, Architecture] = {
     "paper": Architecture(),
     "contrastive": Architecture(
         name="contrastive",
-        channels=(8, 16, 32, 64, 128),
+        channels=(16, 32, 64, 128),
+        unshuffle=2,
         dropout=0.0,
         batch_norm=True,
         smoothing=1.0,
@@ -131,8 +135,8 @@ class Autoencoder(nn.Module):
 
 
 def _encoder(architecture: Architecture) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    filters = 1
+    layers: list[nn.Module] = [nn.PixelUnshuffle(architecture.unshuffle)] if architecture.unshuffle > 1 else []
+    filters = architecture.unshuffle**2
     for wider in architecture.channels:
         layers.append(nn.Conv2d(filters, wider, 3, padding=1, bias=not architecture.batch_norm))
         if architecture.batch_norm:
@@ -161,7 +165,9 @@ def _decoder(architecture: Architecture) -> nn.Sequential:
         layers.append(nn.ReLU(inplace=True))
     if architecture.dropout:
         layers.append(nn.Dropout(architecture.dropout))
-    layers.append(nn.Conv2d(architecture.channels[0], 1, 3, padding=1))
+    layers.append(nn.Conv2d(architecture.channels[0], architecture.unshuffle**2, 3, padding=1))
+    if architecture.unshuffle > 1:
+        layers.append(nn.PixelShuffle(architecture.unshuffle))
     return nn.Sequential(*layers)
 
 

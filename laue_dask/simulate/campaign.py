@@ -1,26 +1,90 @@
 """Simulated scans and training stores, made in parallel."""
 
+import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import zarr
+from dask.delayed import delayed
 from numpy.typing import NDArray
 
 from laue_dask import schema
 from laue_dask.compute import cluster
-from laue_dask.compute.run import write_array
+from laue_dask.compute.run import run_blocks, write_array
 from laue_dask.config import Config, Recipe
 from laue_dask.detector import detector_mask
 from laue_dask.errors import InputError
 from laue_dask.preprocess import reduce_frames
 from laue_dask.progress import Progress
 from laue_dask.schema import PATTERN_SIZE
+from laue_dask.simulate import specimens
+from laue_dask.simulate.detector import detector as named_detector
+from laue_dask.simulate.scan import Order, acquired, frame_name, write_frame, write_truth
+from laue_dask.simulate.specimens import Specimen
 from laue_dask.simulate.training import N_CONFIGURATIONS, N_VIEWS, training_frame
+
+FRAMES_PER_TASK = 32
 
 MASK_FRAMES = 12
 """Frames of an experiment that its detector mask is found from."""
+
+
+def write_scan(
+    kind: str,
+    folder: Path,
+    *,
+    shape: tuple[int, int],
+    seed: int,
+    detector: str,
+    order: Order = "raster",
+    config: Config,
+    progress: Progress,
+) -> None:
+    """Simulate a scan: a TIFF file per point, `truth.npz`, and `simulation.json` that says how it was made.
+
+    Frames that an earlier call with the same parameters left there are kept.
+
+    Raises
+    ------
+    InputError
+        There is no such specimen or detector, or the folder holds something else.
+    """
+    made_by = {"kind": kind, "shape": list(shape), "seed": seed, "detector": detector, "order": order}
+    named_detector(detector)  # refused before anything is made
+    specimen = _specimen(kind, shape, seed)
+    record = folder / "simulation.json"
+    if folder.exists() and any(folder.iterdir()):
+        found = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else "other files"
+        if found != made_by:
+            raise InputError(f"{folder}: holds {found}, not {made_by}: choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_truth(specimen, folder / "truth.npz")
+    record.write_text(json.dumps(made_by), encoding="utf-8")
+    n = shape[0] * shape[1]
+    starts = range(0, n, FRAMES_PER_TASK)
+    write = delayed(_write_frames, pure=False)
+    tasks = [write(made_by, str(folder), start, min(start + FRAMES_PER_TASK, n)) for start in starts]
+    with cluster.start(config.cluster) as workers, progress.stage("simulate", total=n) as advance:
+        run_blocks(tasks, client=workers.client, on_receipt=lambda receipt: advance(receipt["stop"] - receipt["start"]))
+
+
+def _write_frames(made_by: dict[str, Any], folder: str, start: int, stop: int) -> dict[str, int]:
+    specimen = _specimen(made_by["kind"], tuple(made_by["shape"]), made_by["seed"])
+    screen = named_detector(made_by["detector"])
+    for number in range(start, stop):
+        path = Path(folder) / frame_name(made_by["kind"], screen, number)
+        if not path.exists():
+            point = acquired(specimen, number, order=made_by["order"])
+            write_frame(specimen, screen, point, path, seed=made_by["seed"])
+    return {"start": start, "stop": stop}
+
+
+@lru_cache(maxsize=4)
+def _specimen(kind: str, shape: tuple[int, int], seed: int) -> Specimen:
+    return specimens.specimen(kind, shape, seed)
 
 
 def write_training_store(

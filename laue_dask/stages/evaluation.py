@@ -146,7 +146,8 @@ def _untrained(reduced: zarr.Array[Any], where: Map, config: Config) -> da.Array
         patterns, where.valid, name="untrained", latent=256, batch_size=config.encoder.batch_size
     ).persist()
     pca = IncrementalPCA(n_components=config.pca.components).fit(features)
-    return segmentation.usable(pca.transform(features, dtype=np.float32), where)[:, : pca.n_components_].persist()
+    components: da.Array = pca.transform(features, dtype=np.float32)[:, : pca.n_components_].persist()
+    return segmentation.usable(components, where)
 
 
 def _pixels(reduced: zarr.Array[Any], where: Map, *, widened: bool) -> da.Array:
@@ -165,7 +166,8 @@ def _pixels(reduced: zarr.Array[Any], where: Map, *, widened: bool) -> da.Array:
         chunks=(flat.chunks[0], (wanted,)),
         meta=np.empty((0, 0), dtype=np.float32),
     )
-    return segmentation.usable(transformed, where).persist()
+    components: da.Array = transformed.persist()
+    return segmentation.usable(components, where)
 
 
 def _widen(block: NDArray[np.uint8]) -> NDArray[np.float32]:

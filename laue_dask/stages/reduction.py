@@ -24,6 +24,9 @@ from laue_dask.stages.ingest import SAMPLE_BYTES, SAMPLE_FRAMES
 
 SMALLEST_BLOCK, LARGEST_BLOCK = 32, 512
 
+FRAMES_AT_ONCE = 8
+"""Frames that a task reads together."""
+
 
 def block_size(n_patterns: int) -> int:
     """Patterns in a block of work, a power of two that depends on the scan's size alone.
@@ -109,8 +112,9 @@ def _reduce_block(
     start = block_id[0] * block
     stop = min(start + block, store.n_patterns)
     reduced = np.zeros((stop - start, PATTERN_SIZE, PATTERN_SIZE), dtype=np.uint8)
-    for i in range(start, stop, store.read_length):
-        end = min(i + store.read_length, stop)
+    step = max(store.read_length, FRAMES_AT_ONCE)
+    for i in range(start, stop, step):
+        end = min(i + step, stop)
         keep = valid[i:end]
         if keep.any():
             frames = store.read_frames(i, end)[keep]
