@@ -57,6 +57,7 @@ def train(
     seeds = {a.get("seed") for a in training.attributes}
     if seeds & {a.get("seed") for a in validation.attributes}:
         raise InputError(f"{validation_store}: has the seed of a training store: validation needs other experiments")
+    out.parent.mkdir(parents=True, exist_ok=True)
     model = weights.load(start, recipe=recipe)[0].train() if start else None
     trained, epochs = train_network(
         config,
@@ -96,7 +97,6 @@ def train(
             "validation_neighbour": last.validation_neighbour,
         },
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
     weights.save(trained, out, card)
     return card
 
@@ -117,9 +117,11 @@ def read_config(path: Path | None) -> TrainingConfig:
     if path is None:
         return TrainingConfig()
     try:
-        return TrainingConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-    except OSError as error:
-        raise ConfigError(f"{path}: configuration cannot be read: {error.strerror}") from error
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return TrainingConfig.model_validate({} if data is None else data)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(f"{path}: configuration cannot be read: {reason}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     except ValidationError as error:

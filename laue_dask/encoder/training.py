@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import zarr
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from laue_dask.config import Model
@@ -33,8 +33,8 @@ from laue_dask.schema import TRAINING
 class TrainingConfig(Model):
     """One training, as read from YAML."""
 
-    architecture: str | Architecture = "contrastive"
-    """A name, or its hyper-parameters."""
+    architecture: Architecture = ARCHITECTURES["contrastive"]
+    """Its hyper-parameters, or a name."""
     epochs: int = Field(20, ge=1)
     experiments_per_batch: int = Field(4, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
@@ -48,18 +48,18 @@ class TrainingConfig(Model):
     mixed_precision: bool = True
     seed: int = Field(0, ge=0)
 
+    @field_validator("architecture", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if isinstance(value, str) and value not in ARCHITECTURES:
+            raise ValueError(f"architecture '{value}' is not one of {', '.join(ARCHITECTURES)}")
+        return ARCHITECTURES[value] if isinstance(value, str) else value
+
     @model_validator(mode="after")
-    def _known(self) -> Self:
-        if isinstance(self.architecture, str) and self.architecture not in ARCHITECTURES:
-            raise ValueError(f"architecture '{self.architecture}' is not one of {', '.join(ARCHITECTURES)}")
+    def _something_learnt(self) -> Self:
         if self.contrastive_weight == self.reconstruction_weight == 0:
             raise ValueError("contrastive_weight and reconstruction_weight are both 0: nothing would be learnt")
         return self
-
-    @property
-    def resolved_architecture(self) -> Architecture:
-        """The hyper-parameters behind the name."""
-        return ARCHITECTURES[self.architecture] if isinstance(self.architecture, str) else self.architecture
 
 
 @dataclass(frozen=True)
@@ -98,12 +98,14 @@ class TrainingSet:
             try:
                 root: Any = zarr.open_group(str(path), mode="r")
                 patterns, experiment, configuration = (root[name] for name in TRAINING)
-            except (FileNotFoundError, KeyError) as error:
+            except (OSError, KeyError, ValueError) as error:
                 raise InputError(
                     f"{path}: not a training store: make one with `laue-dask simulate training`"
                 ) from error
             self.attributes.append(dict(root.attrs))
             number, name = np.asarray(experiment[:]), np.asarray(configuration[:], dtype=np.int64)
+            if not len(number):
+                raise InputError(f"{path}: a training store with no patterns: make it again")
             edges = [0, *(np.flatnonzero(np.diff(number)) + 1), len(number)]
             for start, stop in itertools.pairwise(edges):
                 self._experiments.append((patterns, int(start), int(stop), name[start:stop]))
@@ -123,6 +125,7 @@ class TrainingSet:
         return values[:, None], torch.from_numpy(configuration)
 
 
+@torch.random.fork_rng(devices=[])
 def train(
     config: TrainingConfig,
     training: TrainingSet,
@@ -147,7 +150,8 @@ def train(
     autoencoder, history
         The trained network (in evaluation mode) and one `Epoch` per epoch.
     """
-    model = (start or build(config.resolved_architecture, seed=config.seed)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    torch.manual_seed(config.seed)  # dropout draws from torch's global generator, which `fork_rng` gives back
+    model = (start or build(config.architecture, seed=config.seed)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     rng = np.random.default_rng(config.seed)
     epochs: list[Epoch] = []
@@ -188,14 +192,14 @@ def write_history(epochs: list[Epoch], path: Path) -> None:
 
 
 def contrastive_loss(latent: Tensor, configuration: Tensor, *, temperature: float) -> Tensor:
-    """Supervised contrastive loss of unit vectors (n, M_AE), averaged over the vectors that have a partner."""
+    """Supervised contrastive loss of unit vectors (n, M_AE), averaged over those that have a partner; 0 without."""
     similarity = latent @ latent.T / temperature
     itself = torch.eye(len(latent), dtype=torch.bool)
     same = (configuration[:, None] == configuration[None, :]) & ~itself
     log_share = similarity - similarity.masked_fill(itself, -torch.inf).logsumexp(dim=1, keepdim=True)
     partners = same.sum(dim=1)
     mean = (log_share * same).sum(dim=1)[partners > 0] / partners[partners > 0]
-    return -mean.mean()
+    return -mean.sum() / max(1, len(mean))
 
 
 @torch.inference_mode()
