@@ -10,8 +10,9 @@ import os
 import shutil
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, Self, cast
 
 import dask.array as da
 import numpy as np
@@ -19,43 +20,20 @@ import zarr
 from numpy.typing import DTypeLike, NDArray
 
 from laue_dask import schema
-from laue_dask.errors import ComputeError, FrameError, StoreError
+from laue_dask.errors import FrameError, StoreError
+from laue_dask.io.frame_array import FrameArray, crc32, frame_layout
 from laue_dask.io.frames import FrameRef, read_frame
 from laue_dask.io.geometry import ScanGrid
 from laue_dask.io.shards import read_shard
 
-SHARD_BYTES = 128 * 2**20
-CHUNK_BYTES = 256 * 2**10
+__all__ = ["ScanStore", "frame_layout", "ingest_shard"]
+
 REDUCED_CHUNK = 32
 """Reduced patterns of a chunk: half a megabyte, small enough to look at one pattern, large enough to stream them."""
 
 _PART = ".part"
 _TABLE_CHUNK = 65_536
 _SUBSTRATE = schema.ArraySpec(("row", "column"), "float32", 0, "counts", "what the scan's patterns have in common")
-
-
-class Layout(NamedTuple):
-    """Frames per chunk and per shard, and one sentence that says why."""
-
-    chunk_frames: int
-    shard_frames: int
-    why: str
-
-
-def frame_layout(frame_shape: tuple[int, int], dtype: DTypeLike, n: int) -> Layout:
-    """How `n` frames are cut into chunks and shards.
-
-    A chunk is one frame, so that looking at a delegate reads nothing else; where frames are tiny it is as many (a power
-    of two) as fit into 256 KiB. A shard is the largest power of two of frames whose raw size is at most 128 MiB.
-    """
-    size = max(1, int(np.prod(frame_shape)) * np.dtype(dtype).itemsize)
-    shard = _power_of_two(SHARD_BYTES // size)
-    chunk = min(shard, _power_of_two(CHUNK_BYTES // size))
-    why = (
-        f"{n} frames of {size / 2**20:.3g} MiB: {chunk} per chunk, {shard} per shard "
-        f"of {shard * size / 2**20:.3g} MiB, {-(-n // shard)} shards"
-    )
-    return Layout(chunk, shard, why)
 
 
 class ScanStore:
@@ -211,7 +189,7 @@ class ScanStore:
         """Frames that could not be used: `pattern`, `source`, `reason` of each."""
         return list(self._attribute("set_aside"))
 
-    @property
+    @cached_property
     def has_frames(self) -> bool:
         """Whether the frames themselves are in the store."""
         return "frames" in self.root
@@ -267,17 +245,7 @@ class ScanStore:
         ComputeError
             The disk is full or fails.
         """
-        unit, n = self.shard_frames, self.n_patterns
-        if start % unit or not 0 <= start < n or len(stack) != min(unit, n - start):
-            raise ValueError(f"frames {start} to {start + len(stack)} are not one shard of {unit} among {n}")
-        if stack.shape[1:] != self.frame_shape or stack.dtype != self.dtype:
-            raise ValueError(f"{stack.shape[1:]} {stack.dtype} frames in a store of {self.frame_shape} {self.dtype}")
-        # A shard of zeros is written as well: one that is not there is one that was lost.
-        frames = self._array("frames").with_config({"write_empty_chunks": True})
-        try:
-            frames[start : start + len(stack)] = stack
-        except OSError as error:
-            raise ComputeError(f"{self._folder}: frames cannot be written: {error.strerror or error}") from error
+        self._frames.write(start, stack)
 
     def record(self, receipts: Sequence[Mapping[str, Any]]) -> None:
         """Take over what `ingest_shard` found: sources, positions, checksums and what was set aside.
@@ -319,8 +287,7 @@ class ScanStore:
         if "crc32" not in self.root.attrs:
             raise StoreError(f"{self.path}: its shards are not recorded: run the ingest again")
         if self.has_frames:
-            for start in range(0, self.n_patterns, self.shard_frames):
-                self._check_shard(start)
+            self._frames.check_whole()
         if self.path.exists():
             raise StoreError(f"{self.path}: exists already: choose another path or remove it")
         self.root.attrs["complete"] = True
@@ -352,25 +319,9 @@ class ScanStore:
         StoreError
             A frame is damaged or missing.
         """
-        stack = np.zeros((stop - start, *self.frame_shape), dtype=self.dtype)
-        if not self.has_frames:
-            self._read_sources(start, stack)
-            return stack
-        frames, unit = self._array("frames"), self.read_length
-        for shard in range(start - start % self.shard_frames, stop, self.shard_frames):
-            self._check_shard(shard)
-        for first in range(start - start % unit, stop, unit):
-            low, high = max(first, start), min(first + unit, stop)
-            try:
-                stack[low - start : high - start] = frames[low:high]
-            except MemoryError:
-                raise
-            except Exception as error:
-                reason = " ".join(str(error).split())
-                raise StoreError(
-                    f"{self.path}: frames {low} to {high - 1} are damaged ({reason}): ingest again"
-                ) from error
-        return stack
+        if self.has_frames:
+            return self._frames.read(start, stop)
+        return self._read_sources(start, stop)
 
     def reduced(self, digest: str) -> zarr.Array[Any] | None:
         """Reduced patterns of a recipe, finished or not; ``None`` where nobody began them."""
@@ -419,7 +370,7 @@ class ScanStore:
             It is missing, damaged, or another shard's.
         """
         start = block * self.shard_frames
-        found = _crc32(self.read_frames(start, min(start + self.shard_frames, self.n_patterns)))
+        found = crc32(self.read_frames(start, min(start + self.shard_frames, self.n_patterns)))
         expected = self._attribute("crc32")[block]
         if found != expected:
             raise StoreError(f"{self.path}: shard {block} has checksum {found:08x}, {expected:08x} was ingested")
@@ -436,21 +387,20 @@ class ScanStore:
         except KeyError as error:
             raise StoreError(f"{self.path}: attribute '{name}' is missing: ingest again") from error
 
-    def _check_shard(self, start: int) -> None:
-        """A shard that is gone would be read as zeros without a word."""
-        frames = self._array("frames")
-        key = frames.metadata.encode_chunk_key((start // self.shard_frames, 0, 0))
-        if not (self._folder / "frames" / key).is_file():
-            raise StoreError(f"{self.path}: the shard of frames {start}, … is missing ({key}): ingest again")
+    @cached_property
+    def _frames(self) -> FrameArray:
+        return FrameArray(self._folder, self._array("frames"))
 
-    def _read_sources(self, start: int, stack: NDArray[Any]) -> None:
-        valid = self._array("valid")[start : start + len(stack)]
-        for i, name in enumerate(self._array("source")[start : start + len(stack)]):
+    def _read_sources(self, start: int, stop: int) -> NDArray[Any]:
+        stack = np.zeros((stop - start, *self.frame_shape), dtype=self.dtype)
+        valid = self._array("valid")[start:stop]
+        for i, name in enumerate(self._array("source")[start:stop]):
             if valid[i]:
                 try:
                     stack[i] = read_frame(FrameRef.parse(str(name)))
                 except (FrameError, ValueError) as error:
                     raise StoreError(f"{self.path}: frames are not in the store, and {name}: {error}") from error
+        return stack
 
 
 def ingest_shard(store_path: str, shard_index: int, refs: Sequence[FrameRef | None]) -> dict[str, Any]:
@@ -479,7 +429,7 @@ def ingest_shard(store_path: str, shard_index: int, refs: Sequence[FrameRef | No
         "block": shard_index,
         "start": start,
         "stop": start + len(refs),
-        "crc32": _crc32(shard.stack),
+        "crc32": crc32(shard.stack),
         "frames": sum(ref is not None for ref in refs),
         "source": ["" if ref is None else str(ref) for ref in refs],
         "set_aside": [(start + i, reason) for i, reason in shard.set_aside],
@@ -502,11 +452,3 @@ def _open_group(folder: Path) -> zarr.Group:
     except Exception as error:
         reason = "no zarr.json in it" if not (folder / "zarr.json").is_file() else " ".join(str(error).split())
         raise StoreError(f"{folder}: not a scan store: {reason}") from error
-
-
-def _crc32(stack: NDArray[Any]) -> int:
-    return zlib.crc32(np.ascontiguousarray(stack).view(np.uint8).data)
-
-
-def _power_of_two(limit: int) -> int:
-    return 1 << max(1, limit).bit_length() - 1

@@ -10,7 +10,7 @@ from PIL import Image
 
 from laue_dask import schema
 from laue_dask.errors import ComputeError, FrameError, StoreError
-from laue_dask.io import scan_store
+from laue_dask.io import frame_array
 from laue_dask.io.frames import FrameRef, discover, read_position
 from laue_dask.io.geometry import resolve_grid
 from laue_dask.io.scan_store import ScanStore, frame_layout, ingest_shard
@@ -22,8 +22,8 @@ ROWS, COLUMNS = 40, 30
 @pytest.fixture
 def small_shards(monkeypatch):
     """Shards of four frames and chunks of one or two, so that small scans have several."""
-    monkeypatch.setattr(scan_store, "SHARD_BYTES", 4 * ROWS * COLUMNS * 4)
-    monkeypatch.setattr(scan_store, "CHUNK_BYTES", ROWS * COLUMNS * 4)
+    monkeypatch.setattr(frame_array, "SHARD_BYTES", 4 * ROWS * COLUMNS * 4)
+    monkeypatch.setattr(frame_array, "CHUNK_BYTES", ROWS * COLUMNS * 4)
 
 
 def some_frames(n, dtype, seed=0):
@@ -40,7 +40,7 @@ def begun(path, n=10, dtype=np.int32, **options):
 def receipt(store, block, stack, **found):
     start = block * store.shard_frames
     source = [f"{i}.tif" for i in range(start, start + len(stack))]
-    known = {"crc32": scan_store._crc32(stack), "source": source, "set_aside": [], "positions": None}
+    known = {"crc32": frame_array.crc32(stack), "source": source, "set_aside": [], "positions": None}
     return {"block": block, "start": start, "stop": start + len(stack), **known, **found}
 
 
@@ -69,8 +69,8 @@ def test_layout_keeps_single_frames_apart_and_shards_bounded(rows, columns, dtyp
     chunk, shard = layout.chunk_frames, layout.shard_frames
     assert chunk.bit_count() == shard.bit_count() == 1
     assert shard % chunk == 0
-    assert shard == 1 or shard * size <= scan_store.SHARD_BYTES < 2 * shard * size
-    assert chunk == 1 or chunk * size <= scan_store.CHUNK_BYTES
+    assert shard == 1 or shard * size <= frame_array.SHARD_BYTES < 2 * shard * size
+    assert chunk == 1 or chunk * size <= frame_array.CHUNK_BYTES
 
 
 @pytest.mark.parametrize(

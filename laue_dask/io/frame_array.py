@@ -1,0 +1,110 @@
+"""The frames of a scan store on disk: written by whole shards, read by chunks, and never silently lost."""
+
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import zarr
+from numpy.typing import DTypeLike, NDArray
+
+from laue_dask.errors import ComputeError, StoreError
+
+SHARD_BYTES = 128 * 2**20
+CHUNK_BYTES = 256 * 2**10
+
+
+class Layout(NamedTuple):
+    """Frames per chunk and per shard, and one sentence that says why."""
+
+    chunk_frames: int
+    shard_frames: int
+    why: str
+
+
+def frame_layout(frame_shape: tuple[int, int], dtype: DTypeLike, n: int) -> Layout:
+    """How `n` frames are cut into chunks and shards.
+
+    A chunk is one frame, so that looking at a delegate reads nothing else; where frames are tiny it is as many (a power
+    of two) as fit into 256 KiB. A shard is the largest power of two of frames whose raw size is at most 128 MiB.
+    """
+    size = max(1, int(np.prod(frame_shape)) * np.dtype(dtype).itemsize)
+    shard = _power_of_two(SHARD_BYTES // size)
+    chunk = min(shard, _power_of_two(CHUNK_BYTES // size))
+    why = (
+        f"{n} frames of {size / 2**20:.3g} MiB: {chunk} per chunk, {shard} per shard "
+        f"of {shard * size / 2**20:.3g} MiB, {-(-n // shard)} shards"
+    )
+    return Layout(chunk, shard, why)
+
+
+class FrameArray:
+    """Array `frames` (pattern, row, column) of a scan store.
+
+    Parameters
+    ----------
+    folder
+        The store, for messages and to see whether a shard is there.
+    array
+        Its array `frames`.
+    """
+
+    def __init__(self, folder: Path, array: zarr.Array[Any]) -> None:
+        self.folder = folder
+        self.array = array
+        self.shard_frames = int((array.shards or array.chunks)[0])
+        self.chunk_frames = int(array.chunks[0])
+
+    def write(self, start: int, stack: NDArray[Any]) -> None:
+        """Write exactly one shard; see `ScanStore.write_frames`."""
+        unit, n = self.shard_frames, self.array.shape[0]
+        if start % unit or not 0 <= start < n or len(stack) != min(unit, n - start):
+            raise ValueError(f"frames {start} to {start + len(stack)} are not one shard of {unit} among {n}")
+        shape, dtype = self.array.shape[1:], self.array.dtype
+        if stack.shape[1:] != shape or stack.dtype != dtype:
+            raise ValueError(f"{stack.shape[1:]} {stack.dtype} frames in a store of {shape} {dtype}")
+        # A shard of zeros is written as well: one that is not there is one that was lost.
+        array = self.array.with_config({"write_empty_chunks": True})
+        try:
+            array[start : start + len(stack)] = stack
+        except OSError as error:
+            raise ComputeError(f"{self.folder}: frames cannot be written: {error.strerror or error}") from error
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Read frames chunk by chunk, so that no more than a chunk is in memory twice; see `ScanStore.read_frames`."""
+        stack = np.zeros((stop - start, *self.array.shape[1:]), dtype=self.array.dtype)
+        for shard in range(start - start % self.shard_frames, stop, self.shard_frames):
+            self._check_shard(shard)
+        unit = self.chunk_frames
+        for first in range(start - start % unit, stop, unit):
+            low, high = max(first, start), min(first + unit, stop)
+            try:
+                stack[low - start : high - start] = self.array[low:high]
+            except MemoryError:
+                raise
+            except Exception as error:
+                reason = " ".join(str(error).split())
+                raise StoreError(
+                    f"{self.folder}: frames {low} to {high - 1} are damaged ({reason}): ingest again"
+                ) from error
+        return stack
+
+    def check_whole(self) -> None:
+        """Raise `StoreError` unless every shard is there."""
+        for start in range(0, self.array.shape[0], self.shard_frames):
+            self._check_shard(start)
+
+    def _check_shard(self, start: int) -> None:
+        """A shard that is gone would be read as zeros without a word."""
+        key = self.array.metadata.encode_chunk_key((start // self.shard_frames, 0, 0))
+        if not (self.folder / "frames" / key).is_file():
+            raise StoreError(f"{self.folder}: the shard of frames {start}, … is missing ({key}): ingest again")
+
+
+def crc32(stack: NDArray[Any]) -> int:
+    """Checksum of an array's bytes."""
+    return zlib.crc32(np.ascontiguousarray(stack).view(np.uint8).data)
+
+
+def _power_of_two(limit: int) -> int:
+    return 1 << max(1, limit).bit_length() - 1
