@@ -97,7 +97,7 @@ def evaluate(
     """
     components = results["components"]
     m_pca = int(components.attrs["m_pca"])
-    table = da.from_array(components.data, chunks=(components.shape[0] if components.chunks is None else "auto", -1))
+    table: da.Array = da.asarray(components.data)
     where = Map(np.isfinite(np.asarray(components[:, 0])), truth.edge.shape)
     k_values = set(map(int, results["k"].values))
     if truth.n_domains >= 2:
