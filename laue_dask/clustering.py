@@ -150,7 +150,7 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     inertia_
         Sum of the squared distances of the rows to their centres, summed in float64.
     n_iter_
-        Number of passes over all rows.
+        Number of Lloyd steps on all rows.
 
     Notes
     -----
@@ -161,6 +161,7 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
 
     Examples
     --------
+    >>> import numpy as np
     >>> X = np.repeat([[0.0, 0.0], [9.0, 9.0]], [10, 20], axis=0)
     >>> KMeans(2).fit(X).cluster_centers_
     array([[9., 9.],
@@ -272,9 +273,9 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     def _settle(self, X: Any, centers: Array) -> tuple[Array, Array, ClusterMoments]:
         labels, members = _assign(X, centers)
         for _ in range(SETTLING_STEPS):
-            self.n_iter_ += 1
             if not members.n.all() or np.array_equal(members.mean, centers):
                 break
+            self.n_iter_ += 1
             centers = members.mean
             labels, members = _assign(X, centers)
         return centers, labels, members

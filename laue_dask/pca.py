@@ -45,7 +45,7 @@ def each_block(function: Callable[..., Any], X: Any, *aligned: Array, **shared: 
         Arguments that every block gets whole.
     """
     size = block_rows(X.shape[1])
-    spans = [slice(start, min(start + size, len(X))) for start in range(0, len(X), size)]
+    spans = [slice(start, min(start + size, len(X))) for start in range(0, max(1, len(X)), size)]
     if not isinstance(X, da.Array):
         return [function(X[rows], *(array[rows] for array in aligned), **shared) for rows in spans]
     blocks = X.rechunk({0: size, 1: -1}).to_delayed().ravel()
@@ -155,7 +155,8 @@ class IncrementalPCA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     Examples
     --------
-    >>> X = np.random.default_rng(0).normal(size=(100, 3)) * [3.0, 1.0, 0.1]
+    >>> import numpy as np
+    >>> X = np.random.default_rng(0).normal(size=(100, 3)) * [3.0, 2.0, 0.1]
     >>> pca = IncrementalPCA(n_components=0.9).fit(X)
     >>> pca.n_components_, pca.transform(X).shape
     (2, (100, 3))
@@ -218,8 +219,8 @@ class IncrementalPCA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def _moments(X: Any) -> Moments:
-    none = Moments.from_block(np.empty((0, X.shape[1])))
-    return reduce(Moments.merge, each_block(Moments.from_block, X), none)
+    parts: list[Moments] = each_block(Moments.from_block, X)
+    return reduce(Moments.merge, parts)
 
 
 def _with_signs(components: Array) -> Array:

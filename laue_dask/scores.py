@@ -38,7 +38,7 @@ def calinski_harabasz(X: Any, labels: Array) -> float:
         As scikit-learn's; NaN where it is not defined: one cluster, or as many as patterns.
     """
     kinds, codes = np.unique(labels, return_inverse=True)
-    return _calinski_harabasz(cluster_moments(X, codes, len(kinds)))
+    return _calinski_harabasz(cluster_moments(X, codes.astype(np.int32), len(kinds)))
 
 
 def _calinski_harabasz(clusters: ClusterMoments) -> float:
@@ -56,8 +56,7 @@ def silhouette(X: Any, labels: Array, *, size: int = 10_000, seed: int = 0) -> f
 
     Every cluster is in the sample with its share of the members, a small one with `MIN_MEMBERS` where possible and
     never with a single one of several. Each member counts for those that it stands for, so that the mean estimates
-    the mean of all patterns. Beside the sample, 32 MiB of
-    distances are held at a time.
+    the mean of all patterns. Beside the sample, 32 MiB of distances are held at a time.
 
     Parameters
     ----------

@@ -163,14 +163,18 @@ def test_identical_rows_make_one_cluster():
     assert not fitted.labels_.any()
 
 
-def test_a_dask_client_gives_the_same_partition_and_nothing_to_warn_about(client, small_blocks, tmp_path, caplog):
+def test_a_dask_client_gives_the_same_partition_with_unique_task_names(client, small_blocks, tmp_path, caplog):
     X = blobs(700, 4, 5, apart=1.0)
     stored = zarr.create_array(tmp_path / "x.zarr", data=X, chunks=(60, 4))
     here = KMeans(5, sample=200).fit(X)
-    with caplog.at_level(logging.WARNING):
+    scheduler = logging.getLogger("distributed.scheduler")  # does not propagate to the root logger
+    scheduler.addHandler(caplog.handler)
+    try:
         there = KMeans(5, sample=200).fit(da.from_zarr(stored))
         labels = there.predict(da.from_zarr(stored)).compute()
-    assert not caplog.records
+    finally:
+        scheduler.removeHandler(caplog.handler)
+    assert not [message for message in caplog.messages if "run_spec" in message]
     assert np.array_equal(here.labels_, there.labels_)
     assert np.array_equal(here.cluster_centers_, there.cluster_centers_)
     assert np.array_equal(labels, here.labels_)

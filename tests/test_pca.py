@@ -229,6 +229,11 @@ def test_each_block_cuts_numpy_and_dask_arrays_at_the_same_rows(data):
         assert np.array_equal(rows, same)
 
 
+def test_a_table_without_rows_is_one_empty_block():
+    for X in (np.empty((0, 3)), da.from_array(np.empty((0, 3)))):
+        assert each_block(np.shape, X) == [(0, 3)]
+
+
 def test_blocks_hold_64_mib_at_most_unless_the_table_is_very_wide():
     assert block_rows(256) * 256 * 4 == 2**26
     assert block_rows(2) == 65_536
