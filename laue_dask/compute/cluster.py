@@ -26,6 +26,9 @@ GPU = {"GPU": 1.0}
 MEMORY_SHARE = 0.75
 """Share of the available memory that the workers may use together."""
 
+DEATHS = 8
+"""Workers that may die with a block before it is given up: a death is suspected of every block that its worker held."""
+
 
 @dataclass(frozen=True)
 class Workers:
@@ -137,6 +140,7 @@ def _cluster(config: ClusterConfig, count: int, gpus: int, memory: int, scratch:
         "options": {
             "host": "127.0.0.1",
             "port": 0,
+            "allowed_failures": DEATHS - 1,
             "dashboard": config.dashboard,
             "dashboard_address": "127.0.0.1:0",
         },

@@ -25,9 +25,6 @@ from laue_dask.progress import Progress
 Receipt = dict[str, Any]
 """What is known of a finished block: `block`, `start`, `stop`, `crc32`, and what its stage adds."""
 
-ATTEMPTS = 4
-"""How often a block is given out before its death is taken for its own fault."""
-
 PATIENCE = 900.0
 """Seconds without a single finished block after which the run is taken for stuck."""
 
@@ -48,11 +45,11 @@ class Journal:
         """Receipts by block; a last line that was cut off by a kill is ignored."""
         receipts: dict[int, Receipt] = {}
         if self.path.is_file():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
+            for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     receipt = json.loads(line)
                     receipts[int(receipt["block"])] = receipt
-                except (json.JSONDecodeError, KeyError, TypeError):
+                except (ValueError, KeyError, TypeError):
                     continue
         return receipts
 
@@ -106,7 +103,7 @@ def run_blocks(
     LaueDaskError
         Whatever a task raised, if it is one of ours.
     ComputeError
-        A task failed, killed its worker `ATTEMPTS` times, or nothing moved for `PATIENCE` seconds.
+        A task failed, as many workers died with it as the scheduler allows, or nothing moved for `PATIENCE` seconds.
     """
     receipts = journal.read() if journal else {}
     receipts = {block: receipt for block, receipt in receipts.items() if block < len(tasks)}
@@ -129,27 +126,18 @@ def _computed(
     width: int,
 ) -> Iterator[tuple[int, Receipt]]:
     flying: dict[Future[Any], int] = {}
-    attempts: dict[int, int] = {}
-
-    def submit(block: int) -> None:
-        attempts[block] = attempts.get(block, 0) + 1
-        flying[client.compute(tasks[block], resources=resources, retries=1)] = block
-
     try:
         for block in waiting:
-            submit(block)
-            if len(flying) < width:
-                continue
-            yield from _landed(flying, attempts, submit)
+            flying[client.compute(tasks[block], resources=resources, retries=1)] = block
+            if len(flying) >= width:
+                yield from _landed(flying)
         while flying:
-            yield from _landed(flying, attempts, submit)
+            yield from _landed(flying)
     finally:
         client.cancel(list(flying))
 
 
-def _landed(
-    flying: dict[Future[Any], int], attempts: dict[int, int], submit: Callable[[int], None]
-) -> Iterator[tuple[int, Receipt]]:
+def _landed(flying: dict[Future[Any], int]) -> Iterator[tuple[int, Receipt]]:
     try:
         landed = wait(list(flying), timeout=PATIENCE, return_when="FIRST_COMPLETED").done
     except TimeoutError as error:
@@ -163,17 +151,14 @@ def _landed(
             yield block, future.result()
             continue
         cause = future.exception()
-        if isinstance(cause, KilledWorker) and attempts[block] < ATTEMPTS:
-            submit(block)
-        elif isinstance(cause, LaueDaskError):
+        if isinstance(cause, LaueDaskError):
             raise cause
-        elif isinstance(cause, KilledWorker):
+        if isinstance(cause, KilledWorker):
             raise ComputeError(
-                f"block {block} killed its worker {attempts[block]} times, probably for want of memory: "
+                f"block {block}: {cause.allowed_failures + 1} workers died with it, probably for want of memory: "
                 "raise cluster.memory or lower cluster.workers"
             ) from cause
-        else:
-            raise ComputeError(f"block {block}: {type(cause).__name__}: {cause}") from cause
+        raise ComputeError(f"block {block}: {type(cause).__name__}: {cause}") from cause
 
 
 def write_array(
