@@ -31,8 +31,8 @@ DEAD_SHARE = 0.01
 """... and where a smaller share than this of them is zero."""
 
 HOT_SIGMA = 20.0
-HOT_SHOULDER = 0.2
-"""A hot pixel: so many sigmas above its surroundings, which hold less than this share of its height in all."""
+HOT_SHOULDER = 0.15
+"""A hot pixel: so many sigmas above its surroundings, and no neighbour reaches this share of its height."""
 
 _QUIET_FRAMES = 9
 
@@ -126,7 +126,8 @@ def _tally(sample: Frame) -> tuple[Mask, NDArray[np.float64], Mask]:
         markers += ~data
         total += np.where(data, frame, 0)
         empty &= ~data | (frame == 0)
-    return 2 * markers > len(sample), total, empty
+    marked: Mask = 2 * markers > len(sample)
+    return marked, total, empty
 
 
 def _stuck(sample: Frame, marked: Mask) -> Mask:
@@ -134,7 +135,7 @@ def _stuck(sample: Frame, marked: Mask) -> Mask:
     if sample.dtype.name not in ("uint8", "uint16"):
         return np.zeros(marked.shape, np.bool_)
     top = np.iinfo(sample.dtype).max
-    stuck = (sample >= top - 1).all(axis=0)
+    stuck: Mask = np.asarray((sample >= top - 1).all(axis=0))
     if not stuck.any():
         return stuck
     quiet = _quiet(sample)
@@ -144,7 +145,8 @@ def _stuck(sample: Frame, marked: Mask) -> Mask:
     level = _spread(_coarse(quiet, ~stuck & ~marked, np.median), marked.shape)
     around = ndimage.median(level, groups, np.arange(1, n + 1))
     shines = np.asarray(rim) - around > 0.05 * (top - around)
-    return stuck & ~np.concatenate([[False], shines])[groups]
+    dark: Mask = stuck & ~np.concatenate([[False], shines])[groups]
+    return dark
 
 
 def _quiet(sample: Frame) -> NDArray[np.float64]:
@@ -166,15 +168,16 @@ def _hot(quiet: NDArray[np.float64], mask: Mask) -> Mask:
     ring[1, 1] = False
     peak = values > ndimage.maximum_filter(values, footprint=ring, mode="constant", cval=-np.inf)
     rows, columns = np.nonzero(usable & peak & (quiet - background > HOT_SIGMA / 2 * sigma))
+    eight = [6, 7, 8, 11, 13, 16, 17, 18]
     padded = np.pad(np.where(usable, quiet, np.nan), 2, constant_values=np.nan)
     around = np.lib.stride_tricks.sliding_window_view(padded, (5, 5))[rows, columns].reshape(len(rows), 25)
-    known = np.isfinite(around[:, [6, 7, 8, 11, 13, 16, 17, 18]]).sum(axis=1) >= 5
+    known = np.isfinite(around[:, eight]).sum(axis=1) >= 5
     rows, columns, around = rows[known], columns[known], around[known]
     base = np.nanmedian(around, axis=1)
     height = quiet[rows, columns] - base
-    shoulder = np.nansum(around[:, [6, 7, 8, 11, 13, 16, 17, 18]] - base[:, None], axis=1)
+    shoulder = np.nanmax(around[:, eight], axis=1) - base
     noise = sigma[rows, columns]
-    hot = (height > HOT_SIGMA * noise) & (shoulder < HOT_SHOULDER * height + 3 * np.sqrt(8) * noise)
+    hot = (height > HOT_SIGMA * noise) & (shoulder < HOT_SHOULDER * height + 3 * noise)
     found = np.zeros(mask.shape, np.bool_)
     found[rows[hot], columns[hot]] = True
     return found

@@ -19,7 +19,7 @@ NOISE_WINDOW = 4.0
 # No fastmath: the loops then round as NumPy does, and a pixel that sits on the clipping limit falls on the same side.
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def select(values: NDArray[np.float64], n: int, rank: int) -> float:
     """Value of the given rank among the first `n`, by Hoare's quickselect; reorders `values`."""
     low, high = 0, n - 1
@@ -44,7 +44,7 @@ def select(values: NDArray[np.float64], n: int, rank: int) -> float:
     return float(values[rank])
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def fill_holes(grid: NDArray[np.float64]) -> bool:
     """Fill NaN nodes, ring by ring, with the mean of their filled neighbours; False if every node is NaN."""
     rows, columns = grid.shape
@@ -72,7 +72,7 @@ def fill_holes(grid: NDArray[np.float64]) -> bool:
     return True
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def smooth(grid: NDArray[np.float64]) -> NDArray[np.float64]:
     """Median of each node's 3 × 3 neighbourhood; nodes beyond the border repeat the border."""
     rows, columns = grid.shape
@@ -89,7 +89,7 @@ def smooth(grid: NDArray[np.float64]) -> NDArray[np.float64]:
     return smoothed
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def block_statistics(
     frame: NDArray[Any],
     mask: NDArray[np.bool_],
@@ -126,7 +126,7 @@ def block_statistics(
     return level, spread
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def block_noise(
     frame: NDArray[Any],
     mask: NDArray[np.bool_],
@@ -166,7 +166,7 @@ def block_noise(
     return noise
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def pool_signal(
     frame: NDArray[Any],
     mask: NDArray[np.bool_],
@@ -202,7 +202,7 @@ def pool_signal(
                 pooled[bins[y], bins[x]] = max(pooled[bins[y], bins[x]], strength)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def pool_residual(
     frame: NDArray[Any],
     mask: NDArray[np.bool_],
@@ -213,9 +213,9 @@ def pool_residual(
     noise: NDArray[np.float64],
     clip: float,
     bins: NDArray[np.int64],
+    pooled: NDArray[np.float64],
     median: NDArray[np.float32],
     spread: NDArray[np.float32],
-    pooled: NDArray[np.float64],
 ) -> None:
     """As `pool_signal`, for what exceeds a scan's `median` pattern, whose `spread` adds to the noise."""
     side, last = nodes.size, level.shape[0] - 1
@@ -240,7 +240,7 @@ def pool_residual(
                     pooled[bins[y], bins[x]] = max(pooled[bins[y], bins[x]], strength)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def improbable_runs(
     empty: NDArray[np.bool_], skipped: NDArray[np.bool_], evidence: NDArray[np.float64], least: float
 ) -> NDArray[np.bool_]:

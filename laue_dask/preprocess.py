@@ -12,11 +12,12 @@ recipe here measures every pixel in units of the local noise:
 5. the strongest pixel of each of 128 × 128 bins counts, bin edges at floor(i × side / 128);
 6. the `white_quantile` of those becomes 1, but never less than a signal of 20 sigmas: noise stays dark.
 
-A scan's substrate, the same reflections at every point, can be removed after step 3 (`Substrate`). Everything here takes
-and returns arrays; `reduce_frame_reference` says the same in plain NumPy, and is what the compiled loops must equal.
+A scan's substrate, the same reflections at every point, can be removed after step 3 (`Substrate`). Everything here
+takes and returns arrays; `reduce_frame_reference` says the same in plain NumPy: the compiled loops must equal it.
 """
 
 from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -41,7 +42,7 @@ __all__ = [
 FAINTEST_WHITE = 20.0
 """A signal of this many sigmas is the darkest that can be shown as 1."""
 
-_DTYPES = frozenset("uint8 uint16 uint32 int16 int32 float32 float64".split())
+_DTYPES = frozenset(["uint8", "uint16", "uint32", "int16", "int32", "float32", "float64"])
 _LEAST_SAMPLE = 5
 
 
@@ -90,7 +91,8 @@ class _Grid:
         nodes, w = self.nodes[rows], self.weights[rows, None]
         lines = grid[nodes] * (1.0 - w) + grid[np.minimum(nodes + 1, last)] * w
         w = self.weights
-        return lines[:, self.nodes] * (1.0 - w) + lines[:, np.minimum(self.nodes + 1, last)] * w
+        values: NDArray[np.float64] = lines[:, self.nodes] * (1.0 - w) + lines[:, np.minimum(self.nodes + 1, last)] * w
+        return values
 
 
 @dataclass(frozen=True)
@@ -137,9 +139,8 @@ def reduce_frames(
     square = _square(frames.shape[1:])
     grid = _Grid.of(square[0].stop - square[0].start, recipe.background_block)
     hidden = _hidden(frames.shape[1:], mask, square)
-    common = (
-        None if substrate is None else [np.ascontiguousarray(a[square]) for a in (substrate.median, substrate.spread)]
-    )
+    if substrate is not None:
+        median, spread = np.ascontiguousarray(substrate.median[square]), np.ascontiguousarray(substrate.spread[square])
     reduced = np.zeros((len(frames), PATTERN_SIZE, PATTERN_SIZE), np.uint8)
     for i in range(len(frames)):
         frame = _native(frames[i][square])
@@ -148,11 +149,11 @@ def reduce_frames(
         if found is None:
             continue
         pooled = np.zeros((PATTERN_SIZE, PATTERN_SIZE))
-        shared = (frame, hidden, scale.ceiling, grid.nodes, grid.weights, *found, recipe.clip_sigma, grid.bins)
-        if common is None:
-            kernels.pool_signal(*shared, pooled)
+        shared = (frame, hidden, scale.ceiling, grid.nodes, grid.weights, *found, recipe.clip_sigma, grid.bins, pooled)
+        if substrate is None:
+            kernels.pool_signal(*shared)
         else:
-            kernels.pool_residual(*shared, *common, pooled)
+            kernels.pool_residual(*shared, median, spread)
         reduced[i] = _grey(pooled, recipe)
     return reduced
 
