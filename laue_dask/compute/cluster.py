@@ -26,6 +26,9 @@ GPU = {"GPU": 1.0}
 MEMORY_SHARE = 0.75
 """Share of the available memory that the workers may use together."""
 
+SMALLEST_MEMORY = 256 * 2**20
+"""A worker that has imported the package cannot live with less; a limit below it is a forgotten unit."""
+
 DEATHS = 8
 """Workers that may die with a block before it is given up: a death is suspected of every block that its worker held."""
 
@@ -96,6 +99,11 @@ def _memory_limit(config: ClusterConfig, count: int) -> int:
         limit = int(parse_bytes(config.memory))
     except ValueError as error:
         raise ConfigError(f"cluster.memory = {config.memory!r}: a size such as 4GiB was expected") from error
+    if limit < SMALLEST_MEMORY:
+        raise ConfigError(
+            f"cluster.memory = {config.memory!r}: a worker needs {format_bytes(SMALLEST_MEMORY)} at least: "
+            "a size such as 4GiB was expected"
+        )
     if limit * count > psutil.virtual_memory().total:
         raise ConfigError(
             f"cluster.memory: {count} workers of {format_bytes(limit)} need more than the machine's "
