@@ -328,7 +328,8 @@ def _background(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     """Background and noise at the block centres; None where too few pixels live."""
     usable = (scale.lowest, scale.ceiling)
-    level, spread = kernels.block_statistics(frame, hidden, grid.edges, grid.step, *usable)
+    whole = int(frame.dtype.kind in "ui")
+    level, spread = kernels.block_statistics(frame, hidden, grid.edges, grid.step, *usable, whole)
     if not (kernels.fill_holes(level) and kernels.fill_holes(spread)):
         return None
     level = kernels.smooth(level)
