@@ -46,9 +46,13 @@ class ResultsWriter:
             if store == self.path:
                 if not found.attrs.get("finished"):
                     continue
-                shutil.rmtree(self.partial / name, ignore_errors=True)
+                # Half a copy that calls itself finished would be read as an array with gaps.
+                aside = self.partial.with_name(NAME + ".copy")
+                for stale in (aside, self.partial / name):
+                    shutil.rmtree(stale, ignore_errors=True)
                 # A results store is never written to again, so the two may share their files.
-                shutil.copytree(store / name, self.partial / name, copy_function=_link)
+                shutil.copytree(store / name, aside, copy_function=_link)
+                aside.rename(self.partial / name)
             return zarr.open_array(str(self.partial), path=name, mode="r+")
         chunks = (block, *shape[1:])
         return schema.create(
@@ -88,9 +92,14 @@ def read(folder: Path) -> xr.Dataset:
     path = folder / NAME
     if not path.is_dir():
         raise StoreError(f"{folder}: no finished run ({NAME} is missing): start it with `laue-dask run`")
-    group = zarr.open_group(str(path), mode="r")
-    schema.check(group, schema.RESULTS)
-    dataset: xr.Dataset = xr.open_zarr(path, consolidated=False, mask_and_scale=False)
+    try:
+        group = zarr.open_group(str(path), mode="r")
+        schema.check(group, schema.RESULTS)
+        dataset: xr.Dataset = xr.open_zarr(path, consolidated=False, mask_and_scale=False)
+    except StoreError:
+        raise
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise StoreError(f"{path}: damaged ({type(error).__name__}): make it again with `laue-dask run`") from error
     return dataset
 
 
