@@ -8,7 +8,7 @@ bottleneck, normalisation, and the width to which spots are smoothed before anyt
 """
 
 import math
-from typing import Annotated, Self, cast
+from typing import Annotated, Literal, Self, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -26,7 +26,7 @@ class Architecture(Model):
     """Filters of each 3 × 3 convolution; each is followed by a max-pooling by 2."""
     latent: int = Field(256, ge=1, le=65536)
     """M_AE, the number of latent features."""
-    unshuffle: int = Field(1, ge=1, le=8)
+    unshuffle: Literal[1, 2, 4, 8] = 1
     """Blocks of so many pixels a side become channels before the first convolution: the widest feature maps, on which
     most of the time goes, shrink by its square and no pixel is lost."""
     dropout: float = Field(0.2, ge=0, lt=1)
