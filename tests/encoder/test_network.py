@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -26,15 +28,21 @@ def spots(rng, n, *, per_pattern=12):
 def test_smoothing_is_scipy_s_gaussian_filter_times_the_gain_clipped_at_1(seed, sigma):
     patterns = spots(np.random.default_rng(seed), 1)
     smoothing = Smoothing(sigma)
-    wanted = gaussian_filter(patterns[0, 0].astype(np.float64), sigma, mode="constant", radius=smoothing.radius)
+    radius = max(1, math.ceil(3 * sigma))
+    wanted = gaussian_filter(patterns[0, 0].astype(np.float64), sigma, mode="constant", radius=radius)
     wanted = np.minimum(smoothing.GAIN * wanted, 1)
     np.testing.assert_allclose(smoothing(torch.from_numpy(patterns))[0, 0].numpy(), wanted, atol=1e-6)
 
 
-def test_the_gaussian_is_cut_off_where_it_is_negligible():
-    assert Smoothing(1.0).radius == 3
-    assert Smoothing(1.5).radius == 5
-    assert Smoothing(0.2).radius == 1
+@pytest.mark.parametrize(("sigma", "radius"), [(1.0, 3), (1.5, 5), (0.2, 1)])
+def test_a_spot_is_widened_no_further_than_three_sigmas_and_keeps_its_integral_times_the_gain(sigma, radius):
+    smoothing = Smoothing(sigma)
+    spot = torch.zeros(1, 1, SIDE, SIDE)
+    spot[..., 64, 40] = 0.25
+    rows, columns = np.nonzero(smoothing(spot)[0, 0].numpy())
+    assert abs(rows - 64).max() <= radius
+    assert abs(columns - 40).max() <= radius
+    assert float(smoothing(spot).sum()) == pytest.approx(0.25 * smoothing.GAIN, rel=1e-5)
 
 
 def test_smoothing_has_nothing_to_learn_or_to_store():
@@ -56,15 +64,20 @@ def test_shapes_are_those_of_section_3_1(name):
 
 @settings(max_examples=10)
 @given(
-    channels=st.lists(st.integers(1, 6), min_size=1, max_size=7),
+    shape=st.sampled_from([1, 2, 4, 8]).flatmap(
+        lambda unshuffle: st.tuples(
+            st.just(unshuffle), st.lists(st.integers(1, 6), min_size=1, max_size=8 - unshuffle.bit_length())
+        )
+    ),
     latent=st.integers(1, 20),
     batch_norm=st.booleans(),
     dropout=st.sampled_from([0.0, 0.2]),
     smoothing=st.sampled_from([0.0, 1.0]),
     unit_latent=st.booleans(),
 )
-def test_any_architecture_mirrors_itself(channels, **values):
-    architecture = Architecture(channels=tuple(channels), **values)
+def test_any_architecture_mirrors_itself(shape, **values):
+    unshuffle, channels = shape
+    architecture = Architecture(channels=tuple(channels), unshuffle=unshuffle, **values)
     model = build(architecture, seed=0)
     latent, logits = model(torch.from_numpy(spots(np.random.default_rng(0), 2)))
     assert latent.shape == (2, architecture.latent)
@@ -108,7 +121,7 @@ def test_building_leaves_torch_s_random_numbers_alone():
 @settings(max_examples=10)
 @given(seed=st.integers(0, 1000))
 def test_unit_latent_vectors_have_length_1(seed):
-    model = build(ARCHITECTURES["contrastive"].model_copy(update={"channels": (4, 8, 8, 8, 8)}), seed=seed).eval()
+    model = build(ARCHITECTURES["contrastive"].model_copy(update={"channels": (4, 8, 8, 8)}), seed=seed).eval()
     with torch.inference_mode():
         latent = model.encode(torch.from_numpy(spots(np.random.default_rng(seed), 3)))
     np.testing.assert_allclose(latent.norm(dim=1).numpy(), 1, atol=1e-6)
@@ -139,6 +152,18 @@ def test_more_poolings_than_the_pattern_has_pixels_are_refused():
     assert Architecture(channels=(2,) * 7).bottleneck_side == 1
     with pytest.raises(ValidationError, match="8 poolings leave nothing of 128 pixels"):
         Architecture(channels=(2,) * 8)
+
+
+def test_patterns_whose_pixels_became_channels_have_fewer_poolings_left():
+    assert Architecture(channels=(2,) * 6, unshuffle=2).bottleneck_side == 1
+    with pytest.raises(ValidationError, match="7 poolings leave nothing"):
+        Architecture(channels=(2,) * 7, unshuffle=2)
+
+
+@pytest.mark.parametrize("unshuffle", [0, 3, 6, 16])
+def test_blocks_that_do_not_tile_the_pattern_are_refused(unshuffle):
+    with pytest.raises(ValidationError, match="unshuffle"):
+        Architecture(channels=(2, 2), unshuffle=unshuffle)
 
 
 @pytest.mark.parametrize(
