@@ -72,22 +72,21 @@ class Smoothing(nn.Module):
 
     GAIN = 3.0
 
-    kernel: Tensor
+    matrix: Tensor
 
     def __init__(self, sigma: float) -> None:
         super().__init__()
         radius = max(1, math.ceil(3 * sigma))
-        offsets = torch.arange(-radius, radius + 1, dtype=torch.float32)
-        line = torch.exp(-0.5 * (offsets / sigma) ** 2)
-        self.radius = radius
-        self.register_buffer("kernel", line * math.sqrt(self.GAIN) / line.sum(), persistent=False)
+        offsets = torch.arange(PATTERN_SIZE)[:, None] - torch.arange(PATTERN_SIZE)[None, :]
+        band = torch.exp(-0.5 * (offsets / sigma) ** 2) * (offsets.abs() <= radius)
+        # Away from the border every row sums to the root of the gain; the two sides together make the gain.
+        self.register_buffer("matrix", band * math.sqrt(self.GAIN) / band.sum(dim=1).max(), persistent=False)
 
     def forward(self, patterns: Tensor) -> Tensor:
         """Smooth (n, 1, 128, 128) patterns; the result is clipped to [0, 1]."""
-        kernel = self.kernel.to(patterns.dtype)
-        columns = nn.functional.conv2d(patterns, kernel.view(1, 1, -1, 1), padding=(self.radius, 0))
-        rows = nn.functional.conv2d(columns, kernel.view(1, 1, 1, -1), padding=(0, self.radius))
-        return rows.clamp(max=1.0)
+        # Two products of small matrices: several times as fast as a convolution of a single channel.
+        matrix = self.matrix.to(patterns.dtype)
+        return (matrix @ patterns @ matrix).clamp(max=1.0)
 
 
 class Autoencoder(nn.Module):

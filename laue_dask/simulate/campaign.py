@@ -17,6 +17,7 @@ from laue_dask.compute.run import run_blocks, write_array
 from laue_dask.config import Config, Recipe
 from laue_dask.detector import detector_mask
 from laue_dask.errors import InputError
+from laue_dask.io.places import require_writable
 from laue_dask.preprocess import reduce_frames
 from laue_dask.progress import Progress
 from laue_dask.schema import PATTERN_SIZE
@@ -24,7 +25,7 @@ from laue_dask.simulate import specimens
 from laue_dask.simulate.detector import detector as named_detector
 from laue_dask.simulate.scan import Order, acquired, frame_name, write_frame, write_truth
 from laue_dask.simulate.specimens import Specimen
-from laue_dask.simulate.training import N_CONFIGURATIONS, N_VIEWS, training_frame
+from laue_dask.simulate.training import N_CONFIGURATIONS, N_VIEWS, experiment, training_frame
 
 FRAMES_PER_TASK = 32
 
@@ -56,10 +57,7 @@ def write_scan(
     named_detector(detector)  # refused before anything is made
     specimen = _specimen(kind, shape, seed)
     record = folder / "simulation.json"
-    if folder.exists() and any(folder.iterdir()):
-        found = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else "other files"
-        if found != made_by:
-            raise InputError(f"{folder}: holds {found}, not {made_by}: choose another folder")
+    _check_folder(folder, record, made_by)
     folder.mkdir(parents=True, exist_ok=True)
     write_truth(specimen, folder / "truth.npz")
     record.write_text(json.dumps(made_by), encoding="utf-8")
@@ -69,6 +67,20 @@ def write_scan(
     tasks = [write(made_by, str(folder), start, min(start + FRAMES_PER_TASK, n)) for start in starts]
     with cluster.start(config.cluster) as workers, progress.stage("simulate", total=n) as advance:
         run_blocks(tasks, client=workers.client, on_receipt=lambda receipt: advance(receipt["stop"] - receipt["start"]))
+
+
+def _check_folder(folder: Path, record: Path, made_by: dict[str, Any]) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file, a folder was expected")
+    require_writable(folder)
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = "other files"
+    if found != made_by:
+        raise InputError(f"{folder}: holds {found}, not {made_by}: choose another folder")
 
 
 def _write_frames(made_by: dict[str, Any], folder: str, start: int, stop: int) -> dict[str, int]:
@@ -109,6 +121,7 @@ def write_training_store(
     """
     if path.exists():
         raise InputError(f"{path}: exists already: choose another path or remove it")
+    require_writable(path)
     partial = path.with_name(path.name + ".part")
     each = N_CONFIGURATIONS * N_VIEWS
     n = experiments * each
@@ -128,9 +141,8 @@ def write_training_store(
         create(group, "patterns", schema.TRAINING["patterns"], (n, PATTERN_SIZE, PATTERN_SIZE), chunks=(each, 128, 128))
         numbers = np.arange(n, dtype=np.int32)
         create(group, "experiment", schema.TRAINING["experiment"], (n,))[:] = numbers // each
-        create(group, "configuration", schema.TRAINING["configuration"], (n,))[:] = (
-            numbers // N_VIEWS % N_CONFIGURATIONS
-        )
+        domains = [experiment(seed, number, binning=binning).domains() for number in range(experiments)]
+        create(group, "configuration", schema.TRAINING["configuration"], (n,))[:] = np.repeat(domains, N_VIEWS)
     patterns: Any = group["patterns"]
     blocks: da.Array = da.map_blocks(
         _experiment,

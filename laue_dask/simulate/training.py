@@ -9,14 +9,16 @@ them hard ones (twins, small misorientations).
 Every frame follows from ``(seed, experiment, configuration, view)`` alone, in any order and process.
 """
 
+import itertools
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
 from laue_dask.simulate.counting import Frame
-from laue_dask.simulate.crystal import Crystal, FloatArray, random_orientations, twin
+from laue_dask.simulate.crystal import Crystal, FloatArray, misorientation, random_orientations, twin
 from laue_dask.simulate.detector import DETECTORS, Detector
 from laue_dask.simulate.materials import CRYSTALS, random_crystal
 from laue_dask.simulate.pattern import Exposure, Grain, expose, spots
@@ -25,6 +27,9 @@ N_CONFIGURATIONS = 32
 N_VIEWS = 4
 JITTER_DEG = 0.35
 """Largest rotation between a configuration and its view: within what the paper calls one iso-oriented domain."""
+
+SAME_DEG = 0.5
+"""Configurations turned by less than that are one: views differ by as much."""
 
 NEIGHBOUR_SHARE = 0.25
 """Largest share of a neighbour's pattern in a view."""
@@ -55,6 +60,16 @@ class Experiment:
     exposure: Exposure
     configurations: tuple[tuple[Grain, ...], ...]
     substrate: tuple[Grain, ...]
+
+    def domains(self) -> npt.NDArray[np.int32]:
+        """Number of the first configuration that looks the same, for each: a twin may be a symmetry of the lattice."""
+        first = np.arange(len(self.configurations), dtype=np.int32)
+        lone = [i for i, grains in enumerate(self.configurations) if len(grains) == 1]
+        for i, j in itertools.combinations(lone, 2):
+            a, b = self.configurations[i][0], self.configurations[j][0]
+            if first[j] == j and misorientation(a.crystal, a.orientation, b.orientation) < SAME_DEG:
+                first[j] = first[i]
+        return first
 
     def frame(self, configuration: int, view: int) -> Frame:
         """Frame (rows, columns) of one view of one configuration, in the detector's dtype."""
