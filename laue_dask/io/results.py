@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ class ResultsWriter:
     def __init__(self, folder: Path, attributes: Mapping[str, Any]) -> None:
         self.path = folder / NAME
         self.partial = folder / (NAME + ".part")
-        self.group = zarr.open_group(str(self.partial), mode="a", zarr_format=3)
+        self.group = zarr.open_group(str(self.partial), mode="a", zarr_format=3, use_consolidated=False)
         self.group.attrs.update({"laue_dask_schema": schema.VERSION, **attributes})
 
     def blocks(self, name: str, shape: tuple[int, ...], *, block: int, key: str) -> zarr.Array[Any]:
@@ -72,6 +73,10 @@ class ResultsWriter:
         unknown = set(self.group.array_keys()) - set(schema.RESULTS)
         for name in unknown:
             del self.group[name]
+        with warnings.catch_warnings():
+            # Consolidated metadata are no part of Zarr's specification yet, but xarray warns where there are none.
+            warnings.simplefilter("ignore")
+            zarr.consolidate_metadata(str(self.partial), zarr_format=3)
         old = self.path.with_name(NAME + ".old")
         shutil.rmtree(old, ignore_errors=True)
         if self.path.exists():
@@ -93,7 +98,7 @@ def read(folder: Path) -> xr.Dataset:
     if not path.is_dir():
         raise StoreError(f"{folder}: no finished run ({NAME} is missing): start it with `laue-dask run`")
     try:
-        group = zarr.open_group(str(path), mode="r")
+        group = zarr.open_group(str(path), mode="r", use_consolidated=False)
         schema.check(group, schema.RESULTS)
         dataset: xr.Dataset = xr.open_zarr(path, consolidated=False, mask_and_scale=False)
     except StoreError:
