@@ -62,16 +62,21 @@ def frame_fault(frame: Frame, mask: Mask | None = None) -> str | None:
     return None
 
 
-def value_limits(values: Frame) -> tuple[float, float]:
+def value_limits(frame: Frame, mask: Mask | None = None) -> tuple[float, float]:
     """Lowest value that is data, and the first that is not any more; the rest are markers.
 
     Nobody counts to the largest 32 bit integers: they mark gaps (EIGER) and defects. An 8 or 16 bit camera does
-    saturate, so there the largest value is data in one frame (but see `detector_mask`).
+    saturate, so there the largest value is data in one frame (but see `detector_mask`). Pixels of `mask` have no say.
     """
-    ceiling = float(np.iinfo(values.dtype).max - 1) if values.dtype.name in ("uint32", "int32") else np.inf
-    if values.dtype.kind == "u" or values.size == 0:
+    ceiling = float(np.iinfo(frame.dtype).max - 1) if frame.dtype.name in ("uint32", "int32") else np.inf
+    if frame.dtype.kind == "u":
         return 0.0, ceiling
-    return (-np.inf if float((values < 0).mean()) > NEGATIVE_DATA else 0.0), ceiling
+    negative = frame < 0
+    live = int(frame.size)
+    if mask is not None:
+        negative &= ~mask
+        live -= int(np.count_nonzero(mask))
+    return (-np.inf if np.count_nonzero(negative) > NEGATIVE_DATA * live else 0.0), ceiling
 
 
 def detector_mask(sample: Frame) -> Mask:

@@ -4,11 +4,14 @@ They are single-threaded and release the GIL: Dask runs as many of them as there
 explains the recipe and holds a plain NumPy version of it, which these loops must equal.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 _QUARTILE = 0.6744897501960817
 """Distance of a normal distribution's quartile from its median, in sigmas."""
@@ -19,7 +22,15 @@ NOISE_WINDOW = 4.0
 # No fastmath: the loops then round as NumPy does, and a pixel that sits on the clipping limit falls on the same side.
 
 
-@njit(cache=True, nogil=True)
+def compiled(function: F) -> F:
+    """Compile with numba, without the GIL; kept on disk for the next process where a folder for it can be written."""
+    try:
+        return cast(F, njit(cache=True, nogil=True)(function))
+    except RuntimeError:  # numba's word for no such folder: a read-only installation and no home
+        return cast(F, njit(nogil=True)(function))
+
+
+@compiled
 def select(values: NDArray[np.float64], n: int, rank: int) -> float:
     """Value of the given rank among the first `n`, by Hoare's quickselect; reorders `values`."""
     low, high = 0, n - 1
@@ -44,7 +55,7 @@ def select(values: NDArray[np.float64], n: int, rank: int) -> float:
     return float(values[rank])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def fill_holes(grid: NDArray[np.float64]) -> bool:
     """Fill NaN nodes, ring by ring, with the mean of their filled neighbours; False if every node is NaN."""
     rows, columns = grid.shape
@@ -72,7 +83,7 @@ def fill_holes(grid: NDArray[np.float64]) -> bool:
     return True
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def smooth(grid: NDArray[np.float64]) -> NDArray[np.float64]:
     """Median of each node's 3 × 3 neighbourhood; nodes beyond the border repeat the border."""
     rows, columns = grid.shape
@@ -89,7 +100,7 @@ def smooth(grid: NDArray[np.float64]) -> NDArray[np.float64]:
     return smoothed
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def median_and_quartile(
     values: NDArray[np.float64], n: int, least: float, counts: NDArray[np.int32]
 ) -> tuple[float, float]:
@@ -112,7 +123,7 @@ def median_and_quartile(
     return select(values, n, middle), select(values, n, quarter)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def block_statistics(
     frame: NDArray[Any],
     mask: NDArray[np.bool_],
@@ -139,10 +150,11 @@ def block_statistics(
         for j in range(blocks):
             n, read, least = 0, 0, np.inf
             for y in range(edges[i], edges[i + 1], step):
-                for x in range(edges[j], edges[j + 1]):
-                    value = float(frame[y, x])
-                    read += 1
-                    if not mask[y, x] and lowest <= value < ceiling:
+                run, hidden = frame[y, edges[j] : edges[j + 1]], mask[y, edges[j] : edges[j + 1]]
+                read += run.size
+                for x in range(run.size):
+                    value = float(run[x])
+                    if not hidden[x] and lowest <= value < ceiling:
                         values[n] = value
                         least = min(least, value)
                         n += 1
@@ -152,7 +164,7 @@ def block_statistics(
     return level, spread
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def block_noise(
     frame: NDArray[Any],
     mask: NDArray[np.bool_],
@@ -178,10 +190,12 @@ def block_noise(
                 line[j] = level[nodes[y], j] * (1.0 - w) + level[below, j] * w
             for j in range(blocks):
                 read[j] += edges[j + 1] - edges[j]
-                for x in range(edges[j], edges[j + 1]):
-                    value = float(frame[y, x])
-                    if not mask[y, x] and lowest <= value < ceiling:
-                        a, b, u = line[nodes[x]], line[min(nodes[x] + 1, blocks - 1)], weights[x]
+                run, hidden = frame[y, edges[j] : edges[j + 1]], mask[y, edges[j] : edges[j + 1]]
+                node, share = nodes[edges[j] : edges[j + 1]], weights[edges[j] : edges[j + 1]]
+                for x in range(run.size):
+                    value = float(run[x])
+                    if not hidden[x] and lowest <= value < ceiling:
+                        a, b, u = line[node[x]], line[min(node[x] + 1, blocks - 1)], share[x]
                         residual = value - (a * (1.0 - u) + b * u)
                         if abs(residual) <= window[i, j]:
                             square[j] += residual * residual
@@ -192,7 +206,7 @@ def block_noise(
     return noise
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def pool_signal(
     frame: NDArray[Any],
     mask: NDArray[np.bool_],
@@ -207,7 +221,7 @@ def pool_signal(
 ) -> None:
     """Largest signal of each bin, in sigmas; `pooled` comes in as zeros and pixels below `clip` leave no trace.
 
-    One interpolation, of background plus `clip` sigmas, decides nearly every pixel, in a loop without branches; where one is
+    One interpolation, of background plus `clip` sigmas, decides nearly every pixel, without branches; where one is
     above, the run of pixels between two nodes is gone through again.
     """
     side, last = nodes.size, level.shape[0] - 1
@@ -225,8 +239,9 @@ def pool_signal(
             j = nodes[start]
             k, stop, hits = min(j + 1, last), starts[j + 1], 0
             a, b = limit[j], limit[k]
-            for x in range(start, stop):
-                hits += float(frame[y, x]) > a * (1.0 - weights[x]) + b * weights[x]
+            run, share = frame[y, start:stop], weights[start:stop]
+            for x in range(run.size):
+                hits += float(run[x]) > a * (1.0 - share[x]) + b * share[x]
             if hits > 0:
                 for x in range(start, stop):
                     u, value = weights[x], float(frame[y, x])
@@ -237,7 +252,7 @@ def pool_signal(
             start = stop
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def pool_residual(
     frame: NDArray[Any],
     mask: NDArray[np.bool_],
@@ -275,7 +290,7 @@ def pool_residual(
                     pooled[bins[y], bins[x]] = max(pooled[bins[y], bins[x]], strength)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def improbable_runs(
     empty: NDArray[np.bool_], skipped: NDArray[np.bool_], evidence: NDArray[np.float64], least: float
 ) -> NDArray[np.bool_]:

@@ -42,7 +42,8 @@ __all__ = [
 FAINTEST_WHITE = 20.0
 """A signal of this many sigmas is the darkest that can be shown as 1."""
 
-_DTYPES = frozenset(["uint8", "uint16", "uint32", "int16", "int32", "float32", "float64"])
+_COMPILED = frozenset(["uint16", "uint32", "int32", "float32", "float64"])
+_WIDER = {"uint8": "uint16", "int16": "int32", "float16": "float32"}
 _LEAST_SAMPLE = 5
 
 
@@ -117,7 +118,7 @@ def reduce_frames(
     Parameters
     ----------
     frames
-        (n, rows, columns) or (rows, columns), counts; 8, 16 or 32 bit integers or floating point.
+        (n, rows, columns) or (rows, columns), counts; integers or floating point of any width.
     mask
         (rows, columns), True where the pixel is unusable; None for no mask.
     substrate
@@ -291,16 +292,16 @@ def _hidden(shape: tuple[int, ...], mask: Mask | None, square: tuple[slice, slic
 
 def _native(frame: Frame) -> Frame:
     """Contiguous, in this machine's byte order and in a dtype for which the loops are compiled."""
-    name = frame.dtype.name
-    return np.ascontiguousarray(frame, dtype=np.dtype(name if name in _DTYPES else "float64"))
+    name = _WIDER.get(frame.dtype.name, frame.dtype.name)
+    return np.ascontiguousarray(frame, dtype=np.dtype(name if name in _COMPILED else "float64"))
 
 
 def _scale(frame: Frame, hidden: Mask) -> _Scale:
-    rows = slice(None, None, 4)
-    values = frame[rows][~hidden[rows]]
-    lowest, ceiling = value_limits(values)
-    values = values[(values >= lowest) & (values < ceiling)]
-    return _Scale(lowest, ceiling, _noise_floor(values))
+    some, beside = frame[::4], hidden[::4]
+    lowest, ceiling = value_limits(some, beside)
+    if frame.dtype.kind in "ui":
+        return _Scale(lowest, ceiling, 0.5)
+    return _Scale(lowest, ceiling, _noise_floor(some[~beside & (some >= lowest) & (some < ceiling)]))
 
 
 def _noise_floor(values: Frame) -> float:
@@ -311,16 +312,16 @@ def _noise_floor(values: Frame) -> float:
     z × sqrt(mean) + (z² - 1) / 6 here (Cornish-Fisher), that is as if sigma were 0.6 counts larger at z = 4. Half a
     count keeps the share of noise that passes 4 sigmas near the normal 3e-5 for means from 0.05 to 100; a camera's own
     noise of several units does not feel it. Data that were scaled to other units keep their step: the median of what is
-    not zero, where most pixels are exactly zero. Continuous data get next to nothing.
+    not zero, where most pixels are exactly zero. Continuous data get next to nothing, but more than rounding errors.
     """
-    if values.size == 0:
-        return 0.5
-    if values.dtype.kind in "ui" or bool((values == np.floor(values)).all()):
+    if bool((values == np.floor(values)).all()):
         return 0.5
     filled = values[values != 0]
     if 2 * filled.size < values.size:
         return 0.5 * float(np.median(np.abs(filled)))
-    return max(1e-6 * float(values.max() - values.min()), float(np.finfo(np.float32).tiny))
+    low, high = float(values.min()), float(values.max())
+    single = np.finfo(np.float32)
+    return max(1e-6 * (high - low), float(single.eps) * max(abs(low), abs(high)), float(single.tiny))
 
 
 def _background(
