@@ -4,6 +4,7 @@ from pathlib import Path
 
 from laue_dask import pipeline
 from laue_dask.encoder import weights
+from laue_dask.errors import FrameError, InputError
 from laue_dask.io.frames import discover, frame_info
 from laue_dask.io.scan_store import ScanStore, frame_layout
 
@@ -23,7 +24,10 @@ def describe(path: Path) -> str:
     if path.suffix == ".safetensors":
         return _weights(path)
     refs = discover(str(path))
-    info = frame_info(refs[0])
+    try:
+        info = frame_info(refs[0])
+    except FrameError as error:
+        raise InputError(f"{refs[0]}: {error}") from error
     position = "none" if info.position is None else f"y = {info.position[0]:g}, x = {info.position[1]:g}"
     lines = [f"{path}: {len(refs)} frame{'s' if len(refs) > 1 else ''}", f"first           {refs[0]}"]
     lines += [f"shape, dtype    {info.shape[0]} × {info.shape[1]}, {info.dtype}", f"stage position  {position}"]

@@ -7,6 +7,7 @@ that was killed goes on at the first missing block; a run with other parameters 
 import hashlib
 import json
 import platform
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ from laue_dask.encoder import weights
 from laue_dask.encoder.encode import encode, reconstruction_error
 from laue_dask.errors import InputError
 from laue_dask.io import results as io_results
+from laue_dask.io.frames import discover
+from laue_dask.io.places import require_writable
 from laue_dask.io.results import ResultsWriter
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.progress import Progress
@@ -36,7 +39,7 @@ from laue_dask.report.canvas import replace_file
 from laue_dask.report.page import write_page
 from laue_dask.report.plots import GALLERY_UP_TO, write_plots
 from laue_dask.stages import evaluation, segmentation
-from laue_dask.stages.ingest import ingest
+from laue_dask.stages.ingest import absolute, ingest
 from laue_dask.stages.reduction import reduce_scan
 from laue_dask.stages.segmentation import Map
 
@@ -127,18 +130,17 @@ def run(source: str, folder: Path, config: Config, *, command: str, progress: Pr
         See the stages.
     """
     _check_folder(folder)
-    # Refused before anything is read or made: weights that are missing or were trained on another recipe.
+    # Refused before anything is started or made: no patterns, and weights that are missing or of another recipe.
+    _check_source(source, config)
     latent = weights.load(config.encoder.weights, recipe=config.recipe)[0].architecture.latent
     record = Run(command=command, source=source, config=config)
     with cluster.start(config.cluster) as workers:
         record.workers = workers.described
         with record.timed("ingest"):
-            store = _scan(source, folder, config.scan, workers, progress)
+            store = _scan(source, folder, config, workers, progress)
         record.scan, record.scan_shape = str(store.path), store.scan_shape
         record.n_patterns, record.set_aside = int(store.valid.sum()), store.set_aside
         where = Map(store.valid, store.scan_shape)
-        if int(store.valid.sum()) < segmentation.FEWEST_PATTERNS:
-            segmentation.usable(da.zeros((store.n_patterns, 1)), where)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "run.json").unlink(missing_ok=True)
         (folder / "config.yaml").write_text(dump(config), encoding="utf-8")
@@ -203,11 +205,15 @@ def read_json(folder: Path) -> dict[str, Any]:
     """
     path = folder / "run.json"
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+        record: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{folder}: no finished run (run.json is missing): start it with `laue-dask run`") from error
-    except (OSError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: is damaged ({error}): run `laue-dask run` again") from error
+    if not isinstance(record, dict) or "laue_dask" not in record:
+        raise InputError(f"{path}: is not the record of a run: run `laue-dask run` again")
     return record
 
 
@@ -257,13 +263,26 @@ def _cell(value: float | int | str) -> str:
 def _check_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; --out names the folder of the run")
+    require_writable(folder)
     ours = ("config.yaml", "run.json", "scan.zarr", "scan.zarr.part", io_results.NAME)
     if folder.is_dir() and any(folder.iterdir()) and not any((folder / name).exists() for name in ours):
         raise InputError(f"{folder}: holds other files and no run: choose an empty or a new folder for --out")
 
 
-def _scan(source: str, folder: Path, scan: ScanConfig, workers: Workers, progress: Progress) -> ScanStore:
-    if ScanStore.is_store(source):
+def _is_store(source: str) -> bool:
+    """Whether `source` means a scan store, be it one that is missing or was not finished."""
+    return ScanStore.is_store(source) or Path(source).suffix == ".zarr"
+
+
+def _check_source(source: str, config: Config) -> None:
+    """Refuse a source that is missing or too small, before any worker is started."""
+    count = int(ScanStore.open(source).valid.sum()) if _is_store(source) else len(discover(source))
+    segmentation.require_enough(count, config.clustering.k)
+
+
+def _scan(source: str, folder: Path, config: Config, workers: Workers, progress: Progress) -> ScanStore:
+    own, scan = folder / "scan.zarr", config.scan
+    if _is_store(source):
         store = ScanStore.open(source)
         if scan.shape and tuple(scan.shape) != tuple(store.scan_shape):
             raise InputError(
@@ -271,22 +290,39 @@ def _scan(source: str, folder: Path, scan: ScanConfig, workers: Workers, progres
                 f"--shape says {scan.shape[0]} × {scan.shape[1]}: leave --shape out, or ingest the frames again"
             )
         return store
-    own = folder / "scan.zarr"
     if own.exists():
         store = ScanStore.open(own)
-        if store.provenance.get("source") == source and (scan.shape is None or store.scan_shape == tuple(scan.shape)):
-            return store
-        raise InputError(
-            f"{own}: holds {store.provenance.get('source')} as {store.scan_shape[0]} × {store.scan_shape[1]}, "
-            f"not {source}: choose another --out"
-        )
+        _check_ingested(store, source, scan)
+        segmentation.require_enough(int(store.valid.sum()), config.clustering.k)
+        return store
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        return ingest(source, own, scan, workers=workers, progress=progress)
+        store = ingest(source, own, scan, workers=workers, progress=progress)
+        segmentation.require_enough(int(store.valid.sum()), config.clustering.k)
     except InputError:
-        if not any(folder.iterdir()):
-            folder.rmdir()
+        # A run that never started leaves nothing behind.
+        shutil.rmtree(folder if made else own, ignore_errors=True)
         raise
+    return store
+
+
+def _check_ingested(store: ScanStore, source: str, scan: ScanConfig) -> None:
+    """Refuse the scan store of an earlier run of the same folder where it is not what is asked for now."""
+    held = store.provenance
+    asked = held.get("asked", {})
+    frames, now = sum(name != "" for name in store.source), len(discover(source))
+    if held.get("source") != absolute(source):
+        differs = f"holds {held.get('source')}, not {source}"
+    elif scan.shape and store.scan_shape != tuple(scan.shape):
+        differs = f"holds {store.scan_shape[0]} × {store.scan_shape[1]}, --shape says {scan.shape[0]} × {scan.shape[1]}"
+    elif scan.shape and asked.get("order") != scan.order:
+        differs = f"was ingested with --order {asked.get('order')}, now it is {scan.order}"
+    elif frames != now:
+        differs = f"holds {frames} frames, {source} has {now} now"
+    else:
+        return
+    raise InputError(f"{store.path}: {differs}: choose another --out, or remove this store")
 
 
 def _features(

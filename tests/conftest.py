@@ -1,14 +1,20 @@
 """Fixtures shared by all tests."""
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from laue_dask import cli
+from laue_dask.compute import cluster
 from laue_dask.compute.cluster import Workers, start
-from laue_dask.config import ClusterConfig
+from laue_dask.config import ClusterConfig, Config, validate
+from laue_dask.progress import QuietProgress
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -31,3 +37,85 @@ def workers() -> Iterator[Workers]:
     """Two CPU workers, started once for all tests that need them."""
     with start(ClusterConfig(workers=2, gpu="never")) as running:
         yield running
+
+
+@contextmanager
+def _all_on(workers: Workers) -> Iterator[None]:
+    """Whatever would start workers gets those that are running."""
+
+    @contextmanager
+    def running(config: ClusterConfig) -> Iterator[Workers]:
+        yield workers
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster, "start", running)
+        yield
+
+
+@pytest.fixture
+def on_workers(workers: Workers) -> Iterator[Workers]:
+    """Commands and the pipeline run on the session's workers, not on their own."""
+    with _all_on(workers):
+        yield workers
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def complaints(self) -> list[str]:
+        """Lines on stderr that neither tell progress nor list what was set aside."""
+        told = re.compile(r"[a-z]+: ([\d,]+ |stopped after )|set aside: ")
+        return [line for line in self.err.splitlines() if not told.match(line)]
+
+
+@pytest.fixture
+def command(on_workers: Workers, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Run a `laue-dask` command in this process."""
+
+    def run(*arguments: object) -> Outcome:
+        capsys.readouterr()
+        code = cli._exit_code([str(argument) for argument in arguments])
+        return Outcome(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def quick() -> Callable[..., Config]:
+    """Configuration of a run that takes seconds; keywords are sections."""
+
+    def config(**sections: dict[str, object] | str) -> Config:
+        clustering = {"score_k": (2, 4), "n_init": 2, "k": (3,), **dict(sections.pop("clustering", {}))}
+        encoder = {"weights": "untrained", **dict(sections.pop("encoder", {}))}
+        return validate({"clustering": clustering, "encoder": encoder, "quality": "none", **sections}, "test")
+
+    return config
+
+
+@pytest.fixture(scope="session")
+def small_scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of 8 × 9 frames of a specimen of three grains, with truth.npz; 260 × 245 pixels."""
+    from laue_dask.simulate.detector import DETECTORS
+    from laue_dask.simulate.scan import write_scan
+    from laue_dask.simulate.specimens import specimen
+
+    folder = tmp_path_factory.mktemp("small") / "frames"
+    write_scan(specimen("grains", (8, 9), 3), DETECTORS["pilatus1m"].binned(4), folder, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_run(small_scan: Path, quick: Callable[..., Config], workers: Workers) -> Path:
+    """Finished run of `small_scan`; not to be changed."""
+    from laue_dask import pipeline
+
+    folder = small_scan.parent / "run"
+    with _all_on(workers):
+        pipeline.run(str(small_scan), folder, quick(quality="all"), command="test", progress=QuietProgress())
+    return folder

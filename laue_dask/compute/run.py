@@ -145,7 +145,8 @@ def _landed(flying: dict[Future[Any], int]) -> Iterator[tuple[int, Receipt]]:
             f"no block finished for {PATIENCE:.0f} s ({len(flying)} in flight, first: block {min(flying.values())}): "
             "are the workers alive and the disk reachable?"
         ) from error
-    for future in landed:
+    # Finished ones first: the receipts of blocks that are on disk are kept when another one fails.
+    for future in sorted(landed, key=lambda future: future.status != "finished"):
         block = flying.pop(future)
         if future.status == "finished":
             yield block, future.result()

@@ -70,14 +70,19 @@ def read_truth(path: Path, shape: tuple[int, int]) -> Truth:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file: --truth names an .npz with `domain` or `angle`") from error
     except Exception as error:  # np.load raises nearly anything on a damaged archive
-        raise InputError(f"{path}: not an .npz of plain arrays: {error}") from error
+        raise InputError(f"{path}: not an .npz file of plain numerical arrays") from error
     if not {"domain", "angle"} & set(arrays):
         raise InputError(f"{path}: has neither `domain` nor `angle`: one of them is the truth to compare with")
     for name, values in arrays.items():
         if values.shape != shape:
             raise InputError(f"{path}: `{name}` has shape {values.shape}, the run's scan is {shape}")
+        if values.dtype.kind not in "biuf":
+            raise InputError(f"{path}: `{name}` holds {values.dtype}, numbers were expected")
+    domain = arrays.get("domain")
+    if domain is not None and domain.dtype.kind == "f":
+        domain = np.where(np.isfinite(domain), domain, -1)
     return Truth(
-        domain=arrays["domain"].astype(np.int64) if "domain" in arrays else None,
+        domain=None if domain is None else domain.astype(np.int64),
         angle=arrays["angle"].astype(np.float64) if "angle" in arrays else None,
         edge=arrays.get("edge", np.zeros(shape, dtype=bool)).astype(bool),
     )

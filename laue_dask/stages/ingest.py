@@ -1,5 +1,6 @@
 """Detector frames → scan store: what the grid is, which pixels are usable, and every frame in its place."""
 
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +18,10 @@ from laue_dask.config import ScanConfig
 from laue_dask.errors import FrameError, InputError
 from laue_dask.io.frames import FrameInfo, FrameRef, discover, frame_info, read_frame, read_position
 from laue_dask.io.geometry import ScanGrid, resolve_grid
+from laue_dask.io.places import require_writable
 from laue_dask.io.scan_store import ScanStore, ingest_shard
 from laue_dask.progress import Progress
+from laue_dask.schema import PATTERN_SIZE
 
 SAMPLE_FRAMES = 48
 SAMPLE_BYTES = 256 * 2**20
@@ -63,20 +66,32 @@ def ingest(source: str, out: Path, scan: ScanConfig, *, workers: Workers, progre
     Raises
     ------
     InputError
-        No frame can be read, or the grid is unknown or does not fit.
+        No frame can be used, or the grid is unknown or does not fit; nothing is left at `out`.
     """
+    require_writable(out)
     refs = discover(source)
     sample = read_sample(refs)
+    rows, columns = sample.frames.shape[1:]
+    if min(rows, columns) < PATTERN_SIZE:
+        raise InputError(
+            f"{source}: frames of {rows} × {columns} pixels are smaller than a pattern of "
+            f"{PATTERN_SIZE} × {PATTERN_SIZE}: give unbinned frames"
+        )
     positions = None if scan.shape else _positions(refs, workers, progress)
     grid = resolve_grid(len(refs), shape=scan.shape, order=scan.order, positions=positions)
     store = ScanStore.create(
         out,
         grid=grid,
-        frame_shape=sample.frames.shape[1:],
+        frame_shape=(rows, columns),
         dtype=sample.frames.dtype,
         detector=sample.info.detector,
         pixel_size_um=sample.info.pixel_size_um,
-        provenance={"source": str(source), "laue_dask": __version__, "grid": grid.how},
+        provenance={
+            "source": absolute(source),
+            "laue_dask": __version__,
+            "grid": grid.how,
+            "asked": scan.model_dump(mode="json"),
+        },
     )
     store.write_detector_mask(preprocess.detector_mask(sample.frames))
     tasks = [delayed(ingest_shard)(store.writing_path, i, part) for i, part in enumerate(_by_shard(refs, grid, store))]
@@ -87,7 +102,17 @@ def ingest(source: str, out: Path, scan: ScanConfig, *, workers: Workers, progre
             on_receipt=lambda receipt: advance(receipt["frames"]),
         )
     store.record(receipts)
+    if not store.valid.any():
+        first = store.set_aside[0]
+        shutil.rmtree(store.writing_path)
+        raise InputError(f"none of {len(refs)} frames can be used; {first['source']}: {first['reason']}")
     return store.finish()
+
+
+def absolute(source: str) -> str:
+    """The same source from whichever folder a command is run."""
+    name, separator, dataset = str(source).partition("::")
+    return f"{Path(name).absolute()}{separator}{dataset}"
 
 
 def read_sample(refs: Sequence[FrameRef]) -> Sample:

@@ -171,6 +171,23 @@ def kmeans(k: int, config: ClusteringConfig) -> KMeans:
     return KMeans(k, n_init=config.n_init, sample=config.sample, random_state=config.seed)
 
 
+def require_enough(count: int, k_values: Sequence[int]) -> None:
+    """Refuse to segment `count` usable patterns where they are too few for anything, or for one of `k_values`.
+
+    Raises
+    ------
+    InputError
+        They are.
+    """
+    if count < FEWEST_PATTERNS:
+        raise InputError(
+            f"{count} usable pattern{'s' if count != 1 else ''}: a segmentation needs at least {FEWEST_PATTERNS}; "
+            "`laue-dask ingest` keeps the frames"
+        )
+    if k_values and max(k_values) >= count:
+        raise InputError(f"K = {max(k_values)} with {count} usable patterns: ask for fewer clusters than patterns")
+
+
 def usable(components: da.Array, where: Map) -> da.Array:
     """Rows of the valid patterns, for estimators that know no missing values.
 
@@ -179,12 +196,7 @@ def usable(components: da.Array, where: Map) -> da.Array:
     InputError
         There are too few of them to segment anything.
     """
-    count = int(where.valid.sum())
-    if count < FEWEST_PATTERNS:
-        raise InputError(
-            f"{count} usable pattern{'s' if count != 1 else ''} of {len(where.valid)}: a segmentation needs at least "
-            f"{FEWEST_PATTERNS}; `laue-dask ingest` keeps the frames"
-        )
+    require_enough(int(where.valid.sum()), ())
     return components if where.valid.all() else components[where.patterns]
 
 

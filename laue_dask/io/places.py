@@ -1,0 +1,29 @@
+"""Whether something can be written to a path: asked before hours of work, not after."""
+
+import os
+from pathlib import Path
+
+from laue_dask.errors import InputError
+
+
+def require_writable(path: Path) -> None:
+    """Raise `InputError` where `path` can neither be made nor written to; nothing is made here.
+
+    Parameters
+    ----------
+    path
+        A file or folder that may not exist yet, nor its parents.
+    """
+    place = path.absolute()
+    try:
+        # A link that leads nowhere or in a circle does not exist, but is in the way.
+        nearest = next(p for p in (place, *place.parents) if p.exists() or p.is_symlink())
+        folder = nearest.is_dir()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+    if not folder and nearest != place:
+        raise InputError(f"{path}: cannot be made, {nearest} is not a folder")
+    if not folder and not nearest.exists():
+        raise InputError(f"{path}: is a link to nothing: remove it or choose another path")
+    if not os.access(nearest, os.W_OK | (os.X_OK if folder else 0)):
+        raise InputError(f"{path}: no permission to write to {nearest}")
