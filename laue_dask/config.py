@@ -36,7 +36,7 @@ class Recipe(Model):
     background_block: int = Field(24, ge=4, le=512)
     """Side in pixels of the blocks whose medians are the local background."""
     clip_sigma: float = Field(4.0, ge=0, le=100)
-    """Signal below this many noise sigmas (scaled MAD) is set to zero."""
+    """Signal below this many sigmas of the background's robust scatter is set to zero."""
     softening_sigma: float = Field(10.0, gt=0, le=1e4)
     """Intensities d become asinh(d / (softening_sigma × sigma))."""
     white_quantile: float = Field(0.9995, gt=0.5, le=1)
