@@ -15,7 +15,7 @@ from typing import Any, Self
 import dask.array as da
 import numpy as np
 import zarr
-from dask.delayed import Delayed, delayed
+from dask.delayed import Delayed
 from distributed import Client, Future, KilledWorker, wait
 from numpy.typing import NDArray
 
@@ -83,7 +83,7 @@ def run_blocks(
     Parameters
     ----------
     tasks
-        One per block, each returning its `Receipt`.
+        One per block, each returning its `Receipt`, or an array of that alone.
     journal
         Where receipts are kept; blocks already there are not computed again.
     resources
@@ -149,7 +149,8 @@ def _landed(flying: dict[Future[Any], int]) -> Iterator[tuple[int, Receipt]]:
     for future in sorted(landed, key=lambda future: future.status != "finished"):
         block = flying.pop(future)
         if future.status == "finished":
-            yield block, future.result()
+            # A task of `map_blocks` returns an array, of one receipt.
+            yield block, np.asarray(future.result(), dtype=object).item()
             continue
         cause = future.exception()
         if isinstance(cause, LaueDaskError):
@@ -231,8 +232,9 @@ def write_tasks(blocks: da.Array, target: zarr.Array[Any]) -> list[Delayed]:
         chunks=((1,) * blocks.numblocks[0],),
         meta=np.empty(0, dtype=object),
     )
-    first = delayed(lambda receipt: receipt[0], pure=False)
-    return [first(task) for task in receipts.to_delayed().ravel()]
+    # Nothing is added to take the receipt out of its array: a second task would wait behind other blocks' first ones,
+    # and a block whose receipt is not back is computed again by the next run.
+    return list(receipts.to_delayed().ravel())
 
 
 def _write(
