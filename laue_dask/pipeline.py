@@ -129,9 +129,11 @@ def run(source: str, folder: Path, config: Config, *, command: str, progress: Pr
     LaueDaskError
         See the stages.
     """
+    # Refused before anything is started or made: no place, no patterns, weights that are missing or of another recipe.
     _check_folder(folder)
-    # Refused before anything is started or made: no patterns, and weights that are missing or of another recipe.
     _check_source(source, config)
+    # Workers may have another working directory.
+    folder, config = folder.absolute(), _with_absolute_weights(config)
     latent = weights.load(config.encoder.weights, recipe=config.recipe)[0].architecture.latent
     record = Run(command=command, source=source, config=config)
     with cluster.start(config.cluster) as workers:
@@ -236,9 +238,12 @@ def evaluate(
     dataset = io_results.read(folder)
     config = validate(record["config"], str(folder / "run.json"))
     known = evaluation.read_truth(truth, tuple(record["scan_shape"]))
-    reduced = ScanStore.open(record["scan"]).reduced(config.recipe.digest())
+    # A run that was moved takes the scan inside it along.
+    own = folder.absolute() / "scan.zarr"
+    scan = ScanStore.open(own if own.exists() else record["scan"])
+    reduced = scan.reduced(config.recipe.digest())
     if reduced is None:
-        raise InputError(f"{record['scan']}: its reduced patterns are gone: run `laue-dask run` again")
+        raise InputError(f"{scan.path}: its reduced patterns are gone: run `laue-dask run` again")
     chosen = config.cluster.model_copy(update={"workers": workers} if workers else {})
     with cluster.start(chosen):
         rows = evaluation.evaluate(dataset, reduced, config, known, progress=progress)
@@ -260,10 +265,17 @@ def _cell(value: float | int | str) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
+def _with_absolute_weights(config: Config) -> Config:
+    path = weights.locate(config.encoder.weights)
+    if path is None or config.encoder.weights == "default":
+        return config
+    return config.model_copy(update={"encoder": config.encoder.model_copy(update={"weights": str(path.absolute())})})
+
+
 def _check_folder(folder: Path) -> None:
+    require_writable(folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; --out names the folder of the run")
-    require_writable(folder)
     ours = ("config.yaml", "run.json", "scan.zarr", "scan.zarr.part", io_results.NAME)
     if folder.is_dir() and any(folder.iterdir()) and not any((folder / name).exists() for name in ours):
         raise InputError(f"{folder}: holds other files and no run: choose an empty or a new folder for --out")
@@ -283,7 +295,7 @@ def _check_source(source: str, config: Config) -> None:
 def _scan(source: str, folder: Path, config: Config, workers: Workers, progress: Progress) -> ScanStore:
     own, scan = folder / "scan.zarr", config.scan
     if _is_store(source):
-        store = ScanStore.open(source)
+        store = ScanStore.open(Path(source).absolute())
         if scan.shape and tuple(scan.shape) != tuple(store.scan_shape):
             raise InputError(
                 f"{source}: its scan is {store.scan_shape[0]} × {store.scan_shape[1]}, "

@@ -153,6 +153,8 @@ def _landed(flying: dict[Future[Any], int]) -> Iterator[tuple[int, Receipt]]:
             yield block, np.asarray(future.result(), dtype=object).item()
             continue
         cause = future.exception()
+        # The scheduler would answer the next run of the same block with this failure.
+        future.release()
         if isinstance(cause, LaueDaskError):
             raise cause
         if isinstance(cause, KilledWorker):

@@ -27,6 +27,8 @@ from laue_dask.simulate.scan import Order, acquired, frame_name, write_frame, wr
 from laue_dask.simulate.specimens import Specimen
 from laue_dask.simulate.training import N_CONFIGURATIONS, N_VIEWS, experiment, training_frame
 
+RECORD = "simulation.json"
+
 FRAMES_PER_TASK = 32
 
 MASK_FRAMES = 12
@@ -56,11 +58,12 @@ def write_scan(
     made_by = {"kind": kind, "shape": list(shape), "seed": seed, "detector": detector, "order": order}
     named_detector(detector)  # refused before anything is made
     specimen = _specimen(kind, shape, seed)
-    record = folder / "simulation.json"
-    _check_folder(folder, record, made_by)
+    _check_folder(folder, made_by)
+    folder = folder.absolute()  # workers may have another working directory
     folder.mkdir(parents=True, exist_ok=True)
+    # First of all: a folder without it is not gone on with.
+    (folder / RECORD).write_text(json.dumps(made_by), encoding="utf-8")
     write_truth(specimen, folder / "truth.npz")
-    record.write_text(json.dumps(made_by), encoding="utf-8")
     n = shape[0] * shape[1]
     starts = range(0, n, FRAMES_PER_TASK)
     write = delayed(_write_frames, pure=False)
@@ -69,14 +72,14 @@ def write_scan(
         run_blocks(tasks, client=workers.client, on_receipt=lambda receipt: advance(receipt["stop"] - receipt["start"]))
 
 
-def _check_folder(folder: Path, record: Path, made_by: dict[str, Any]) -> None:
+def _check_folder(folder: Path, made_by: dict[str, Any]) -> None:
+    require_writable(folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file, a folder was expected")
-    require_writable(folder)
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     try:
-        found = json.loads(record.read_text(encoding="utf-8"))
+        found = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         found = "other files"
     if found != made_by:
@@ -119,9 +122,10 @@ def write_training_store(
     InputError
         The path exists and is finished, or is something else.
     """
+    require_writable(path)
     if path.exists():
         raise InputError(f"{path}: exists already: choose another path or remove it")
-    require_writable(path)
+    path = path.absolute()
     partial = path.with_name(path.name + ".part")
     each = N_CONFIGURATIONS * N_VIEWS
     n = experiments * each

@@ -65,8 +65,8 @@ def read_truth(path: Path, shape: tuple[int, int]) -> Truth:
         The file is missing or no such file, or an array has another shape than the scan.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: np.asarray(file[name]) for name in ("domain", "angle", "edge") if name in file.files}
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+            arrays = {name: np.asarray(found[name]) for name in ("domain", "angle", "edge") if name in found.files}
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file: --truth names an .npz with `domain` or `angle`") from error
     except Exception as error:  # np.load raises nearly anything on a damaged archive

@@ -69,6 +69,8 @@ def ingest(source: str, out: Path, scan: ScanConfig, *, workers: Workers, progre
         No frame can be used, or the grid is unknown or does not fit; nothing is left at `out`.
     """
     require_writable(out)
+    # Workers may have another working directory.
+    out, source = out.absolute(), absolute(source)
     refs = discover(source)
     sample = read_sample(refs)
     rows, columns = sample.frames.shape[1:]
@@ -87,7 +89,7 @@ def ingest(source: str, out: Path, scan: ScanConfig, *, workers: Workers, progre
         detector=sample.info.detector,
         pixel_size_um=sample.info.pixel_size_um,
         provenance={
-            "source": absolute(source),
+            "source": source,
             "laue_dask": __version__,
             "grid": grid.how,
             "asked": scan.model_dump(mode="json"),
@@ -111,7 +113,7 @@ def ingest(source: str, out: Path, scan: ScanConfig, *, workers: Workers, progre
 
 def absolute(source: str) -> str:
     """The same source from whichever folder a command is run."""
-    name, separator, dataset = str(source).partition("::")
+    name, separator, dataset = source.partition("::")
     return f"{Path(name).absolute()}{separator}{dataset}"
 
 

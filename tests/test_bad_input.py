@@ -1,0 +1,569 @@
+"""What people get wrong: one line on stderr, the right exit code, and nothing left behind."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+import zarr
+from fabio.edfimage import EdfImage
+from PIL import Image
+
+from laue_dask.io.scan_store import ScanStore
+
+FAILED, BAD_INPUT, SET_ASIDE = 1, 2, 3
+
+
+@pytest.fixture
+def refused(command):
+    """Run a command that must be refused in one line, and give back that line."""
+
+    def run(*arguments, code=BAD_INPUT, mentions=()):
+        outcome = command(*arguments)
+        assert outcome.code == code, outcome.err
+        [line] = outcome.complaints
+        assert line.startswith("laue-dask: ")
+        assert "Traceback" not in outcome.err + outcome.out
+        assert "a defect" not in line
+        assert not outcome.out
+        for text in (mentions,) if isinstance(mentions, str) else mentions:
+            assert text in line
+        return line
+
+    return run
+
+
+@pytest.fixture
+def frames(small_scan, tmp_path):
+    """A folder of the small scan's first 12 frames that a test may spoil."""
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for path in sorted(small_scan.glob("*.tif"))[:12]:
+        shutil.copy(path, folder)
+    return folder
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def cut(path, share=0.5):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+
+
+def tiff(path, values):
+    Image.fromarray(values).save(path)
+
+
+def counts(shape=(160, 150), dtype=np.int32, seed=0):
+    return np.random.default_rng(seed).poisson(3, shape).astype(dtype)
+
+
+def options(out):
+    return ("--out", out, "--weights", "untrained", "--shape", 3, 4)
+
+
+# Sources
+
+
+@pytest.mark.parametrize("verb", ["run", "ingest"])
+@pytest.mark.parametrize(
+    ("source", "mentions"),
+    [
+        ("empty", "no frames in it"),
+        ("nowhere", "no such file or folder"),
+        ("nowhere/*.tif", "no file matches"),
+        ("nowhere.h5::/entry/data", "no such file"),
+        ("notes.bin", "neither a frame"),
+        ("list.txt", "none of its 2 files is there"),
+        ("blank.txt", "lists no frames"),
+        ("broken.h5", "truncated or unreadable HDF5"),
+        ("table.h5", "no dataset of frames"),
+        ("loop", "loop"),
+    ],
+)
+def test_source_that_holds_no_frames_is_refused(refused, tmp_path, verb, source, mentions):
+    there = tmp_path / "there"
+    (there / "empty").mkdir(parents=True)
+    (there / "notes.bin").write_bytes(bytes(range(256)))
+    (there / "list.txt").write_text("a.tif\nb.tif\n")
+    (there / "blank.txt").write_text("# nothing yet\n")
+    (there / "broken.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    with h5py.File(there / "table.h5", "w") as file:
+        file["entry/data/numbers"] = np.arange(5)
+    (there / "loop").symlink_to(there / "loop")
+    out = tmp_path / "out"
+    arguments = options(out) if verb == "run" else (out,)
+    refused(verb, there / source, *arguments, mentions=mentions)
+    assert names(tmp_path) == ["there"]
+
+
+def test_several_kinds_of_frames_in_one_folder_are_refused(refused, frames, tmp_path):
+    (frames / "dark.edf").write_bytes(b"{}")
+    refused("run", frames, *options(tmp_path / "run"), mentions=("12 .tif", "1 .edf"))
+    assert names(tmp_path) == ["frames"]
+
+
+def test_frames_that_are_all_cut_off_are_refused(refused, frames, tmp_path):
+    for path in frames.iterdir():
+        cut(path)
+    refused("run", frames, *options(tmp_path / "run"), mentions=("none of 12 frames", "truncated"))
+    refused("ingest", frames, tmp_path / "s.zarr", mentions="none of 12 frames")
+    assert names(tmp_path) == ["frames"]
+
+
+def test_frames_that_are_all_zero_are_refused(refused, tmp_path):
+    folder = tmp_path / "dark"
+    folder.mkdir()
+    for i in range(6):
+        tiff(folder / f"dark_{i}.tif", np.zeros((160, 150), np.int32))
+    arguments = ("--weights", "untrained", "--shape", 2, 3)
+    refused("run", folder, "--out", tmp_path / "run", *arguments, mentions=("none of 6", "all pixels are zero"))
+    refused("ingest", folder, tmp_path / "s.zarr", "--shape", 2, 3, mentions=("none of 6", "dark_0.tif"))
+    assert names(tmp_path) == ["dark"]
+
+
+def test_frames_smaller_than_a_pattern_are_refused(refused, tmp_path):
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    for i in range(4):
+        tiff(folder / f"tiny_{i}.tif", counts((100, 90), seed=i))
+    refused("run", folder, "--out", tmp_path / "run", "--weights", "untrained", mentions=("100 × 90", "128"), code=2)
+    assert names(tmp_path) == ["tiny"]
+
+
+def test_frames_without_grid_name_shapes_that_would_fit(refused, tmp_path):
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    for i in range(6):
+        tiff(folder / f"bare_{i}.tif", counts(seed=i))
+    for arguments in (
+        ("run", folder, "--out", tmp_path / "run", "--weights", "untrained"),
+        ("ingest", folder, tmp_path / "s.zarr"),
+    ):
+        refused(*arguments, mentions=("--shape NY NX", "2 × 3", "1 × 6"))
+    assert names(tmp_path) == ["bare"]
+
+
+def test_wrong_shape_is_answered_with_the_right_one(refused, frames, tmp_path):
+    out = tmp_path / "run"
+    line = refused("run", frames, "--out", out, "--weights", "untrained", "--shape", 3, 3, mentions="12 frames")
+    assert re.search(r"did you mean (\d+) × (\d+)", line)
+    ny, nx = map(int, re.search(r"did you mean (\d+) × (\d+)", line).groups())
+    assert ny * nx >= 12
+    assert names(tmp_path) == ["frames"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_too_few_patterns_to_segment_are_refused_and_nothing_is_written(refused, frames, tmp_path, count):
+    for path in sorted(frames.iterdir())[count:]:
+        path.unlink()
+    refused(
+        "run", frames, "--out", tmp_path / "run", "--weights", "untrained", mentions=(f"{count} usable", "at least 4")
+    )
+    assert names(tmp_path) == ["frames"]
+
+
+def test_too_few_usable_patterns_are_refused_once_the_frames_were_read(refused, frames, tmp_path):
+    for path in sorted(frames.iterdir())[3:]:
+        cut(path)
+    refused("run", frames, *options(tmp_path / "run"), mentions=("3 usable", "at least 4"))
+    assert names(tmp_path) == ["frames"]
+
+
+def test_more_clusters_than_patterns_are_refused_before_anything_is_written(refused, frames, tmp_path):
+    refused("run", frames, *options(tmp_path / "run"), "-k", 40, mentions=("40", "12"))
+    assert names(tmp_path) == ["frames"]
+
+
+def test_four_patterns_are_segmented(command, frames, tmp_path):
+    for path in sorted(frames.iterdir())[4:]:
+        path.unlink()
+    outcome = command("run", frames, "--out", tmp_path / "run", "--weights", "untrained", "-k", 2)
+    assert outcome.code == 0, outcome.err
+    assert outcome.complaints == []
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+# Frames to set aside
+
+
+def test_bad_frames_among_good_ones_are_set_aside_and_listed_everywhere(command, frames, tmp_path):
+    files = sorted(frames.iterdir())
+    cut(files[2])
+    files[5].write_bytes(b"")
+    tiff(files[7], counts((100, 90)))
+    Image.fromarray(np.zeros((260, 245), np.int32)).save(files[9])
+    outcome = command("run", frames, *options(tmp_path / "run"), "-k", 2)
+    assert outcome.code == SET_ASIDE
+    assert outcome.complaints == []
+    listed = [line for line in outcome.err.splitlines() if line.startswith("set aside: ")]
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    labels = zarr.open_group(tmp_path / "run" / "results.zarr", mode="r")["labels"][:]
+    reasons = {2: "truncated", 5: "empty", 7: "shape (100, 90)", 9: "zero"}
+    assert len(listed) == record["n_set_aside"] == len(reasons)
+    for (pattern, reason), line, entry in zip(reasons.items(), listed, record["set_aside"], strict=True):
+        assert f"pattern {pattern}, {files[pattern]}: " in line
+        assert reason in line
+        assert entry["pattern"] == pattern
+        assert entry["source"] == str(files[pattern])
+        assert reason in entry["reason"]
+        assert files[pattern].name in page
+    expected = np.isin(np.arange(12), list(reasons)).reshape(3, 4)
+    for label_map in labels:
+        np.testing.assert_array_equal(label_map == -1, expected)
+
+
+def test_minority_of_another_shape_or_dtype_is_set_aside(command, tmp_path):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for i in range(9):
+        values = counts((140, 150)) if i == 0 else counts(dtype=np.uint16) if i == 4 else counts(seed=i)
+        tiff(folder / f"mixed_{i}.tif", values)
+    outcome = command("ingest", folder, tmp_path / "s.zarr", "--shape", 3, 3)
+    assert outcome.code == SET_ASIDE
+    store = ScanStore.open(tmp_path / "s.zarr")
+    assert store.frame_shape == (160, 150)
+    assert store.dtype == np.int32
+    assert [entry["pattern"] for entry in store.set_aside] == [0, 4]
+    assert "shape (140, 150), the scan's is (160, 150)" in outcome.err
+    assert "dtype uint16" in outcome.err
+
+
+@pytest.mark.parametrize("layout", ["edf", "hdf5"])
+def test_pixels_that_are_not_numbers_are_left_out_and_frames_of_them_set_aside(command, tmp_path, layout):
+    frames = counts((8, 160, 150), dtype=np.float32)
+    frames[:, 80:83, 70:73] += np.arange(50, 130, 10, dtype=np.float32)[:, None, None]
+    frames[1, 10:40] = np.nan
+    frames[6] = np.nan
+    source = tmp_path / "floats"
+    if layout == "edf":
+        source.mkdir()
+        for i, frame in enumerate(frames):
+            EdfImage(data=frame).write(str(source / f"f_{i}.edf"))
+    else:
+        source = tmp_path / "floats.h5"
+        with h5py.File(source, "w") as file:
+            file["entry/data/data"] = frames
+    outcome = command("run", source, "--out", tmp_path / "run", "--weights", "untrained", "--shape", 2, 4, "-k", 2)
+    assert outcome.code == SET_ASIDE, outcome.err
+    assert outcome.complaints == []
+    assert "no finite pixel" in outcome.err
+    results = zarr.open_group(tmp_path / "run" / "results.zarr", mode="r")
+    usable = np.arange(8) != 6
+    np.testing.assert_array_equal(np.isfinite(results["features"][:]).all(axis=1), usable)
+    np.testing.assert_array_equal(results["labels"][0].ravel() >= 0, usable)
+
+
+def test_names_with_spaces_and_other_alphabets_are_kept(command, frames, tmp_path):
+    folder = tmp_path / "Probe 3 – μLaue [été]"
+    frames.rename(folder)
+    for path in sorted(folder.iterdir()):
+        path.rename(folder / f"Ångström scan {path.name}")
+    cut(sorted(folder.iterdir())[3])
+    out = tmp_path / "Läufe" / "erster Lauf"
+    outcome = command("run", folder, *options(out), "-k", 2)
+    assert outcome.code == SET_ASIDE, outcome.err
+    assert f"{folder}/Ångström scan scan_00004.tif" in outcome.err
+    assert "Ångström scan scan_00004.tif" in (out / "report.html").read_text(encoding="utf-8")
+    assert all("Ångström" in name for name in json.loads((out / "run.json").read_text())["delegate_sources"].values())
+
+
+def test_loop_of_links_among_frames_is_one_frame_that_cannot_be_read(command, frames, tmp_path):
+    (frames / "round").symlink_to(frames)
+    path = sorted(frames.glob("*.tif"))[4]
+    path.unlink()
+    path.symlink_to(path)
+    outcome = command("ingest", frames, tmp_path / "s.zarr", "--shape", 3, 4)
+    assert outcome.code == SET_ASIDE, outcome.err
+    assert [entry["pattern"] for entry in ScanStore.open(tmp_path / "s.zarr").set_aside] == [4]
+
+
+# Stores
+
+
+@pytest.fixture
+def own_store(small_run, tmp_path):
+    return shutil.copytree(small_run / "scan.zarr", tmp_path / "own.zarr")
+
+
+def test_store_that_is_missing_is_refused(refused, tmp_path):
+    refused("run", tmp_path / "no.zarr", *options(tmp_path / "run"), mentions="no such scan store")
+    assert names(tmp_path) == []
+
+
+def test_folder_that_only_calls_itself_a_store_is_refused(refused, tmp_path):
+    (tmp_path / "fake.zarr").mkdir()
+    (tmp_path / "fake.zarr" / "readme.txt").write_text("hello")
+    refused("run", tmp_path / "fake.zarr", *options(tmp_path / "run"), mentions=("fake.zarr", "not a scan store"))
+    refused("info", tmp_path / "fake.zarr", mentions="not a scan store")
+    assert names(tmp_path) == ["fake.zarr"]
+
+
+def test_another_kind_of_zarr_store_is_refused(refused, tmp_path):
+    zarr.create_array(str(tmp_path / "other.zarr"), shape=(3,), dtype="f4")
+    refused("run", tmp_path / "other.zarr", *options(tmp_path / "run"), mentions="not a scan store")
+    zarr.create_group(str(tmp_path / "group.zarr"))
+    refused("run", tmp_path / "group.zarr", *options(tmp_path / "run"), mentions="schema version None")
+    assert names(tmp_path) == ["group.zarr", "other.zarr"]
+
+
+def test_store_that_was_not_finished_is_refused(refused, own_store, tmp_path):
+    zarr.open_group(str(own_store)).attrs["complete"] = False
+    refused("run", own_store, *options(tmp_path / "run"), mentions="not finished")
+    own_store.rename(tmp_path / "own.zarr.part")
+    refused("run", own_store, *options(tmp_path / "run"), mentions="not finished")
+    assert names(tmp_path) == ["own.zarr.part"]
+
+
+def test_store_with_a_lost_or_damaged_shard_fails_and_leaves_no_results(refused, own_store, tmp_path):
+    shutil.rmtree(own_store / "reduced")
+    [shard] = (path for path in (own_store / "frames" / "c").rglob("*") if path.is_file())
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    shard.write_bytes(content)
+    arguments = ("run", own_store, "--out", tmp_path / "run", "--weights", "untrained")
+    refused(*arguments, mentions="damaged")
+    shard.unlink()
+    refused(*arguments, mentions="missing")
+    assert not (tmp_path / "run" / "run.json").exists()
+    assert not (tmp_path / "run" / "results.zarr").exists()
+
+
+def test_shape_that_is_not_the_stores_is_refused_with_both(refused, own_store, tmp_path):
+    refused("run", own_store, *options(tmp_path / "run"), mentions=("8 × 9", "3 × 4"))
+    assert names(tmp_path) == ["own.zarr"]
+
+
+def test_store_is_not_overwritten(refused, own_store, frames):
+    refused("ingest", frames, own_store, "--shape", 3, 4, mentions="exists already")
+    assert ScanStore.open(own_store).scan_shape == (8, 9)
+
+
+# Options and configurations
+
+
+@pytest.mark.parametrize(
+    ("text", "mentions"),
+    [
+        ("recipe: {background_blocks: 3}", ("recipe.background_blocks", "unknown key")),
+        ("recipe: {clip_sigma: many}", ("recipe.clip_sigma", "many")),
+        ("clustering: {score_k: [9, 3]}", ("9", "3")),
+        ("- a list", "mapping"),
+        ("a: [1, 2", "not valid YAML"),
+        ("encoder: {weights: nowhere.safetensors}", "no such weights file"),
+    ],
+)
+def test_impossible_configuration_is_refused(refused, frames, tmp_path, text, mentions):
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    refused("run", frames, "--out", tmp_path / "run", "--config", file, mentions=mentions)
+    assert names(tmp_path) == ["c.yaml", "frames"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-k", "1"),
+        ("-k", "many"),
+        ("--components", "0"),
+        ("--components", "1.5"),
+        ("--components", "most"),
+        ("--substrate", "maybe"),
+        ("--order", "spiral"),
+        ("--shape", "0", "5"),
+        ("--shape", "5"),
+        ("--workers", "0"),
+        ("--weights", "nowhere.safetensors"),
+        ("--config", "nowhere.yaml"),
+        ("--config", "."),
+        ("--frobnicate",),
+    ],
+)
+def test_impossible_option_is_refused(refused, frames, tmp_path, arguments):
+    refused("run", frames, "--out", tmp_path / "run", "--weights", "untrained", *arguments)
+    assert names(tmp_path) == ["frames"]
+
+
+@pytest.mark.parametrize("arguments", [(), ("fly",), ("run",), ("run", "x"), ("ingest", "x"), ("evaluate", "x")])
+def test_incomplete_command_is_refused_with_where_to_look(command, arguments):
+    outcome = command(*arguments)
+    assert outcome.code == BAD_INPUT
+    assert "--help" in outcome.err or "Usage" in outcome.err
+
+
+@pytest.mark.parametrize("content", [b"", b"not tensors", b"\x08\0\0\0\0\0\0\0{}      ", bytes(4000)])
+def test_weights_that_are_garbage_are_refused(refused, frames, tmp_path, content):
+    (tmp_path / "w.safetensors").write_bytes(content)
+    refused("run", frames, "--out", tmp_path / "run", "--weights", tmp_path / "w.safetensors", mentions="w.safetensors")
+    refused("info", tmp_path / "w.safetensors", mentions="w.safetensors")
+    assert names(tmp_path) == ["frames", "w.safetensors"]
+
+
+# Where to write
+
+
+@pytest.mark.parametrize("verb", ["run", "ingest", "simulate"])
+@pytest.mark.parametrize("place", ["file/inside", "nowhere-link", "round/inside"])
+def test_place_that_cannot_be_written_to_is_refused(refused, frames, tmp_path, verb, place):
+    there = tmp_path / "there"
+    there.mkdir()
+    (there / "file").write_text("in the way")
+    (there / "nowhere-link").symlink_to(there / "gone" / "gone")
+    (there / "round").symlink_to(there / "round")
+    out = there / place
+    arguments = {
+        "run": (frames, "--out", out, "--weights", "untrained"),
+        "ingest": (frames, out, "--shape", 3, 4),
+        "simulate": ("grains", out, "--shape", 2, 2),
+    }
+    refused(verb, *arguments[verb], mentions=str(out))
+    assert names(there) == ["file", "nowhere-link", "round"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_folder_without_permission_is_refused(refused, frames, tmp_path):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    refused("run", frames, *options(closed / "run"), mentions="permission")
+
+
+def test_name_that_is_too_long_is_refused(refused, frames, tmp_path):
+    refused("run", frames, *options(tmp_path / ("x" * 300)), mentions="too long")
+    refused("ingest", frames, tmp_path / ("x" * 300), mentions="too long")
+
+
+def test_run_folder_that_is_a_file_or_holds_other_things_is_refused_and_left_alone(refused, frames, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("mine")
+    refused("run", frames, *options(tmp_path / "file"), mentions="is a file")
+    refused("run", frames, *options(tmp_path / "mine"), mentions="holds other files")
+    refused("simulate", "grains", tmp_path / "file", mentions="is a file")
+    refused("simulate", "grains", tmp_path / "mine", mentions="other files")
+    assert (tmp_path / "file").read_text() == "mine"
+    assert names(tmp_path / "mine") == ["thesis.tex"]
+
+
+def test_run_folder_of_another_scan_is_refused_and_left_alone(refused, small_run, frames, tmp_path):
+    run = shutil.copytree(small_run, tmp_path / "run")
+    refused("run", frames, *options(run), mentions=("scan.zarr", str(frames)))
+    assert json.loads((run / "run.json").read_text())["n_patterns"] == 72
+
+
+def test_frames_that_came_after_the_ingest_are_noticed(command, refused, frames, tmp_path):
+    late = sorted(frames.iterdir())[-1]
+    late.rename(tmp_path / "late.tif")
+    assert command("run", frames, *options(tmp_path / "run")).code == 0
+    (tmp_path / "late.tif").rename(late)
+    refused("run", frames, *options(tmp_path / "run"), mentions=("11 frames", "12 now"))
+
+
+def test_other_order_of_acquisition_than_ingested_is_refused(command, refused, frames, tmp_path):
+    assert command("run", frames, *options(tmp_path / "run")).code == 0
+    refused("run", frames, *options(tmp_path / "run"), "--order", "snake", mentions=("raster", "snake"))
+
+
+def test_same_source_written_differently_is_the_same(command, frames, tmp_path, monkeypatch):
+    assert command("run", frames, *options(tmp_path / "run")).code == 0
+    monkeypatch.chdir(tmp_path)
+    outcome = command("run", "./frames/", *options("run"))
+    assert outcome.code == 0, outcome.err
+    assert "ingest" not in outcome.err
+
+
+# Truth
+
+
+@pytest.mark.parametrize(
+    ("arrays", "mentions"),
+    [
+        ({"domain": np.zeros((3, 3), int)}, ("(3, 3)", "(8, 9)")),
+        ({"grain": np.zeros((8, 9), int)}, "neither `domain` nor `angle`"),
+        ({"domain": np.full((8, 9), None)}, "plain numerical arrays"),
+        ({"domain": np.full((8, 9), "a")}, "numbers were expected"),
+        ({"domain": np.zeros((8, 9), int), "edge": np.zeros((9, 8), bool)}, "`edge`"),
+    ],
+)
+def test_truth_that_does_not_fit_is_refused(refused, small_run, tmp_path, arrays, mentions):
+    np.savez(tmp_path / "truth.npz", **arrays)
+    record = (small_run / "run.json").read_bytes()
+    refused("evaluate", small_run, "--truth", tmp_path / "truth.npz", mentions=mentions)
+    assert (small_run / "run.json").read_bytes() == record
+
+
+@pytest.mark.parametrize("content", [None, b"", b"text", b"PK\x03\x04" + bytes(50)])
+def test_truth_that_is_no_npz_is_refused(refused, small_run, tmp_path, content):
+    if content is not None:
+        (tmp_path / "truth.npz").write_bytes(content)
+    refused("evaluate", small_run, "--truth", tmp_path / "truth.npz", mentions="truth.npz")
+
+
+def test_truth_without_archive_is_refused(refused, small_run, tmp_path):
+    np.save(tmp_path / "truth.npy", np.zeros((8, 9)))
+    refused("evaluate", small_run, "--truth", tmp_path / "truth.npy", mentions="truth.npy")
+
+
+def test_evaluation_of_what_is_no_run_is_refused(refused, small_scan, tmp_path):
+    truth = small_scan / "truth.npz"
+    for folder in (tmp_path, tmp_path / "nowhere", truth):
+        refused("evaluate", folder, "--truth", truth, mentions="no finished run")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"config": {}}'])
+def test_record_that_is_damaged_is_refused(refused, small_scan, tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    for arguments in (("evaluate", tmp_path, "--truth", small_scan / "truth.npz"), ("info", tmp_path)):
+        refused(*arguments, mentions="run.json")
+
+
+def test_evaluation_without_the_scan_is_refused(refused, small_run, small_scan, tmp_path):
+    run = shutil.copytree(small_run, tmp_path / "run")
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**record, "scan": str(run / "gone.zarr")}))
+    refused("evaluate", run, "--truth", small_scan / "truth.npz", mentions="gone.zarr")
+
+
+# Simulation, training, info
+
+
+def test_unknown_specimen_or_detector_is_refused_with_those_there_are(refused, tmp_path):
+    refused("simulate", "sponge", tmp_path / "a", mentions=("sponge", "twins"))
+    refused("simulate", "grains", tmp_path / "a", "--detector", "polaroid", mentions=("polaroid", "pilatus1m"))
+    assert names(tmp_path) == []
+
+
+def test_training_without_stores_is_refused(refused, tmp_path):
+    out = tmp_path / "w.safetensors"
+    refused("train", tmp_path / "a.zarr", "--validation", tmp_path / "b.zarr", "--out", out, mentions="a.zarr")
+    assert names(tmp_path) == []
+
+
+def test_info_on_what_is_nothing_is_refused(refused, frames, tmp_path):
+    refused("info", tmp_path / "nowhere", mentions="no such file or folder")
+    cut(sorted(frames.iterdir())[0], 0.01)
+    refused("info", sorted(frames.iterdir())[0], mentions="truncated")
+
+
+# As a program
+
+
+def test_refusal_by_the_program_itself_is_one_line(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "laue_dask", "run", "nowhere", "--out", "run", "--weights", "untrained"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == BAD_INPUT
+    assert done.stderr == "laue-dask: nowhere: no such file or folder\n"
+    assert done.stdout == ""
+    assert names(tmp_path) == []
