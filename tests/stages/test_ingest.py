@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from laue_dask.config import ScanConfig
+from laue_dask.errors import InputError
+from laue_dask.io.frames import discover
+from laue_dask.io.scan_store import ScanStore
+from laue_dask.progress import QuietProgress
+from laue_dask.stages import ingest as stage
+from laue_dask.stages.ingest import absolute, ingest, read_sample
+
+
+def frame(number, shape=(140, 130), dtype=np.int32):
+    """A frame that tells its number by its first pixel."""
+    values = np.random.default_rng(number).poisson(2, shape).astype(dtype)
+    values[0, 0] = 1000 + number
+    return values
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """Folder of 12 frames whose headers tell no position."""
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    for number in range(12):
+        Image.fromarray(frame(number)).save(folder / f"scan_{number}.tif")
+    return folder
+
+
+def ingested(source, out, workers, **scan):
+    return ingest(str(source), out, ScanConfig(**scan), workers=workers, progress=QuietProgress())
+
+
+def numbers(store):
+    return (store.read_frames(0, store.n_patterns)[:, 0, 0] - 1000).tolist()
+
+
+def test_patterns_are_in_row_major_order_whichever_way_the_stage_went(bare, tmp_path, workers):
+    raster = ingested(bare, tmp_path / "r.zarr", workers, shape=(3, 4))
+    snake = ingested(bare, tmp_path / "s.zarr", workers, shape=(3, 4), order="snake")
+    assert numbers(raster) == list(range(12))
+    assert numbers(snake) == [0, 1, 2, 3, 7, 6, 5, 4, 8, 9, 10, 11]
+    for store in (raster, snake):
+        assert [int(name.rpartition("_")[2].removesuffix(".tif")) for name in store.source] == numbers(store)
+
+
+def test_stage_positions_of_the_headers_tell_the_grid(small_run):
+    store = ScanStore.open(small_run / "scan.zarr")
+    y, x = (store.position[:, axis].reshape(8, 9) for axis in (0, 1))
+    assert store.scan_shape == (8, 9)
+    assert (np.diff(y, axis=0) > 0).all()
+    assert (np.diff(x, axis=1) > 0).all()
+    np.testing.assert_allclose(np.diff(x, axis=1), 0.005, atol=1e-6)
+    assert store.valid.all()
+
+
+def test_frames_are_stored_without_loss(small_run, small_scan):
+    store = ScanStore.open(small_run / "scan.zarr")
+    for pattern in (0, 40, 71):
+        with Image.open(small_scan / f"scan_{pattern + 1:05d}.tif") as image:
+            np.testing.assert_array_equal(store.read_frames(pattern, pattern + 1)[0], np.asarray(image))
+
+
+def test_aborted_scan_leaves_its_missing_points_without_a_pattern(bare, tmp_path, workers):
+    store = ingested(bare, tmp_path / "s.zarr", workers, shape=(4, 4))
+    assert store.valid.tolist() == [True] * 12 + [False] * 4
+    assert store.source[12:] == [""] * 4
+    assert store.set_aside == []
+
+
+def test_most_frequent_shape_of_the_sample_is_the_scans(bare):
+    for number in (0, 5):
+        Image.fromarray(frame(number, (150, 130))).save(bare / f"scan_{number}.tif")
+    sample = read_sample(discover(bare))
+    assert sample.frames.shape == (10, 140, 130)
+    assert (sample.frames[:, 0, 0] - 1000).tolist() == [1, 2, 3, 4, 6, 7, 8, 9, 10, 11]
+    assert sample.info.shape == (140, 130)
+
+
+def test_sample_is_bounded_in_number_and_in_bytes(bare, monkeypatch):
+    monkeypatch.setattr(stage, "SAMPLE_FRAMES", 4)
+    assert (read_sample(discover(bare)).frames[:, 0, 0] - 1000).tolist() == [0, 3, 7, 11]
+    monkeypatch.setattr(stage, "SAMPLE_BYTES", 2 * frame(0).nbytes)
+    assert len(read_sample(discover(bare)).frames) == 3
+
+
+def test_frames_that_cannot_be_read_are_left_out_of_the_sample(bare):
+    (bare / "scan_0.tif").write_bytes(b"II*\0")
+    assert len(read_sample(discover(bare)).frames) == 11
+    for path in bare.iterdir():
+        path.write_bytes(b"II*\0")
+    with pytest.raises(InputError, match=r"none of 12 frames tried can be read; .*scan_0.tif: "):
+        read_sample(discover(bare))
+
+
+def test_store_says_where_it_came_from_and_what_was_asked(bare, tmp_path, workers, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = ingested("bare", tmp_path / "s.zarr", workers, shape=(3, 4), order="snake")
+    assert store.provenance["source"] == str(bare)
+    assert store.provenance["asked"] == {"shape": [3, 4], "order": "snake"}
+    assert store.source[0] == str(bare / "scan_0.tif")
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [("frames", "frames"), ("./frames/", "frames"), ("a.h5::/entry/data", "a.h5::/entry/data"), ("f/*.tif", "f/*.tif")],
+)
+def test_source_is_the_same_from_every_folder(tmp_path, monkeypatch, source, expected):
+    monkeypatch.chdir(tmp_path)
+    assert absolute(source) == f"{tmp_path}/{expected}"
+    assert absolute(absolute(source)) == absolute(source)
+
+
+def test_detector_mask_is_found_from_the_scan(small_run):
+    mask = ScanStore.open(small_run / "scan.zarr").detector_mask
+    # PILATUS 1M, 4 × 4 pixels in one: modules of 48 × 121 pixels, 4 rows and 1 column between them.
+    row, column = np.indices(mask.shape)
+    gaps = (row % 52 >= 48) | (column % 122 >= 121)
+    assert mask[gaps].all()
+    assert mask[~gaps].mean() < 0.01

@@ -1,0 +1,146 @@
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from laue_dask.config import ClusteringConfig, PCAConfig
+from laue_dask.errors import InputError
+from laue_dask.io.results import ResultsWriter
+from laue_dask.progress import QuietProgress
+from laue_dask.stages import segmentation
+from laue_dask.stages.segmentation import Map, require_enough, usable
+
+QUIET = QuietProgress()
+CONFIG = ClusteringConfig(score_k=(2, 5), n_init=2)
+
+
+def clouds(n=60, width=6, seed=0):
+    """Points (n, width) of three clouds that are far apart."""
+    rng = np.random.default_rng(seed)
+    return (rng.normal(size=(n, width)) + 40 * np.eye(3, width)[np.arange(n) % 3]).astype(np.float32)
+
+
+@given(data=st.data())
+def test_painting_puts_each_value_at_its_pattern_and_the_fill_elsewhere(data):
+    ny, nx = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 6))
+    valid = np.array(data.draw(st.lists(st.booleans(), min_size=ny * nx, max_size=ny * nx)))
+    where = Map(valid, (ny, nx))
+    values = np.arange(100, 100 + valid.sum())
+    painted = where.paint(values, fill=-1)
+    assert painted.shape == (ny, nx)
+    np.testing.assert_array_equal(painted.ravel()[valid], values)
+    assert (painted.ravel()[~valid] == -1).all()
+    np.testing.assert_array_equal(where.patterns, [i for i in range(ny * nx) if valid[i]])
+    assert where.paint(np.zeros((valid.sum(), 3)), fill=0).shape == (ny, nx, 3)
+
+
+@pytest.mark.parametrize(("count", "k"), [(0, ()), (3, ()), (4, (4,)), (12, (3, 40))])
+def test_too_few_patterns_are_refused_with_both_numbers(count, k):
+    with pytest.raises(InputError, match=rf"\b{count} usable pattern"):
+        require_enough(count, k)
+
+
+def test_enough_patterns_are_accepted():
+    require_enough(4, (2, 3))
+    require_enough(4, ())
+
+
+def test_only_valid_rows_are_used():
+    values = clouds(6)
+    valid = np.array([True, False, True, True, True, True])
+    values[1] = np.nan
+    found = usable(da.from_array(values, chunks=2), Map(valid, (2, 3)))
+    np.testing.assert_array_equal(found.compute(scheduler="synchronous"), values[valid])
+
+
+def test_transformation_writes_the_whole_spectrum_and_says_how_much_is_used(tmp_path, workers):
+    features = clouds()
+    features[7] = np.nan
+    results = ResultsWriter(tmp_path, {})
+    components, pca = segmentation.transform(
+        da.from_array(features, chunks=(32, 6)),
+        PCAConfig(components=2),
+        results,
+        key="a",
+        workers=workers,
+        progress=QUIET,
+    )
+    found = components.compute()
+    assert components.shape == (60, 6)
+    assert np.isnan(found[7]).all()
+    assert results.group["components"].attrs["m_pca"] == pca.n_components_ == 2
+    rows = np.isfinite(features[:, 0])
+    centred = features[rows].astype(np.float64) - features[rows].mean(axis=0, dtype=np.float64)
+    # A rotation: distances between patterns are kept.
+    np.testing.assert_allclose(found[rows] @ found[rows].T, centred @ centred.T, rtol=1e-3, atol=0.05)
+    np.testing.assert_allclose(results.group["explained_variance"][:], found[rows].var(axis=0, ddof=1), rtol=1e-4)
+    assert results.group["explained_variance_ratio"][:].sum() == pytest.approx(1)
+
+
+def test_scores_suggest_the_number_of_clouds(workers):
+    found = segmentation.score(da.from_array(clouds(), chunks=(20, 6)), CONFIG, workers=workers, progress=QUIET)
+    assert found.k == (2, 3, 4, 5)
+    assert len(found.silhouette) == len(found.calinski_harabasz) == 4
+    assert np.argmax(found.silhouette) == np.argmax(found.calinski_harabasz) == 1
+    assert 3 in found.suggested
+
+
+def test_scores_stop_at_the_number_of_distinct_patterns(workers):
+    same = np.repeat(clouds(3), 4, axis=0)
+    found = segmentation.score(da.from_array(same, chunks=(6, 6)), CONFIG, workers=workers, progress=QUIET)
+    assert found.k == (2,)
+    alike = da.ones((12, 6), chunks=(6, 6), dtype=np.float32)
+    assert segmentation.score(alike, CONFIG, workers=workers, progress=QUIET).k == ()
+
+
+def segmented(tmp_path, components, valid, k_values):
+    results = ResultsWriter(tmp_path, {})
+    where = Map(valid, (6, 10))
+    segmentation.segment(da.from_array(components, chunks=(32, 6)), 3, where, k_values, CONFIG, results, progress=QUIET)
+    return {name: values[...] for name, values in results.group.arrays()}
+
+
+@pytest.mark.usefixtures("workers")
+def test_segmentation_finds_the_clouds_and_leaves_missing_points_open(tmp_path):
+    components = clouds()
+    valid = np.arange(60) != 11
+    components[11] = np.nan
+    found = segmented(tmp_path, components, valid, (3, 5))
+    labels = found["labels"].reshape(2, -1)
+    assert (labels[:, 11] == -1).all()
+    pairs = {(i % 3, label) for i, label in enumerate(labels[0]) if label >= 0}
+    assert len(pairs) == 3
+    assert np.isnan(found["distance_to_centroid"].reshape(2, -1)[:, 11]).all()
+    assert not found["pca_rgb"].reshape(2, 60, 3)[:, 11].any()
+    assert (found["delegate"][0, 3:] == -1).all()
+    assert np.isnan(found["centroids"][0, 3:]).all()
+    for k, delegates, centroids in zip((3, 5), found["delegate"], found["centroids"], strict=True):
+        own = labels[0 if k == 3 else 1]
+        for cluster in range(k):
+            members = np.flatnonzero(own == cluster)
+            mean = components[members].mean(axis=0, dtype=np.float64)
+            np.testing.assert_allclose(centroids[cluster], mean, atol=1e-4)
+            apart = np.linalg.norm((components[members] - mean)[:, :3], axis=1)
+            assert delegates[cluster] == members[apart.argmin()]
+
+
+@pytest.mark.usefixtures("workers")
+def test_more_clusters_than_distinct_patterns_are_refused(tmp_path):
+    same = np.repeat(clouds(3), 20, axis=0)
+    with pytest.raises(InputError, match="3 distinct"):
+        segmented(tmp_path, same, np.ones(60, bool), (5,))
+
+
+@pytest.mark.usefixtures("workers")
+def test_direct_colouring_is_black_where_nothing_was_recorded(tmp_path):
+    components = clouds()
+    valid = np.arange(60) > 4
+    components[:5] = np.nan
+    results = ResultsWriter(tmp_path, {})
+    segmentation.write_direct_colouring(da.from_array(components, chunks=(32, 6)), Map(valid, (6, 10)), results)
+    colours = np.asarray(zarr.open_array(str(results.partial), path="direct_rgb")).reshape(60, 3)
+    assert not colours[:5].any()
+    assert colours[5:].any(axis=1).all()
+    assert len(np.unique(colours[5:] // 64, axis=0)) >= 3
