@@ -70,6 +70,7 @@ def resolve_grid(
     shape: tuple[int, int] | None = None,
     order: Order = "raster",
     positions: Positions | None = None,
+    acquired: NDArray[np.int64] | None = None,
 ) -> ScanGrid:
     """Find the place of every frame.
 
@@ -83,6 +84,9 @@ def resolve_grid(
         Of the lines, where no positions tell it.
     positions : (n_frames, 2)
         Stage coordinates (y, x) of each frame; None or NaN where unknown.
+    acquired : (n_frames,) int64
+        Place of each frame in the acquisition where no positions tell it, from 0 and growing: a gap is a frame that was
+        never written. By default the frames follow one another.
 
     Raises
     ------
@@ -108,7 +112,7 @@ def resolve_grid(
         # The shape was given because of positions like these.
         found = None
     _check_shape(n_frames, shape, found)
-    return _with_shape(n_frames, shape, order, stage, found)
+    return _with_shape(n_frames, shape, order, stage, found, acquired)
 
 
 def acquisition(shape: tuple[int, int], order: Order, fast_axis: Axis = "x") -> NDArray[np.int64]:
@@ -124,7 +128,12 @@ def acquisition(shape: tuple[int, int], order: Order, fast_axis: Axis = "x") -> 
 
 
 def _with_shape(
-    n_frames: int, shape: tuple[int, int], order: Order, stage: NDArray[np.float64], found: _Found | None
+    n_frames: int,
+    shape: tuple[int, int],
+    order: Order,
+    stage: NDArray[np.float64],
+    found: _Found | None,
+    acquired: NDArray[np.int64] | None,
 ) -> ScanGrid:
     ny, nx = shape
     text = f"{ny} × {nx}"
@@ -142,8 +151,13 @@ def _with_shape(
             how = f"{text}, {found.order}{_fast(found.fast_axis)}, as given and as the stage positions say{aborted}"
             return _grid(shape, found.order, pattern, stage, how, found.fast_axis)
         aborted += f"; the stage positions look like {found.shape[0]} × {found.shape[1]}"
-    pattern = acquisition(shape, order)[:n_frames]
-    return _grid(shape, order, pattern, stage, f"{text}, {order}, as given{aborted}")
+    # Numbers that run past the grid number something else than its points.
+    if acquired is None or acquired[-1] >= ny * nx:
+        acquired = np.arange(n_frames)
+    missing = int(acquired[-1]) + 1 - n_frames
+    if missing:
+        aborted += f", {missing} missing between the first file number and the last"
+    return _grid(shape, order, acquisition(shape, order)[acquired], stage, f"{text}, {order}, as given{aborted}")
 
 
 def _check_shape(n_frames: int, shape: tuple[int, int], found: _Found | None) -> None:

@@ -16,6 +16,7 @@ from laue_dask.compute.cluster import Workers
 from laue_dask.compute.run import map_tasks, run_blocks
 from laue_dask.config import ScanConfig
 from laue_dask.errors import FrameError, InputError
+from laue_dask.io import numbering
 from laue_dask.io.frames import FrameInfo, FrameRef, discover, frame_info, read_frame, read_position
 from laue_dask.io.geometry import ScanGrid, resolve_grid
 from laue_dask.io.places import require_writable
@@ -80,7 +81,9 @@ def ingest(source: str, out: Path, scan: ScanConfig, *, workers: Workers, progre
             f"{PATTERN_SIZE} × {PATTERN_SIZE}: give unbinned frames"
         )
     positions = None if scan.shape else _positions(refs, workers, progress)
-    grid = resolve_grid(len(refs), shape=scan.shape, order=scan.order, positions=positions)
+    grid = resolve_grid(
+        len(refs), shape=scan.shape, order=scan.order, positions=positions, acquired=numbering.acquired(refs)
+    )
     store = ScanStore.create(
         out,
         grid=grid,
