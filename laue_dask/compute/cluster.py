@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 from dask.utils import format_bytes, parse_bytes
 from distributed import Client, Nanny, Scheduler, SpecCluster
+from tornado.ioloop import IOLoop, PeriodicCallback
 
 from laue_dask.config import ClusterConfig
 from laue_dask.errors import ComputeError, ConfigError
@@ -31,6 +32,9 @@ SMALLEST_MEMORY = 256 * 2**20
 
 DEATHS = 8
 """Workers that may die with a block before it is given up: a death is suspected of every block that its worker held."""
+
+SUPERVISION = 3.0
+"""Seconds between two looks at whether all workers are there."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ def start(config: ClusterConfig) -> Iterator[Workers]:
         tempfile.TemporaryDirectory(prefix="laue-dask-", dir=_scratch(config), ignore_cleanup_errors=True) as scratch,
         _cluster(config, count, gpus, memory, scratch) as cluster,
         Client(cluster) as client,
+        _revived(cluster, client.loop),
     ):
         client.wait_for_workers(count + gpus, timeout=120)
         described = f"{count} CPU worker{'s' if count > 1 else ''} of {format_bytes(memory)}"
@@ -127,6 +132,22 @@ def _gpu_count() -> int:
     import torch
 
     return torch.cuda.device_count()
+
+
+@contextmanager
+def _revived(cluster: SpecCluster, loop: IOLoop) -> Iterator[None]:
+    """Start workers again that Dask gives up: those that were killed while they started."""
+
+    def revive() -> None:
+        if len(cluster.workers) < len(cluster.worker_spec):
+            cluster.scale(len(cluster.worker_spec))
+
+    supervisor = PeriodicCallback(revive, 1000 * SUPERVISION)
+    loop.add_callback(supervisor.start)
+    try:
+        yield
+    finally:
+        loop.add_callback(supervisor.stop)
 
 
 def _cluster(config: ClusterConfig, count: int, gpus: int, memory: int, scratch: str) -> SpecCluster:

@@ -129,7 +129,7 @@ def _computed(
     try:
         for block in waiting:
             flying[client.compute(tasks[block], resources=resources, retries=1)] = block
-            if len(flying) >= width:
+            while len(flying) >= width:
                 yield from _landed(flying)
         while flying:
             yield from _landed(flying)
@@ -147,22 +147,25 @@ def _landed(flying: dict[Future[Any], int]) -> Iterator[tuple[int, Receipt]]:
         ) from error
     # Finished ones first: the receipts of blocks that are on disk are kept when another one fails.
     for future in sorted(landed, key=lambda future: future.status != "finished"):
-        block = flying.pop(future)
-        if future.status == "finished":
-            # A task of `map_blocks` returns an array, of one receipt.
-            yield block, np.asarray(future.result(), dtype=object).item()
+        if future.status not in ("finished", "error"):
+            # Its worker died before the receipt was fetched: the scheduler has the block computed again.
             continue
-        cause = future.exception()
-        # The scheduler would answer the next run of the same block with this failure.
-        future.release()
-        if isinstance(cause, LaueDaskError):
-            raise cause
-        if isinstance(cause, KilledWorker):
-            raise ComputeError(
-                f"block {block}: {cause.allowed_failures + 1} workers died with it, probably for want of memory: "
-                "raise cluster.memory or lower cluster.workers"
-            ) from cause
-        raise ComputeError(f"block {block}: {type(cause).__name__}: {cause}") from cause
+        block = flying.pop(future)
+        try:
+            # A task of `map_blocks` returns an array, of one receipt.
+            receipt = np.asarray(future.result(), dtype=object).item()
+        except Exception as cause:
+            # The scheduler would answer the next run of the same block with this failure.
+            future.release()
+            if isinstance(cause, LaueDaskError):
+                raise
+            if isinstance(cause, KilledWorker):
+                raise ComputeError(
+                    f"block {block}: {cause.allowed_failures + 1} workers died with it, probably for want of memory: "
+                    "raise cluster.memory or lower cluster.workers"
+                ) from cause
+            raise ComputeError(f"block {block}: {type(cause).__name__}: {cause}") from cause
+        yield block, receipt
 
 
 def write_array(
