@@ -1,5 +1,6 @@
 import os
 
+import dask
 import psutil
 import pytest
 from dask.utils import format_bytes
@@ -126,3 +127,15 @@ def test_a_cluster_is_what_was_asked_for_and_leaves_nothing_behind(tmp_path):
         assert set(listening) == {"127.0.0.1"}
     assert not list(tmp_path.iterdir())
     assert not psutil.pid_exists(pid)
+
+
+def test_a_worker_that_dask_gives_up_is_started_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "SUPERVISION", 0.1)
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "100ms"}),
+        start(ClusterConfig(workers=1, memory="1GiB", scratch=tmp_path, gpu="never")) as running,
+    ):
+        client = running.client
+        [before] = client.run(os.getpid).values()
+        client.sync(client.cluster.workers["cpu-0"].close)
+        assert client.submit(os.getpid).result(timeout=60) != before

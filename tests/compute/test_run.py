@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import zarr
 from dask.delayed import delayed
-from distributed import Client, get_worker
+from distributed import Client, get_worker, wait
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -91,7 +91,7 @@ def test_what_is_written_is_exactly_the_lazy_array(client, tmp_path_factory, dat
         assert receipt["crc32"] == zlib.crc32(part.view(np.uint8).data)
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_blocks_are_the_shards_or_are_refused(tmp_path_factory, data):
     inner = data.draw(st.integers(1, 3))
@@ -192,7 +192,8 @@ def test_progress_starts_where_the_earlier_run_was_killed(client, tmp_path, mark
 RECEIPTS = [{"block": block, "start": 4 * block, "stop": 4 * block + 4, "crc32": 7} for block in range(5)]
 
 
-@given(kept=st.integers(0, 400))
+@settings(max_examples=40)
+@given(kept=st.integers(0, 240))
 def test_a_journal_cut_off_anywhere_keeps_its_whole_lines_and_takes_more(tmp_path_factory, kept):
     journal = Journal(tmp_path_factory.mktemp("journal") / "deep" / "journal.jsonl")
     for receipt in RECEIPTS:
@@ -209,6 +210,7 @@ def test_a_journal_cut_off_anywhere_keeps_its_whole_lines_and_takes_more(tmp_pat
     assert journal.read() == {**whole, 4: RECEIPTS[4]}
 
 
+@settings(max_examples=40)
 @given(garbage=st.binary(max_size=60))
 def test_a_journal_with_garbage_behind_it_is_still_read(tmp_path_factory, garbage):
     journal = Journal(tmp_path_factory.mktemp("journal") / "journal.jsonl")
@@ -279,7 +281,7 @@ def test_any_other_error_names_the_block_and_its_cause(client, error):
     assert str(caught.value) == f"block 2: {type(error).__name__}: {error}"
 
 
-def test_a_failed_run_leaves_nothing_running(client, tmp_path, marked):
+def test_a_failed_run_stops_and_the_next_one_is_free_to_run(client, marked):
     def fail(block):
         mark(marked, block)
         if block == 0:
@@ -290,7 +292,7 @@ def test_a_failed_run_leaves_nothing_running(client, tmp_path, marked):
     with pytest.raises(ComputeError, match="block 0"):
         run_blocks(tasks_of(fail, 30), client=client, window=6)
     assert run_blocks(tasks_of(lambda block: {}, 3), client=client) == [{"block": block} for block in range(3)]
-    assert len(marks(marked)) < 30
+    assert max(marks(marked)) < 12
 
 
 def test_an_interruption_keeps_what_was_finished(client, tmp_path, marked):
@@ -355,6 +357,7 @@ def test_a_block_whose_worker_is_killed_more_often_than_dask_allows_by_default_i
         number = block_info[0]["chunk-location"][0]
         mark(marked, number)
         if number == 3 and marks(marked)[3] <= times:
+            time.sleep(0.3)
             os.kill(os.getpid(), signal.SIGKILL)
         return block + 5
 
@@ -365,11 +368,44 @@ def test_a_block_whose_worker_is_killed_more_often_than_dask_allows_by_default_i
     assert marks(marked)[3] == times + 1
 
 
+def test_a_receipt_that_dies_with_its_worker_is_computed_again(workers, monkeypatch, marked):
+    client = workers.client
+    seen_lost = marked.parent / "seen-lost"
+    pids = client.run(os.getpid)
+    killed = []
+
+    def landed(futures, **options):
+        found = wait(futures, **options)
+        if not killed:
+            [future, *_] = found.done
+            [holder] = client.who_has([future])[future.key]
+            os.kill(pids[holder], signal.SIGKILL)
+            killed.append(holder)
+            while future.status == "finished":
+                time.sleep(0.01)
+            seen_lost.touch()
+        return found
+
+    def work(block):
+        mark(marked, block)
+        while marks(marked)[block] > 1 and not seen_lost.exists():
+            time.sleep(0.01)
+        return {"value": block}
+
+    monkeypatch.setattr(run, "wait", landed)
+    receipts = run_blocks(tasks_of(work, 8), client=client, window=2)
+    assert receipts == [{"value": block, "block": block} for block in range(8)]
+    assert killed
+    assert max(marks(marked).values()) >= 2
+    client.wait_for_workers(workers.count, timeout=60)
+
+
 def test_a_block_that_always_kills_its_worker_ends_with_its_number(workers, monkeypatch, marked):
     monkeypatch.setattr(workers.client.cluster.scheduler, "allowed_failures", 2)
 
     def kill(block):
         mark(marked, block)
+        time.sleep(0.3)
         os.kill(os.getpid(), signal.SIGKILL)
 
     with pytest.raises(ComputeError, match=r"block 0: 3 workers died with it, .* raise cluster\.memory"):
@@ -422,6 +458,7 @@ def test_a_mapped_item_that_always_kills_its_worker_ends(workers, monkeypatch):
     monkeypatch.setattr(workers.client.cluster.scheduler, "allowed_failures", 1)
 
     def kill(item):
+        time.sleep(0.3)
         os.kill(os.getpid(), signal.SIGKILL)
 
     with pytest.raises(ComputeError, match="a worker died too often"):

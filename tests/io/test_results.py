@@ -237,7 +237,7 @@ def test_a_folder_without_a_run_says_how_to_make_one(tmp_path):
             results.read(folder)
 
 
-def test_a_kill_between_the_two_renames_loses_neither_results(run, monkeypatch):
+def test_a_kill_between_the_two_renames_loses_no_results(run, monkeypatch):
     writer = ResultsWriter(run, {})
     fill(writer, seed=1, key="two")
     real = Path.rename
