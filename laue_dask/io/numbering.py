@@ -35,4 +35,4 @@ def acquired(refs: Sequence[FrameRef]) -> NDArray[np.int64]:
     number = np.array([int(match["number"]) for match in matches], dtype=np.int64)
     if (np.diff(number) < 1).any():
         return following
-    return number - number[0]
+    return np.asarray(number - number[0])
