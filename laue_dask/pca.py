@@ -17,6 +17,7 @@ from dask.base import compute
 from dask.delayed import delayed
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
+from threadpoolctl import threadpool_limits
 
 from laue_dask.errors import InputError
 
@@ -202,7 +203,9 @@ class IncrementalPCA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _solve(self, moments: Moments) -> Self:
         if moments.n < 2:
             raise InputError(f"PCA of {moments.n} usable patterns: at least 2 are needed")
-        values, vectors = np.linalg.eigh(moments.scatter / (moments.n - 1))
+        # The number of threads decides the rounding, and with it the directions in which there is no variance.
+        with threadpool_limits(1):
+            values, vectors = np.linalg.eigh(moments.scatter / (moments.n - 1))
         variance = values[::-1].clip(min=0)
         # what the arithmetic leaves in directions without variance (fewer patterns than features, constant features)
         variance[variance <= variance[0] * len(variance) * np.finfo(np.float64).eps] = 0
