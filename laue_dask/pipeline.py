@@ -46,8 +46,8 @@ from laue_dask.stages.segmentation import Map
 STAGE_VERSIONS = {"features": 1, "components": 1}
 """Raised when a stage's code changes what it computes, so that older outputs are not taken for its own."""
 
-QUALITY_SAMPLE = 500
-"""Patterns whose reconstruction error is computed with `quality: sample`."""
+QUALITY_SAMPLE = 1000
+"""Patterns, at least, whose reconstruction error is computed with `quality: sample`; all of a smaller scan."""
 
 PACKAGES = ("dask", "distributed", "dask-ml", "fabio", "numpy", "scikit-learn", "torch", "zarr")
 
@@ -383,7 +383,7 @@ def _quality(
     parts = [chosen[i : i + 128] for i in range(0, len(chosen), 128)]
     root, name = location(reduced)
     with progress.stage("quality", total=len(chosen)) as advance:
-        found = map_tasks(_errors, parts, (root, name, config.encoder), client=workers.client)
+        found = map_tasks(_errors, parts, (root, name, config.encoder), client=workers.client, resources=workers.gpu)
         advance(len(chosen))
     error[chosen] = np.concatenate(found)
     return error.reshape(where.shape)

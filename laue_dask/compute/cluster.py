@@ -158,12 +158,14 @@ def _cluster(config: ClusterConfig, count: int, gpus: int, memory: int, scratch:
         "dashboard": False,
         "silence_logs": logging.CRITICAL,
     }
-    workers: dict[str, dict[str, Any]] = {
-        f"cpu-{i}": {"cls": Nanny, "options": {**common, "memory_limit": memory}} for i in range(count)
-    }
-    for i in range(gpus):
-        options = {**common, "memory_limit": memory, "resources": GPU, "env": {"CUDA_VISIBLE_DEVICES": str(i)}}
-        workers[f"gpu-{i}"] = {"cls": Nanny, "options": options}
+
+    def worker(devices: str, **more: Any) -> dict[str, Any]:
+        options = {**common, "memory_limit": memory, "env": {"CUDA_VISIBLE_DEVICES": devices}, **more}
+        return {"cls": Nanny, "options": options}
+
+    # A CPU worker sees no GPU: what it encodes must not fill the memory of one that is another worker's.
+    workers = {f"cpu-{i}": worker("") for i in range(count)}
+    workers |= {f"gpu-{i}": worker(str(i), resources=GPU) for i in range(gpus)}
     scheduler = {
         "cls": Scheduler,
         "options": {

@@ -9,6 +9,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,6 +25,9 @@ from laue_dask.progress import Progress
 
 Receipt = dict[str, Any]
 """What is known of a finished block: `block`, `start`, `stop`, `crc32`, and what its stage adds."""
+
+MAPPINGS = 3
+"""How often `map_tasks` is tried while workers die."""
 
 PATIENCE = 900.0
 """Seconds without a single finished block after which the run is taken for stuck."""
@@ -257,18 +261,45 @@ def _write(
 
 
 def map_tasks(
-    function: Callable[..., Any], items: Iterable[Any], shared: Collection[Any], *, client: Client
+    function: Callable[..., Any],
+    items: Iterable[Any],
+    shared: Collection[Any],
+    *,
+    client: Client,
+    resources: dict[str, float] | None = None,
 ) -> list[Any]:
     """Call ``function(item, *shared)`` for every item on the workers; `shared` is sent once per worker.
+
+    For small work whose results are small: nothing is kept of a call that fails.
 
     Returns
     -------
     results
         In the order of the items.
+
+    Raises
+    ------
+    LaueDaskError
+        Whatever a call raised, if it is one of ours.
+    ComputeError
+        A call failed otherwise, or workers died `MAPPINGS` times.
     """
-    held = [client.scatter(value, broadcast=False) for value in shared]
-    futures = [client.submit(function, item, *held, pure=False) for item in items]
-    try:
-        return list(client.gather(futures))
-    except KilledWorker as error:
-        raise ComputeError(f"a worker died too often: {error}: raise cluster.memory") from error
+    items = list(items)
+    for left in reversed(range(MAPPINGS)):
+        # What was sent is lost with the worker that holds it, and everything that waits for it is cancelled.
+        held = [client.scatter(value, hash=False) for value in shared]
+        futures = [client.submit(function, item, *held, pure=False, resources=resources) for item in items]
+        try:
+            return list(client.gather(futures))
+        except LaueDaskError:
+            raise
+        except KilledWorker as error:
+            raise ComputeError(f"a worker died too often: {error}: raise cluster.memory") from error
+        except CancelledError as error:
+            if not left:
+                raise ComputeError(
+                    "what workers shared was lost with them, time and again: are they stable?"
+                ) from error
+        except Exception as error:
+            raise ComputeError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+    raise AssertionError("unreachable")

@@ -70,6 +70,13 @@ def train(
     )
     last = epochs[-1]
     constant, perfect = plateau(trained, validation)
+    metrics = {
+        "validation_bce": last.validation_bce,
+        "validation_bce_all_black_plateau": constant,
+        "validation_bce_perfect": perfect,
+        "validation_mse": last.validation_mse,
+        "validation_neighbour": last.validation_neighbour,
+    }
     card = Card(
         architecture=trained.architecture,
         recipe=recipe,
@@ -89,13 +96,7 @@ def train(
             "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, no GPU",
             "torch": torch.__version__,
         },
-        metrics={
-            "validation_bce": last.validation_bce,
-            "validation_bce_all_black_plateau": constant,
-            "validation_bce_perfect": perfect,
-            "validation_mse": last.validation_mse,
-            "validation_neighbour": last.validation_neighbour,
-        },
+        metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
     )
     weights.save(trained, out, card)
     return card

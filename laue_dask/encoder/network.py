@@ -158,7 +158,8 @@ def _decoder(architecture: Architecture) -> nn.Sequential:
     for filters, narrower in zip(architecture.channels[::-1], narrowing, strict=True):
         if architecture.dropout:
             layers.append(nn.Dropout(architecture.dropout))
-        layers.append(nn.ConvTranspose2d(filters, narrower, 2, stride=2, bias=not architecture.batch_norm))
+        # Windows that overlap: each output pixel sees its neighbours' part of the map, too.
+        layers.append(nn.ConvTranspose2d(filters, narrower, 4, stride=2, padding=1, bias=not architecture.batch_norm))
         if architecture.batch_norm:
             layers.append(nn.BatchNorm2d(narrower))
         layers.append(nn.ReLU(inplace=True))

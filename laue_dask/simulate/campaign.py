@@ -140,13 +140,13 @@ def write_training_store(
     group = zarr.open_group(str(partial), mode="a", zarr_format=3)
     if {**group.attrs} != header:
         group = zarr.open_group(str(partial), mode="w", zarr_format=3)
-        group.attrs.update(header)
         create = schema.create
         create(group, "patterns", schema.TRAINING["patterns"], (n, PATTERN_SIZE, PATTERN_SIZE), chunks=(each, 128, 128))
         numbers = np.arange(n, dtype=np.int32)
         create(group, "experiment", schema.TRAINING["experiment"], (n,))[:] = numbers // each
         domains = [experiment(seed, number, binning=binning).domains() for number in range(experiments)]
         create(group, "configuration", schema.TRAINING["configuration"], (n,))[:] = np.repeat(domains, N_VIEWS)
+        group.attrs.update(header)  # last: says that the arrays are there
     patterns: Any = group["patterns"]
     blocks: da.Array = da.map_blocks(
         _experiment,
