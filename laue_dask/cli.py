@@ -170,9 +170,10 @@ def run(
 def evaluate(run_folder: Path, truth: Path, workers: int | None) -> int:
     """Compare a run with a true map, beside pixel PCA and an untrained encoder."""
     from laue_dask import pipeline
+    from laue_dask.stages import evaluation
 
     rows = pipeline.evaluate(run_folder, truth, workers=workers, progress=_progress())
-    click.echo(pipeline.evaluation_table(rows))
+    click.echo(evaluation.table(rows))
     return ExitCode.DONE
 
 

@@ -7,6 +7,7 @@ from laue_dask import pipeline
 from laue_dask.config import Config
 from laue_dask.progress import Progress
 from laue_dask.simulate import campaign
+from laue_dask.stages import evaluation
 
 MAJOR_GRAINS = 6
 """Grains of the paper's BaTiO3 specimen, and of the simulated one."""
@@ -40,7 +41,7 @@ def demonstrate(folder: Path, *, shape: tuple[int, int], seed: int, config: Conf
                 f"{time.monotonic() - begun:.0f} s ({record.workers})."
             ),
             "",
-            pipeline.evaluation_table(rows),
+            evaluation.table(rows),
             "",
             "ari: adjusted Rand index with the true domains; interior: points where the beam lies in one domain.",
             "untrained: the same network with random weights; pixels: PCA of the reduced patterns themselves.",

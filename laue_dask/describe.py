@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from laue_dask import pipeline
+from laue_dask import record
 from laue_dask.encoder import weights
 from laue_dask.errors import FrameError, InputError
 from laue_dask.io.frames import discover, frame_info
@@ -35,13 +35,13 @@ def describe(path: Path) -> str:
 
 
 def _run(path: Path) -> str:
-    record = pipeline.read_json(path)
-    ny, nx = record["scan_shape"]
-    lines = [f"{path}: run of {record['source']}, {ny} × {nx}, {record['n_patterns']} patterns"]
-    lines.append(f"set aside       {record['n_set_aside']}")
-    lines.append(f"K               {', '.join(map(str, record['k']))} (suggested: {record['suggested_k']})")
-    lines.append(f"components      {record['m_pca']} used")
-    lines += [f"{stage:15s} {seconds:.1f} s" for stage, seconds in record["seconds"].items()]
+    values = record.read(path)
+    ny, nx = values["scan_shape"]
+    lines = [f"{path}: run of {values['source']}, {ny} × {nx}, {values['n_patterns']} patterns"]
+    lines.append(f"set aside       {values['n_set_aside']}")
+    lines.append(f"K               {', '.join(map(str, values['k']))} (suggested: {values['suggested_k']})")
+    lines.append(f"components      {values['m_pca']} used")
+    lines += [f"{stage:15s} {seconds:.1f} s" for stage, seconds in values["seconds"].items()]
     return "\n".join(lines)
 
 

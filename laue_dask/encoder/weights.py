@@ -8,14 +8,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import safetensors
+import safetensors.torch
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from laue_dask.config import Model, Recipe
 from laue_dask.encoder.network import ARCHITECTURES, Architecture, Autoencoder, build
 from laue_dask.errors import StoreError
+from laue_dask.io.places import replace_file
 
 DEFAULT = Path(str(files("laue_dask") / "weights" / "default.safetensors"))
 """The shipped weights."""
@@ -36,11 +37,9 @@ class Card(Model):
 
 
 def save(model: Autoencoder, path: Path, card: Card) -> None:
-    """Write weights and card, under a temporary name first."""
+    """Write weights and card; the file appears only when complete."""
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    partial = path.with_name(path.name + ".part")
-    save_file(state, partial, metadata={"card": card.model_dump_json()})
-    partial.replace(path)
+    replace_file(path, safetensors.torch.save(state, metadata={"card": card.model_dump_json()}))
 
 
 def locate(name: str) -> Path | None:

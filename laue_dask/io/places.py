@@ -1,6 +1,7 @@
-"""Whether something can be written to a path: asked before hours of work, not after."""
+"""Places to write to: asked for before hours of work, not after, and written to so that no reader sees a half."""
 
 import os
+import uuid
 from pathlib import Path
 
 from laue_dask.errors import InputError
@@ -27,3 +28,13 @@ def require_writable(path: Path) -> None:
         raise InputError(f"{path}: is a link to nothing: remove it or choose another path")
     if not os.access(nearest, os.W_OK | (os.X_OK if folder else 0)):
         raise InputError(f"{path}: no permission to write to {nearest}")
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file so that its readers see either the old content or the new one, whole."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

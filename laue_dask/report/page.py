@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from laue_dask.io.places import replace_file
 from laue_dask.progress import duration
-from laue_dask.report.canvas import replace_file
 
 ROWS_UP_TO = 256
 """Rows of a table on the page; the results and run.json hold them all."""

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from laue_dask.io.places import replace_file
 from laue_dask.report import canvas, maps
 from laue_dask.report.canvas import INK, SMALL, TEXT
 
@@ -52,7 +53,7 @@ def write_plots(results: xr.Dataset, folder: Path, *, patterns: Patterns | None 
     written = []
     for name, draw in _planned(results, patterns or {}):
         path = folder / f"{name}.png"
-        canvas.replace_file(path, canvas.png(draw()))
+        replace_file(path, canvas.png(draw()))
         written.append(path)
     for path in set(folder.glob("*.png")) - set(written):
         if _OURS.fullmatch(path.stem):

@@ -183,3 +183,15 @@ def _widen(block: NDArray[np.uint8]) -> NDArray[np.float32]:
     with torch.inference_mode():
         smoothed = Smoothing(1.0)(torch.from_numpy(np.asarray(block))[:, None].float() / 255)
     return np.asarray(smoothed[:, 0].numpy() * 255, dtype=np.float32)
+
+
+def table(rows: list[dict[str, float | int | str]]) -> str:
+    """Plain text table of the rows of `evaluate`."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [columns, *([_cell(row.get(name, "")) for name in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    return "\n".join("  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) for line in cells)
+
+
+def _cell(value: float | int | str) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

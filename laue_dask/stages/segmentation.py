@@ -93,7 +93,9 @@ def transform(
     return da.from_zarr(array, chunks=(block, features.shape[1])), pca
 
 
-def score(samples: da.Array, config: ClusteringConfig, *, workers: Workers, progress: Progress) -> Scores:
+def score(
+    samples: da.Array, config: ClusteringConfig, results: ResultsWriter, *, workers: Workers, progress: Progress
+) -> Scores:
     """Silhouette and Calinski-Harabasz over K on a sample, one task per K (section 4.2, Figure 16).
 
     Parameters
@@ -107,14 +109,21 @@ def score(samples: da.Array, config: ClusteringConfig, *, workers: Workers, prog
     distinct = len(np.unique(sample, axis=0))
     values = [k for k in range(first, last + 1) if k < distinct]
     if not values:
-        return Scores((), (), (), ())
+        return _put_scores(Scores((), (), (), ()), results)
     with progress.stage("scores", total=len(values), unit="K") as advance:
         found = map_tasks(_score_one, values, (sample, config), client=workers.client)
         advance(len(values))
     silhouette = tuple(float(f["silhouette"]) for f in found)
     calinski_harabasz = tuple(float(f["calinski_harabasz"]) for f in found)
     suggested = scores.suggest_k(values, silhouette, calinski_harabasz)
-    return Scores(tuple(values), silhouette, calinski_harabasz, tuple(suggested))
+    return _put_scores(Scores(tuple(values), silhouette, calinski_harabasz, tuple(suggested)), results)
+
+
+def _put_scores(found: Scores, results: ResultsWriter) -> Scores:
+    results.put("score_k", np.asarray(found.k, dtype=np.int32))
+    results.put("silhouette", np.asarray(found.silhouette))
+    results.put("calinski_harabasz", np.asarray(found.calinski_harabasz))
+    return found
 
 
 def _score_one(k: int, sample: NDArray[np.float32], config: ClusteringConfig) -> dict[str, float | int]:

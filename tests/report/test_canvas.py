@@ -93,18 +93,3 @@ def test_a_map_that_is_not_to_scale_says_so():
     figure, axes, _ = canvas.map_figure((1, 300), title="Line", facts="300 patterns", key=(1, 1), gap=None)
     assert [text.get_text() for text in figure.texts] == ["Line", "300 patterns · axes not to scale"]
     assert axes.get_aspect() == "auto"
-
-
-def test_replace_file_keeps_the_old_content_and_leaves_nothing_behind_when_writing_fails(tmp_path):
-    path = tmp_path / "report.html"
-    canvas.replace_file(path, b"old")
-    with pytest.raises(TypeError):
-        canvas.replace_file(path, "not bytes")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_replace_file_gives_the_file_the_usual_permissions(tmp_path):
-    canvas.replace_file(tmp_path / "a", b"x")
-    (tmp_path / "b").write_bytes(b"x")
-    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode

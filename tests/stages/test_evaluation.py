@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score, homogeneity_score
 
-from laue_dask import pipeline
+from laue_dask import record as records
+from laue_dask.config import validate
 from laue_dask.errors import InputError
 from laue_dask.io import results as io_results
 from laue_dask.io.scan_store import ScanStore
@@ -59,8 +60,8 @@ def test_nothing_in_a_truth_is_unpickled(tmp_path):
 @pytest.fixture
 def rows(small_run, small_scan, on_workers):
     """Evaluation of the small run."""
-    record = pipeline.read_json(small_run)
-    config = pipeline.validate(record["config"], "test")
+    record = records.read(small_run)
+    config = validate(record["config"], "test")
     reduced = ScanStore.open(record["scan"]).reduced(config.recipe.digest())
     truth = read_truth(small_scan / "truth.npz", SHAPE)
     return evaluation.evaluate(io_results.read(small_run), reduced, config, truth, progress=QuietProgress())
@@ -68,7 +69,7 @@ def rows(small_run, small_scan, on_workers):
 
 def test_run_is_compared_beside_its_baselines_at_its_own_k_and_the_true_ones(rows, small_run, small_scan):
     assert {row["features"] for row in rows} >= {"encoder", "untrained", "pixels"}
-    own = pipeline.read_json(small_run)["k"]
+    own = io_results.read(small_run)["k"].values.tolist()
     for name in {row["features"] for row in rows}:
         assert [row["k"] for row in rows if row["features"] == name] == sorted({*own, 3, 6})
     for row in rows:

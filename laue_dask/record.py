@@ -1,0 +1,118 @@
+"""The record of a run, `run.json`: what was done to what, with which versions and seeds, and how long it took."""
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from laue_dask import __version__
+from laue_dask.config import Config
+from laue_dask.encoder.weights import UNTRAINED_SEED
+from laue_dask.errors import InputError
+from laue_dask.io.places import replace_file
+from laue_dask.io.scan_store import ScanStore
+
+NAME = "run.json"
+
+PACKAGES = ("dask", "distributed", "dask-ml", "fabio", "numpy", "scikit-learn", "torch", "zarr")
+
+STAGE_VERSIONS = {"features": 1, "components": 1}
+"""Raised when a stage's code changes what it computes, so that older outputs are not taken for its own."""
+
+_PER_PATTERN = ("ingest", "reduce", "encode")
+
+
+@dataclass
+class Run:
+    """What `run.json` holds."""
+
+    command: str
+    source: str
+    config: Config
+    scan: str = ""
+    scan_shape: tuple[int, int] = (0, 0)
+    n_patterns: int = 0
+    set_aside: list[dict[str, Any]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
+    k: list[int] = field(default_factory=list)
+    suggested_k: list[int] = field(default_factory=list)
+    m_pca: int = 0
+    delegate_sources: dict[str, str] = field(default_factory=dict)
+    workers: str = ""
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the seconds that a stage takes."""
+        begun = time.monotonic()
+        yield
+        self.seconds[stage] = round(time.monotonic() - begun, 3)
+
+    def describe_scan(self, store: ScanStore) -> None:
+        """Take over what the scan store says."""
+        self.scan, self.scan_shape = str(store.path), store.scan_shape
+        self.n_patterns, self.set_aside = int(store.valid.sum()), store.set_aside
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, with versions and seeds."""
+        rates = {s: round(self.n_patterns / t, 1) for s, t in self.seconds.items() if t > 0 and s in _PER_PATTERN}
+        return {
+            "laue_dask": __version__,
+            "command": self.command,
+            "source": self.source,
+            "scan": self.scan,
+            "scan_shape": list(self.scan_shape),
+            "n_patterns": self.n_patterns,
+            "n_set_aside": len(self.set_aside),
+            "set_aside": self.set_aside,
+            "k": self.k,
+            "suggested_k": self.suggested_k,
+            "m_pca": self.m_pca,
+            "delegate_sources": self.delegate_sources,
+            "seconds": self.seconds,
+            "patterns_per_second": rates,
+            "workers": self.workers,
+            "keys": self.keys,
+            "seeds": {"clustering": self.config.clustering.seed, "untrained": UNTRAINED_SEED},
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+            "config": self.config.model_dump(mode="json"),
+        }
+
+
+def write(folder: Path, values: dict[str, Any]) -> None:
+    """Write the record of a run; it appears only when complete, and last of all: a run without it is not finished."""
+    replace_file(folder / NAME, json.dumps(values, indent=1, ensure_ascii=False).encode())
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Read `run.json` of a finished run.
+
+    Raises
+    ------
+    InputError
+        There is none, or it cannot be read.
+    """
+    path = folder / NAME
+    try:
+        record: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(f"{folder}: no finished run (run.json is missing): start it with `laue-dask run`") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: is damaged ({error}): run `laue-dask run` again") from error
+    if not isinstance(record, dict) or "laue_dask" not in record:
+        raise InputError(f"{path}: is not the record of a run: run `laue-dask run` again")
+    return record
+
+
+def stage_key(stage: str, *parts: object) -> str:
+    """Hash of what a stage's output depends on, 16 hexadecimal digits."""
+    text = json.dumps([stage, STAGE_VERSIONS[stage], *map(str, parts)])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,76 @@
+"""Where the patterns of a run come from: a scan store, or frames that are ingested into one of the run's own."""
+
+import shutil
+from pathlib import Path
+
+from laue_dask.compute.cluster import Workers
+from laue_dask.config import Config, ScanConfig
+from laue_dask.errors import InputError
+from laue_dask.io.frames import discover
+from laue_dask.io.scan_store import ScanStore
+from laue_dask.progress import Progress
+from laue_dask.stages import segmentation
+from laue_dask.stages.ingest import absolute, ingest
+
+
+def _is_store(source: str) -> bool:
+    """Whether `source` means a scan store, be it one that is missing or was not finished."""
+    return ScanStore.is_store(source) or Path(source).suffix == ".zarr"
+
+
+def check(source: str, config: Config) -> None:
+    """Refuse a source that is missing or too small, before any worker is started."""
+    count = int(ScanStore.open(source).valid.sum()) if _is_store(source) else len(discover(source))
+    segmentation.require_enough(count, config.clustering.k)
+
+
+def open_scan(source: str, folder: Path, config: Config, *, workers: Workers, progress: Progress) -> ScanStore:
+    """Open the scan store of a run, after ingesting the frames into `folder` where `source` is no store.
+
+    Raises
+    ------
+    InputError
+        The store that an earlier run left in `folder` holds something else, or too few patterns are usable.
+    """
+    own, scan = folder / "scan.zarr", config.scan
+    if _is_store(source):
+        store = ScanStore.open(Path(source).absolute())
+        if scan.shape and tuple(scan.shape) != tuple(store.scan_shape):
+            raise InputError(
+                f"{source}: its scan is {store.scan_shape[0]} × {store.scan_shape[1]}, "
+                f"--shape says {scan.shape[0]} × {scan.shape[1]}: leave --shape out, or ingest the frames again"
+            )
+        return store
+    if own.exists():
+        store = ScanStore.open(own)
+        _check_ingested(store, source, scan)
+        segmentation.require_enough(int(store.valid.sum()), config.clustering.k)
+        return store
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        store = ingest(source, own, scan, workers=workers, progress=progress)
+        segmentation.require_enough(int(store.valid.sum()), config.clustering.k)
+    except InputError:
+        # A run that never started leaves nothing behind.
+        shutil.rmtree(folder if made else own, ignore_errors=True)
+        raise
+    return store
+
+
+def _check_ingested(store: ScanStore, source: str, scan: ScanConfig) -> None:
+    """Refuse the scan store of an earlier run of the same folder where it is not what is asked for now."""
+    held = store.provenance
+    asked = held.get("asked", {})
+    frames, now = sum(name != "" for name in store.source), len(discover(source))
+    if held.get("source") != absolute(source):
+        differs = f"holds {held.get('source')}, not {source}"
+    elif scan.shape and store.scan_shape != tuple(scan.shape):
+        differs = f"holds {store.scan_shape[0]} × {store.scan_shape[1]}, --shape says {scan.shape[0]} × {scan.shape[1]}"
+    elif scan.shape and asked.get("order") != scan.order:
+        differs = f"was ingested with --order {asked.get('order')}, now it is {scan.order}"
+    elif frames != now:
+        differs = f"holds {frames} frames, {source} has {now} now"
+    else:
+        return
+    raise InputError(f"{store.path}: {differs}: choose another --out, or remove this store")
