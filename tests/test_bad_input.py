@@ -237,29 +237,40 @@ def test_minority_of_another_shape_or_dtype_is_set_aside(command, tmp_path):
     assert "dtype uint16" in outcome.err
 
 
-@pytest.mark.parametrize("layout", ["edf", "hdf5"])
-def test_pixels_that_are_not_numbers_are_left_out_and_frames_of_them_set_aside(command, tmp_path, layout):
+@pytest.fixture
+def floats():
+    """Eight frames of floating point with a spot; one of them holds pixels that are not numbers, one nothing else."""
     frames = counts((8, 160, 150), dtype=np.float32)
     frames[:, 80:83, 70:73] += np.arange(50, 130, 10, dtype=np.float32)[:, None, None]
     frames[1, 10:40] = np.nan
     frames[6] = np.nan
-    source = tmp_path / "floats"
-    if layout == "edf":
-        source.mkdir()
-        for i, frame in enumerate(frames):
-            EdfImage(data=frame).write(str(source / f"f_{i}.edf"))
-    else:
-        source = tmp_path / "floats.h5"
-        with h5py.File(source, "w") as file:
-            file["entry/data/data"] = frames
-    outcome = command("run", source, "--out", tmp_path / "run", "--weights", "untrained", "--shape", 2, 4, "-k", 2)
+    return frames
+
+
+def test_pixels_that_are_not_numbers_are_left_out_and_frames_of_them_set_aside(command, floats, tmp_path):
+    with h5py.File(tmp_path / "floats.h5", "w") as file:
+        file["entry/data/data"] = floats
+    arguments = ("--out", tmp_path / "run", "--weights", "untrained", "--shape", 2, 4, "-k", 2)
+    outcome = command("run", tmp_path / "floats.h5", *arguments)
     assert outcome.code == SET_ASIDE, outcome.err
     assert outcome.complaints == []
+    assert "set aside: pattern 6, " in outcome.err
     assert "no finite pixel" in outcome.err
     results = zarr.open_group(tmp_path / "run" / "results.zarr", mode="r")
     usable = np.arange(8) != 6
     np.testing.assert_array_equal(np.isfinite(results["features"][:]).all(axis=1), usable)
     np.testing.assert_array_equal(results["labels"][0].ravel() >= 0, usable)
+
+
+def test_edf_frame_without_a_number_is_set_aside(command, floats, tmp_path):
+    (tmp_path / "floats").mkdir()
+    for i, frame in enumerate(floats):
+        EdfImage(data=frame).write(str(tmp_path / "floats" / f"f_{i}.edf"))
+    outcome = command("ingest", tmp_path / "floats", tmp_path / "s.zarr", "--shape", 2, 4)
+    assert outcome.code == SET_ASIDE, outcome.err
+    store = ScanStore.open(tmp_path / "s.zarr")
+    assert [(entry["pattern"], entry["reason"]) for entry in store.set_aside] == [(6, "no finite pixel")]
+    np.testing.assert_array_equal(store.read_frames(0, 6), floats[:6])
 
 
 def test_names_with_spaces_and_other_alphabets_are_kept(command, frames, tmp_path):
@@ -458,25 +469,24 @@ def test_run_folder_of_another_scan_is_refused_and_left_alone(refused, small_run
     assert json.loads((run / "run.json").read_text())["n_patterns"] == 72
 
 
-def test_frames_that_came_after_the_ingest_are_noticed(command, refused, frames, tmp_path):
-    late = sorted(frames.iterdir())[-1]
-    late.rename(tmp_path / "late.tif")
-    assert command("run", frames, *options(tmp_path / "run")).code == 0
-    (tmp_path / "late.tif").rename(late)
-    refused("run", frames, *options(tmp_path / "run"), mentions=("11 frames", "12 now"))
+@pytest.fixture
+def finished(command, frames, tmp_path):
+    """Finished run of `frames` by the command that tests give again."""
+    outcome = command("run", frames, *options(tmp_path / "run"))
+    assert outcome.code == 0, outcome.err
+    return tmp_path / "run"
 
 
-def test_other_order_of_acquisition_than_ingested_is_refused(command, refused, frames, tmp_path):
-    assert command("run", frames, *options(tmp_path / "run")).code == 0
-    refused("run", frames, *options(tmp_path / "run"), "--order", "snake", mentions=("raster", "snake"))
-
-
-def test_same_source_written_differently_is_the_same(command, frames, tmp_path, monkeypatch):
-    assert command("run", frames, *options(tmp_path / "run")).code == 0
+def test_run_goes_on_for_the_same_source_and_no_other(command, refused, frames, finished, tmp_path, monkeypatch):
+    refused("run", frames, *options(finished), "--order", "snake", mentions=("raster", "snake"))
+    shutil.copy(frames / "scan_00012.tif", frames / "scan_00013.tif")
+    refused("run", frames, *options(finished), mentions=("12 frames", "13 now"))
+    (frames / "scan_00013.tif").unlink()
     monkeypatch.chdir(tmp_path)
     outcome = command("run", "./frames/", *options("run"))
     assert outcome.code == 0, outcome.err
     assert "ingest" not in outcome.err
+    assert "encode" not in outcome.err
 
 
 # Truth
@@ -528,6 +538,7 @@ def test_evaluation_without_the_scan_is_refused(refused, small_run, small_scan, 
     run = shutil.copytree(small_run, tmp_path / "run")
     record = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**record, "scan": str(run / "gone.zarr")}))
+    shutil.rmtree(run / "scan.zarr")
     refused("evaluate", run, "--truth", small_scan / "truth.npz", mentions="gone.zarr")
 
 

@@ -1,10 +1,7 @@
 """Published frames of real detectors through ingest, reduction and encoder, and as scans too small to segment."""
 
-import shutil
-
 import numpy as np
 import pytest
-import zarr
 
 from laue_dask.config import Recipe, ScanConfig
 from laue_dask.encoder.encode import encode_block
@@ -129,14 +126,3 @@ def test_pair_of_frames_is_ingested_as_a_scan(command, data_dir, tmp_path, patte
     store = ScanStore.open(tmp_path / "s.zarr")
     assert store.scan_shape == shape
     assert store.valid.all()
-
-
-def test_camera_frames_repeated_to_four_points_are_segmented(command, data_dir, tmp_path):
-    folder = tmp_path / "frames"
-    folder.mkdir()
-    for number in range(4):
-        shutil.copy(data_dir / f"frames/esrf_bm32/nw1_000{number % 2}.tif", folder / f"p_{number}.tif")
-    outcome = command("run", folder, "--out", tmp_path / "run", "--weights", "untrained", "--shape", 2, 2)
-    assert outcome.code == 0, outcome.err
-    labels = zarr.open_group(tmp_path / "run" / "results.zarr", mode="r")["labels"][0]
-    assert labels[0, 0] == labels[1, 0] != labels[0, 1] == labels[1, 1]

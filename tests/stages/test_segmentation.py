@@ -79,20 +79,28 @@ def test_transformation_writes_the_whole_spectrum_and_says_how_much_is_used(tmp_
     assert results.group["explained_variance_ratio"][:].sum() == pytest.approx(1)
 
 
-def test_scores_suggest_the_number_of_clouds(workers):
-    found = segmentation.score(da.from_array(clouds(), chunks=(20, 6)), CONFIG, workers=workers, progress=QUIET)
+def scored(samples, folder, workers):
+    results = ResultsWriter(folder, {})
+    found = segmentation.score(da.from_array(samples, chunks=(20, 6)), CONFIG, results, workers=workers, progress=QUIET)
+    stored = {name: results.group[name][...] for name in ("score_k", "silhouette", "calinski_harabasz")}
+    return found, stored
+
+
+def test_scores_suggest_the_number_of_clouds(tmp_path, workers):
+    found, stored = scored(clouds(), tmp_path, workers)
     assert found.k == (2, 3, 4, 5)
-    assert len(found.silhouette) == len(found.calinski_harabasz) == 4
     assert np.argmax(found.silhouette) == np.argmax(found.calinski_harabasz) == 1
     assert 3 in found.suggested
+    np.testing.assert_array_equal(stored["score_k"], found.k)
+    np.testing.assert_array_equal(stored["silhouette"], found.silhouette)
+    np.testing.assert_array_equal(stored["calinski_harabasz"], found.calinski_harabasz)
 
 
-def test_scores_stop_at_the_number_of_distinct_patterns(workers):
-    same = np.repeat(clouds(3), 4, axis=0)
-    found = segmentation.score(da.from_array(same, chunks=(6, 6)), CONFIG, workers=workers, progress=QUIET)
-    assert found.k == (2,)
-    alike = da.ones((12, 6), chunks=(6, 6), dtype=np.float32)
-    assert segmentation.score(alike, CONFIG, workers=workers, progress=QUIET).k == ()
+def test_scores_stop_at_the_number_of_distinct_patterns(tmp_path, workers):
+    assert scored(np.repeat(clouds(3), 4, axis=0), tmp_path / "three", workers)[0].k == (2,)
+    found, stored = scored(np.ones((12, 6), np.float32), tmp_path / "one", workers)
+    assert found.k == ()
+    assert all(len(values) == 0 for values in stored.values())
 
 
 def segmented(tmp_path, components, valid, k_values):
