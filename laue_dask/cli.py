@@ -236,9 +236,7 @@ def train(
     """Train an encoder on training stores made by `simulate training`."""
     from laue_dask.encoder import learning
 
-    card = learning.train(
-        training, validation, out, config_file, minutes=minutes, start=start, command=_typed(), progress=_progress()
-    )
+    card = learning.train(training, validation, out, config_file, minutes=minutes, start=start, progress=_progress())
     for name, value in card.metrics.items():
         click.echo(f"{name:28s} {value:.5g}")
     click.echo(f"weights: {out}   history: {learning.history_path(out)}")

@@ -28,7 +28,6 @@ def train(
     *,
     minutes: float | None,
     start: str | None,
-    command: str,
     progress: Progress,
 ) -> Card:
     """Train an encoder and write its weights, card and history.
@@ -81,13 +80,10 @@ def train(
         architecture=trained.architecture,
         recipe=recipe,
         training={
-            "command": command,
             "config": config.model_dump(mode="json"),
-            "from": start or "random weights",
-            "stores": [
-                {key: a[key] for key in ("seed", "experiments", "patterns", "binning") if key in a}
-                for a in training.attributes
-            ],
+            "from": Path(start).name if start else "random weights",
+            "stores": [_described(a) for a in training.attributes],
+            "validation": [_described(a) for a in validation.attributes],
             "patterns": training.n_patterns,
             "experiments": len(training),
             "epochs": last.epoch,
@@ -100,6 +96,11 @@ def train(
     )
     weights.save(trained, out, card)
     return card
+
+
+def _described(attributes: dict[str, Any]) -> dict[str, Any]:
+    """What makes a training store again."""
+    return {key: attributes[key] for key in ("seed", "experiments", "patterns", "binning") if key in attributes}
 
 
 def history_path(out: Path) -> Path:

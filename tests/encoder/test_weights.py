@@ -1,6 +1,7 @@
 import contextlib
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,14 +78,16 @@ def test_a_save_that_fails_leaves_the_old_file(saved, tmp_path, monkeypatch):
     path = tmp_path / "w.safetensors"
     path.write_bytes(saved.read_bytes())
 
-    def half(state, target, metadata):
-        target.write_bytes(b"half")
+    def half(target, content):
+        with target.open("wb") as file:
+            file.write(content[: len(content) // 2])
         raise OSError("disk full")
 
-    monkeypatch.setattr(weights, "save_file", half)
+    monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(OSError, match="disk full"):
         weights.save(build(TINY, seed=5), path, CARD)
     assert path.read_bytes() == saved.read_bytes()
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_missing_file_says_what_may_be_given(tmp_path):
