@@ -163,21 +163,24 @@ def suggest_k(
     """Up to three K that the scores favour, ascending.
 
     First the K with the best silhouette and the K with the best Calinski-Harabasz score, then the most prominent of the
-    other local peaks of either: major subdomains show as peaks (section 4.2). The first K may be a peak; the last one
-    may be the best but is no local peak, for what lies beyond it is unknown. Scores that are NaN are left out.
+    other local peaks of either: major subdomains show as peaks (section 4.2). The first K may be a peak. The last is
+    none, for a score that still rises says nothing of where it stops; it is suggested only where neither score has a
+    peak. Scores that are NaN are left out.
     """
     best: list[int] = []
+    rising: list[int] = []
     peaks: list[tuple[float, int]] = []
     for score in (silhouette, calinski_harabasz):
         known = sorted((k, float(value)) for k, value in zip(k_values, score, strict=True) if np.isfinite(value))
         if not known:
             continue
         ks, values = zip(*known, strict=True)
-        best.append(ks[int(np.argmax(values))])
+        highest = int(np.argmax(values))
+        (rising if highest == len(ks) - 1 > 0 else best).append(ks[highest])
         span = max(values) - min(values)
         at, found = find_peaks([min(values), *values], prominence=max(PROMINENCE * span, np.finfo(float).tiny))
         peaks += [(-height / span, ks[i - 1]) for i, height in zip(at, found["prominences"], strict=True)]
-    ranked = dict.fromkeys(best + [k for _, k in sorted(peaks)])
+    ranked = dict.fromkeys(best + [k for _, k in sorted(peaks)] or rising)
     return tuple(sorted(list(ranked)[:3]))
 
 

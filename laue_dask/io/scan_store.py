@@ -80,7 +80,7 @@ class ScanStore:
         provenance: Mapping[str, Any],
         store_frames: bool = True,
     ) -> Self:
-        """Begin a store; what a killed ingest left in `<path>.part` is removed.
+        """Begin a store, or go on with the one that a killed ingest of the same frames left in `<path>.part`.
 
         Raises
         ------
@@ -90,31 +90,31 @@ class ScanStore:
         path = Path(path)
         if path.exists():
             raise StoreError(f"{path}: exists already: choose another path or remove it")
-        folder = path.with_name(path.name + _PART)
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        root = zarr.open_group(str(folder), mode="w", zarr_format=3)
         n = grid.shape[0] * grid.shape[1]
         rows, columns = frame_shape
         layout = frame_layout((rows, columns), dtype, n)
-        root.attrs.update(
-            {
-                "laue_dask_schema": schema.VERSION,
-                "complete": False,
-                "scan_shape": list(grid.shape),
-                "order": grid.order,
-                "fast_axis": grid.fast_axis,
-                "detector": detector,
-                "pixel_size_um": pixel_size_um,
-                "frame_shape": [rows, columns],
-                "frame_dtype": np.dtype(dtype).str,
-                "chunk_frames": layout.chunk_frames,
-                "shard_frames": layout.shard_frames,
-                "set_aside": [],
-                "provenance": dict(provenance),
-            }
-        )
+        header: dict[str, Any] = {
+            "laue_dask_schema": schema.VERSION,
+            "complete": False,
+            "scan_shape": list(grid.shape),
+            "order": grid.order,
+            "fast_axis": grid.fast_axis,
+            "detector": detector,
+            "pixel_size_um": pixel_size_um,
+            "frame_shape": [rows, columns],
+            "frame_dtype": np.dtype(dtype).str,
+            "chunk_frames": layout.chunk_frames,
+            "shard_frames": layout.shard_frames,
+            "set_aside": [],
+            "provenance": dict(provenance),
+        }
+        folder = path.with_name(path.name + _PART)
+        if folder.exists():
+            if _begun_with(folder, header):
+                return cls(folder)
+            shutil.rmtree(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        root = zarr.open_group(str(folder), mode="w", zarr_format=3)
         if store_frames:
             chunks, shards = (layout.chunk_frames, rows, columns), (layout.shard_frames, rows, columns)
             spec = schema.SCAN["frames"]
@@ -124,6 +124,7 @@ class ScanStore:
         schema.create(root, "valid", schema.SCAN["valid"], (n,), chunks=(table,))
         schema.create(root, "source", schema.SCAN["source"], (n,), chunks=(table,))
         schema.create(root, "position", schema.SCAN["position"], (n, 2), chunks=(table, 2))[:] = grid.position
+        root.attrs.update(header)  # last: a store that says what it is has its arrays
         return cls(folder)
 
     @classmethod
@@ -444,6 +445,15 @@ def _frames_block(*, path: str, block_id: tuple[int, ...] | None = None) -> NDAr
     store = ScanStore.open(path)
     start = block_id[0] * store.shard_frames
     return store.read_frames(start, min(start + store.shard_frames, store.n_patterns))
+
+
+def _begun_with(folder: Path, header: Mapping[str, Any]) -> bool:
+    """Whether an unfinished store was begun for the same scan."""
+    try:
+        found = _open_group(folder).attrs
+        return all(found.get(key) == value for key, value in header.items())
+    except StoreError:
+        return False
 
 
 def _open_group(folder: Path) -> zarr.Group:

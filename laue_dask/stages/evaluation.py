@@ -12,6 +12,7 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
+import torch
 import xarray as xr
 import zarr
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from laue_dask import labeling, scores
 from laue_dask.clustering import sample_rows
 from laue_dask.config import Config
 from laue_dask.encoder.encode import encode
+from laue_dask.encoder.network import ARCHITECTURES, Smoothing
 from laue_dask.errors import InputError
 from laue_dask.pca import IncrementalPCA
 from laue_dask.progress import Progress
@@ -148,7 +150,11 @@ def _untrained(reduced: zarr.Array[Any], where: Map, config: Config) -> da.Array
     """Components of the shipped architecture with random weights."""
     patterns = da.from_zarr(reduced, chunks=(reduced.chunks[0], *reduced.shape[1:]))
     features = encode(
-        patterns, where.valid, name="untrained", latent=256, batch_size=config.encoder.batch_size
+        patterns,
+        where.valid,
+        name="untrained",
+        latent=ARCHITECTURES["contrastive"].latent,
+        batch_size=config.encoder.batch_size,
     ).persist()
     pca = IncrementalPCA(n_components=config.pca.components).fit(features)
     components: da.Array = pca.transform(features, dtype=np.float32)[:, : pca.n_components_].persist()
@@ -176,10 +182,6 @@ def _pixels(reduced: zarr.Array[Any], where: Map, *, widened: bool) -> da.Array:
 
 
 def _widen(block: NDArray[np.uint8]) -> NDArray[np.float32]:
-    import torch
-
-    from laue_dask.encoder.network import Smoothing
-
     with torch.inference_mode():
         smoothed = Smoothing(1.0)(torch.from_numpy(np.asarray(block))[:, None].float() / 255)
     return np.asarray(smoothed[:, 0].numpy() * 255, dtype=np.float32)

@@ -1,5 +1,6 @@
 """Detector frames → scan store: what the grid is, which pixels are usable, and every frame in its place."""
 
+import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from laue_dask import __version__, preprocess
 from laue_dask.compute.cluster import Workers
-from laue_dask.compute.run import map_tasks, run_blocks
+from laue_dask.compute.run import Journal, map_tasks, run_blocks
 from laue_dask.config import ScanConfig
 from laue_dask.errors import FrameError, InputError
 from laue_dask.io import numbering
@@ -55,7 +56,7 @@ def ingest(source: str, out: Path, scan: ScanConfig, *, workers: Workers, progre
     source
         Folder, glob, text file of paths, or HDF5 stack; see `io.frames.discover`.
     out
-        Path of the store; it appears when it is complete.
+        Path of the store; it appears when it is complete. An ingest that was killed goes on at its first missing shard.
     scan
         Shape and order of the grid, where the headers do not tell them.
 
@@ -96,14 +97,18 @@ def ingest(source: str, out: Path, scan: ScanConfig, *, workers: Workers, progre
             "laue_dask": __version__,
             "grid": grid.how,
             "asked": scan.model_dump(mode="json"),
+            "manifest": hashlib.sha256("\n".join(map(str, refs)).encode("utf-8", "surrogateescape")).hexdigest()[:16],
         },
     )
     store.write_detector_mask(preprocess.detector_mask(sample.frames))
     tasks = [delayed(ingest_shard)(store.writing_path, i, part) for i, part in enumerate(_by_shard(refs, grid, store))]
-    with progress.stage("ingest", total=len(refs)) as advance:
+    journal = Journal(Path(store.writing_path) / "journal.jsonl")
+    done = sum(receipt["frames"] for receipt in journal.read().values())
+    with progress.stage("ingest", total=len(refs), done=done) as advance:
         receipts = run_blocks(
             tasks,
             client=workers.client,
+            journal=journal,
             on_receipt=lambda receipt: advance(receipt["frames"]),
         )
     store.record(receipts)
@@ -111,6 +116,7 @@ def ingest(source: str, out: Path, scan: ScanConfig, *, workers: Workers, progre
         first = store.set_aside[0]
         shutil.rmtree(store.writing_path)
         raise InputError(f"none of {len(refs)} frames can be used; {first['source']}: {first['reason']}")
+    journal.path.unlink()  # the store itself holds all of it now
     return store.finish()
 
 

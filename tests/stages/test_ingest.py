@@ -1,9 +1,13 @@
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from laue_dask.config import ScanConfig
 from laue_dask.errors import InputError
+from laue_dask.io import scan_store
+from laue_dask.io.frame_array import Layout
 from laue_dask.io.frames import discover
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.progress import QuietProgress
@@ -119,3 +123,56 @@ def test_detector_mask_is_found_from_the_scan(small_run):
     gaps = (row % 52 >= 48) | (column % 122 >= 121)
     assert mask[gaps].all()
     assert mask[~gaps].mean() < 0.01
+
+
+def test_missing_file_leaves_its_own_point_without_a_pattern(bare, tmp_path, workers):
+    (bare / "scan_5.tif").unlink()
+    store = ingested(bare, tmp_path / "s.zarr", workers, shape=(3, 4))
+    assert np.flatnonzero(~store.valid).tolist() == [5]
+    assert numbers(store)[6:] == list(range(6, 12))
+
+
+def killed_after(blocks, bare, out, workers, monkeypatch):
+    """An ingest that was killed when so many of its four shards were finished."""
+
+    def kill(self, receipts):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ScanStore, "record", kill)
+        with pytest.raises(KeyboardInterrupt):
+            ingested(bare, out, workers, shape=(3, 4))
+    part = out.with_name(out.name + ".part")
+    journal = part / "journal.jsonl"
+    lines = [line for line in journal.read_text().splitlines() if line]
+    journal.write_text("\n".join(lines[:blocks]))
+    lost = [json.loads(line)["block"] for line in lines[blocks:]]
+    for block in lost:
+        (part / "frames" / "c" / str(block) / "0" / "0").unlink()
+    return part, lost
+
+
+def test_killed_ingest_goes_on_at_its_first_missing_shard(bare, tmp_path, workers, monkeypatch):
+    monkeypatch.setattr(scan_store, "frame_layout", lambda *args: Layout(1, 3, "test"))
+    out = tmp_path / "s.zarr"
+    part, lost = killed_after(2, bare, out, workers, monkeypatch)
+    kept = {p: p.stat().st_mtime_ns for p in part.glob("frames/c/*/0/0")}
+    assert len(kept) == len(lost) == 2
+    store = ingested(bare, out, workers, shape=(3, 4))
+    assert {p: (out / p.relative_to(part)).stat().st_mtime_ns for p in kept} == kept
+    assert numbers(store) == list(range(12))
+    assert store.valid.all()
+    assert not list(out.glob("*.jsonl"))
+    whole = ingested(bare, tmp_path / "whole.zarr", workers, shape=(3, 4))
+    assert whole.key() == store.key()
+    assert whole.source == store.source
+
+
+def test_killed_ingest_of_other_frames_is_begun_again(bare, tmp_path, workers, monkeypatch):
+    monkeypatch.setattr(scan_store, "frame_layout", lambda *args: Layout(1, 3, "test"))
+    out = tmp_path / "s.zarr"
+    killed_after(2, bare, out, workers, monkeypatch)
+    Image.fromarray(frame(77)).save(bare / "scan_12.tif")
+    (bare / "scan_0.tif").unlink()
+    store = ingested(bare, out, workers, shape=(3, 4))
+    assert numbers(store) == [*range(1, 12), 77]
