@@ -29,6 +29,9 @@ def main(arguments: list[str] | None = None) -> None:
 def _exit_code(arguments: list[str] | None) -> int:
     try:
         return int(commands(args=arguments, prog_name=NAME, standalone_mode=False) or ExitCode.DONE)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return int(ExitCode.BAD_INPUT)
     except click.UsageError as error:
         help_for = error.ctx.command_path if error.ctx else NAME
         return _fail(f"{error.format_message()} See `{help_for} --help`.", ExitCode.BAD_INPUT)

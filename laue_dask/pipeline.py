@@ -13,20 +13,21 @@ import zarr
 from laue_dask import record as records
 from laue_dask.compute import cluster
 from laue_dask.compute.cluster import Workers
-from laue_dask.config import Config, dump, validate
+from laue_dask.config import ClusterConfig, Config, dump, validate
 from laue_dask.encoder import weights
 from laue_dask.errors import InputError
 from laue_dask.io import results as io_results
 from laue_dask.io.places import require_writable
 from laue_dask.io.results import ResultsWriter
 from laue_dask.io.scan_store import ScanStore
+from laue_dask.pca import choose_components
 from laue_dask.progress import Progress
 from laue_dask.record import Run, stage_key
 from laue_dask.report.page import write_page
 from laue_dask.report.plots import GALLERY_UP_TO, write_plots
-from laue_dask.stages import evaluation, extraction, segmentation, source
+from laue_dask.stages import evaluation, extraction, segmentation, source, specimen
 from laue_dask.stages.reduction import reduce_scan
-from laue_dask.stages.segmentation import Map
+from laue_dask.stages.specimen import Map
 
 
 def run(origin: str, folder: Path, config: Config, *, command: str, progress: Progress) -> Run:
@@ -57,6 +58,7 @@ def run(origin: str, folder: Path, config: Config, *, command: str, progress: Pr
     # Workers may have another working directory.
     folder, config = folder.absolute(), _with_absolute_weights(config)
     latent = weights.load(config.encoder.weights, recipe=config.recipe)[0].architecture.latent
+    choose_components(np.full(latent, 1 / latent), config.pca.components)
     record = Run(command=command, source=origin, config=config)
     with cluster.start(config.cluster) as workers:
         record.workers = workers.described
@@ -93,7 +95,7 @@ def _analyse(
     with record.timed("encode"):
         key = record.keys["features"] = stage_key(
             "features",
-            store.key(),
+            record.keys["scan"],
             config.recipe.digest(),
             weights.digest(config.encoder.weights),
             config.encoder.precision,
@@ -110,7 +112,7 @@ def _analyse(
     record.m_pca = int(pca.n_components_)
     segmentation.write_direct_colouring(components, where, results)
     with record.timed("scores"):
-        samples = segmentation.usable(components, where)[:, : record.m_pca]
+        samples = specimen.usable(components, where)[:, : record.m_pca]
         found = segmentation.score(samples, config.clustering, results, workers=workers, progress=progress)
     record.suggested_k = list(found.suggested)
     record.k = sorted({*found.suggested, *config.clustering.k}) or [2]
@@ -152,19 +154,30 @@ def evaluate(
     dataset = io_results.read(folder)
     config = validate(record["config"], str(folder / records.NAME))
     known = evaluation.read_truth(truth, tuple(record["scan_shape"]))
-    # A run that was moved takes the scan inside it along.
-    own = folder.absolute() / "scan.zarr"
-    scan = ScanStore.open(own if own.exists() else record["scan"])
+    scan = _scan_of(folder, record)
     reduced = scan.reduced(config.recipe.digest())
     if reduced is None:
         raise InputError(f"{scan.path}: its reduced patterns are gone: run `laue-dask run` again")
-    chosen = config.cluster.model_copy(update={"workers": workers} if workers else {})
-    with cluster.start(chosen):
+    with cluster.start(ClusterConfig(workers=workers)):
         rows = evaluation.evaluate(dataset, reduced, config, known, progress=progress)
     record["evaluation"] = rows
     report(folder, record, reduced=reduced)
     records.write(folder, record)
     return rows
+
+
+def _scan_of(folder: Path, record: dict[str, Any]) -> ScanStore:
+    """The scan that a run was made of, where it was or, if the run was moved, inside the run's folder."""
+    found = []
+    for path in (Path(record["scan"]), folder.absolute() / "scan.zarr"):
+        if path.exists():
+            found.append(path)
+            store = ScanStore.open(path)
+            if store.key() == record["keys"]["scan"]:
+                return store
+    if found:
+        raise InputError(f"{found[0]}: is not the scan that {folder} was made of: run `laue-dask run` again")
+    raise InputError(f"{record['scan']}: the scan of {folder} is gone: run `laue-dask run` again")
 
 
 def _with_absolute_weights(config: Config) -> Config:

@@ -44,7 +44,7 @@ FAINTEST_WHITE = 20.0
 
 _COMPILED = frozenset(["uint16", "uint32", "int32", "float32", "float64"])
 _WIDER = {"uint8": "uint16", "int16": "int32", "float16": "float32"}
-_LEAST_SAMPLE = 5
+LEAST_SAMPLE = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,9 +226,9 @@ def estimate_substrate(sample: Frame, mask: Mask | None, recipe: Recipe) -> Subs
     InputError
         Fewer than 5 frames, or frames that `reduce_frames` would not take.
     """
-    if len(sample) < _LEAST_SAMPLE:
+    if len(sample) < LEAST_SAMPLE:
         raise InputError(
-            f"substrate: the sample has {len(sample)} frames, at least {_LEAST_SAMPLE} are needed: "
+            f"substrate: the sample has {len(sample)} frames, at least {LEAST_SAMPLE} are needed: "
             "sample more frames or set recipe.substrate to keep"
         )
     _check(sample, mask, recipe.model_copy(update={"substrate": "keep"}), None)

@@ -57,6 +57,7 @@ class Run:
     def describe_scan(self, store: ScanStore) -> None:
         """Take over what the scan store says."""
         self.scan, self.scan_shape = str(store.path), store.scan_shape
+        self.keys["scan"] = store.key()
         self.n_patterns, self.set_aside = int(store.valid.sum()), store.set_aside
 
     def as_json(self) -> dict[str, Any]:

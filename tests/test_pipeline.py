@@ -17,7 +17,7 @@ from laue_dask.config import Recipe, load
 from laue_dask.encoder import encode as encoder
 from laue_dask.encoder import weights
 from laue_dask.encoder.network import ARCHITECTURES, build
-from laue_dask.errors import ComputeError
+from laue_dask.errors import ComputeError, InputError
 from laue_dask.io.geometry import acquisition
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.progress import QuietProgress
@@ -132,7 +132,7 @@ def test_record_holds_keys_versions_seeds_and_what_was_typed(small_run, small_sc
     record = json.loads((small_run / "run.json").read_text())
     assert record["command"] == "test"
     assert record["source"] == str(small_scan)
-    assert set(record["keys"]) == {"features", "components"}
+    assert set(record["keys"]) == {"scan", "features", "components"}
     assert all(len(key) == 16 for key in record["keys"].values())
     assert record["seeds"] == {"clustering": 0, "untrained": weights.UNTRAINED_SEED}
     for package in ("numpy", "torch", "zarr", "dask-ml"):
@@ -363,4 +363,34 @@ def test_other_weights_compute_other_features(own_run, small_scan, quick, tmp_pa
     after = results(own_run)["features"].values
     assert np.isfinite(after).all()
     assert not np.allclose(after, before)
-    assert not set(record.keys.values()) & set(keys.values())
+    assert record.keys["scan"] == keys["scan"]
+    assert all(record.keys[stage] != keys[stage] for stage in ("features", "components"))
+
+
+@pytest.mark.usefixtures("on_workers")
+def test_other_frames_under_the_same_source_are_not_taken_for_those_of_the_store(small_scan, tmp_path, quick):
+    files = frame_files(small_scan)
+    listed = tmp_path / "frames.txt"
+    listed.write_text("\n".join(map(str, files)))
+    segmented(listed, tmp_path / "run", quick())
+    listed.write_text("\n".join(map(str, [*files[1:], files[0]])))
+    with pytest.raises(InputError, match=r"scan\.zarr: holds 72 frames, .*frames\.txt has 72, not the same ones"):
+        segmented(listed, tmp_path / "run", quick())
+
+
+def test_run_is_evaluated_with_the_scan_that_it_was_made_of(own_run, small_run, tmp_path):
+    record = json.loads((own_run / "run.json").read_text())
+    moved = {**record, "scan": str(tmp_path / "gone.zarr")}
+    assert pipeline._scan_of(own_run, moved).path == own_run / "scan.zarr"
+    other = {**moved, "keys": {**record["keys"], "scan": "0" * 16}}
+    with pytest.raises(InputError, match="is not the scan that"):
+        pipeline._scan_of(own_run, other)
+    shutil.rmtree(own_run / "scan.zarr")
+    with pytest.raises(InputError, match="is gone"):
+        pipeline._scan_of(own_run, moved)
+
+
+def test_more_components_than_features_are_refused_before_anything_is_made(small_scan, tmp_path, quick):
+    with pytest.raises(InputError, match="300"):
+        segmented(small_scan, tmp_path / "run", quick(pca={"components": 300}))
+    assert not (tmp_path / "run").exists()

@@ -1,7 +1,6 @@
 import dask.array as da
 import numpy as np
 import pytest
-import scipy.stats
 import sklearn.cluster
 import sklearn.metrics
 from hypothesis import given, settings
@@ -174,7 +173,8 @@ def test_comparison_with_a_true_property_map_uses_the_points_that_count(data):
         assert np.isnan(kolmogorov_smirnov(true, found, where=inside))
         return
     assert mean_squared_error(true, found, where=inside) == pytest.approx(((true - found)[used] ** 2).mean())
-    expected = scipy.stats.ks_2samp(true[used], found[used], method="exact").statistic
+    # scipy's ks_2samp gives the same distance, but warns of the p-value of few points, which nobody asked for.
+    expected = max(abs((true[used] <= x).mean() - (found[used] <= x).mean()) for x in [*true[used], *found[used]])
     assert kolmogorov_smirnov(true, found, where=inside) == pytest.approx(expected)
 
 

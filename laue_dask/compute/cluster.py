@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 from dask.utils import format_bytes, parse_bytes
 from distributed import Client, Nanny, Scheduler, SpecCluster
+from distributed.system import MEMORY_LIMIT
 from tornado.ioloop import IOLoop, PeriodicCallback
 
 from laue_dask.config import ClusterConfig
@@ -32,6 +33,9 @@ SMALLEST_MEMORY = 256 * 2**20
 
 DEATHS = 8
 """Workers that may die with a block before it is given up: a death is suspected of every block that its worker held."""
+
+USUAL_MEMORY = 2**30
+"""What a worker needs for frames of any size; with less for each core, fewer workers are started."""
 
 SUPERVISION = 3.0
 """Seconds between two looks at whether all workers are there."""
@@ -70,9 +74,9 @@ def start(config: ClusterConfig) -> Iterator[Workers]:
     ComputeError
         The workers do not start.
     """
-    count = config.workers or available_cores()
-    memory = _memory_limit(config, count)
     gpus = 0 if config.gpu == "never" else _gpu_count()
+    count = config.workers or max(1, min(available_cores(), _memory_budget() // USUAL_MEMORY - gpus))
+    memory = _memory_limit(config, count + gpus)
     if config.gpu == "require" and not gpus:
         raise ConfigError("cluster.gpu = require, but no GPU is found: use `auto` to go on with CPU workers")
     # Dask logs every worker that it stops; what matters to a person is raised instead.
@@ -96,10 +100,14 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _memory_budget() -> int:
+    """Memory for all workers together; a batch system or a container may allow less than is free."""
+    return int(min(psutil.virtual_memory().available, MEMORY_LIMIT) * MEMORY_SHARE)
+
+
 def _memory_limit(config: ClusterConfig, count: int) -> int:
-    available = psutil.virtual_memory().available
     if config.memory is None:
-        return int(available * MEMORY_SHARE / count)
+        return max(_memory_budget() // count, SMALLEST_MEMORY)
     try:
         limit = int(parse_bytes(config.memory))
     except ValueError as error:
@@ -165,7 +173,9 @@ def _cluster(config: ClusterConfig, count: int, gpus: int, memory: int, scratch:
 
     # A CPU worker sees no GPU: what it encodes must not fill the memory of one that is another worker's.
     workers = {f"cpu-{i}": worker("") for i in range(count)}
-    workers |= {f"gpu-{i}": worker(str(i), resources=GPU) for i in range(gpus)}
+    # A batch system or a person may have given this process some of the machine's GPUs only.
+    given = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    workers |= {f"gpu-{i}": worker(given[i] if i < len(given) else str(i), resources=GPU) for i in range(gpus)}
     scheduler = {
         "cls": Scheduler,
         "options": {

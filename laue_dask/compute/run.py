@@ -21,6 +21,7 @@ from distributed import Client, Future, KilledWorker, wait
 from numpy.typing import NDArray
 
 from laue_dask.errors import ComputeError, LaueDaskError
+from laue_dask.io.places import replace_file
 from laue_dask.progress import Progress
 
 Receipt = dict[str, Any]
@@ -65,6 +66,13 @@ class Journal:
             file.write("\n" + json.dumps(receipt, separators=(",", ":")))
             file.flush()
             os.fsync(file.fileno())
+
+    def keep(self, wanted: Callable[[Receipt], bool]) -> None:
+        """Forget the receipts that are not wanted, such as those of blocks that are gone."""
+        receipts = self.read()
+        kept = [receipt for receipt in receipts.values() if wanted(receipt)]
+        if len(kept) < len(receipts):
+            replace_file(self.path, "".join(f"\n{json.dumps(receipt)}" for receipt in kept).encode())
 
     @classmethod
     def of(cls, array: zarr.Array[Any]) -> Self:
@@ -149,6 +157,8 @@ def _landed(flying: dict[Future[Any], int]) -> Iterator[tuple[int, Receipt]]:
             f"no block finished for {PATIENCE:.0f} s ({len(flying)} in flight, first: block {min(flying.values())}): "
             "are the workers alive and the disk reachable?"
         ) from error
+    except CancelledError as error:
+        raise ComputeError("the scheduler is gone: the same command goes on where it stopped") from error
     # Finished ones first: the receipts of blocks that are on disk are kept when another one fails.
     for future in sorted(landed, key=lambda future: future.status != "finished"):
         if future.status not in ("finished", "error"):
@@ -185,9 +195,10 @@ def write_array(
 
     Nothing is done for an array that is `finished`.
     """
-    if target.attrs.get("finished"):
+    if complete(target):
         return
     journal = Journal.of(target)
+    journal.keep(lambda receipt: _is_written(target, int(receipt["block"])))
     done = sum(receipt["stop"] - receipt["start"] for receipt in journal.read().values())
     with progress.stage(stage, total=target.shape[0], done=done) as advance:
         run_blocks(
@@ -198,6 +209,18 @@ def write_array(
             on_receipt=lambda receipt: advance(receipt["stop"] - receipt["start"]),
         )
     target.attrs["finished"] = True
+
+
+def complete(array: zarr.Array[Any]) -> bool:
+    """Whether an array was finished and all its blocks are still there: a lost one would be read as fill values."""
+    blocks = -(-array.shape[0] // (array.shards or array.chunks)[0])
+    return bool(array.attrs.get("finished")) and all(_is_written(array, block) for block in range(blocks))
+
+
+def _is_written(array: zarr.Array[Any], block: int) -> bool:
+    root, member = location(array)
+    key = array.metadata.encode_chunk_key((block, *([0] * (array.ndim - 1))))
+    return (Path(root) / member / key).is_file()
 
 
 def location(array: zarr.Array[Any]) -> tuple[str, str]:
@@ -253,7 +276,8 @@ def _write(
         raise ValueError("block_info is needed to know where the block belongs")
     index = int(block_info[0]["chunk-location"][0])
     start = index * unit
-    array = zarr.open_array(root, path=member, mode="r+")
+    # Written even if empty: a block that is not there is one that was lost.
+    array = zarr.open_array(root, path=member, mode="r+").with_config({"write_empty_chunks": True})
     array[start : start + len(block)] = block
     crc = zlib.crc32(np.ascontiguousarray(block).view(np.uint8).data)
     receipt = {"block": index, "start": start, "stop": start + len(block), "crc32": crc}

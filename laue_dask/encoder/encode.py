@@ -15,6 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from laue_dask.encoder import weights
 from laue_dask.encoder.network import Autoencoder
+from laue_dask.errors import StoreError
 
 
 def encode(
@@ -96,6 +97,8 @@ def reconstruction_error(
 def _network(name: str, digest: str) -> tuple[Autoencoder, torch.device]:
     """Load the network once per process; `digest` tells apart weights that were trained again under one name."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if weights.digest(name) != digest:
+        raise StoreError(f"{name}: these weights changed while they were in use: give the new ones another name")
     model, _ = weights.load(name)
     model.encoder = _folded(model.encoder)
     return cast(Autoencoder, model.to(device=device, memory_format=torch.channels_last)), device  # type: ignore[call-overload]

@@ -1,7 +1,6 @@
 """A whole training, from stores to weights with their card."""
 
 import math
-import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from laue_dask.encoder.training import TrainingConfig, TrainingSet, plateau
 from laue_dask.encoder.training import train as train_network
 from laue_dask.encoder.weights import Card
 from laue_dask.errors import ConfigError, InputError
+from laue_dask.io.places import require_writable
 from laue_dask.progress import Progress
 
 
@@ -50,6 +50,9 @@ def train(
     InputError
         A store is missing, the recipes differ, or training and validation share a seed.
     """
+    require_writable(out)
+    if out.is_dir():
+        raise InputError(f"{out}: is a folder; --out names the weights file")
     config = read_config(config_file)
     training, validation = TrainingSet(*stores), TrainingSet(validation_store)
     recipe = _common_recipe([*stores, validation_store], [*training.attributes, *validation.attributes])
@@ -89,7 +92,7 @@ def train(
             "epochs": last.epoch,
             "patterns_seen": round(sum(e.seconds * e.patterns_per_second for e in epochs)),
             "minutes": round(sum(e.seconds for e in epochs) / 60, 1),
-            "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, no GPU",
+            "machine": f"{platform.machine()}, {torch.get_num_threads()} CPU threads",
             "torch": torch.__version__,
         },
         metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
@@ -133,7 +136,12 @@ def read_config(path: Path | None) -> TrainingConfig:
 
 
 def _common_recipe(paths: Sequence[Path], attributes: Sequence[dict[str, Any]]) -> Recipe:
-    recipes = [Recipe.model_validate(a["recipe"]) for a in attributes]
+    recipes = []
+    for path, attribute in zip(paths, attributes, strict=True):
+        try:
+            recipes.append(Recipe.model_validate(attribute.get("recipe")))
+        except ValidationError as error:
+            raise InputError(f"{path}: does not say how its patterns were reduced: make it again") from error
     for path, recipe in zip(paths, recipes, strict=True):
         if recipe != recipes[0]:
             raise InputError(f"{path}: reduced by recipe {recipe.digest()}, {paths[0]} by {recipes[0].digest()}")

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
+from laue_dask import schema
 from laue_dask.config import Model
 from laue_dask.encoder.network import ARCHITECTURES, Architecture, Autoencoder, build
 from laue_dask.errors import InputError
@@ -102,6 +103,7 @@ class TrainingSet:
                 raise InputError(
                     f"{path}: not a training store: make one with `laue-dask simulate training`"
                 ) from error
+            schema.check(root, TRAINING)
             self.attributes.append(dict(root.attrs))
             number, name = np.asarray(experiment[:]), np.asarray(configuration[:], dtype=np.int64)
             if not len(number):

@@ -94,10 +94,18 @@ class FrameArray:
         for start in range(0, self.array.shape[0], self.shard_frames):
             self._check_shard(start)
 
+    def has_shard(self, block: int) -> bool:
+        """Whether a shard is on disk."""
+        return (self.folder / "frames" / self._key(block)).is_file()
+
+    def _key(self, block: int) -> str:
+        return self.array.metadata.encode_chunk_key((block, 0, 0))
+
     def _check_shard(self, start: int) -> None:
         """A shard that is gone would be read as zeros without a word."""
-        key = self.array.metadata.encode_chunk_key((start // self.shard_frames, 0, 0))
-        if not (self.folder / "frames" / key).is_file():
+        block = start // self.shard_frames
+        if not self.has_shard(block):
+            key = self._key(block)
             raise StoreError(f"{self.folder}: the shard of frames {start}, … is missing ({key}): ingest again")
 
 

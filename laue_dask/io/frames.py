@@ -104,6 +104,17 @@ def discover(src: str | Path) -> list[FrameRef]:
     InputError
         Nothing there, several kinds of frames in one folder, or no (or more than one) dataset of frames.
     """
+    refs = _discovered(src)
+    for ref in refs:
+        try:
+            ref.path.encode()
+        except UnicodeEncodeError as error:
+            # Names are kept in the store and in the report, which are UTF-8.
+            raise InputError(f"{ref.path!a}: the file's name is not UTF-8: rename it") from error
+    return refs
+
+
+def _discovered(src: str | Path) -> list[FrameRef]:
     text = str(src)
     name, separator, dataset = text.partition("::")
     path = Path(name)

@@ -277,6 +277,10 @@ class ScanStore:
         self._array("valid")[:] = valid
         self.root.attrs.update({"set_aside": set_aside, "crc32": [int(receipt["crc32"]) for receipt in ordered]})
 
+    def has_shard(self, block: int) -> bool:
+        """Whether a shard is on disk; always, where the store has no frames."""
+        return not self.has_frames or self._frames.has_shard(block)
+
     def finish(self) -> Self:
         """Make the store visible under its path.
 
@@ -418,12 +422,12 @@ def ingest_shard(store_path: str, shard_index: int, refs: Sequence[FrameRef | No
     -------
     receipt
         `block`, `start`, `stop`, `crc32` of the shard's raw bytes, `frames` (number read or set aside), `source`,
-        `set_aside` (pattern and reason; zeros in the store), `positions` ([y, x] or None per pattern; None if there is
-        none at all) and `non_finite` (number of NaN and infinite pixels).
+        `set_aside` (pattern and reason; zeros in the store), and `positions` ([y, x] or None per pattern; None if there
+        is none at all).
     """
     store = ScanStore(store_path)
     start = shard_index * store.shard_frames
-    shard = read_shard(refs, store.frame_shape, store.dtype)
+    shard = read_shard(refs, store.detector_mask, store.dtype)
     if store.has_frames:
         store.write_frames(start, shard.stack)
     return {
@@ -435,7 +439,6 @@ def ingest_shard(store_path: str, shard_index: int, refs: Sequence[FrameRef | No
         "source": ["" if ref is None else str(ref) for ref in refs],
         "set_aside": [(start + i, reason) for i, reason in shard.set_aside],
         "positions": shard.positions if any(shard.positions) else None,
-        "non_finite": shard.non_finite,
     }
 
 

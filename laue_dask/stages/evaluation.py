@@ -26,11 +26,11 @@ from laue_dask.encoder.network import ARCHITECTURES, Smoothing
 from laue_dask.errors import InputError
 from laue_dask.pca import IncrementalPCA
 from laue_dask.progress import Progress
-from laue_dask.stages import segmentation
-from laue_dask.stages.segmentation import Map
+from laue_dask.stages import segmentation, specimen
+from laue_dask.stages.specimen import Map
 
 PIXEL_COMPONENTS = 32
-PIXEL_SAMPLE = 8000
+PIXEL_SAMPLE = 4000
 """Patterns that the pixel PCA is fitted on; all are transformed."""
 
 
@@ -111,7 +111,7 @@ def evaluate(
         k_values |= {truth.n_domains, 2 * truth.n_domains}
     usable = int(where.valid.sum())
     extracted: Mapping[str, da.Array] = {
-        "encoder": segmentation.usable(table, where)[:, :m_pca],
+        "encoder": specimen.usable(table, where)[:, :m_pca],
         "untrained": _untrained(reduced, where, config),
         "pixels": _pixels(reduced, where, widened=False),
         "pixels, widened": _pixels(reduced, where, widened=True),
@@ -147,8 +147,8 @@ def _compare(samples: da.Array, labels: NDArray[np.int64], k: int, where: Map, t
 
 
 def _untrained(reduced: zarr.Array[Any], where: Map, config: Config) -> da.Array:
-    """Components of the shipped architecture with random weights."""
-    patterns = da.from_zarr(reduced, chunks=(reduced.chunks[0], *reduced.shape[1:]))
+    """Components of the shipped architecture with random weights, whichever the run used."""
+    patterns = _lazy(reduced)
     features = encode(
         patterns,
         where.valid,
@@ -158,14 +158,14 @@ def _untrained(reduced: zarr.Array[Any], where: Map, config: Config) -> da.Array
     ).persist()
     pca = IncrementalPCA(n_components=config.pca.components).fit(features)
     components: da.Array = pca.transform(features, dtype=np.float32)[:, : pca.n_components_].persist()
-    return segmentation.usable(components, where)
+    return specimen.usable(components, where)
 
 
 def _pixels(reduced: zarr.Array[Any], where: Map, *, widened: bool) -> da.Array:
     """The leading components of the reduced patterns themselves, spots widened as the encoder's first layer does."""
-    patterns = da.from_zarr(reduced, chunks=(reduced.chunks[0], *reduced.shape[1:]))
+    patterns = _lazy(reduced)
     if widened:
-        patterns = patterns.map_blocks(_widen, dtype=np.float32)
+        patterns = da.map_blocks(_widen, patterns, dtype=np.float32)
     flat = patterns.reshape(len(where.valid), -1)
     chosen = where.patterns[sample_rows(len(where.patterns), PIXEL_SAMPLE, 0)]
     sample = np.asarray(flat[chosen].compute(), dtype=np.float32)
@@ -178,7 +178,13 @@ def _pixels(reduced: zarr.Array[Any], where: Map, *, widened: bool) -> da.Array:
         meta=np.empty((0, 0), dtype=np.float32),
     )
     components: da.Array = transformed.persist()
-    return segmentation.usable(components, where)
+    return specimen.usable(components, where)
+
+
+def _lazy(reduced: zarr.Array[Any]) -> da.Array:
+    block = (reduced.shards or reduced.chunks)[0]
+    patterns: da.Array = da.from_zarr(reduced, chunks=(block, *reduced.shape[1:]))
+    return patterns
 
 
 def _widen(block: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ from laue_dask.encoder import weights
 from laue_dask.encoder.encode import encode, reconstruction_error
 from laue_dask.io.results import ResultsWriter
 from laue_dask.progress import Progress
-from laue_dask.stages.segmentation import Map
+from laue_dask.stages.specimen import Map
 
 QUALITY_SAMPLE = 1000
 """Patterns, at least, whose reconstruction error is computed with `quality: sample`; all of a smaller scan."""

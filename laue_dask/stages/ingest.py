@@ -16,7 +16,7 @@ from laue_dask import __version__, preprocess
 from laue_dask.compute.cluster import Workers
 from laue_dask.compute.run import Journal, map_tasks, run_blocks
 from laue_dask.config import ScanConfig
-from laue_dask.errors import FrameError, InputError
+from laue_dask.errors import FrameError, InputError, StoreError
 from laue_dask.io import numbering
 from laue_dask.io.frames import FrameInfo, FrameRef, discover, frame_info, read_frame, read_position
 from laue_dask.io.geometry import ScanGrid, resolve_grid
@@ -73,6 +73,8 @@ def ingest(source: str, out: Path, scan: ScanConfig, *, workers: Workers, progre
     require_writable(out)
     # Workers may have another working directory.
     out, source = out.absolute(), absolute(source)
+    if out.exists():
+        raise StoreError(f"{out}: exists already: choose another path or remove it")
     refs = discover(source)
     sample = read_sample(refs)
     rows, columns = sample.frames.shape[1:]
@@ -97,12 +99,13 @@ def ingest(source: str, out: Path, scan: ScanConfig, *, workers: Workers, progre
             "laue_dask": __version__,
             "grid": grid.how,
             "asked": scan.model_dump(mode="json"),
-            "manifest": hashlib.sha256("\n".join(map(str, refs)).encode("utf-8", "surrogateescape")).hexdigest()[:16],
+            "manifest": manifest(refs),
         },
     )
     store.write_detector_mask(preprocess.detector_mask(sample.frames))
     tasks = [delayed(ingest_shard)(store.writing_path, i, part) for i, part in enumerate(_by_shard(refs, grid, store))]
     journal = Journal(Path(store.writing_path) / "journal.jsonl")
+    journal.keep(lambda receipt: store.has_shard(int(receipt["block"])))
     done = sum(receipt["frames"] for receipt in journal.read().values())
     with progress.stage("ingest", total=len(refs), done=done) as advance:
         receipts = run_blocks(
@@ -118,6 +121,11 @@ def ingest(source: str, out: Path, scan: ScanConfig, *, workers: Workers, progre
         raise InputError(f"none of {len(refs)} frames can be used; {first['source']}: {first['reason']}")
     journal.path.unlink()  # the store itself holds all of it now
     return store.finish()
+
+
+def manifest(refs: Sequence[FrameRef]) -> str:
+    """Hash of which frames a scan is made of, in order; 16 hexadecimal digits."""
+    return hashlib.sha256("\n".join(map(str, refs)).encode()).hexdigest()[:16]
 
 
 def absolute(source: str) -> str:

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from laue_dask import preprocess
 from laue_dask.compute.cluster import Workers
-from laue_dask.compute.run import write_array
+from laue_dask.compute.run import complete, write_array
 from laue_dask.config import Recipe
 from laue_dask.errors import InputError
+from laue_dask.io.places import require_writable
 from laue_dask.io.scan_store import ScanStore
-from laue_dask.preprocess import Substrate
+from laue_dask.preprocess import LEAST_SAMPLE, Substrate
 from laue_dask.progress import Progress
 from laue_dask.schema import PATTERN_SIZE
 from laue_dask.stages.ingest import SAMPLE_BYTES, SAMPLE_FRAMES
@@ -69,8 +70,9 @@ def reduce_scan(store: ScanStore, recipe: Recipe, *, workers: Workers, progress:
     """
     digest = recipe.digest()
     found = store.reduced(digest)
-    if found is not None and found.attrs.get("finished"):
+    if found is not None and complete(found):
         return found
+    require_writable(store.path)
     if not store.has_frames:
         raise InputError(
             f"{store.path}: no reduced patterns of recipe {digest} and no frames to make them from: ingest it again"
@@ -89,7 +91,7 @@ def read_sample(store: ScanStore) -> NDArray[Any]:
     if not len(usable):
         raise InputError(f"{store.path}: none of its {store.n_patterns} patterns is usable")
     size = int(np.prod(store.frame_shape)) * np.dtype(store.dtype).itemsize
-    count = int(np.clip(SAMPLE_BYTES // size, 1, min(SAMPLE_FRAMES, len(usable))))
+    count = min(len(usable), int(np.clip(SAMPLE_BYTES // size, LEAST_SAMPLE, SAMPLE_FRAMES)))
     places = usable[np.unique(np.linspace(0, len(usable) - 1, count).astype(int))]
     return np.concatenate([store.read_frames(int(i), int(i) + 1) for i in places])
 

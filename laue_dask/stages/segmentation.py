@@ -6,7 +6,6 @@ the frames.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -17,40 +16,10 @@ from laue_dask.clustering import KMeans, sample_rows
 from laue_dask.compute.cluster import Workers
 from laue_dask.compute.run import map_tasks, write_array
 from laue_dask.config import ClusteringConfig, PCAConfig
-from laue_dask.errors import InputError
 from laue_dask.io.results import ResultsWriter
 from laue_dask.pca import IncrementalPCA
 from laue_dask.progress import Progress
-
-FEWEST_PATTERNS = 4
-"""A segmentation of fewer patterns says nothing."""
-
-
-@dataclass(frozen=True)
-class Map:
-    """Where the patterns of a scan lie.
-
-    Attributes
-    ----------
-    valid : (pattern,) bool
-        Patterns that have features.
-    shape
-        (ny, nx).
-    """
-
-    valid: NDArray[np.bool_]
-    shape: tuple[int, int]
-
-    @property
-    def patterns(self) -> NDArray[np.int64]:
-        """Pattern index of each valid row."""
-        return np.flatnonzero(self.valid)
-
-    def paint(self, values: NDArray[Any], *, fill: Any) -> NDArray[Any]:
-        """Map (ny, nx, …) of one value per valid pattern."""
-        full = np.full((len(self.valid), *values.shape[1:]), fill, dtype=values.dtype)
-        full[self.valid] = values
-        return full.reshape(*self.shape, *values.shape[1:])
+from laue_dask.stages.specimen import Map, usable
 
 
 @dataclass(frozen=True)
@@ -178,35 +147,6 @@ def segment(
 def kmeans(k: int, config: ClusteringConfig) -> KMeans:
     """The configured estimator of K clusters, not yet fitted."""
     return KMeans(k, n_init=config.n_init, sample=config.sample, random_state=config.seed)
-
-
-def require_enough(count: int, k_values: Sequence[int]) -> None:
-    """Refuse to segment `count` usable patterns where they are too few for anything, or for one of `k_values`.
-
-    Raises
-    ------
-    InputError
-        They are.
-    """
-    if count < FEWEST_PATTERNS:
-        raise InputError(
-            f"{count} usable pattern{'s' if count != 1 else ''}: a segmentation needs at least {FEWEST_PATTERNS}; "
-            "`laue-dask ingest` keeps the frames"
-        )
-    if k_values and max(k_values) >= count:
-        raise InputError(f"K = {max(k_values)} with {count} usable patterns: ask for fewer clusters than patterns")
-
-
-def usable(components: da.Array, where: Map) -> da.Array:
-    """Rows of the valid patterns, for estimators that know no missing values.
-
-    Raises
-    ------
-    InputError
-        There are too few of them to segment anything.
-    """
-    require_enough(int(where.valid.sum()), ())
-    return components if where.valid.all() else components[where.patterns]
 
 
 def write_direct_colouring(components: da.Array, where: Map, results: ResultsWriter) -> None:

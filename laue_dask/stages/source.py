@@ -9,8 +9,8 @@ from laue_dask.errors import InputError
 from laue_dask.io.frames import discover
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.progress import Progress
-from laue_dask.stages import segmentation
-from laue_dask.stages.ingest import absolute, ingest
+from laue_dask.stages import specimen
+from laue_dask.stages.ingest import absolute, ingest, manifest
 
 
 def _is_store(source: str) -> bool:
@@ -21,7 +21,7 @@ def _is_store(source: str) -> bool:
 def check(source: str, config: Config) -> None:
     """Refuse a source that is missing or too small, before any worker is started."""
     count = int(ScanStore.open(source).valid.sum()) if _is_store(source) else len(discover(source))
-    segmentation.require_enough(count, config.clustering.k)
+    specimen.require_enough(count, config.clustering.k)
 
 
 def open_scan(source: str, folder: Path, config: Config, *, workers: Workers, progress: Progress) -> ScanStore:
@@ -44,13 +44,13 @@ def open_scan(source: str, folder: Path, config: Config, *, workers: Workers, pr
     if own.exists():
         store = ScanStore.open(own)
         _check_ingested(store, source, scan)
-        segmentation.require_enough(int(store.valid.sum()), config.clustering.k)
+        specimen.require_enough(int(store.valid.sum()), config.clustering.k)
         return store
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         store = ingest(source, own, scan, workers=workers, progress=progress)
-        segmentation.require_enough(int(store.valid.sum()), config.clustering.k)
+        specimen.require_enough(int(store.valid.sum()), config.clustering.k)
     except InputError:
         # A run that never started leaves nothing behind.
         shutil.rmtree(folder if made else own, ignore_errors=True)
@@ -62,15 +62,15 @@ def _check_ingested(store: ScanStore, source: str, scan: ScanConfig) -> None:
     """Refuse the scan store of an earlier run of the same folder where it is not what is asked for now."""
     held = store.provenance
     asked = held.get("asked", {})
-    frames, now = sum(name != "" for name in store.source), len(discover(source))
     if held.get("source") != absolute(source):
         differs = f"holds {held.get('source')}, not {source}"
     elif scan.shape and store.scan_shape != tuple(scan.shape):
         differs = f"holds {store.scan_shape[0]} × {store.scan_shape[1]}, --shape says {scan.shape[0]} × {scan.shape[1]}"
-    elif scan.shape and asked.get("order") != scan.order:
+    elif asked.get("order") != scan.order:
         differs = f"was ingested with --order {asked.get('order')}, now it is {scan.order}"
-    elif frames != now:
-        differs = f"holds {frames} frames, {source} has {now} now"
+    elif held.get("manifest") != manifest(refs := discover(absolute(source))):
+        frames = sum(name != "" for name in store.source)
+        differs = f"holds {frames} frames, {source} has {len(refs)}, not the same ones"
     else:
         return
     raise InputError(f"{store.path}: {differs}: choose another --out, or remove this store")

@@ -53,7 +53,11 @@ def test_a_memory_limit_that_is_no_size_is_refused_with_an_example(memory):
 def test_the_default_memory_is_a_share_of_what_is_available(monkeypatch):
     machine = type("Memory", (), {"available": 8 * 10**9, "total": 10 * 10**9})
     monkeypatch.setattr(psutil, "virtual_memory", machine)
+    monkeypatch.setattr(cluster, "MEMORY_LIMIT", 9 * 10**9)
     assert cluster._memory_limit(ClusterConfig(), 4) == 1_500_000_000
+    assert cluster._memory_limit(ClusterConfig(), 1000) == cluster.SMALLEST_MEMORY
+    monkeypatch.setattr(cluster, "MEMORY_LIMIT", 4 * 10**9)
+    assert cluster._memory_limit(ClusterConfig(), 4) == 750_000_000
     assert cluster._memory_limit(ClusterConfig(memory="2.5GB"), 4) == 2_500_000_000
 
 

@@ -473,3 +473,21 @@ def test_receipts_are_small(client, tmp_path):
         for task in write_tasks(da.from_array(values_of(23), chunks=(4, -1, -1)), target)
     ]
     assert len(pickle.dumps(receipt)) < 1024
+
+
+def test_block_that_was_lost_after_the_end_is_computed_again_alone(client, tmp_path):
+    target, values = empty(tmp_path / "t", 23, unit=4), values_of(23)
+    values[4:8] = 0  # a block of fill values is on disk as well
+    blocks = da.from_array(values, chunks=(4, -1, -1))
+    write_array(blocks, target, stage="t", client=client, progress=QuietProgress())
+    assert run.complete(target)
+    root, member = run.location(target)
+    files = {block: Path(root) / member / target.metadata.encode_chunk_key((block, 0, 0)) for block in range(6)}
+    files[1].unlink()
+    files[4].unlink()
+    assert not run.complete(target)
+    kept = {block: files[block].stat().st_mtime_ns for block in (0, 2, 3, 5)}
+    write_array(blocks, target, stage="t", client=client, progress=QuietProgress())
+    assert run.complete(target)
+    np.testing.assert_array_equal(target[...], values)
+    assert {block: files[block].stat().st_mtime_ns for block in kept} == kept

@@ -17,6 +17,7 @@ from laue_dask.encoder import encode as module
 from laue_dask.encoder import weights
 from laue_dask.encoder.encode import encode, encode_block, reconstruction_error
 from laue_dask.encoder.network import Architecture, build
+from laue_dask.errors import StoreError
 
 N = 37
 BATCH = 8
@@ -191,3 +192,27 @@ def test_the_reconstruction_error_is_the_binary_cross_entropy_per_pixel(model, r
     assert found.dtype == np.float32
     assert np.ptp(wanted) > 1e-3
     np.testing.assert_allclose(found, wanted, rtol=1e-4)
+
+
+def test_weights_that_change_under_their_name_are_not_mixed(tmp_path):
+    path, tiny = tmp_path / "w.safetensors", Architecture(channels=(4, 8, 8, 8, 8), latent=16)
+    weights.save(
+        build(tiny, seed=1),
+        path,
+        weights.Card(architecture=tiny, recipe=Recipe()),
+    )
+    digest = weights.digest(str(path))
+    weights.save(
+        build(tiny, seed=2),
+        path,
+        weights.Card(architecture=tiny, recipe=Recipe()),
+    )
+    with pytest.raises(StoreError, match="changed while they were in use"):
+        encode_block(
+            np.zeros((1, 128, 128), np.uint8),
+            np.ones(1, bool),
+            weights_name=str(path),
+            digest=digest,
+            batch_size=1,
+            precision="float32",
+        )

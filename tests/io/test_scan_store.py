@@ -379,25 +379,39 @@ def test_bad_frames_are_set_aside_with_their_reason_and_good_ones_kept(tmp_path,
     assert sum(one["frames"] for one in receipts) == 9
 
 
-def test_float_frames_count_what_is_not_finite(tmp_path):
+def test_float_frames_may_hold_pixels_that_are_not_finite(tmp_path):
     frame = some_frames(1, np.float32)[0]
     frame[0, :3] = np.nan, np.inf, np.nan
-    assert check_frame(frame, frame.shape, frame.dtype) == 3
+    mask = np.zeros(frame.shape, dtype=bool)
+    check_frame(frame, mask, frame.dtype)
     with pytest.raises(FrameError, match="no finite pixel"):
-        check_frame(np.full_like(frame, np.nan), frame.shape, frame.dtype)
+        check_frame(np.full_like(frame, np.nan), mask, frame.dtype)
     save(tmp_path / "0.tif", frame)
-    shard = read_shard([FrameRef(str(tmp_path / "0.tif")), None], frame.shape, frame.dtype)
-    assert (shard.non_finite, shard.set_aside, shard.positions) == (3, [], [None, None])
+    shard = read_shard([FrameRef(str(tmp_path / "0.tif")), None], mask, frame.dtype)
+    assert (shard.set_aside, shard.positions) == ([], [None, None])
     np.testing.assert_array_equal(shard.stack, [frame, np.zeros_like(frame)])
 
 
 @given(place=st.tuples(st.integers(0, ROWS - 1), st.integers(0, COLUMNS - 1)), value=st.integers(0, 255))
 def test_one_pixel_that_differs_makes_a_frame_usable(place, value):
     frame = np.full((ROWS, COLUMNS), value, np.uint8)
+    mask = np.zeros(frame.shape, dtype=bool)
     with pytest.raises(FrameError, match="all pixels"):
-        check_frame(frame, frame.shape, frame.dtype)
+        check_frame(frame, mask, frame.dtype)
     frame[place] ^= 1
-    assert check_frame(frame, frame.shape, frame.dtype) == 0
+    check_frame(frame, mask, frame.dtype)
+    mask[place] = True
+    with pytest.raises(FrameError, match="all pixels"):
+        check_frame(frame, mask, frame.dtype)
+
+
+def test_marked_gaps_do_not_make_a_dark_frame_usable(tmp_path):
+    frame, mask = np.zeros((ROWS, COLUMNS), np.int32), np.zeros((ROWS, COLUMNS), dtype=bool)
+    mask[10:14] = True
+    frame[mask] = -1
+    save(tmp_path / "0.tif", frame)
+    shard = read_shard([FrameRef(str(tmp_path / "0.tif"))], mask, frame.dtype)
+    assert shard.set_aside == [(0, "all pixels are zero")]
 
 
 def test_frames_left_out_of_the_store_are_read_from_the_detector_files(tmp_path, small_shards):

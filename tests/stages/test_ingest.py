@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from laue_dask.config import ScanConfig
-from laue_dask.errors import InputError
+from laue_dask.errors import InputError, StoreError
 from laue_dask.io import scan_store
 from laue_dask.io.frame_array import Layout
 from laue_dask.io.frames import discover
@@ -176,3 +176,17 @@ def test_killed_ingest_of_other_frames_is_begun_again(bare, tmp_path, workers, m
     (bare / "scan_0.tif").unlink()
     store = ingested(bare, out, workers, shape=(3, 4))
     assert numbers(store) == [*range(1, 12), 77]
+
+
+def test_file_names_that_are_not_utf8_are_refused_by_name(bare):
+    (bare / "scan_3.tif").rename(bare / "scan_\udce9.tif")
+    with pytest.raises(InputError, match=r"scan_\\udce9\.tif': the file's name is not UTF-8"):
+        discover(bare)
+
+
+def test_an_existing_store_is_refused_before_any_frame_is_read(bare, tmp_path, workers, monkeypatch):
+    monkeypatch.setattr(stage, "read_sample", lambda refs: pytest.fail("frames were read"))
+    out = tmp_path / "s.zarr"
+    out.mkdir()
+    with pytest.raises(StoreError, match="exists already"):
+        ingested(bare, out, workers, shape=(3, 4))

@@ -10,7 +10,7 @@ from laue_dask.errors import InputError
 from laue_dask.io.results import ResultsWriter
 from laue_dask.progress import QuietProgress
 from laue_dask.stages import segmentation
-from laue_dask.stages.segmentation import Map, require_enough, usable
+from laue_dask.stages.specimen import Map, require_enough, usable
 
 QUIET = QuietProgress()
 CONFIG = ClusteringConfig(score_k=(2, 5), n_init=2)
