@@ -65,6 +65,7 @@ def check_frame(frame: NDArray[Any], mask: NDArray[np.bool_], dtype: np.dtype[An
     # Nearly every frame shows something in these few pixels, and need not be read again.
     few = (slice(None, None, 61), slice(None, None, 67))
     if frame_fault(frame[few], mask[few]) is not None:
-        fault = frame_fault(frame, mask)
+        # Where no pixel is usable, the frame itself says more than that.
+        fault = (frame_fault(frame) if mask.all() else None) or frame_fault(frame, mask)
         if fault is not None:
             raise FrameError(fault)

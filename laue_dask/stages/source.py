@@ -70,7 +70,7 @@ def _check_ingested(store: ScanStore, source: str, scan: ScanConfig) -> None:
         differs = f"was ingested with --order {asked.get('order')}, now it is {scan.order}"
     elif held.get("manifest") != manifest(refs := discover(absolute(source))):
         frames = sum(name != "" for name in store.source)
-        differs = f"holds {frames} frames, {source} has {len(refs)}, not the same ones"
+        differs = f"holds {frames} frames, {source} has {len(refs)} now, not the same"
     else:
         return
     raise InputError(f"{store.path}: {differs}: choose another --out, or remove this store")
