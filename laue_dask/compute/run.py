@@ -17,7 +17,7 @@ import dask.array as da
 import numpy as np
 import zarr
 from dask.delayed import Delayed
-from distributed import Client, Future, KilledWorker, wait
+from distributed import Client, Future, KilledWorker, as_completed, wait
 from numpy.typing import NDArray
 
 from laue_dask.errors import ComputeError, LaueDaskError
@@ -291,10 +291,12 @@ def map_tasks(
     *,
     client: Client,
     resources: dict[str, float] | None = None,
+    on_done: Callable[[Any], None] | None = None,
 ) -> list[Any]:
     """Call ``function(item, *shared)`` for every item on the workers; `shared` is sent once per worker.
 
-    For small work whose results are small: nothing is kept of a call that fails.
+    For small work whose results are small: nothing is kept of a call that fails. `on_done` gets each item when its
+    call has returned.
 
     Returns
     -------
@@ -314,7 +316,12 @@ def map_tasks(
         held = [client.scatter(value, hash=False) for value in shared]
         futures = [client.submit(function, item, *held, pure=False, resources=resources) for item in items]
         try:
-            return list(client.gather(futures))
+            of = dict(zip(futures, items, strict=True))
+            for future in as_completed(futures):
+                future.result()
+                if on_done:
+                    on_done(of[future])
+            return [future.result() for future in futures]
         except LaueDaskError:
             raise
         except KilledWorker as error:

@@ -77,8 +77,14 @@ def reconstruction_errors(
     parts = [chosen[i : i + 128] for i in range(0, len(chosen), 128)]
     shared = (*location(reduced), config.encoder)
     with progress.stage("quality", total=len(chosen)) as advance:
-        found = map_tasks(_errors, parts, shared, client=workers.client, resources=workers.gpu)
-        advance(len(chosen))
+        found = map_tasks(
+            _errors,
+            parts,
+            shared,
+            client=workers.client,
+            resources=workers.gpu,
+            on_done=lambda part: advance(len(part)),
+        )
     error[chosen] = np.concatenate(found)
     return error.reshape(where.shape)
 

@@ -168,8 +168,7 @@ def read_sample(refs: Sequence[FrameRef]) -> Sample:
 def _positions(refs: Sequence[FrameRef], workers: Workers, progress: Progress) -> list[tuple[float, float] | None]:
     batches = [refs[i : i + HEADERS_PER_TASK] for i in range(0, len(refs), HEADERS_PER_TASK)]
     with progress.stage("headers", total=len(refs), unit="frames") as advance:
-        read = map_tasks(_read_positions, batches, (), client=workers.client)
-        advance(len(refs))
+        read = map_tasks(_read_positions, batches, (), client=workers.client, on_done=lambda batch: advance(len(batch)))
     return [position for batch in read for position in batch]
 
 

@@ -80,8 +80,7 @@ def score(
     if not values:
         return _put_scores(Scores((), (), (), ()), results)
     with progress.stage("scores", total=len(values), unit="K") as advance:
-        found = map_tasks(_score_one, values, (sample, config), client=workers.client)
-        advance(len(values))
+        found = map_tasks(_score_one, values, (sample, config), client=workers.client, on_done=lambda k: advance(1))
     silhouette = tuple(float(f["silhouette"]) for f in found)
     calinski_harabasz = tuple(float(f["calinski_harabasz"]) for f in found)
     suggested = scores.suggest_k(values, silhouette, calinski_harabasz)

@@ -443,6 +443,9 @@ def test_items_are_mapped_in_order_with_what_they_share(client):
         lambda item, values, factor: int(values[item]) * factor, [4, 0, 4, 2], (shared, 10), client=client
     )
     assert found == [40, 0, 40, 20]
+    done = []
+    map_tasks(lambda item: time.sleep(item / 10), [2, 0, 1], (), client=client, on_done=done.append)
+    assert sorted(done) == [0, 1, 2]
     assert map_tasks(len, [], (), client=client) == []
 
 
