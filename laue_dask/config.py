@@ -7,7 +7,7 @@ results. Nothing heavy is imported here: the command line reads it before it doe
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -43,6 +43,9 @@ class Recipe(Model):
     """Quantile of the 128 × 128 pixels that is mapped to 1."""
     substrate: Literal["keep", "remove"] = "keep"
     """`remove` subtracts the scan's own median pattern: a substrate that is the same at every point."""
+
+
+AnyModel = TypeVar("AnyModel", bound=Model)
 
 
 class ScanConfig(Model):
@@ -127,36 +130,61 @@ def load(path: Path | None, overrides: dict[str, Any] | None = None) -> Config:
     ConfigError
         The file is missing, is not YAML, or has an unknown key or an impossible value; the message names the key.
     """
-    data: Any = {}
-    where = "options" if path is None else str(path)
-    if path is not None:
-        try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-            raise ConfigError(f"{path}: configuration cannot be read: {reason}") from error
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-        except RecursionError as error:
-            raise ConfigError(f"{path}: not a configuration: brackets nested too deeply") from error
-        if data is None:
-            data = {}
-        if not isinstance(data, dict):
-            raise ConfigError(f"{path}: a mapping of sections was expected, found a {type(data).__name__}")
+    data, where = ({}, "options") if path is None else (read_yaml(path), str(path))
     return validate(_merge(data, overrides or {}), where)
 
 
 def validate(data: dict[str, Any], where: str) -> Config:
     """Check plain values against the model; `where` names their origin in the message."""
+    return checked(Config, data, where, hint="`laue-dask config` prints every key with its default")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping; an empty file is an empty one.
+
+    Raises
+    ------
+    ConfigError
+        It is missing, or is something else.
+    """
     try:
-        return Config.model_validate(data)
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(f"{path}: configuration cannot be read: {reason}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: not a configuration: brackets nested too deeply") from error
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: a mapping of sections was expected, found a {type(data).__name__}")
+    return data
+
+
+def checked(model: type[AnyModel], data: dict[str, Any], where: str, *, hint: str) -> AnyModel:
+    """Check plain values against a model.
+
+    Parameters
+    ----------
+    where
+        Origin of the values, for the message.
+    hint
+        Where to find the keys that there are.
+
+    Raises
+    ------
+    ConfigError
+        A key is unknown or a value impossible; the message names the first of them.
+    """
+    try:
+        return model.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"] if not str(part).startswith("constrained"))
         if first["type"] == "extra_forbidden":
-            raise ConfigError(
-                f"{where}: unknown key '{key}': `laue-dask config` prints every key with its default"
-            ) from error
+            raise ConfigError(f"{where}: unknown key '{key}': {hint}") from error
         raise ConfigError(f"{where}: {key or 'configuration'} = {first['input']!r}: {first['msg']}") from error
 
 

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from pydantic import ValidationError
 
-from laue_dask.config import Recipe
+from laue_dask.config import Recipe, checked, read_yaml
 from laue_dask.encoder import weights
 from laue_dask.encoder.training import TrainingConfig, TrainingSet, plateau
 from laue_dask.encoder.training import train as train_network
 from laue_dask.encoder.weights import Card
-from laue_dask.errors import ConfigError, InputError
+from laue_dask.errors import InputError
 from laue_dask.io.places import require_writable
 from laue_dask.progress import Progress
 
@@ -119,20 +118,8 @@ def read_config(path: Path | None) -> TrainingConfig:
     ConfigError
         The file is missing, is not YAML, or has an unknown key or an impossible value.
     """
-    if path is None:
-        return TrainingConfig()
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return TrainingConfig.model_validate({} if data is None else data)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise ConfigError(f"{path}: configuration cannot be read: {reason}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"{path}: {key or 'training'} = {first['input']!r}: {first['msg']}") from error
+    data, where = ({}, "defaults") if path is None else (read_yaml(path), str(path))
+    return checked(TrainingConfig, data, where, hint="configs/train.yaml has every key")
 
 
 def _common_recipe(paths: Sequence[Path], attributes: Sequence[dict[str, Any]]) -> Recipe:

@@ -3,7 +3,7 @@
 Frame i follows from (seed, i) alone, so frames can be made in any order, by any number of processes.
 """
 
-import os
+import io
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from laue_dask.errors import InputError
+from laue_dask.io.places import replace_file
 from laue_dask.simulate.counting import Frame
 from laue_dask.simulate.detector import Detector
 from laue_dask.simulate.pattern import Exposure, expose
@@ -128,21 +129,17 @@ def write_truth(specimen: Specimen, path: Path) -> None:
     U in the laboratory frame (x along the beam, z up), ``crystal`` (n_domains,) the name and ``cell`` (n_domains, 6)
     the lattice parameters of each domain.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            np.savez(
-                file,
-                domain=specimen.domain,
-                angle=specimen.angle,
-                edge=specimen.edge,
-                orientation=specimen.orientations,
-                crystal=np.array([c.name for c in specimen.crystals]),
-                cell=np.array([c.cell for c in specimen.crystals]),
-            )
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    file = io.BytesIO()
+    np.savez(
+        file,
+        domain=specimen.domain,
+        angle=specimen.angle,
+        edge=specimen.edge,
+        orientation=specimen.orientations,
+        crystal=np.array([c.name for c in specimen.crystals]),
+        cell=np.array([c.cell for c in specimen.crystals]),
+    )
+    replace_file(path, file.getvalue())
 
 
 def _monitor(seed: int, point: int) -> float:

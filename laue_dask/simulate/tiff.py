@@ -4,11 +4,11 @@ PILATUS frames follow ALS 12.3.2 (CRLF lines of `# Key value`, the position in `
 frames ESRF BM32 (`0 (Xech=… Yech=… … exposure=…)`).
 """
 
-import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from laue_dask.io.places import replace_file
 from laue_dask.simulate.counting import Frame
 from laue_dask.simulate.detector import Detector
 
@@ -63,13 +63,7 @@ def write_tiff(path: Path, frame: Frame, detector: Detector, stage: Stage) -> No
     if counting:
         texts[272] = f"PILATUS {'1M' if detector.shape[0] == 1043 else detector.name}, simulated".encode() + b"\0"
     data = frame.astype("<i4" if counting else "<u2", copy=False).tobytes()
-    body = _header(frame.shape, 4 if counting else 2, len(data), texts) + data
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(body)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_file(path, _header(frame.shape, 4 if counting else 2, len(data), texts) + data)
 
 
 def _header(shape: tuple[int, ...], itemsize: int, n_bytes: int, texts: dict[int, bytes]) -> bytes:
