@@ -53,6 +53,8 @@ class Detector:
         True where only the disc that fits the frame sees anything.
     bad_pixels
         How many pixels are dead (int32, read -2) or stuck at saturation (uint16); always the same ones.
+    hot_pixels
+        How many pixels count by themselves, 10² to 10⁵ each frame; always the same ones.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Detector:
     gap: tuple[int, int] = (0, 0)
     circular: bool = False
     bad_pixels: int = 0
+    hot_pixels: int = 0
 
     def project(self, directions: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Row and column where rays from the specimen meet the detector plane.
@@ -195,7 +198,14 @@ def _vector(values: FloatArray) -> Vector:
 def _pilatus1m() -> Detector:
     geometry = xmas_geometry(150.572, 540.603, 212.876, -0.22645, 0.61642)
     return Detector(
-        "pilatus1m", (1043, 981), (171.62, 171.65), *geometry, module=(195, 487), gap=(17, 7), bad_pixels=54
+        "pilatus1m",
+        (1043, 981),
+        (171.62, 171.65),
+        *geometry,
+        module=(195, 487),
+        gap=(17, 7),
+        bad_pixels=54,
+        hot_pixels=3,
     )
 
 

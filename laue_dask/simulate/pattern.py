@@ -219,8 +219,11 @@ def render(
     signal = rng.poisson(photons.ravel()[lit]) * detector.gain + (rng.random(lit.size) if detector.gain != 1 else 0)
     flat = frame.reshape(-1)
     flat[lit] = np.minimum(flat[lit] + signal.astype(np.int64), detector.saturation)
+    # Hot and bad pixels belong to the detector, not to the frame: they must not move from one frame to the next.
+    of_detector = np.random.default_rng(2)
+    hot, level = of_detector.integers(0, flat.size, detector.hot_pixels), of_detector.uniform(2, 5, detector.hot_pixels)
+    flat[hot] = np.minimum(rng.poisson(10**level), detector.saturation)
     flat[blind_pixels(detector)] = 0
-    # Bad pixels belong to the detector, not to the frame: they must not move from one frame to the next.
     bad = np.random.default_rng(1).integers(0, flat.size, detector.bad_pixels)
     flat[bad] = -2 if detector.dtype == "int32" else detector.saturation
     return frame

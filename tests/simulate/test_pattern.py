@@ -1,3 +1,4 @@
+import dataclasses
 from dataclasses import replace
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from laue_dask.detector import detector_mask
 from laue_dask.simulate.crystal import (
     HC_KEV_ANGSTROM,
     random_orientations,
@@ -176,3 +178,17 @@ def test_exposing_grains_is_rendering_their_spots():
     together = expose(grains, PILATUS, exposure, rng=np.random.default_rng(2))
     patterns = [(spots(g.crystal, g.orientation, PILATUS, spread=g.spread), g.weight) for g in grains]
     np.testing.assert_array_equal(together, render(patterns, PILATUS, exposure, rng=np.random.default_rng(2)))
+
+
+def test_hot_pixels_are_the_same_in_every_frame_and_found_from_the_scan():
+    quiet = dataclasses.replace(DETECTORS["pilatus1m"], hot_pixels=0, bad_pixels=0)
+    hot = dataclasses.replace(quiet, hot_pixels=20)
+    exposure = Exposure(background=(1.0, 3.0))
+    frames = [
+        [render([], detector, exposure, rng=np.random.default_rng(i)) for i in range(6)] for detector in (quiet, hot)
+    ]
+    differs = np.array(frames[0]) != np.array(frames[1])
+    assert (differs.all(axis=0) == differs.any(axis=0)).all()
+    assert 15 <= differs[0].sum() <= 20
+    found = detector_mask(np.stack(frames[1])) & ~detector_mask(np.stack(frames[0]))
+    np.testing.assert_array_equal(found, differs[0])
