@@ -18,7 +18,7 @@ UNUSABLE = "no usable pattern"
 SPARSE = 0.25
 """Share of points with a value below which each is drawn large enough to be seen."""
 
-_RGB_SCHEME = "components $x_1$, $x_2$, $x_3$ as\nred, green and blue,\neach over its range"
+_RGB_SCHEME = "components $x_1$, $x_2$, $x_3$ as\nred, green and blue,"
 
 
 def label_figure(
@@ -57,7 +57,7 @@ def label_figure(
     return figure
 
 
-def rgb_figure(rgb: NDArray[np.uint8], shown: NDArray[np.bool_], *, title: str, facts: str) -> Figure:
+def rgb_figure(rgb: NDArray[np.uint8], shown: NDArray[np.bool_], *, title: str, facts: str, over: str) -> Figure:
     """Map of colours, with the key of the PCA labeler's colour scheme (paper, Figure 12).
 
     Parameters
@@ -66,13 +66,15 @@ def rgb_figure(rgb: NDArray[np.uint8], shown: NDArray[np.bool_], *, title: str, 
         Colours, uint8 of shape (ny, nx, 3).
     shown
         Where there is a pattern, (ny, nx).
+    over
+        What of each component's values the colours span.
     """
     ny, nx = shown.shape
     figure, axes, key = canvas.map_figure((ny, nx), title=title, facts=facts, key=(1.3, 1.75), gap=0.25)
     opacity = np.where(shown, 255, 0).astype(np.uint8)
     axes.imshow(np.dstack([rgb, opacity]), interpolation="nearest", aspect=axes.get_aspect())
     canvas.legend(figure, _missing(shown, UNUSABLE))
-    _draw_rgb_key(key)
+    _draw_rgb_key(key, over=over)
     return figure
 
 
@@ -165,7 +167,7 @@ def _write_shares(axes: Axes, share: NDArray[np.float64], *, upright: bool) -> N
         )
 
 
-def _draw_rgb_key(axes: Axes) -> None:
+def _draw_rgb_key(axes: Axes, *, over: str) -> None:
     """The RGB cube seen from its white corner: components 1, 2, 3 are red, green, blue."""
     angles = np.radians([90.0, 210.0, 330.0])
     directions = np.column_stack([np.cos(angles), np.sin(angles)])
@@ -176,6 +178,6 @@ def _draw_rgb_key(axes: Axes) -> None:
         axes.pcolormesh(at[..., 0], at[..., 1], face, shading="nearest")
     for channel, (x, y) in enumerate(1.17 * directions, start=1):
         axes.text(x, y, f"$x_{channel}$", ha="center", va="center", size=TEXT, color=INK)
-    axes.text(0, -1.2, _RGB_SCHEME, ha="center", va="top", size=SMALL, color=INK)
+    axes.text(0, -1.2, f"{_RGB_SCHEME}\neach over {over}", ha="center", va="top", size=SMALL, color=INK)
     axes.set(xlim=(-1.3, 1.3), ylim=(-2.2, 1.3), aspect="equal", anchor="N")
     axes.axis("off")

@@ -81,14 +81,18 @@ def pca_map(results: xr.Dataset, k: int) -> Figure:
     """Label map of the PCA labeler (paper, section 4.2, Figures 12 to 14)."""
     labels = _labels(results, k)
     rgb = results["pca_rgb"].sel(k=k).to_numpy()
-    return maps.rgb_figure(rgb, labels >= 0, title=f"K = {k}, PCA labeler", facts=_facts(results, labels))
+    return maps.rgb_figure(
+        rgb, labels >= 0, title=f"K = {k}, PCA labeler", facts=_facts(results, labels), over="its range"
+    )
 
 
 def direct_colouring(results: xr.Dataset) -> Figure:
     """Direct colouring of every pattern (paper, Definition 12, Figures 12 and 15)."""
     rgb = results["direct_rgb"].to_numpy()
     labels = results["labels"].isel(k=0).to_numpy() if _has(results, "labels") else np.zeros(rgb.shape[:2], np.int32)
-    return maps.rgb_figure(rgb, labels >= 0, title="Direct colouring", facts=_facts(results, labels))
+    return maps.rgb_figure(
+        rgb, labels >= 0, title="Direct colouring", facts=_facts(results, labels), over="its middle 99 %"
+    )
 
 
 def distance_map(results: xr.Dataset, k: int) -> Figure:
