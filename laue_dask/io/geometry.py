@@ -192,9 +192,11 @@ def _from_positions(stage: NDArray[np.float64], order: Order) -> _Found | None:
     shape = (rows.count, columns.count)
     cell = rows.index * columns.count + columns.index
     _refuse_duplicates(cell, known)
-    fast: Axis = "x" if np.count_nonzero(np.diff(columns.index)) >= np.count_nonzero(np.diff(rows.index)) else "y"
-    disorder = {kind: _disorder(cell, shape, kind, fast) for kind in ORDERS}
-    best = min(ORDERS, key=lambda kind: disorder[kind])
+    along_x, along_y = (np.count_nonzero(np.diff(levels.index)) for levels in (columns, rows))
+    # Lines of two points move as often along either axis: then their order tells.
+    likely: tuple[Axis, ...] = ("x", "y") if along_x == along_y else ("x",) if along_x > along_y else ("y",)
+    kinds = [(kind, axis) for axis in likely for kind in ORDERS]
+    best, fast = min(kinds, key=lambda kind: _disorder(cell, shape, *kind))
     pattern = np.full(len(stage), -1, dtype=np.int64)
     pattern[known] = cell
     return _Found(shape, best, fast, pattern, "from the stage positions in the headers")

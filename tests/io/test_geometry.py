@@ -186,3 +186,9 @@ def test_scan_of_a_night_is_resolved_from_noisy_encoders():
     assert (grid.shape, grid.order) == ((150, 210), "snake")
     np.testing.assert_array_equal(grid.pattern, sequence)
     assert grid.how == "150 × 210, snake, from the stage positions in the headers, 31423 of 31500 points"
+
+
+def test_snake_of_two_points_per_line_is_told_from_a_raster_along_the_other_axis():
+    y, x = np.divmod(acquisition((2, 3), "snake", "y")[:5], 3)
+    grid = resolve_grid(5, positions=list(zip(y.astype(float), x.astype(float), strict=True)))
+    assert (grid.shape, grid.order, grid.fast_axis) == ((2, 3), "snake", "y")
