@@ -88,7 +88,7 @@ def _cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @commands.command()
 @click.argument("folder", type=click.Path(path_type=Path), default="demo")
-@click.option("--shape", type=click.IntRange(min=8), nargs=2, metavar="NY NX", default=(30, 40), show_default=True)
+@click.option("--shape", type=click.IntRange(min=8), nargs=2, metavar="NY NX", default=(24, 30), show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=7, show_default=True)
 @click.option("--workers", type=click.IntRange(min=1), help="Worker processes [all cores].")
 def demo(folder: Path, shape: tuple[int, int], seed: int, workers: int | None) -> int:

@@ -1,6 +1,7 @@
 """Places to write to: asked for before hours of work, not after, and written to so that no reader sees a half."""
 
 import os
+import shutil
 import uuid
 from pathlib import Path
 
@@ -28,6 +29,18 @@ def require_writable(path: Path) -> None:
         raise InputError(f"{path}: is a link to nothing: remove it or choose another path")
     if not os.access(nearest, os.W_OK | (os.X_OK if folder else 0)):
         raise InputError(f"{path}: no permission to write to {nearest}")
+
+
+def require_space(path: Path, n_bytes: int) -> None:
+    """Raise `InputError` where the disk that `path` is or will be on has less than `n_bytes` free."""
+    place = path.absolute()
+    nearest = next(p for p in (place, *place.parents) if p.exists())
+    free = shutil.disk_usage(nearest).free
+    if n_bytes > free:
+        raise InputError(
+            f"{path}: needs {n_bytes / 1e9:.1f} GB, its disk has {free / 1e9:.1f} GB free: "
+            "make room or choose another place"
+        )
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -17,7 +17,7 @@ from laue_dask.compute.run import run_blocks, write_array
 from laue_dask.config import Config, Recipe
 from laue_dask.detector import detector_mask
 from laue_dask.errors import InputError
-from laue_dask.io.places import require_writable
+from laue_dask.io.places import require_space, require_writable
 from laue_dask.preprocess import reduce_frames
 from laue_dask.progress import Progress
 from laue_dask.schema import PATTERN_SIZE
@@ -53,12 +53,14 @@ def write_scan(
     Raises
     ------
     InputError
-        There is no such specimen or detector, or the folder holds something else.
+        There is no such specimen or detector, the folder holds something else, or the disk is too small.
     """
     made_by = {"kind": kind, "shape": list(shape), "seed": seed, "detector": detector, "order": order}
-    named_detector(detector)  # refused before anything is made
+    screen = named_detector(detector)  # refused before anything is made
     specimen = _specimen(kind, shape, seed)
     _check_folder(folder, made_by)
+    present = sum(1 for _ in folder.glob("*.tif")) if folder.is_dir() else 0
+    require_space(folder, (shape[0] * shape[1] - present) * screen.frame_bytes)
     folder = folder.absolute()  # workers may have another working directory
     folder.mkdir(parents=True, exist_ok=True)
     # First of all: a folder without it is not gone on with.

@@ -75,6 +75,11 @@ class Detector:
     bad_pixels: int = 0
     hot_pixels: int = 0
 
+    @property
+    def frame_bytes(self) -> int:
+        """Size of one frame without compression."""
+        return self.shape[0] * self.shape[1] * np.dtype(self.dtype).itemsize
+
     def project(self, directions: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Row and column where rays from the specimen meet the detector plane.
 

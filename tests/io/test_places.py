@@ -1,6 +1,7 @@
 import pytest
 
-from laue_dask.io.places import replace_file
+from laue_dask.errors import InputError
+from laue_dask.io.places import replace_file, require_space
 
 
 def test_replace_file_keeps_the_old_content_and_leaves_nothing_behind_when_writing_fails(tmp_path):
@@ -16,3 +17,9 @@ def test_replace_file_gives_the_file_the_usual_permissions(tmp_path):
     replace_file(tmp_path / "a", b"x")
     (tmp_path / "b").write_bytes(b"x")
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_a_disk_that_is_too_small_is_named_with_both_sizes(tmp_path):
+    require_space(tmp_path / "not" / "there", 1)
+    with pytest.raises(InputError, match=r"needs 1000000000.0 GB, its disk has [0-9.]+ GB free"):
+        require_space(tmp_path / "not" / "there", 10**18)
