@@ -1,0 +1,119 @@
+"""Whether a scan's patterns are of the kind that the autoencoder was trained on.
+
+The binary cross entropy of a pattern says mostly how many bright pixels it has. What the reconstruction leaves
+`unexplained` is free of that, so patterns of different scans, detectors and exposures compare: the weights' card keeps
+its quantiles over the validation set (`reference`), and a scan of which many patterns lie beyond them has left the
+training distribution.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+QUANTILES = (0.5, 0.95, 0.99)
+"""Quantiles of the validation set's errors that a card keeps, as `error_q50`, `error_q95` and `error_q99`."""
+
+LARGEST_SHARE = 0.10
+"""Share of a scan's patterns beyond the 99 % quantile from which it is warned of. The patterns of a scan show a few
+crystals only and are not independent: a share of 2 or 3 % is one grain."""
+
+LEAST_CONTRAST = 1e-6
+"""Excess (nat per pixel) of the best constant image below which a pattern shows nothing to be explained."""
+
+
+def unexplained(logits: Tensor, target: Tensor) -> Tensor:
+    """Share of each pattern that its reconstruction leaves unexplained.
+
+    The binary cross entropy above the target's own entropy, which no reconstruction can go below, divided by the same
+    of the best constant image: the Kullback-Leibler divergence from the pattern to its reconstruction, relative to
+    that of a uniform grey. 0 is a perfect reconstruction, 1 is as good as none, and above 1 is worse.
+
+    Parameters
+    ----------
+    logits : (n, 1, 128, 128)
+        Of the reconstruction, `Autoencoder.decode`.
+    target : (n, 1, 128, 128) in [0, 1]
+        What the decoder is to draw: `Autoencoder.smooth` of the pattern.
+
+    Returns
+    -------
+    share : (n,)
+        NaN for a pattern that is constant, as an empty one.
+    """
+    target, logits = target.float(), logits.float()
+    floor = (torch.special.entr(target) + torch.special.entr(1 - target)).mean((1, 2, 3))
+    reached = nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((1, 2, 3))
+    level = target.mean((1, 2, 3))
+    contrast = torch.special.entr(level) + torch.special.entr(1 - level) - floor
+    share = (reached - floor) / contrast
+    return torch.where(contrast > LEAST_CONTRAST, share, torch.nan)
+
+
+def reference(errors: NDArray[np.float32]) -> dict[str, float]:
+    """What a card keeps of the errors of a validation set, for `Drift.between`.
+
+    Parameters
+    ----------
+    errors : (n,)
+        `unexplained` of the validation patterns; those that are not finite are left out.
+
+    Returns
+    -------
+    dict
+        `error_q50`, `error_q95` and `error_q99`; empty where no error is finite.
+    """
+    known = np.asarray(errors, dtype=np.float64).ravel()
+    known = known[np.isfinite(known)]
+    return {f"error_q{100 * q:.0f}": float(np.quantile(known, q)) for q in QUANTILES} if len(known) else {}
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How a scan's reconstruction errors compare with those of the validation set.
+
+    Attributes
+    ----------
+    patterns
+        Number of patterns whose error is known.
+    beyond
+        Share of them above the validation set's 99 % quantile, where 0.01 is expected.
+    median, reference_median, reference_q99
+        Errors (`unexplained`) of the scan and of the validation set.
+    """
+
+    patterns: int
+    beyond: float
+    median: float
+    reference_median: float
+    reference_q99: float
+
+    @classmethod
+    def between(cls, errors: NDArray[np.float32], reference: Mapping[str, float]) -> "Drift | None":
+        """Compare the errors of a scan, any shape, with a card's `reference`; ``None`` where either is not known."""
+        known = errors[np.isfinite(errors)]
+        if not len(known) or not {"error_q50", "error_q99"} <= set(reference):
+            return None
+        limit = reference["error_q99"]
+        return cls(
+            patterns=len(known),
+            beyond=float((known > limit).mean()),
+            median=float(np.median(known)),
+            reference_median=reference["error_q50"],
+            reference_q99=limit,
+        )
+
+    @property
+    def warning(self) -> str | None:
+        """One line for a person, where the scan has left the training distribution."""
+        if self.beyond <= LARGEST_SHARE:
+            return None
+        return (
+            f"{100 * self.beyond:.0f} % of {self.patterns:,} patterns are reconstructed worse than all but 1 % of the "
+            f"patterns that the weights were checked on (error above {self.reference_q99:.3f}; median "
+            f"{self.median:.3f} here, {self.reference_median:.3f} there): this scan is unlike the training, and its "
+            "features may separate less than they could: fine-tune with `laue-dask train --from`"
+        )
