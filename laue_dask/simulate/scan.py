@@ -5,6 +5,7 @@ Frame i follows from (seed, i) alone, so frames can be made in any order, by any
 
 import io
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -35,7 +36,9 @@ def default_exposure(detector: Detector) -> Exposure:
     return Exposure(counts=2e4, spot_sigma_px=1.2, background=(5.0, 60.0), background_centre=(0.45, 0.5))
 
 
-def frame(specimen: Specimen, detector: Detector, point: int, *, seed: int, exposure: Exposure | None = None) -> Frame:
+def frame(
+    specimen: Specimen, detector: Detector, point: int, *, seed: int, exposure: Exposure | None = None, repeat: int = 0
+) -> Frame:
     """Frame (rows, columns) of one point.
 
     Parameters
@@ -48,6 +51,9 @@ def frame(specimen: Specimen, detector: Detector, point: int, *, seed: int, expo
         Of the noise and the beam's drift; the specimen has its own.
     exposure
         `default_exposure` where not given.
+    repeat
+        0 is the scan's own frame; others are the same point once more: with noise of its own, and a beam that is up to
+        1 % brighter or darker.
 
     Raises
     ------
@@ -55,12 +61,17 @@ def frame(specimen: Specimen, detector: Detector, point: int, *, seed: int, expo
         The specimen has no such point.
     """
     _check(specimen, point)
-    rng = np.random.default_rng([seed, point])
-    given = exposure or default_exposure(detector)
-    drifted = Exposure(
-        given.counts * _monitor(seed, point), given.spot_sigma_px, given.background, given.background_centre
+    rng = np.random.default_rng([seed, point, 2, repeat] if repeat else [seed, point])
+    given, conditions, place = exposure or default_exposure(detector), specimen.conditions, specimen.place(point)
+    beam = conditions.time * conditions.beam.at(place) * _monitor(seed, point)
+    stray = conditions.time * conditions.background.at(place)
+    low, high = given.background
+    drifted = replace(
+        given,
+        counts=given.counts * beam * (rng.uniform(0.99, 1.01) if repeat else 1.0),
+        background=(low * stray, high * stray),
     )
-    return expose(specimen.at(point), detector, drifted, rng=rng)
+    return expose(specimen.at(point), detector, drifted, rng=rng, energy_range_keV=conditions.energy_range_keV)
 
 
 def write_frame(

@@ -1,13 +1,15 @@
-"""Specimens whose every domain is known: grains, twins, two phases, bent grains, lamellae as fine as the beam.
+"""Specimens whose every domain is known: grains, twins, phases, bent grains, films, and messes of all that.
 
 All kinds are one construction. Grains are the Voronoi cells of a few seeds; a grain is one domain or is cut into
-lamellae that alternate between two domains (twins, martensite variants); and it may be bent, so that its orientation
-turns steadily across it. Positions are in units of the scanning step, (y, x), the first point at the origin.
+lamellae that alternate between two domains (twins, martensite variants); it may be bent, so that its orientation turns
+steadily across it; and another specimen may lie below and show through: a substrate, or buried grains. Positions are in
+units of the scanning step, (y, x), the first point at the origin.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +17,12 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from laue_dask.errors import InputError
+from laue_dask.simulate.conditions import Conditions, Wander, wander
 from laue_dask.simulate.crystal import (
     Crystal,
     FloatArray,
     direct_basis,
+    misorientation,
     random_orientations,
     rotation_about,
     symmetry_rotations,
@@ -35,6 +39,7 @@ BEAM_RADIUS = 0.3
 
 _EDGE_SHARE = 0.05
 _MOSAIC_DEG = 0.06
+_SUBGRAIN_DEG = (0.4, 1.2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +87,14 @@ class Specimen:
         Where the domains are.
     bending
         (n_grains, 2, 3) degrees per step along y and x, as rotation vectors in the laboratory frame.
+    mosaic
+        (n_grains, 3) orientation spread of each grain within the beam, rotation vectors in degrees: long ones make
+        streaks.
+    below
+        Specimens that show through this one, and how strongly, this one being 1. Their domains are no part of the
+        truth.
+    conditions
+        How it is scanned.
     """
 
     kind: str
@@ -91,9 +104,29 @@ class Specimen:
     orientations: FloatArray
     layout: Layout
     bending: FloatArray
+    mosaic: FloatArray
+    below: tuple[tuple[Self, Wander], ...] = ()
+    conditions: Conditions = field(default_factory=Conditions)
 
     def at(self, point: int) -> list[Grain]:
-        """What the beam meets at point ``y * nx + x``, the largest share first."""
+        """What the beam meets at point ``y * nx + x``: its domains, whose shares sum to 1, then what lies below.
+
+        The largest share comes first.
+        """
+        place = self.place(point)
+        shown = [
+            replace(grain, weight=grain.weight * strength.at(place))
+            for buried, strength in self.below
+            for grain in buried.at(point)
+        ]
+        return self._grains_at(point) + shown
+
+    def place(self, point: int) -> tuple[float, float]:
+        """Where a point is, (y, x) as shares of the scan's height and width."""
+        y, x = divmod(point, self.shape[1])
+        return y / self.shape[0], x / self.shape[1]
+
+    def _grains_at(self, point: int) -> list[Grain]:
         domains, shares, grains = self._footprint(np.array([point]))
         order = np.argsort(-shares[0], kind="stable")
         position = np.array(divmod(point, self.shape[1]), dtype=np.float64)
@@ -164,9 +197,8 @@ class Specimen:
         return np.asarray(Rotation.from_rotvec(np.radians(vector)).as_matrix() @ self.orientations[domain])
 
     def _spread(self, grain: np.integer) -> FloatArray:
-        """Orientation spread under the beam: a little mosaic, and the bending over the beam's width."""
-        mosaic = np.array([_MOSAIC_DEG, 0.0, 0.0])
-        return np.asarray(mosaic + self.bending[grain].sum(axis=0) * 2 * BEAM_RADIUS)
+        """Orientation spread under the beam: the mosaic, and the bending over the beam's width."""
+        return np.asarray(self.mosaic[grain] + self.bending[grain].sum(axis=0) * 2 * BEAM_RADIUS)
 
 
 def surface_normal() -> FloatArray:
@@ -188,6 +220,16 @@ def specimen(kind: str, shape: tuple[int, int] = (30, 30), seed: int = 0) -> Spe
         - ``two_phases``: cubic and monoclinic AuCuZn; the martensite grains alternate between two variants.
         - ``bent``: BaTiO3 grains whose orientation turns by 1 to 2° from side to side.
         - ``fine_twins``: as ``twins``, with lamellae of 0.7 to 1.5 steps, so that most points see both variants.
+        - ``three_phases``: titanium, copper and zirconia.
+        - ``subgrains``: copper, each turned by 0.4 to 1.2° from another and by 0.4° or more from all.
+        - ``substrate_film``: BaTiO3 grains on a silicon crystal that is 12 times as strong.
+        - ``gan_on_si``: mosaic of GaN, its c axis within 2° of the normal of a Si (111) wafer 8 times as strong, turned
+          about it by up to 4°.
+        - ``low_counts``: copper, counted so shortly that the median spot has about 25 counts on a PILATUS.
+        - ``few_spots``: tungsten in a narrow band, 3 to 7 spots in a pattern.
+        - ``messy``: copper grains bent by 2 to 3° with streaks up to 0.5° long, others buried below them; beam and
+          background drift.
+        - ``messy_twins``: twinned BaTiO3, otherwise as ``messy``.
     shape
         (ny, nx).
     seed
@@ -216,6 +258,7 @@ def _assemble(
     widths: tuple[float, float],
     bend_deg: tuple[float, float],
     rng: np.random.Generator,
+    **more: Any,
 ) -> Specimen:
     """Specimen of grains with one or two `variants` each, lamella widths and bends drawn from ranges."""
     n = len(variants)
@@ -230,9 +273,9 @@ def _assemble(
     axis *= (rng.uniform(*bend_deg, size=n) / across / np.linalg.norm(axis, axis=1))[:, None]
     bending = np.stack([np.sin(direction), np.cos(direction)], axis=1)[:, :, None] * axis[:, None, :]
     flat = [domain for grain in variants for domain in grain]
-    return Specimen(
-        kind, shape, seed, tuple(c for c, _ in flat), np.stack([u for _, u in flat]), layout, np.asarray(bending)
-    )
+    crystals, orientations = tuple(c for c, _ in flat), np.stack([u for _, u in flat])
+    mosaic = np.tile([_MOSAIC_DEG, 0.0, 0.0], (n, 1))
+    return replace(Specimen(kind, shape, seed, crystals, orientations, layout, np.asarray(bending), mosaic), **more)
 
 
 def _seeds(n: int, shape: tuple[int, int], rng: np.random.Generator) -> FloatArray:
@@ -292,6 +335,109 @@ def _two_phases(shape: tuple[int, int], seed: int, n: int, rng: np.random.Genera
     return _assemble("two_phases", shape, seed, grains, (3, 6), (0, 0.1), rng)
 
 
+def _three_phases(shape: tuple[int, int], seed: int, n: int, rng: np.random.Generator) -> Specimen:
+    phases = [CRYSTALS[name] for name in ("Ti", "Cu", "ZrO2")]
+    grains = [[(phases[i % 3], u)] for i, u in enumerate(random_orientations(max(n, 3), rng))]
+    return _assemble("three_phases", shape, seed, grains, (1, 1), (0, 0.1), rng)
+
+
+def _subgrains(shape: tuple[int, int], seed: int, n: int, rng: np.random.Generator) -> Specimen:
+    copper = CRYSTALS["Cu"]
+    orientations = [random_orientations(1, rng)[0]]
+    while len(orientations) < n:
+        other = orientations[rng.integers(len(orientations))]
+        turned = rotation_about(rng.normal(size=3), rng.uniform(*_SUBGRAIN_DEG)) @ other
+        if min(misorientation(copper, turned, u) for u in orientations) >= _SUBGRAIN_DEG[0]:
+            orientations.append(turned)
+    return _assemble("subgrains", shape, seed, [[(copper, u)] for u in orientations], (1, 1), (0, 0.05), rng)
+
+
+def _wafer(kind: str, shape: tuple[int, int], seed: int, orientation: FloatArray, rng: np.random.Generator) -> Specimen:
+    """One perfect crystal of silicon."""
+    grain = [[(CRYSTALS["Si"], orientation)]]
+    return _assemble(kind, shape, seed, grain, (1, 1), (0, 0), rng, mosaic=np.zeros((1, 3)))
+
+
+def _substrate_film(shape: tuple[int, int], seed: int, n: int, rng: np.random.Generator) -> Specimen:
+    barium_titanate, kind = CRYSTALS["BaTiO3"], "substrate_film"
+    grains = [[(barium_titanate, u)] for u in random_orientations(n, rng)]
+    wafer = _wafer(kind, shape, seed, random_orientations(1, rng)[0], rng)
+    return _assemble(kind, shape, seed, grains, (1, 1), (0, 0.1), rng, below=((wafer, Wander(12.0, 12.0)),))
+
+
+def _gan_on_si(shape: tuple[int, int], seed: int, n: int, rng: np.random.Generator) -> Specimen:
+    """GaN (0001) on Si (111), its a axis along [1 -1 0] of the wafer."""
+    gallium_nitride, kind = CRYSTALS["GaN"], "gan_on_si"
+    # Rows: two directions in the surface and its normal, in the laboratory and in the crystals.
+    laboratory = rotation_about([0.0, 1.0, 0.0], -SAMPLE_TILT_DEG) @ rotation_about([0, 0, 1], rng.uniform(0, 360))
+    in_silicon = np.array([[1, -1, 0], [1, 1, -2], [1, 1, 1]]) / np.sqrt([[2.0], [6.0], [3.0]])
+    a = direct_basis(gallium_nitride)[:, 0]
+    in_nitride = np.stack([a / np.linalg.norm(a), np.cross([0, 0, 1], a / np.linalg.norm(a)), [0, 0, 1]])
+    grains = []
+    for _ in range(n):
+        twist = rotation_about([0, 0, 1], rng.uniform(-4, 4))
+        azimuth = rng.uniform(0, 2 * np.pi)
+        tilt = rotation_about([np.cos(azimuth), np.sin(azimuth), 0], rng.uniform(0, 2))
+        grains.append([(gallium_nitride, laboratory @ tilt @ twist @ in_nitride)])
+    wafer = _wafer(kind, shape, seed, laboratory @ in_silicon, rng)
+    return _assemble(kind, shape, seed, grains, (1, 1), (0, 0.1), rng, below=((wafer, Wander(8.0, 8.0)),))
+
+
+def _low_counts(shape: tuple[int, int], seed: int, n: int, rng: np.random.Generator) -> Specimen:
+    grains = [[(CRYSTALS["Cu"], u)] for u in random_orientations(n, rng)]
+    conditions = Conditions(time=7e-4)
+    return _assemble("low_counts", shape, seed, grains, (1, 1), (0, 0.1), rng, conditions=conditions)
+
+
+def _few_spots(shape: tuple[int, int], seed: int, n: int, rng: np.random.Generator) -> Specimen:
+    grains = [[(CRYSTALS["W"], u)] for u in random_orientations(n, rng)]
+    conditions = Conditions(energy_range_keV=(8.0, 14.0))
+    return _assemble("few_spots", shape, seed, grains, (1, 1), (0, 0.1), rng, conditions=conditions)
+
+
+def _mess(
+    kind: str,
+    shape: tuple[int, int],
+    seed: int,
+    variants: list[list[tuple[Crystal, FloatArray]]],
+    widths: tuple[float, float],
+    rng: np.random.Generator,
+) -> Specimen:
+    """Bent, streaky grains with others of the same phase buried below them, scanned while all drifts."""
+    n, phase = len(variants), variants[0][0][0]
+    hidden = [[(phase, u)] for u in random_orientations(n, rng)]
+    buried = _assemble(kind, shape, seed, hidden, (1, 1), (0, 1), rng, mosaic=_streaks(n, rng))
+    return _assemble(
+        kind,
+        shape,
+        seed,
+        variants,
+        widths,
+        (2, 3),
+        rng,
+        mosaic=_streaks(n, rng),
+        below=((buried, wander(0.0, 0.6, rng)),),
+        conditions=Conditions(
+            beam=wander(0.6, 1.4, rng, along_x=False), background=wander(0.5, 2.5, rng, along_x=False)
+        ),
+    )
+
+
+def _messy(shape: tuple[int, int], seed: int, n: int, rng: np.random.Generator) -> Specimen:
+    copper = CRYSTALS["Cu"]
+    return _mess("messy", shape, seed, [[(copper, u)] for u in random_orientations(n, rng)], (1, 1), rng)
+
+
+def _messy_twins(shape: tuple[int, int], seed: int, n: int, rng: np.random.Generator) -> Specimen:
+    return _mess("messy_twins", shape, seed, _twinned(n, rng), (3, 6), rng)
+
+
+def _streaks(n: int, rng: np.random.Generator) -> FloatArray:
+    """Orientation spreads of n grains, 0.1 to 0.5° about any axis."""
+    axis = rng.normal(size=(n, 3))
+    return np.asarray(axis * (rng.uniform(0.1, 0.5, size=n) / np.linalg.norm(axis, axis=1))[:, None])
+
+
 def _two_variants(lattice: FloatArray, rng: np.random.Generator) -> npt.NDArray[np.intp]:
     """Two operations that move the martensite's b axis to different parent axes, hence distinct variants."""
     axis = np.abs(lattice[:, :, 1]).argmax(axis=1)
@@ -319,6 +465,14 @@ _MAKERS: Mapping[str, Callable[[tuple[int, int], int, int, np.random.Generator],
     "two_phases": _two_phases,
     "bent": _bent,
     "fine_twins": _fine_twins,
+    "three_phases": _three_phases,
+    "subgrains": _subgrains,
+    "substrate_film": _substrate_film,
+    "gan_on_si": _gan_on_si,
+    "low_counts": _low_counts,
+    "few_spots": _few_spots,
+    "messy": _messy,
+    "messy_twins": _messy_twins,
 }
 KINDS: tuple[str, ...] = tuple(_MAKERS)
 """Names of the specimens."""

@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import fabio
 import numpy as np
 import pytest
 
 from laue_dask.errors import InputError
+from laue_dask.simulate.conditions import Conditions, wander
 from laue_dask.simulate.detector import DETECTORS
-from laue_dask.simulate.pattern import Exposure
+from laue_dask.simulate.pattern import Exposure, spots
 from laue_dask.simulate.scan import acquired, default_exposure, frame, frame_name, write_frame, write_scan
 from laue_dask.simulate.specimens import specimen
 
@@ -87,6 +90,46 @@ def test_simulated_frame_resembles_a_real_one(data_dir):
     assert 0.5 < np.median(made) / np.median(real) < 2
     assert (made == 0).mean() == pytest.approx((real == 0).mean(), abs=0.01)
     assert 1e4 < made.max() < 1e6
+
+
+def test_repeated_frame_shows_the_same_with_other_noise(grains):
+    own, first, second = (frame(grains, PILATUS, 5, seed=3, repeat=repeat) for repeat in (0, 1, 2))
+    np.testing.assert_array_equal(own, frame(grains, PILATUS, 5, seed=3))
+    for one, other in ((own, first), (own, second), (first, second)):
+        assert (one != other).mean() > 0.5
+        bright = np.minimum(one, other) > 200
+        assert bright.sum() > 50
+        ratio = one[bright].sum() / other[bright].sum()
+        assert ratio == pytest.approx(1, abs=0.025)
+        assert ratio != 1
+
+
+def test_counting_time_scales_signal_and_background(grains):
+    short = replace(grains, conditions=Conditions(time=0.1))
+    usual, dim = (frame(made, PILATUS, 5, seed=3).astype(float) for made in (grains, short))
+    live = (usual >= 0) & (usual < 1e6)
+    # Hot pixels count by themselves.
+    hot = np.argsort(usual[live])[::-1][:3]
+    kept = np.delete(np.arange(live.sum()), hot)
+    assert dim[live][kept].mean() == pytest.approx(0.1 * usual[live][kept].mean(), rel=0.05)
+
+
+def test_beam_and_background_drift_from_row_to_row(grains):
+    rng = np.random.default_rng(1)
+    drift = Conditions(background=wander(0.2, 5.0, rng, along_x=False))
+    made = replace(grains, conditions=drift)
+    medians = np.array([np.median(frame(made, PILATUS, point, seed=3)) for point in (0, 4, 8)])
+    levels = np.array([drift.background.at(made.place(point)) for point in (0, 4, 8)])
+    steady = np.median(frame(grains, PILATUS, 0, seed=3))
+    np.testing.assert_allclose(medians, levels * steady, rtol=0.15, atol=1.5)
+
+
+def test_narrow_band_leaves_few_spots():
+    made = specimen("few_spots", (3, 4), 0)
+    for grain in made.at(0):
+        assert 3 <= len(spots(grain.crystal, grain.orientation, PILATUS, energy_range_keV=(8.0, 14.0)).row) <= 9
+    wide = replace(made, conditions=Conditions())
+    assert (frame(made, PILATUS, 0, seed=0) > 300).sum() < (frame(wide, PILATUS, 0, seed=0) > 300).sum()
 
 
 def test_default_exposure_suits_the_detector():

@@ -18,12 +18,16 @@ def test_what_the_beam_meets_agrees_with_the_maps(kind, seed):
     assert (made.angle >= 0).all()
     assert (made.angle <= 90).all()
     for point in range(0, 108, 7):
-        grains = made.at(point)
+        met = made.at(point)
+        # What lies below comes last, in the order of the specimens there.
+        below = [g for buried, _ in made.below for g in buried.at(point)]
+        grains, shown = met[: len(met) - len(below)], met[len(met) - len(below) :]
+        assert [g.crystal for g in shown] == [g.crystal for g in below]
         assert sum(g.weight for g in grains) == pytest.approx(1)
         assert made.edge.flat[point] == (grains[0].weight <= 0.95)
         assert grains[0].crystal is made.crystals[made.domain.flat[point]]
         true = made.orientations[made.domain.flat[point]]
-        assert misorientation(grains[0].crystal, true, grains[0].orientation) < 3
+        assert misorientation(grains[0].crystal, true, grains[0].orientation) < (6 if kind.startswith("messy") else 3)
         axis = grains[0].orientation[:, :] @ np.array([1.0, 0, 0])
         if kind == "grains":  # cubic: a, b and c are the axes of the Cartesian frame
             cosines = np.abs(grains[0].orientation.T @ surface_normal())
@@ -75,6 +79,65 @@ def test_bent_grains_turn_by_one_to_two_degrees_and_others_hardly():
 def test_fine_twins_are_mostly_seen_two_at_a_time():
     fine, coarse = (specimen(kind, (30, 30), 0).edge.mean() for kind in ("fine_twins", "twins"))
     assert fine > 2 * coarse
+
+
+def test_substrate_is_one_perfect_crystal_of_one_strength_everywhere():
+    for kind, strength in (("substrate_film", 12.0), ("gan_on_si", 8.0)):
+        made = specimen(kind, (20, 20), 1)
+        wafers = [made.at(point)[-1] for point in range(0, 400, 19)]
+        for wafer in wafers:
+            assert wafer.crystal.name == "Si"
+            assert wafer.weight == pytest.approx(strength)
+            assert not wafer.spread.any()
+            np.testing.assert_array_equal(wafer.orientation, wafers[0].orientation)
+
+
+def test_gallium_nitride_stands_on_a_silicon_111_wafer():
+    made = specimen("gan_on_si", (30, 30), 3)
+    wafer = made.at(0)[-1].orientation
+    np.testing.assert_allclose(wafer @ np.ones(3) / np.sqrt(3), surface_normal(), atol=1e-9)
+    for crystal, orientation in zip(made.crystals, made.orientations, strict=True):
+        assert crystal.name == "GaN"
+        assert np.linalg.det(orientation) == pytest.approx(1)
+        assert np.degrees(np.arccos(orientation[:, 2] @ surface_normal())) <= 2 + 1e-6
+        # Busing-Levy: a* is x, so a is 30° from it; [1 -1 0] of the wafer lies in the surface.
+        along = orientation @ [np.sqrt(3) / 2, -0.5, 0.0] @ (wafer @ [1, -1, 0] / np.sqrt(2))
+        assert np.degrees(np.arccos(min(along, 1.0))) <= 4 + 2 + 1e-6
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 1000))
+def test_subgrains_are_little_but_all_turned(seed):
+    made = specimen("subgrains", (30, 30), seed)
+    apart = np.array(
+        [[misorientation(made.crystals[0], u, v) for v in made.orientations] for u in made.orientations]
+    ) + 9 * np.eye(len(made.orientations))
+    assert apart.min() >= 0.4
+    assert (apart.min(axis=1) <= 1.2 + 1e-9).all()
+
+
+def test_three_phases_are_all_there():
+    made = specimen("three_phases", (10, 10), 0)
+    assert {c.name for c in made.crystals} == {"Ti", "Cu", "ZrO2"}
+
+
+@pytest.mark.parametrize("kind", ["messy", "messy_twins"])
+def test_messy_grains_are_bent_streaked_and_let_buried_ones_show_through(kind):
+    made = specimen(kind, (30, 30), 2)
+    lengths = np.linalg.norm(made.mosaic, axis=1)
+    assert (lengths >= 0.1).all()
+    assert (lengths <= 0.5).all()
+    [(buried, strength)] = made.below
+    weights = np.array([sum(g.weight for g in made.at(p)) - 1 for p in range(900)])
+    assert weights.min() >= 0
+    assert weights.max() <= 0.6
+    assert np.ptp(weights) > 0.1
+    # The weight is that of the place, whatever grain lies there.
+    np.testing.assert_allclose(weights, [strength.at(made.place(p)) for p in range(900)])
+    # Buried grains have boundaries of their own.
+    assert (buried.domain != made.domain).any()
+    ends = [made.at(p)[0] for p in np.flatnonzero((made.domain == made.domain[0, 0]).ravel())[[0, -1]]]
+    assert misorientation(ends[0].crystal, ends[0].orientation, ends[1].orientation) > 0.5
 
 
 def test_unknown_kind_and_empty_shape_are_refused():
