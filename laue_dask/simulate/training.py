@@ -25,16 +25,23 @@ from laue_dask.simulate.pattern import Exposure, Grain, expose, spots
 
 N_CONFIGURATIONS = 32
 N_VIEWS = 4
-JITTER_DEG = 0.35
-"""Largest rotation between a configuration and its view: within what the paper calls one iso-oriented domain."""
+JITTER_DEG = (0.1, 1.0)
+"""Range of the largest rotation between a configuration and its views, one for each experiment: what belongs to one
+domain differs from specimen to specimen. Over all experiments the features learn to grow apart with the angle."""
 
-SAME_DEG = 0.5
-"""Configurations turned by less than that are one: views differ by as much."""
+SAME_JITTERS = 1.5
+"""Configurations turned by less than so many times the experiment's jitter are one: views differ by as much."""
+
+HARD_DEG = 5.0
+"""Largest misorientation of the configurations that are turned copies of another."""
 
 NEIGHBOUR_SHARE = 0.25
-"""Largest share of a neighbour's pattern in a view."""
+"""Largest share of a neighbour's pattern, or of a buried grain's, in a view."""
 
-_SHARES = {"pilatus1m": 0.7, "scmos": 0.15, "marccd165": 0.15}
+MOST_GRAINS = 6
+"""Most grains that overlap in one configuration."""
+
+_SHARES = {"pilatus1m": 0.63, "pilatus6m": 0.07, "scmos": 0.15, "marccd165": 0.15}
 _TWIN_PLANES = ((1, 0, 1), (0, 1, 1), (1, 1, 1), (1, 0, 2), (1, 1, 2), (0, 0, 1))
 
 
@@ -48,8 +55,12 @@ class Experiment:
         (seed, number) that it was drawn from.
     detector, energy_range_keV, exposure
         The instrument.
+    jitter_deg
+        Largest rotation between a configuration and its views.
     configurations
         Grains under the beam, for each configuration.
+    buried
+        Grains below the surface, one of which some of the views see through it.
     substrate
         Grains that every frame sees as well; empty for most experiments.
     """
@@ -58,7 +69,9 @@ class Experiment:
     detector: Detector
     energy_range_keV: tuple[float, float]  # noqa: N815
     exposure: Exposure
+    jitter_deg: float
     configurations: tuple[tuple[Grain, ...], ...]
+    buried: tuple[Grain, ...]
     substrate: tuple[Grain, ...]
 
     def domains(self) -> npt.NDArray[np.int32]:
@@ -67,29 +80,33 @@ class Experiment:
         lone = [i for i, grains in enumerate(self.configurations) if len(grains) == 1]
         for i, j in itertools.combinations(lone, 2):
             a, b = self.configurations[i][0], self.configurations[j][0]
-            if first[j] == j and misorientation(a.crystal, a.orientation, b.orientation) < SAME_DEG:
+            apart = misorientation(a.crystal, a.orientation, b.orientation)
+            if first[j] == j and apart < SAME_JITTERS * self.jitter_deg:
                 first[j] = first[i]
         return first
 
     def frame(self, configuration: int, view: int) -> Frame:
         """Frame (rows, columns) of one view of one configuration, in the detector's dtype."""
         rng = np.random.default_rng([*self.key, configuration, view])
-        turn = _small_rotation(rng, JITTER_DEG)
+        turn = _small_rotation(rng, self.jitter_deg)
         grains = [replace(g, orientation=turn @ g.orientation) for g in self.configurations[configuration]]
         if rng.random() < 0.35 and len(self.configurations) > 1:
             share = NEIGHBOUR_SHARE * rng.random()
             other = (configuration + int(rng.integers(1, len(self.configurations)))) % len(self.configurations)
             grains = [replace(g, weight=g.weight * (1 - share)) for g in grains]
             grains += [replace(g, weight=g.weight * share) for g in self.configurations[other]]
-        streak = rng.uniform(0.6, 1.4)
+        if rng.random() < 0.3:
+            ghost = self.buried[int(rng.integers(len(self.buried)))]
+            grains.append(replace(ghost, weight=NEIGHBOUR_SHARE * float(rng.random())))
+        streak = rng.uniform(0.4, 1.6)
         grains = [
             replace(g, weight=g.weight * float(rng.uniform(0.85, 1.15)), spread=streak * g.spread) for g in grains
         ]
-        low, high = (level * rng.uniform(0.6, 1.6) for level in self.exposure.background)
+        low, high = (level * rng.uniform(0.5, 2.0) for level in self.exposure.background)
         row, column = np.array(self.exposure.background_centre) + rng.normal(0, 0.05, size=2)
         exposure = replace(
             self.exposure,
-            counts=self.exposure.counts * rng.uniform(0.7, 1.3),
+            counts=self.exposure.counts * float(np.exp(rng.uniform(-0.7, 0.4))),
             background=(min(low, high), max(low, high)),
             background_centre=(float(row), float(column)),
         )
@@ -110,24 +127,26 @@ def experiment(
         Together they fix everything.
     n_configurations
         How many configurations it has. One half are independent orientations, a quarter are twins of an earlier one,
-        a quarter are turned by 1 to 5° from an earlier one; one in five holds two or three overlapping grains.
+        a quarter are turned by up to 5° from an earlier one; one in five holds two to six overlapping grains.
     binning
         Pixels per side that are joined in one, to make smaller frames faster; 1 gives the real detectors.
     detector
-        Name of the detector; by default one is drawn (PILATUS 1M 70 %, sCMOS and MarCCD 15 % each).
+        Name of the detector; by default one is drawn (PILATUS 1M 63 %, sCMOS and MarCCD 15 % each, PILATUS 6M 7 %).
     """
     rng = np.random.default_rng([seed, number])
     phase = random_crystal(rng) if rng.random() < 0.6 else list(CRYSTALS.values())[rng.integers(len(CRYSTALS))]
     name = detector or str(rng.choice(list(_SHARES), p=list(_SHARES.values())))
     screen = _moved(DETECTORS[name], rng).binned(binning)
-    energy_range = (float(rng.uniform(4.5, 6.5)), float(rng.choice([20.0, 22.0, 23.0, 24.0])))
-    spread = _small_vector(rng, 0.6 if rng.random() < 0.4 else 0.08)
-    configurations = _configurations(phase, n_configurations, spread, rng)
+    energy_range = (float(rng.uniform(4.5, 6.5)), float(rng.choice([18.0, 20.0, 22.0, 23.0, 24.0])))
+    spread = _small_vector(rng, 1.0 if rng.random() < 0.4 else 0.08)
+    jitter = float(np.exp(rng.uniform(*np.log(JITTER_DEG))))
+    configurations = _configurations(phase, n_configurations, spread, 2.5 * jitter, rng)
+    buried = tuple(Grain(phase, u, 1.0, spread) for u in random_orientations(4, rng))
     substrate: tuple[Grain, ...] = ()
     if rng.random() < 0.12:
         ground = CRYSTALS[str(rng.choice(["Si", "Ge", "quartz"]))]
         substrate = (Grain(ground, random_orientations(1, rng)[0], float(rng.uniform(0.5, 4)), np.zeros(3)),)
-    drawn = Experiment((seed, number), screen, energy_range, Exposure(), configurations, substrate)
+    drawn = Experiment((seed, number), screen, energy_range, Exposure(), jitter, configurations, buried, substrate)
     return replace(drawn, exposure=_exposure(drawn, binning, rng))
 
 
@@ -144,7 +163,7 @@ def training_frame(
 
 
 def _configurations(
-    phase: Crystal, n: int, spread: FloatArray, rng: np.random.Generator
+    phase: Crystal, n: int, spread: FloatArray, least_deg: float, rng: np.random.Generator
 ) -> tuple[tuple[Grain, ...], ...]:
     made: list[tuple[Grain, ...]] = []
     for i in range(n):
@@ -155,10 +174,10 @@ def _configurations(
             orientation = made[rng.integers(i)][0].orientation @ twin(phase, _TWIN_PLANES[planes])
         elif kind == 2:
             axis = rng.normal(size=3)
-            angle = np.radians(rng.uniform(1, 5))
+            angle = np.radians(rng.uniform(least_deg, HARD_DEG))
             turn = Rotation.from_rotvec(angle * axis / np.linalg.norm(axis)).as_matrix()
             orientation = turn @ made[rng.integers(i)][0].orientation
-        others = int(rng.integers(1, 3)) if rng.random() < 0.2 else 0
+        others = int(rng.integers(1, MOST_GRAINS)) if rng.random() < 0.2 else 0
         weights = rng.dirichlet(np.full(others + 1, 4.0)) if others else np.ones(1)
         orientations = [orientation, *random_orientations(others, rng)] if others else [orientation]
         made.append(tuple(Grain(phase, u, float(w), spread) for u, w in zip(orientations, weights, strict=True)))
@@ -182,7 +201,7 @@ def _moved(detector: Detector, rng: np.random.Generator) -> Detector:
 
 
 def _exposure(drawn: Experiment, binning: int, rng: np.random.Generator) -> Exposure:
-    """Counts, spot size and background such that the brightest spots have 10³ to 6 × 10⁵ counts."""
+    """Counts, spot size and background such that the brightest spots have 500 to 6 × 10⁵ counts."""
     first = [configuration[0] for configuration in drawn.configurations[:4]]
     brightest = [
         spots(g.crystal, g.orientation, drawn.detector, energy_range_keV=drawn.energy_range_keV).intensity.max(
@@ -190,7 +209,7 @@ def _exposure(drawn: Experiment, binning: int, rng: np.random.Generator) -> Expo
         )
         for g in first
     ]
-    counts = np.exp(rng.uniform(np.log(2e3), np.log(6e5))) / max(float(np.median(brightest)), 1e-3)
+    counts = np.exp(rng.uniform(np.log(5e2), np.log(6e5))) / max(float(np.median(brightest)), 1e-3)
     camera = drawn.detector.dtype == "uint16"
     high = float(np.exp(rng.uniform(np.log(0.5), np.log(120 if camera else 60))))
     return Exposure(
