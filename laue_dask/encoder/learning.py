@@ -11,8 +11,10 @@ from pydantic import ValidationError
 
 from laue_dask.config import Recipe, checked, read_yaml
 from laue_dask.encoder import weights
-from laue_dask.encoder.training import TrainingConfig, TrainingSet, plateau
+from laue_dask.encoder.fitting import Checkpointing, best_epoch, choose_device
+from laue_dask.encoder.training import TrainingSet, plateau, write_history
 from laue_dask.encoder.training import train as train_network
+from laue_dask.encoder.training_config import HOUSEKEEPING, TrainingConfig
 from laue_dask.encoder.weights import Card
 from laue_dask.errors import InputError
 from laue_dask.io.places import require_writable
@@ -38,20 +40,19 @@ def train(
     validation_store
         Store of other experiments; its seed must differ from the training stores'.
     out
-        Weights file; `history.csv` goes beside it under the same stem.
+        Weights file. Beside it, under the same stem, go the history and, until the training is finished, its
+        checkpoint: the same call goes on where it was killed.
     minutes
-        Time allowed; the configured epochs by default.
+        Time allowed, over all calls; the configured epochs by default.
     start
         Weights to go on from.
 
     Raises
     ------
     InputError
-        A store is missing, the recipes differ, or training and validation share a seed.
+        A store is missing, the recipes differ, training and validation share a seed, or `out` exists already.
     """
-    require_writable(out)
-    if out.is_dir():
-        raise InputError(f"{out}: is a folder; --out names the weights file")
+    _require_free(out)
     config = read_config(config_file)
     training, validation = TrainingSet(*stores), TrainingSet(validation_store)
     recipe = _common_recipe([*stores, validation_store], [*training.attributes, *validation.attributes])
@@ -59,24 +60,35 @@ def train(
     if seeds & {a.get("seed") for a in validation.attributes}:
         raise InputError(f"{validation_store}: has the seed of a training store: validation needs other experiments")
     out.parent.mkdir(parents=True, exist_ok=True)
-    model = weights.load(start, recipe=recipe)[0].train() if start else None
+    model = weights.load(start, recipe=recipe)[0] if start else None
+    if model is not None:
+        config = config.model_copy(update={"architecture": model.architecture})
+    data = training.digest()
+    identity = {
+        "configuration": config.model_dump(mode="json", exclude=set(HOUSEKEEPING)),
+        "data": data,
+        "validation": validation.digest(),
+        "from": weights.digest(start) if start else "random weights",
+    }
     trained, epochs = train_network(
         config,
         training,
         validation,
         progress=progress,
-        history=history_path(out),
         minutes=minutes or math.inf,
         start=model,
+        checkpointing=Checkpointing(checkpoint_path(out), identity),
+        on_epoch=lambda history: write_history(history, history_path(out)),
     )
-    last = epochs[-1]
-    constant, perfect = plateau(trained, validation)
+    best = best_epoch(epochs)
+    limits = plateau(trained, validation)
     metrics = {
-        "validation_bce": last.validation_bce,
-        "validation_bce_all_black_plateau": constant,
-        "validation_bce_perfect": perfect,
-        "validation_mse": last.validation_mse,
-        "validation_neighbour": last.validation_neighbour,
+        "validation_bce": best.validation_bce,
+        "validation_bce_all_black_plateau": limits.bce,
+        "validation_bce_perfect": limits.perfect_bce,
+        "validation_mse": best.validation_mse,
+        "validation_mse_all_black_plateau": limits.mse,
+        "validation_neighbour": best.validation_neighbour,
     }
     card = Card(
         architecture=trained.architecture,
@@ -88,16 +100,35 @@ def train(
             "validation": [_described(a) for a in validation.attributes],
             "patterns": training.n_patterns,
             "experiments": len(training),
-            "epochs": last.epoch,
+            "epochs": len(epochs),
+            "best_epoch": best.epoch,
             "patterns_seen": round(sum(e.seconds * e.patterns_per_second for e in epochs)),
             "minutes": round(sum(e.seconds for e in epochs) / 60, 1),
-            "machine": f"{platform.machine()}, {torch.get_num_threads()} CPU threads",
+            "machine": _machine(config),
             "torch": torch.__version__,
         },
         metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
     )
     weights.save(trained, out, card)
+    checkpoint_path(out).unlink(missing_ok=True)  # last: until here, the same command goes on
     return card
+
+
+def _require_free(out: Path) -> None:
+    """Refuse, before hours of training, an output that cannot be written or would be lost."""
+    require_writable(out)
+    if out.is_dir():
+        raise InputError(f"{out}: is a folder; --out names the weights file")
+    if out.suffix != ".safetensors":
+        raise InputError(f"{out}: --out names the weights file, which ends in .safetensors")
+    if out.exists() and not checkpoint_path(out).exists():
+        raise InputError(f"{out}: exists already: choose another path or remove it")
+
+
+def _machine(config: TrainingConfig) -> str:
+    if choose_device(config.device).type == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()}, {torch.get_num_threads()} CPU threads"
 
 
 def _described(attributes: dict[str, Any]) -> dict[str, Any]:
@@ -108,6 +139,11 @@ def _described(attributes: dict[str, Any]) -> dict[str, Any]:
 def history_path(out: Path) -> Path:
     """Where the history of a training goes."""
     return out.with_name(f"{out.stem}.history.csv")
+
+
+def checkpoint_path(out: Path) -> Path:
+    """Where a training that is not finished is kept."""
+    return out.with_name(f"{out.stem}.checkpoint.safetensors")
 
 
 def read_config(path: Path | None) -> TrainingConfig:

@@ -8,74 +8,32 @@ configurations of a batch, twins and small misorientations among them, apart.
 """
 
 import csv
+import hashlib
+import io
 import itertools
+import json
 import math
-import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import zarr
 from numpy.typing import NDArray
-from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from laue_dask import schema
-from laue_dask.config import Model
-from laue_dask.encoder.network import ARCHITECTURES, Architecture, Autoencoder, build
-from laue_dask.errors import InputError
+from laue_dask.encoder.checkpoint import Epoch
+from laue_dask.encoder.fitting import Batch, Check, Checkpointing, fit, random_numbers
+from laue_dask.encoder.losses import contrastive_loss, reconstruction_bce, reconstruction_mse, weighted
+from laue_dask.encoder.network import Autoencoder, build
+from laue_dask.encoder.training_config import TrainingConfig
+from laue_dask.errors import InputError, StoreError
+from laue_dask.io.places import replace_file
 from laue_dask.progress import Progress
 from laue_dask.schema import TRAINING
-
-
-class TrainingConfig(Model):
-    """One training, as read from YAML."""
-
-    architecture: Architecture = ARCHITECTURES["contrastive"]
-    """Its hyper-parameters, or a name."""
-    epochs: int = Field(20, ge=1)
-    experiments_per_batch: int = Field(4, ge=1)
-    learning_rate: float = Field(2e-3, gt=0)
-    weight_decay: float = Field(1e-4, ge=0)
-    contrastive_weight: float = Field(1.0, ge=0)
-    """Weight of the contrastive term; 0 is the paper's training."""
-    reconstruction_weight: float = Field(2.0, ge=0)
-    temperature: float = Field(0.1, gt=0)
-    max_shift: Annotated[int, Field(ge=0, le=64)] = 12
-    """Largest shift, in pixels of the 128 × 128, that a whole experiment is moved by."""
-    mixed_precision: bool = True
-    seed: int = Field(0, ge=0)
-
-    @field_validator("architecture", mode="before")
-    @classmethod
-    def _named(cls, value: Any) -> Any:
-        if isinstance(value, str) and value not in ARCHITECTURES:
-            raise ValueError(f"architecture '{value}' is not one of {', '.join(ARCHITECTURES)}")
-        return ARCHITECTURES[value] if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _something_learnt(self) -> Self:
-        if self.contrastive_weight == self.reconstruction_weight == 0:
-            raise ValueError("contrastive_weight and reconstruction_weight are both 0: nothing would be learnt")
-        return self
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One line of `history.csv`; losses are means per pixel (BCE in nat)."""
-
-    epoch: int
-    seconds: float
-    patterns_per_second: float
-    loss: float
-    train_bce: float
-    validation_bce: float
-    validation_mse: float
-    validation_neighbour: float
-    """Share of validation patterns whose nearest neighbour in their experiment shows the same configuration."""
 
 
 class TrainingSet:
@@ -94,6 +52,7 @@ class TrainingSet:
 
     def __init__(self, *paths: Path) -> None:
         self.attributes: list[dict[str, Any]] = []
+        self._paths = paths
         self._experiments: list[tuple[Any, int, int, NDArray[np.int64]]] = []
         for path in paths:
             try:
@@ -120,143 +79,223 @@ class TrainingSet:
         """Number of patterns in all experiments."""
         return sum(stop - start for _, start, stop, _ in self._experiments)
 
-    def read(self, experiment: int) -> tuple[Tensor, Tensor]:
-        """Patterns (n, 1, 128, 128) float32 in [0, 1] and configurations (n,) int64 of one experiment."""
+    def digest(self) -> str:
+        """Hash of the data, 16 hexadecimal digits, whatever the stores are called.
+
+        It is taken over each store's attributes (seed, recipe, experiments) and the CRC-32C that closes every chunk of
+        its arrays, in their order: the content counts, and only four bytes of each chunk are read.
+        """
+        found = hashlib.sha256()
+        for path, attributes in zip(self._paths, self.attributes, strict=True):
+            found.update(json.dumps(attributes, sort_keys=True).encode())
+            for name in TRAINING:
+                for chunk in sorted((path / name / "c").rglob("*")):
+                    if chunk.is_file():
+                        with chunk.open("rb") as file:
+                            file.seek(-4, io.SEEK_END)
+                            found.update(chunk.relative_to(path).as_posix().encode() + file.read())
+        return found.hexdigest()[:16]
+
+    def load(self, experiment: int) -> tuple[Tensor, Tensor]:
+        """Patterns (n, 128, 128) uint8 and configurations (n,) int64 of one experiment.
+
+        Raises
+        ------
+        StoreError
+            Its chunk is damaged.
+        """
         patterns, start, stop, configuration = self._experiments[experiment]
-        values = torch.from_numpy(np.asarray(patterns[start:stop])).float().div_(255)
-        return values[:, None], torch.from_numpy(configuration)
+        try:
+            values = np.asarray(patterns[start:stop])
+        except (ValueError, RuntimeError) as error:
+            where = patterns.store_path
+            raise StoreError(f"{where}: patterns {start} to {stop} are damaged: make the store again") from error
+        return torch.from_numpy(values), torch.from_numpy(configuration)
+
+    def read(self, experiment: int) -> tuple[Tensor, Tensor]:
+        """As `load`, with patterns (n, 1, 128, 128) float32 in [0, 1]."""
+        patterns, configuration = self.load(experiment)
+        return scaled(patterns), configuration
 
 
-@torch.random.fork_rng(devices=[])
+def scaled(patterns: Tensor) -> Tensor:
+    """Patterns (n, 128, 128) uint8 as the network takes them: (n, 1, 128, 128) float32 in [0, 1]."""
+    return patterns[:, None].float().div_(255)
+
+
+class Supervised:
+    """The objective of a training on simulated experiments, whose configurations are known.
+
+    Parameters
+    ----------
+    config
+        Batches and weights of the terms.
+    training, validation
+        Different experiments.
+    """
+
+    resumes_inside = True
+
+    def __init__(self, config: TrainingConfig, training: TrainingSet, validation: TrainingSet) -> None:
+        self._config, self._training, self._validation = config, training, validation
+        self.n_patterns = training.n_patterns
+        self.n_steps = -(-len(training) // config.experiments_per_batch)
+
+    def begin(self, model: Autoencoder) -> None:
+        """Nothing is to be prepared."""
+
+    def read(self, epoch: int, step: int) -> Batch:
+        """The experiments of a step, in an order that is new in each epoch; `relation` is the configuration."""
+        order = random_numbers(self._config.seed, epoch, -1).permutation(len(self._training))
+        first = step * self._config.experiments_per_batch
+        chosen = order[first : first + self._config.experiments_per_batch]
+        loaded = [self._training.load(int(experiment)) for experiment in chosen]
+        configurations = [configuration + place * 1_000_000 for place, (_, configuration) in enumerate(loaded)]
+        patterns = [views for views, _ in loaded]
+        return Batch(torch.cat(patterns), torch.cat(configurations), tuple(len(views) for views in patterns))
+
+    def losses(self, model: Autoencoder, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Contrastive term and, of every other view, the reconstruction's BCE and MSE."""
+        config = self._config
+        experiments = scaled(batch.patterns).split(batch.groups)
+        patterns = torch.cat([_augment(views, config.max_shift, rng) for views in experiments])
+        with torch.no_grad():
+            target = model.smooth(patterns)
+        # Half of the views show the decoder all it needs, at half of its cost.
+        chosen = slice(None, None, 2 if config.contrastive_weight else 1)
+        logits: Tensor | None = None
+        with torch.autocast(target.device.type, dtype=torch.bfloat16, enabled=config.mixed_precision):
+            latent = model.encode_smoothed(target)
+            if config.reconstruction_weight:
+                logits = model.decode(latent[chosen].float())
+        terms: dict[str, Tensor] = {}
+        if config.contrastive_weight:
+            unit = nn.functional.normalize(latent.float(), dim=1)
+            terms["contrastive"] = contrastive_loss(unit, batch.relation, temperature=config.temperature)
+        if logits is not None:
+            terms["bce"] = reconstruction_bce(logits.float(), target[chosen])
+            terms["mse"] = reconstruction_mse(logits.detach().float(), target[chosen])
+        return terms
+
+    def check(self, model: Autoencoder) -> Check:
+        """See `validate`."""
+        return validate(model, self._validation, self._config)
+
+
 def train(
     config: TrainingConfig,
     training: TrainingSet,
     validation: TrainingSet,
     *,
     progress: Progress,
-    history: Path | None = None,
     minutes: float = math.inf,
     start: Autoencoder | None = None,
+    checkpointing: Checkpointing | None = None,
+    on_epoch: Callable[[list[Epoch]], None] | None = None,
 ) -> tuple[Autoencoder, list[Epoch]]:
     """Train an autoencoder.
 
     Parameters
     ----------
-    minutes
-        Time allowed; the learning rate then falls with the time rather than with the epochs.
     start
         Weights to go on from, instead of random ones of the configuration's seed.
+    minutes, checkpointing, on_epoch
+        See `fitting.fit`.
 
     Returns
     -------
     autoencoder, history
-        The trained network (in evaluation mode) and one `Epoch` per epoch.
+        The network of the epoch with the lowest validation loss (in evaluation mode) and one `Epoch` per epoch.
     """
-    torch.manual_seed(config.seed)  # dropout draws from torch's global generator, which `fork_rng` gives back
-    model = (start or build(config.architecture, seed=config.seed)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    rng = np.random.default_rng(config.seed)
-    epochs: list[Epoch] = []
-    begun = time.monotonic()
-    for number in range(1, config.epochs + 1):
-        epoch_begun = time.monotonic()
-        losses, bces, seen = [], [], 0
-        with progress.stage(f"epoch {number}", total=training.n_patterns, unit="patterns") as advance:
-            for step, (patterns, configuration) in enumerate(_batches(training, config, rng)):
-                done = (number - 1 + step * config.experiments_per_batch / len(training)) / config.epochs
-                if math.isfinite(minutes):
-                    done = max(done, (time.monotonic() - begun) / (60 * minutes))
-                for group in optimizer.param_groups:
-                    group["lr"] = config.learning_rate * _schedule(done)
-                loss, bce = _step(model, optimizer, patterns, configuration, config)
-                losses.append(loss)
-                bces.append(bce)
-                seen += len(patterns)
-                advance(len(patterns))
-                if done >= 1:
-                    break
-        seconds = time.monotonic() - epoch_begun
-        checked = validate(model, validation)
-        epochs.append(Epoch(number, seconds, seen / seconds, float(np.mean(losses)), float(np.mean(bces)), *checked))
-        if history is not None:
-            write_history(epochs, history)
-        if done >= 1:
-            break
-    return model.eval(), epochs
+    return fit(
+        start or build(config.architecture, seed=config.seed),
+        Supervised(config, training, validation),
+        config,
+        progress=progress,
+        minutes=minutes,
+        checkpointing=checkpointing,
+        on_epoch=on_epoch,
+    )
 
 
 def write_history(epochs: list[Epoch], path: Path) -> None:
     """Write one line per epoch as CSV."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(asdict(epochs[0])))
-        writer.writeheader()
-        writer.writerows(asdict(epoch) for epoch in epochs)
-
-
-def contrastive_loss(latent: Tensor, configuration: Tensor, *, temperature: float) -> Tensor:
-    """Supervised contrastive loss of unit vectors (n, M_AE), averaged over those that have a partner; 0 without."""
-    similarity = latent @ latent.T / temperature
-    itself = torch.eye(len(latent), dtype=torch.bool)
-    same = (configuration[:, None] == configuration[None, :]) & ~itself
-    log_share = similarity - similarity.masked_fill(itself, -torch.inf).logsumexp(dim=1, keepdim=True)
-    partners = same.sum(dim=1)
-    mean = (log_share * same).sum(dim=1)[partners > 0] / partners[partners > 0]
-    return -mean.sum() / max(1, len(mean))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(asdict(epochs[0])))
+    writer.writeheader()
+    writer.writerows(asdict(epoch) for epoch in epochs)
+    replace_file(path, text.getvalue().encode())
 
 
 @torch.inference_mode()
-def validate(model: Autoencoder, validation: TrainingSet) -> tuple[float, float, float]:
-    """BCE and MSE per pixel, and the share of nearest neighbours that are views of the same configuration."""
-    model.eval()
-    bce, mse, hits, total = 0.0, 0.0, 0, 0
+def validate(model: Autoencoder, validation: TrainingSet, config: TrainingConfig) -> Check:
+    """Losses of patterns that were not trained on, as they are, experiment by experiment.
+
+    Parameters
+    ----------
+    model
+        In evaluation mode.
+    config
+        Weights of the terms and temperature, for the loss; the other figures do not depend on it.
+
+    Returns
+    -------
+    Check
+        The weighted loss, BCE and MSE per pixel, and the share of nearest neighbours that are views of the same
+        configuration.
+    """
+    device = next(model.parameters()).device
+    sums, hits, total = dict.fromkeys(("loss", "bce", "mse"), 0.0), 0, 0
     for experiment in range(len(validation)):
-        patterns, configuration = validation.read(experiment)
+        patterns, configuration = (values.to(device) for values in validation.read(experiment))
         target = model.smooth(patterns)
         latent = model.encode_smoothed(target)
         logits = model.decode(latent)
-        bce += float(nn.functional.binary_cross_entropy_with_logits(logits, target)) * len(patterns)
-        mse += float(nn.functional.mse_loss(logits.sigmoid(), target)) * len(patterns)
+        unit = nn.functional.normalize(latent, dim=1)
+        terms = {
+            "contrastive": contrastive_loss(unit, configuration, temperature=config.temperature),
+            "bce": reconstruction_bce(logits, target),
+            "mse": reconstruction_mse(logits, target),
+        }
+        terms["loss"] = weighted(terms, config.weights)
+        for name in sums:
+            sums[name] += float(terms[name]) * len(patterns)
         distance = torch.cdist(latent, latent).fill_diagonal_(torch.inf)
         hits += int((configuration[distance.argmin(dim=1)] == configuration).sum())
         total += len(patterns)
-    model.train()
-    return bce / total, mse / total, hits / total
+    mean = {name: value / total for name, value in sums.items()}
+    return Check(neighbour=hits / total, **mean)
+
+
+class Plateau(NamedTuple):
+    """What a training must leave behind, and how far it can get; losses are means per pixel (BCE in nat).
+
+    Attributes
+    ----------
+    bce, mse
+        Of the best constant image, which on Laue patterns is all but black.
+    perfect_bce
+        Of a perfect reconstruction: targets between 0 and 1 have an entropy of their own. Its MSE is 0.
+    """
+
+    bce: float
+    perfect_bce: float
+    mse: float
 
 
 @torch.inference_mode()
-def plateau(model: Autoencoder, validation: TrainingSet) -> tuple[float, float]:
-    """BCE of the best constant image, the plateau a training must leave behind, and of a perfect reconstruction.
-
-    Targets between 0 and 1 have an entropy of their own, so a perfect reconstruction does not reach a BCE of 0.
-    """
-    mean = torch.cat([model.smooth(validation.read(i)[0]).mean((1, 2, 3)) for i in range(len(validation))]).mean()
-    perfect: list[float] = []
+def plateau(model: Autoencoder, validation: TrainingSet) -> Plateau:
+    """The local minimum that the paper warns of, and the goal, for the targets that this model is shown."""
+    total, mean, square, perfect = 0, 0.0, 0.0, 0.0
     for experiment in range(len(validation)):
-        target = model.smooth(validation.read(experiment)[0])
-        perfect.append(float(nn.functional.binary_cross_entropy(target, target)))
-    constant = -(mean * mean.log() + (1 - mean) * (1 - mean).log())
-    return float(constant), float(np.mean(perfect))
-
-
-def _schedule(done: float) -> float:
-    """Share of the learning rate after the share `done` of the training: a short ramp, then a cosine."""
-    warm = 0.03
-    if done < warm:
-        return 0.1 + 0.9 * done / warm
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, (done - warm) / (1 - warm))))
-
-
-def _batches(
-    training: TrainingSet, config: TrainingConfig, rng: np.random.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    order = rng.permutation(len(training))
-    for start in range(0, len(order), config.experiments_per_batch):
-        patterns, configurations = [], []
-        for place, experiment in enumerate(order[start : start + config.experiments_per_batch]):
-            views, configuration = training.read(int(experiment))
-            patterns.append(_augment(views, config.max_shift, rng))
-            configurations.append(configuration + place * 1_000_000)
-        yield torch.cat(patterns), torch.cat(configurations)
+        target = model.smooth(validation.read(experiment)[0].to(next(model.parameters()).device))
+        total += len(target)
+        mean += float(target.double().mean()) * len(target)
+        square += float(target.double().square().mean()) * len(target)
+        perfect += float(nn.functional.binary_cross_entropy(target, target)) * len(target)
+    mean, square, perfect = mean / total, square / total, perfect / total
+    constant = -(mean * math.log(mean) + (1 - mean) * math.log1p(-mean)) if 0 < mean < 1 else 0.0
+    return Plateau(constant, perfect, square - mean**2)
 
 
 def _augment(patterns: Tensor, max_shift: int, rng: np.random.Generator) -> Tensor:
@@ -268,34 +307,4 @@ def _augment(patterns: Tensor, max_shift: int, rng: np.random.Generator) -> Tens
         down, right = (int(s) for s in rng.integers(-max_shift, max_shift + 1, size=2))
         patterns = patterns.roll((down, right), (-2, -1))
     contrast: NDArray[np.float32] = rng.uniform(0.75, 1.35, size=(len(patterns), 1, 1, 1)).astype(np.float32)
-    return (patterns * torch.from_numpy(contrast)).clamp_(max=1).contiguous()
-
-
-def _step(
-    model: Autoencoder,
-    optimizer: torch.optim.Optimizer,
-    patterns: Tensor,
-    configuration: Tensor,
-    config: TrainingConfig,
-) -> tuple[float, float]:
-    model.train()
-    with torch.no_grad():
-        target = model.smooth(patterns)
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.mixed_precision):
-        latent = model.encode_smoothed(target).float()
-        loss = torch.zeros(())
-        if config.contrastive_weight:
-            unit = nn.functional.normalize(latent, dim=1)
-            term = contrastive_loss(unit, configuration, temperature=config.temperature)
-            loss = loss + config.contrastive_weight * term
-        bce = torch.tensor(torch.nan)
-        if config.reconstruction_weight:
-            # Half of the views show the decoder all it needs, at half of its cost.
-            chosen = slice(None, None, 2 if config.contrastive_weight else 1)
-            bce = nn.functional.binary_cross_entropy_with_logits(model.decode(latent[chosen]).float(), target[chosen])
-            loss = loss + config.reconstruction_weight * bce
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    return float(loss.detach()), float(bce.detach())
+    return (patterns * torch.from_numpy(contrast).to(patterns.device)).clamp_(max=1).contiguous()

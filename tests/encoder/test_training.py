@@ -1,5 +1,7 @@
 import csv
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,69 +12,35 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from laue_dask import schema
 from laue_dask.config import Recipe
 from laue_dask.encoder import learning, weights
+from laue_dask.encoder.checkpoint import Epoch
+from laue_dask.encoder.losses import contrastive_loss
 from laue_dask.encoder.network import Architecture
 from laue_dask.encoder.training import (
-    Epoch,
-    TrainingConfig,
     TrainingSet,
-    contrastive_loss,
     plateau,
     train,
     validate,
+    write_history,
 )
 from laue_dask.encoder.training import _augment as augment
-from laue_dask.errors import ConfigError, InputError
+from laue_dask.encoder.training_config import TrainingConfig
+from laue_dask.errors import ConfigError, InputError, StoreError
 from laue_dask.progress import QuietProgress
-from laue_dask.schema import TRAINING
 
+REPOSITORY = Path(__file__).parent.parent.parent
 PATTERNS = 16
 VIEWS = 4
 TINY = Architecture(name="tiny", channels=(4, 8, 8, 8, 8), latent=16, dropout=0.0, batch_norm=True, smoothing=1.0)
 SHORT = TrainingConfig(architecture=TINY, epochs=3, experiments_per_batch=1, max_shift=4, learning_rate=5e-3)
 
 
-def write_store(path, *, seed, experiments=4, recipe=None):
-    """A training store of random spots: every configuration has its own, its views differ by noise."""
-    rng = np.random.default_rng(seed)
-    root = zarr.open_group(str(path), mode="w", zarr_format=3)
-    recipe = (recipe or Recipe()).model_dump(mode="json")
-    root.attrs.update({"laue_dask_schema": schema.VERSION, "recipe": recipe, "seed": seed, "experiments": experiments})
-    n = experiments * PATTERNS
-    patterns = np.zeros((n, 128, 128), dtype=np.uint8)
-    for first in range(0, n, VIEWS):
-        rows, columns, heights = rng.integers(0, 128, 15), rng.integers(0, 128, 15), rng.integers(90, 256, 15)
-        for view in patterns[first : first + VIEWS]:
-            seen = rng.random(15) < 0.85
-            view[rows[seen], columns[seen]] = heights[seen]
-    values = {
-        "patterns": patterns,
-        "experiment": np.arange(n) // PATTERNS,
-        "configuration": np.arange(n) // VIEWS,
-    }
-    for name, spec in TRAINING.items():
-        chunks = (PATTERNS, *values[name].shape[1:])
-        schema.create(root, name, spec, values[name].shape, chunks=chunks)[...] = values[name]
-    return path
-
-
-@pytest.fixture(scope="module")
-def stores(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("training")
-    return [write_store(folder / f"{seed}.zarr", seed=seed) for seed in (1, 2, 3)]
-
-
-@pytest.fixture(scope="module")
-def sets(stores):
-    return TrainingSet(stores[0]), TrainingSet(stores[1])
-
-
 @pytest.fixture(scope="module")
 def trained(sets, tmp_path_factory):
     history = tmp_path_factory.mktemp("history") / "history.csv"
-    model, epochs = train(SHORT, *sets, progress=QuietProgress(), history=history)
+    model, epochs = train(SHORT, *sets, progress=QuietProgress())
+    write_history(epochs, history)
     return model, epochs, history
 
 
@@ -153,7 +121,7 @@ def test_what_is_not_a_training_store_is_refused(no_store, stores):
     assert "\n" not in str(caught.value)
 
 
-def test_a_training_store_without_patterns_is_refused(tmp_path):
+def test_a_training_store_without_patterns_is_refused(tmp_path, write_store):
     with pytest.raises(InputError, match="no patterns"):
         TrainingSet(write_store(tmp_path / "none.zarr", seed=0, experiments=0))
 
@@ -163,7 +131,7 @@ def test_training_lowers_the_loss_and_leaves_the_untrained_network_behind(traine
     assert [epoch.epoch for epoch in epochs] == [1, 2, 3]
     assert epochs[-1].loss < epochs[0].loss
     assert epochs[-1].train_bce < epochs[0].train_bce
-    assert epochs[-1].validation_bce < validate(weights.build(TINY, seed=0), sets[1])[0]
+    assert epochs[-1].validation_bce < validate(weights.build(TINY, seed=0).eval(), sets[1], SHORT).bce
     assert not model.training
 
 
@@ -241,19 +209,19 @@ def test_augmentation_moves_a_whole_experiment_alike(seed, shift):
     np.testing.assert_allclose(sorted(moved[0].unique()[1:] / moved[0].max()), [0.5, 1], rtol=1e-5)
 
 
-def test_the_neighbour_score_is_1_for_perfect_views_and_low_for_one_constant_feature(tmp_path, sets):
-    model = weights.build(TINY, seed=0)
+def test_the_neighbour_score_is_1_for_perfect_views_and_lower_where_they_are_swapped(tmp_path, write_store):
+    model = weights.build(TINY, seed=0).eval()
     root = zarr.open_group(str(write_store(tmp_path / "same.zarr", seed=9)), mode="r+")
     patterns = root["patterns"][...]
     root["patterns"][...] = np.repeat(patterns[::VIEWS], VIEWS, axis=0)
-    assert validate(model, TrainingSet(tmp_path / "same.zarr"))[2] == 1
+    assert validate(model, TrainingSet(tmp_path / "same.zarr"), SHORT).neighbour == 1
     root["patterns"][...] = np.roll(np.repeat(patterns[::VIEWS], VIEWS, axis=0), 1, axis=0)
-    assert validate(model, TrainingSet(tmp_path / "same.zarr"))[2] < 1
+    assert validate(model, TrainingSet(tmp_path / "same.zarr"), SHORT).neighbour < 1
 
 
 def test_the_plateau_is_the_entropy_of_the_mean_and_no_reconstruction_beats_the_perfect_one(trained, sets):
     model, epochs, _ = trained
-    constant, perfect = plateau(model, sets[1])
+    constant, perfect, mse = plateau(model, sets[1])
     with torch.inference_mode():
         smoothed = torch.cat([model.smooth(sets[1].read(i)[0]) for i in range(4)]).double().numpy()
     mean = smoothed.mean()
@@ -261,6 +229,7 @@ def test_the_plateau_is_the_entropy_of_the_mean_and_no_reconstruction_beats_the_
     inside = smoothed[(smoothed > 0) & (smoothed < 1)]
     entropy = -(inside * np.log(inside) + (1 - inside) * np.log(1 - inside)).sum() / smoothed.size
     assert perfect == pytest.approx(entropy, rel=1e-3)
+    assert mse == pytest.approx(smoothed.var(), rel=1e-5)
     assert perfect < constant
     assert perfect < epochs[-1].validation_bce
 
@@ -337,7 +306,72 @@ def test_validation_on_the_training_s_own_experiments_is_refused(stores, tmp_pat
         learn(stores[:2], stores[1], tmp_path / "w.safetensors", config_file)
 
 
-def test_stores_of_different_recipes_are_refused(stores, tmp_path, config_file):
+def test_stores_of_different_recipes_are_refused(stores, tmp_path, config_file, write_store):
     other = write_store(tmp_path / "other.zarr", seed=8, experiments=1, recipe=Recipe(clip_sigma=5))
     with pytest.raises(InputError, match=rf"other\.zarr: reduced by recipe {Recipe(clip_sigma=5).digest()}"):
         learn(stores[:1], other, tmp_path / "w.safetensors", config_file)
+
+
+def test_a_whole_training_that_was_killed_goes_on_and_leaves_no_checkpoint(stores, tmp_path, config_file, monkeypatch):
+    calm, killed = tmp_path / "calm.safetensors", tmp_path / "killed.safetensors"
+    wanted = learn(stores[:1], stores[2], calm, config_file)
+
+    def fail(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(learning, "plateau", fail)
+        with pytest.raises(KeyboardInterrupt):
+            learn(stores[:1], stores[2], killed, config_file)
+    assert learning.checkpoint_path(killed).exists()
+    assert not killed.exists()
+    with pytest.raises(StoreError, match="checkpoint of another training"):
+        learn(stores[:2], stores[2], killed, config_file)
+    card = learn(stores[:1], stores[2], killed, config_file)
+    assert card.metrics == wanted.metrics
+    ours, theirs = (weights.load(str(path))[0].state_dict() for path in (killed, calm))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert not learning.checkpoint_path(killed).exists()
+
+
+def test_weights_that_exist_are_not_overwritten(stores, tmp_path, config_file):
+    out = tmp_path / "mine.safetensors"
+    out.write_text("hours of work")
+    with pytest.raises(InputError, match=r"mine\.safetensors: exists already"):
+        learn(stores[:1], stores[2], out, config_file)
+    with pytest.raises(InputError, match=r"ends in \.safetensors"):
+        learn(stores[:1], stores[2], tmp_path / "mine.pt", config_file)
+    assert out.read_text() == "hours of work"
+
+
+def test_the_digest_of_a_training_set_follows_its_content_and_nothing_else(stores, tmp_path):
+    wanted = TrainingSet(stores[0]).digest()
+    moved = shutil.copytree(stores[0], tmp_path / "elsewhere.zarr")
+    assert TrainingSet(moved).digest() == wanted
+    assert len({wanted, TrainingSet(stores[1]).digest(), TrainingSet(*stores[:2]).digest()}) == 3
+    root = zarr.open_group(str(moved), mode="r+")
+    root["patterns"][5, 64, 64] ^= 1
+    assert TrainingSet(moved).digest() != wanted
+    root["patterns"][5, 64, 64] ^= 1
+    assert TrainingSet(moved).digest() == wanted
+    root.attrs["seed"] = 77
+    assert TrainingSet(moved).digest() != wanted
+
+
+def test_a_damaged_experiment_is_named(stores, tmp_path):
+    broken = shutil.copytree(stores[0], tmp_path / "broken.zarr")
+    chunk = broken / "patterns" / "c" / "1" / "0" / "0"
+    content = bytearray(chunk.read_bytes())
+    content[len(content) // 2] ^= 1
+    chunk.write_bytes(content)
+    found = TrainingSet(broken)
+    found.load(0)
+    with pytest.raises(StoreError, match=r"broken\.zarr.*patterns 16 to 32 are damaged") as caught:
+        found.load(1)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_configuration_beside_the_program_is_the_whole_of_it():
+    path = REPOSITORY / "configs" / "train.yaml"
+    assert set(yaml.safe_load(path.read_text())) == set(TrainingConfig.model_fields)
+    learning.read_config(path)

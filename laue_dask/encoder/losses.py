@@ -1,0 +1,65 @@
+"""Terms of the training's loss: pure functions of tensors, each a mean, so that no weight depends on the batch's size.
+
+A new term is a function here, an entry in what the objective's `losses` returns, and a weight of the same name in
+`TrainingConfig.weights`.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+def contrastive_loss(latent: Tensor, configuration: Tensor, *, temperature: float) -> Tensor:
+    """Supervised contrastive loss (Khosla et al., 2020, equation 2).
+
+    Parameters
+    ----------
+    latent : (n, M_AE)
+        Unit vectors.
+    configuration : (n,) int64
+        Vectors of the same configuration are partners.
+    temperature
+        What similarities are divided by.
+
+    Returns
+    -------
+    Tensor
+        Mean over the vectors that have a partner; 0 where none has.
+    """
+    return pair_loss(latent, configuration[:, None] == configuration[None, :], temperature=temperature)
+
+
+def pair_loss(latent: Tensor, partners: Tensor, *, temperature: float, ignored: Tensor | None = None) -> Tensor:
+    """`contrastive_loss` of any relation: which vectors are partners, and which are compared at all.
+
+    Parameters
+    ----------
+    partners : (n, n) bool
+        True where two vectors belong together; the diagonal does not matter.
+    ignored : (n, n) bool
+        True where nothing is known of two vectors: neither pulled together nor pushed apart.
+    """
+    itself = torch.eye(len(latent), dtype=torch.bool, device=latent.device)
+    left_out = itself if ignored is None else itself | (ignored & ~partners)
+    same = partners & ~itself
+    similarity = latent @ latent.T / temperature
+    log_share = similarity - similarity.masked_fill(left_out, -torch.inf).logsumexp(dim=1, keepdim=True)
+    count = same.sum(dim=1)
+    mean = log_share.masked_fill(~same, 0.0).sum(dim=1)[count > 0] / count[count > 0]
+    return -mean.sum() / max(1, len(mean))
+
+
+def reconstruction_bce(logits: Tensor, target: Tensor) -> Tensor:
+    """Binary cross entropy in nat, mean per pixel: the paper's loss (section 3.1)."""
+    return nn.functional.binary_cross_entropy_with_logits(logits, target)
+
+
+def reconstruction_mse(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error per pixel: what the paper watches beside its loss (Figure 4)."""
+    return nn.functional.mse_loss(logits.sigmoid(), target)
+
+
+def weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Weighted sum of the terms that have a weight; the others are only watched."""
+    return torch.stack([weight * terms[name] for name, weight in weights.items() if weight]).sum()

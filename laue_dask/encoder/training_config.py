@@ -1,0 +1,55 @@
+"""What a training is told, as read from YAML."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from laue_dask.config import Model
+from laue_dask.encoder.network import ARCHITECTURES, Architecture
+
+HOUSEKEEPING = frozenset({"device", "checkpoint_minutes"})
+"""Fields that say where and how often, not what is learnt: a checkpoint may be gone on with under other values."""
+
+
+class TrainingConfig(Model):
+    """One training, as read from YAML."""
+
+    architecture: Architecture = ARCHITECTURES["contrastive"]
+    """Its hyper-parameters, or a name."""
+    epochs: int = Field(20, ge=1)
+    experiments_per_batch: int = Field(4, ge=1)
+    learning_rate: float = Field(2e-3, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    contrastive_weight: float = Field(1.0, ge=0)
+    """Weight of the contrastive term; 0 is the paper's training."""
+    reconstruction_weight: float = Field(2.0, ge=0)
+    temperature: float = Field(0.1, gt=0)
+    max_shift: Annotated[int, Field(ge=0, le=64)] = 12
+    """Largest shift, in pixels of the 128 × 128, that a whole experiment is moved by."""
+    patience: int | None = Field(None, ge=1)
+    """Epochs without a lower validation loss after which the training ends; by default it goes on to its end."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` is the GPU where there is one."""
+    mixed_precision: bool = True
+    """bfloat16 in the convolutions, on the GPU and on the CPU; weights and losses stay float32."""
+    checkpoint_minutes: float = Field(5.0, ge=0)
+    """Minutes between two checkpoints inside an epoch; there is one at the end of every epoch."""
+    seed: int = Field(0, ge=0)
+
+    @field_validator("architecture", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if isinstance(value, str) and value not in ARCHITECTURES:
+            raise ValueError(f"architecture '{value}' is not one of {', '.join(ARCHITECTURES)}")
+        return ARCHITECTURES[value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _something_learnt(self) -> Self:
+        if not any(self.weights.values()):
+            raise ValueError("contrastive_weight and reconstruction_weight are both 0: nothing would be learnt")
+        return self
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight of each term of the loss, by the term's name."""
+        return {"contrastive": self.contrastive_weight, "bce": self.reconstruction_weight}
