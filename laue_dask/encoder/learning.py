@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from laue_dask.config import Recipe, checked, read_yaml
 from laue_dask.encoder import weights
+from laue_dask.encoder.drift import reference, unexplained
 from laue_dask.encoder.fitting import Checkpointing, best_epoch, choose_device
+from laue_dask.encoder.network import Autoencoder
 from laue_dask.encoder.training import TrainingSet, plateau, write_history
 from laue_dask.encoder.training import train as train_network
 from laue_dask.encoder.training_config import HOUSEKEEPING, TrainingConfig
@@ -107,11 +111,28 @@ def train(
             "machine": _machine(config),
             "torch": torch.__version__,
         },
+        data=data,
+        seeds={
+            "weights": [config.seed],
+            "training": [a["seed"] for a in training.attributes if "seed" in a],
+            "validation": [a["seed"] for a in validation.attributes if "seed" in a],
+        },
         metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
+        reference=reference(_errors(trained, validation)),
     )
     weights.save(trained, out, card)
     checkpoint_path(out).unlink(missing_ok=True)  # last: until here, the same command goes on
     return card
+
+
+@torch.inference_mode()
+def _errors(model: Autoencoder, validation: TrainingSet) -> NDArray[np.float32]:
+    """Reconstruction error (n,) of each validation pattern, as `drift.unexplained` defines it."""
+    found = []
+    for experiment in range(len(validation)):
+        target = model.smooth(validation.read(experiment)[0])
+        found.append(unexplained(model.decode(model.encode_smoothed(target)), target).numpy())
+    return np.concatenate(found)
 
 
 def _require_free(out: Path) -> None:

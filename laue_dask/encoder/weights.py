@@ -4,6 +4,7 @@ The card is JSON in the file's own metadata, so that the two cannot be separated
 """
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -32,14 +33,58 @@ class Card(Model):
     recipe: Recipe
     """The reduction that the network was trained on; encoding with another one is refused."""
     training: dict[str, Any] = Field(default_factory=dict)
-    """Data, configuration, seeds, time and machine of the training; empty for random weights."""
+    """Data, configuration, time and machine of the training; empty for random weights."""
+    data: str = ""
+    """Hash of what it was trained on: `TrainingSet.digest`, or the key of the scan that it was fine-tuned on."""
+    seeds: dict[str, list[int]] = Field(default_factory=dict)
+    """Seeds of the `weights`, and of the `training` and `validation` stores: they make all of it again."""
     metrics: dict[str, float] = Field(default_factory=dict)
+    """Losses of the validation patterns, and what they mean: the all-black plateau and a perfect reconstruction."""
+    reference: dict[str, float] = Field(default_factory=dict)
+    """Quantiles of the validation patterns' reconstruction errors (`drift.reference`): how a scan is found strange."""
+    benchmark: list[dict[str, str | int | float | None]] = Field(default_factory=list)
+    """Rows of the benchmark's table; filled in by `annotate`."""
 
 
 def save(model: Autoencoder, path: Path, card: Card) -> None:
     """Write weights and card; the file appears only when complete."""
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     replace_file(path, safetensors.torch.save(state, metadata={"card": card.model_dump_json()}))
+
+
+def annotate(
+    path: Path,
+    *,
+    benchmark: Sequence[Mapping[str, str | int | float | None]] | None = None,
+    reference: Mapping[str, float] | None = None,
+) -> Card:
+    """Rewrite the card of a weights file; its tensors stay the same bytes.
+
+    Parameters
+    ----------
+    benchmark, reference
+        New values of these fields; a field that is not given stays.
+
+    Returns
+    -------
+    Card
+        As it is now in the file, whose `digest` is another.
+
+    Raises
+    ------
+    StoreError
+        The file has no card that can be read, or a value is not finite or no plain one.
+    """
+    given = {"benchmark": benchmark, "reference": reference}
+    try:
+        values = {**read_card(path).model_dump(), **{name: value for name, value in given.items() if value is not None}}
+        card = Card.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise StoreError(f"{path}: card not changed: {where} = {first['input']!r}: {first['msg']}") from error
+    replace_file(path, safetensors.torch.save(load_file(path), metadata={"card": card.model_dump_json()}))
+    return card
 
 
 def locate(name: str) -> Path | None:

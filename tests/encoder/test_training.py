@@ -295,6 +295,10 @@ def test_a_whole_training_writes_weights_with_their_card_and_the_history(stores,
     assert card.training["patterns"] == 8 * PATTERNS
     assert card.training["patterns_seen"] == 8 * PATTERNS
     assert [store["seed"] for store in card.training["stores"]] == [1, 2]
+    assert card.seeds == {"weights": [0], "training": [1, 2], "validation": [3]}
+    assert card.data == TrainingSet(*stores[:2]).digest()
+    quantiles = [card.reference[f"error_q{q}"] for q in (50, 95, 99)]
+    assert 0 < quantiles[0] < quantiles[1] < quantiles[2]
     assert len(learning.history_path(out).read_text().splitlines()) == 2
     further = learn(stores[:1], stores[2], tmp_path / "further.safetensors", config_file, start=str(out))
     assert further.training["from"] == out.name

@@ -218,3 +218,44 @@ def test_the_digest_changes_with_any_byte_of_the_file(saved, tmp_path_factory, d
     path.write_bytes(content)
     assert weights.digest(str(path)) != weights.digest(str(saved)) != weights.digest("untrained")
     assert len(weights.digest(str(path))) == 16
+
+
+ROWS = [{"scan": "bent", "features": "encoder", "ari": 0.1 + 0.2, "k": 7, "note": None}]
+
+
+def test_annotating_changes_the_card_alone(saved, tmp_path):
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(saved.read_bytes())
+    card = weights.annotate(path, benchmark=ROWS, reference={"error_q50": 0.25})
+    assert card.benchmark == ROWS
+    assert (
+        weights.read_card(path) == card == CARD.model_copy(update={"benchmark": ROWS, "reference": {"error_q50": 0.25}})
+    )
+    assert weights.annotate(path, benchmark=[]).reference == {"error_q50": 0.25}
+
+    def data(path):
+        content = path.read_bytes()
+        return content[8 + int.from_bytes(content[:8], "little") :]
+
+    assert data(path) == data(saved)
+    assert all(torch.equal(tensor, load_file(saved)[name]) for name, tensor in load_file(path).items())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), [1], {"a": 1}])
+def test_a_benchmark_of_no_plain_values_is_refused_and_the_file_stays(saved, tmp_path, value):
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(saved.read_bytes())
+    with pytest.raises(StoreError, match=r"card not changed: benchmark\.0") as caught:
+        weights.annotate(path, benchmark=[{"ari": value}])
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == saved.read_bytes()
+
+
+def test_the_card_of_older_weights_is_read(saved, tmp_path):
+    new = ("data", "seeds", "reference", "benchmark")
+    older = rewrite(
+        saved,
+        tmp_path / "w.safetensors",
+        change=lambda card: json.dumps({name: value for name, value in card.items() if name not in new}),
+    )
+    assert weights.load(str(older))[1] == CARD
