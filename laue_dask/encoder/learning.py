@@ -3,26 +3,31 @@
 import math
 import platform
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from torch import Tensor
 
 from laue_dask.config import Recipe, checked, read_yaml
 from laue_dask.encoder import weights
+from laue_dask.encoder.checkpoint import Epoch
 from laue_dask.encoder.drift import reference, unexplained
 from laue_dask.encoder.fitting import Checkpointing, best_epoch, choose_device
-from laue_dask.encoder.network import Autoencoder
-from laue_dask.encoder.training import TrainingSet, plateau, write_history
+from laue_dask.encoder.network import Autoencoder, build
+from laue_dask.encoder.training import Plateau, TrainingSet, plateau, write_history
 from laue_dask.encoder.training import train as train_network
 from laue_dask.encoder.training_config import HOUSEKEEPING, TrainingConfig
 from laue_dask.encoder.weights import Card
 from laue_dask.errors import InputError
-from laue_dask.io.places import require_writable
+from laue_dask.io.places import replace_file, require_writable
 from laue_dask.progress import Progress
+from laue_dask.report import canvas, training_plots
 
 
 def train(
@@ -44,8 +49,8 @@ def train(
     validation_store
         Store of other experiments; its seed must differ from the training stores'.
     out
-        Weights file. Beside it, under the same stem, go the history and, until the training is finished, its
-        checkpoint: the same call goes on where it was killed.
+        Weights file. Beside it, under the same stem, go the history, the figures (paper, Figures 4 and 5) and, until
+        the training is finished, its checkpoint: the same call goes on where it was killed.
     minutes
         Time allowed, over all calls; the configured epochs by default.
     start
@@ -64,10 +69,9 @@ def train(
     if seeds & {a.get("seed") for a in validation.attributes}:
         raise InputError(f"{validation_store}: has the seed of a training store: validation needs other experiments")
     out.parent.mkdir(parents=True, exist_ok=True)
-    model = weights.load(start, recipe=recipe)[0] if start else None
-    if model is not None:
-        config = config.model_copy(update={"architecture": model.architecture})
-    data = training.digest()
+    model = weights.load(start, recipe=recipe)[0] if start else build(config.architecture, seed=config.seed)
+    config = config.model_copy(update={"architecture": model.architecture})
+    limits, data = plateau(model, validation), training.digest()
     identity = {
         "configuration": config.model_dump(mode="json", exclude=set(HOUSEKEEPING)),
         "data": data,
@@ -82,10 +86,9 @@ def train(
         minutes=minutes or math.inf,
         start=model,
         checkpointing=Checkpointing(checkpoint_path(out), identity),
-        on_epoch=lambda history: write_history(history, history_path(out)),
+        on_epoch=lambda history: _show(history, limits, out),
     )
     best = best_epoch(epochs)
-    limits = plateau(trained, validation)
     metrics = {
         "validation_bce": best.validation_bce,
         "validation_bce_all_black_plateau": limits.bce,
@@ -120,6 +123,7 @@ def train(
         metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
         reference=reference(_errors(trained, validation)),
     )
+    replace_file(encodings_path(out), canvas.png(_encodings(trained, validation)))
     weights.save(trained, out, card)
     checkpoint_path(out).unlink(missing_ok=True)  # last: until here, the same command goes on
     return card
@@ -133,6 +137,47 @@ def _errors(model: Autoencoder, validation: TrainingSet) -> NDArray[np.float32]:
         target = model.smooth(validation.read(experiment)[0])
         found.append(unexplained(model.decode(model.encode_smoothed(target)), target).numpy())
     return np.concatenate(found)
+
+
+def _show(history: list[Epoch], limits: Plateau, out: Path) -> None:
+    """Write the history and its figure."""
+    write_history(history, history_path(out))
+    figure = training_plots.loss_curves(
+        [asdict(epoch) for epoch in history],
+        plateau={"bce": limits.bce, "mse": limits.mse},
+        perfect={"bce": limits.perfect_bce},
+        kept=best_epoch(history).epoch,
+    )
+    replace_file(losses_path(out), canvas.png(figure))
+
+
+@torch.inference_mode()
+def _encodings(model: Autoencoder, validation: TrainingSet) -> Figure:
+    """Of two experiments: two views of a configuration, and a view of another one."""
+    patterns, latent, chosen, names = [], [], [], []
+    for experiment in range(len(validation)):
+        views, configuration = validation.read(experiment)
+        latent.append(model.encode(views))
+        if experiment in (0, len(validation) - 1):
+            own, other = (torch.nonzero(found).flatten().tolist() for found in _same(configuration))
+            picked = [*own[:2], *other[:1]]
+            chosen += [sum(map(len, latent[:-1])) + i for i in picked]
+            patterns.append(model.smooth(views[picked]))
+            names += [f"experiment {experiment}\nconfiguration {int(configuration[i])}" for i in picked]
+    features = torch.cat(latent)
+    spread = features.std(dim=0).clamp(min=1e-12)
+    return training_plots.encodings(
+        torch.cat(patterns)[:, 0].numpy(),
+        ((features - features.mean(dim=0)) / spread)[chosen].numpy(),
+        model.decode(features[chosen]).sigmoid()[:, 0].numpy(),
+        names,
+    )
+
+
+def _same(configuration: Tensor) -> tuple[Tensor, Tensor]:
+    """Masks of the patterns that show what the first does, and of the others."""
+    same = configuration == configuration[0]
+    return same, ~same
 
 
 def _require_free(out: Path) -> None:
@@ -160,6 +205,16 @@ def _described(attributes: dict[str, Any]) -> dict[str, Any]:
 def history_path(out: Path) -> Path:
     """Where the history of a training goes."""
     return out.with_name(f"{out.stem}.history.csv")
+
+
+def losses_path(out: Path) -> Path:
+    """Where the figure of the losses goes."""
+    return out.with_name(f"{out.stem}.losses.png")
+
+
+def encodings_path(out: Path) -> Path:
+    """Where the figure of patterns, features and reconstructions goes."""
+    return out.with_name(f"{out.stem}.encodings.png")
 
 
 def checkpoint_path(out: Path) -> Path:

@@ -300,6 +300,8 @@ def test_a_whole_training_writes_weights_with_their_card_and_the_history(stores,
     quantiles = [card.reference[f"error_q{q}"] for q in (50, 95, 99)]
     assert 0 < quantiles[0] < quantiles[1] < quantiles[2]
     assert len(learning.history_path(out).read_text().splitlines()) == 2
+    for figure in (learning.losses_path(out), learning.encodings_path(out)):
+        assert figure.read_bytes().startswith(b"\x89PNG")
     further = learn(stores[:1], stores[2], tmp_path / "further.safetensors", config_file, start=str(out))
     assert further.training["from"] == out.name
     assert str(tmp_path) not in further.model_dump_json()  # weights travel; where they were made does not matter
@@ -324,7 +326,7 @@ def test_a_whole_training_that_was_killed_goes_on_and_leaves_no_checkpoint(store
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(learning, "plateau", fail)
+        patch.setattr(learning, "_encodings", fail)
         with pytest.raises(KeyboardInterrupt):
             learn(stores[:1], stores[2], killed, config_file)
     assert learning.checkpoint_path(killed).exists()
