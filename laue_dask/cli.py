@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from laue_dask import __version__
-from laue_dask.config import Config, dump, load
+from laue_dask.config import Config, dump, load, merged, read_yaml
 from laue_dask.errors import ExitCode, LaueDaskError
 
 if TYPE_CHECKING:
@@ -133,6 +133,9 @@ def ingest(
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
 @click.option("-k", "k", type=click.IntRange(min=2), multiple=True, help="A number of clusters; may be repeated.")
 @click.option("--components", help="M_PCA: a number of components, or the share of variance to explain [0.99].")
+@click.option(
+    "--extractor", type=click.Choice(["network", "pixels", "peaks"]), help="What makes features of a pattern [network]."
+)
 @click.option("--weights", help="`default`, `untrained` or a .safetensors file.")
 @click.option("--substrate", type=click.Choice(["keep", "remove"]), help="Subtract the scan's own median pattern.")
 @_grid_options
@@ -142,6 +145,7 @@ def run(
     out: Path,
     k: tuple[int, ...],
     components: str | None,
+    extractor: str | None,
     weights: str | None,
     substrate: str | None,
     shape: tuple[int, int] | None,
@@ -154,7 +158,14 @@ def run(
     SOURCE is a scan store, or frames as `ingest` takes them. The same command goes on where a killed run stopped.
     """
     overrides = _overrides(
-        shape=shape, order=order, workers=workers, k=k, components=components, weights=weights, substrate=substrate
+        shape=shape,
+        order=order,
+        workers=workers,
+        k=k,
+        components=components,
+        extractor=extractor,
+        weights=weights,
+        substrate=substrate,
     )
     config = load(config_file, overrides)
     from laue_dask import pipeline
@@ -163,7 +174,44 @@ def run(
     suggested = ", ".join(map(str, record.suggested_k)) or "none"
     click.echo(f"{record.n_patterns} patterns, {record.m_pca} components, suggested K: {suggested}")
     click.echo(f"maps: {out / 'plots'}   report: {out / 'report.html'}")
+    for warning in record.warnings:
+        click.echo(f"warning: {warning}", err=True)
     return _report_set_aside(record.set_aside)
+
+
+@commands.command()
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("-k", "k", type=click.IntRange(min=2), multiple=True, help="A number of clusters; may be repeated.")
+@click.option(
+    "--estimator",
+    type=click.Choice(["kmeans", "bgm", "gmm", "hdbscan", "mean_shift"]),
+    help="Clustering method; the last two find K themselves.",
+)
+@click.option("--components", help="M_PCA: a number of components, or the share of variance to explain.")
+@click.option("--sweep/--no-scores", default=None, help="Score every K again, or never [where parameters changed].")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="Configuration; options win over it.")
+def segment(
+    run_folder: Path,
+    k: tuple[int, ...],
+    estimator: str | None,
+    components: str | None,
+    sweep: bool | None,
+    config_file: Path | None,
+) -> int:
+    """Cluster the patterns of a finished run again, its features untouched."""
+    given = _overrides(k=k, components=components, estimator=estimator)
+    if estimator in ("hdbscan", "mean_shift") and not k:
+        given["clustering"]["k"] = ()  # the run's own K are of no use to these
+    changes = merged({} if config_file is None else read_yaml(config_file), given)
+    from laue_dask import pipeline
+
+    record = pipeline.segment(run_folder, changes, command=_typed(), sweep=sweep, progress=_progress())
+    for number, found in zip(record["k"], record["n_clusters"], strict=True):
+        click.echo(f"K = {number}" + (f": {found} clusters own patterns" if found < number else ""))
+    click.echo(f"maps: {run_folder / 'plots'}   report: {run_folder / 'report.html'}")
+    for warning in record["warnings"]:
+        click.echo(f"warning: {warning}", err=True)
+    return ExitCode.DONE
 
 
 @commands.command()
@@ -277,6 +325,8 @@ def _overrides(
     workers: int | None = None,
     k: tuple[int, ...] = (),
     components: str | None = None,
+    estimator: str | None = None,
+    extractor: str | None = None,
     weights: str | None = None,
     substrate: str | None = None,
 ) -> dict[str, Any]:
@@ -284,9 +334,9 @@ def _overrides(
     nested: dict[str, dict[str, Any]] = {
         "scan": {"shape": shape or None, "order": order},
         "cluster": {"workers": workers},
-        "clustering": {"k": k or None},
+        "clustering": {"k": k or None, "estimator": estimator},
         "pca": {"components": None if components is None else _number(components)},
-        "encoder": {"weights": weights},
+        "encoder": {"extractor": extractor, "weights": weights},
         "recipe": {"substrate": substrate},
     }
     given = {s: {k: v for k, v in values.items() if v is not None} for s, values in nested.items()}

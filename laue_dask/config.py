@@ -57,8 +57,11 @@ class ScanConfig(Model):
 
 
 class EncoderConfig(Model):
-    """Which weights encode, and how."""
+    """What makes features of a pattern (Definition 4), and how."""
 
+    extractor: Literal["network", "pixels", "peaks"] = "network"
+    """`network` (the encoder of `weights`), `pixels` (principal components of the reduced pattern) or `peaks`
+    (positions and intensities of the brightest peaks)."""
     weights: str = "default"
     """`default` (shipped), `untrained` (random, for comparison), or the path of a `.safetensors` file."""
     batch_size: int = Field(32, ge=1, le=65536)
@@ -76,6 +79,8 @@ class PCAConfig(Model):
 class ClusteringConfig(Model):
     """Which segmentations are made and scored."""
 
+    estimator: Literal["kmeans", "bgm", "gmm", "hdbscan", "mean_shift"] = "kmeans"
+    """g of the segmentation: k-means, (Bayesian) Gaussian mixture, or one that finds K itself. Scores are k-means'."""
     k: tuple[Annotated[int, Field(ge=2, le=65536)], ...] = ()
     """Numbers of clusters K asked for, besides those at the peaks of the scores."""
     score_k: tuple[Annotated[int, Field(ge=2)], Annotated[int, Field(ge=2)]] = (2, 20)
@@ -85,12 +90,18 @@ class ClusteringConfig(Model):
     sample: int = Field(20_000, ge=100)
     """Patterns used for the starts and for the scores."""
     silhouette_sample: int = Field(10_000, ge=100, le=50_000)
+    min_cluster_size: int = Field(20, ge=2)
+    """Fewest patterns of the sample in a cluster of HDBSCAN."""
+    bandwidth: float | None = Field(None, gt=0)
+    """Radius of mean shift in the components' units; from the sample's distances by default."""
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.score_k[0] > self.score_k[1]:
             raise ValueError(f"score_k: first K {self.score_k[0]} is larger than last K {self.score_k[1]}")
+        if self.k and self.estimator in ("hdbscan", "mean_shift"):
+            raise ValueError(f"{self.estimator} finds the number of clusters itself: leave k out")
         return self
 
 
@@ -131,7 +142,7 @@ def load(path: Path | None, overrides: dict[str, Any] | None = None) -> Config:
         The file is missing, is not YAML, or has an unknown key or an impossible value; the message names the key.
     """
     data, where = ({}, "options") if path is None else (read_yaml(path), str(path))
-    return validate(_merge(data, overrides or {}), where)
+    return validate(merged(data, overrides or {}), where)
 
 
 def validate(data: dict[str, Any], where: str) -> Config:
@@ -193,9 +204,10 @@ def dump(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
+def merged(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries, those of `top` over those of `base`."""
+    both = dict(base)
     for key, value in top.items():
-        below = merged.get(key)
-        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return merged
+        below = both.get(key)
+        both[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return both

@@ -4,20 +4,26 @@ A stage's output is valid exactly when the hash of its inputs' keys, its paramet
 that was killed goes on at the first missing block; a run with other parameters redoes the stages that depend on them.
 """
 
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import zarr
+from dask import config as dask_config
 
+from laue_dask import __version__, schema
 from laue_dask import record as records
 from laue_dask.compute import cluster
 from laue_dask.compute.cluster import Workers
-from laue_dask.config import ClusterConfig, Config, dump, validate
+from laue_dask.config import ClusterConfig, Config, dump, merged, validate
 from laue_dask.encoder import weights
-from laue_dask.errors import InputError
+from laue_dask.encoder.extractors import Extractor
+from laue_dask.errors import ConfigError, InputError
 from laue_dask.io import results as io_results
-from laue_dask.io.places import require_writable
+from laue_dask.io.places import replace_file, require_writable
 from laue_dask.io.results import ResultsWriter
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.pca import choose_components
@@ -28,6 +34,12 @@ from laue_dask.report.plots import GALLERY_UP_TO, write_plots
 from laue_dask.stages import evaluation, extraction, segmentation, source, specimen
 from laue_dask.stages.reduction import reduce_scan
 from laue_dask.stages.specimen import Map
+
+IN_PROCESS = 2**30
+"""Bytes of components that `segment` holds in this process rather than start workers."""
+
+_OF_CLUSTERING = {"k", "cluster", "score_k"}
+"""Dimensions of the results that depend on the clustering."""
 
 
 def run(origin: str, folder: Path, config: Config, *, command: str, progress: Progress) -> Run:
@@ -57,8 +69,8 @@ def run(origin: str, folder: Path, config: Config, *, command: str, progress: Pr
     source.check(origin, config)
     # Workers may have another working directory.
     folder, config = folder.absolute(), _with_absolute_weights(config)
-    latent = weights.load(config.encoder.weights, recipe=config.recipe)[0].architecture.latent
-    choose_components(np.full(latent, 1 / latent), config.pca.components)
+    extractor = extraction.extractor_of(config.encoder, config.recipe)
+    choose_components(np.full(extractor.n_features, 1 / extractor.n_features), config.pca.components)
     record = Run(command=command, source=origin, config=config)
     with cluster.start(config.cluster) as workers:
         record.workers = workers.described
@@ -66,12 +78,13 @@ def run(origin: str, folder: Path, config: Config, *, command: str, progress: Pr
             store = source.open_scan(origin, folder, config, workers=workers, progress=progress)
         record.describe_scan(store)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / records.NAME).unlink(missing_ok=True)
+        for name in (records.NAME, records.WITHDRAWN):
+            (folder / name).unlink(missing_ok=True)
         (folder / "config.yaml").write_text(dump(config), encoding="utf-8")
         with record.timed("reduce"):
             reduced = reduce_scan(store, config.recipe, workers=workers, progress=progress)
         results = ResultsWriter(folder, {"scan": str(store.path), "scan_shape": list(store.scan_shape)})
-        _analyse(store, reduced, latent, results, record, workers=workers, progress=progress)
+        _analyse(store, reduced, extractor, results, record, workers=workers, progress=progress)
     results.group.attrs.update({"suggested_k": record.suggested_k, "keys": record.keys})
     results.finish()
     with record.timed("report"):
@@ -83,7 +96,7 @@ def run(origin: str, folder: Path, config: Config, *, command: str, progress: Pr
 def _analyse(
     store: ScanStore,
     reduced: zarr.Array[Any],
-    latent: int,
+    extractor: Extractor,
     results: ResultsWriter,
     record: Run,
     *,
@@ -94,16 +107,9 @@ def _analyse(
     config, where = record.config, Map(store.valid, store.scan_shape)
     with record.timed("encode"):
         key = record.keys["features"] = stage_key(
-            "features",
-            record.keys["scan"],
-            config.recipe.digest(),
-            weights.digest(config.encoder.weights),
-            config.encoder.precision,
-            config.encoder.batch_size,
+            "features", record.keys["scan"], config.recipe.digest(), extractor.digest
         )
-        features = extraction.extract(
-            reduced, store.valid, latent, config.encoder, results, key=key, workers=workers, progress=progress
-        )
+        features = extraction.extract(reduced, where, extractor, results, key=key, workers=workers, progress=progress)
     with record.timed("components"):
         key = record.keys["components"] = stage_key("components", key)
         components, pca = segmentation.transform(
@@ -117,22 +123,167 @@ def _analyse(
     record.suggested_k = list(found.suggested)
     record.k = sorted({*found.suggested, *config.clustering.k}) or [2]
     with record.timed("segment"):
-        segmentation.segment(components, record.m_pca, where, record.k, config.clustering, results, progress=progress)
+        made = segmentation.segment(
+            components,
+            record.m_pca,
+            where,
+            record.k,
+            config.clustering,
+            results,
+            progress=progress,
+            seeds=found.seeds,
+        )
+    record.k = [one.k for one in made]
+    record.warnings += segmentation.warnings_of(made, config.clustering)
     with record.timed("quality"):
-        error = extraction.reconstruction_errors(reduced, where, config, workers=workers, progress=progress)
+        error, unexplained = extraction.reconstruction_errors(
+            reduced, where, extractor, config.quality, workers=workers, progress=progress
+        )
         results.put("reconstruction_error", error)
+        results.put("unexplained", unexplained)
+        record.compare_with_training(extraction.drift_of(extractor, unexplained))
+    record.delegate_sources = _delegate_sources(results, store)
+
+
+def _delegate_sources(results: ResultsWriter, store: ScanStore) -> dict[str, str]:
+    """File of each delegate, by pattern."""
     delegates = np.unique(np.asarray(results.group["delegate"]))
     sources = store.source
-    record.delegate_sources = {str(i): sources[i] for i in delegates[delegates >= 0].tolist()}
+    return {str(i): sources[i] for i in delegates[delegates >= 0].tolist()}
 
 
-def report(folder: Path, record: dict[str, Any], *, reduced: zarr.Array[Any]) -> None:
-    """Draw the plots and the page of a finished run, from its results and its delegates' patterns."""
+def report(
+    folder: Path, record: dict[str, Any], *, reduced: zarr.Array[Any], unchanged: Collection[int] = ()
+) -> None:
+    """Draw the plots and the page of a finished run, from its results and its delegates' patterns.
+
+    Parameters
+    ----------
+    unchanged
+        K whose figures are there already.
+    """
     dataset = io_results.read(folder)
     shown = np.unique(dataset["delegate"].values[:, :GALLERY_UP_TO])  # labels count from the largest cluster
     patterns = {int(i): np.asarray(reduced[int(i)]) for i in shown[shown >= 0]}
-    plots = write_plots(dataset, folder / "plots", patterns=patterns)
+    plots = write_plots(dataset, folder / "plots", patterns=patterns, unchanged=unchanged)
     write_page(dataset, plots, record, folder / "report.html")
+
+
+def segment(
+    folder: Path, changes: dict[str, Any], *, command: str, progress: Progress, sweep: bool | None = None
+) -> dict[str, Any]:
+    """Cluster the patterns of a finished run again; features and components are left untouched.
+
+    What depends on the clustering is made anew: labels, centroids, delegates, colours, figures, report and record, and
+    the scores where their parameters changed. Segmentations that are there already with the same parameters are kept.
+
+    Parameters
+    ----------
+    folder
+        Of the run.
+    changes
+        Nested mapping over the run's configuration, of the sections `pca`, `clustering` and `cluster`.
+    command
+        The command as typed, for the record.
+    sweep
+        Whether to score every K again; by default where parameters of the scores changed. False leaves scores of
+        other parameters out.
+
+    Returns
+    -------
+    record
+        As written to `run.json`.
+
+    Raises
+    ------
+    InputError
+        There is no finished run, its scan is gone, or a parameter does not fit it.
+    """
+    record = records.read(folder, withdrawn=True)
+    folder = folder.absolute()
+    before = validate(record["config"], str(folder / records.NAME))
+    config = _changed(before, changes)
+    old = io_results.read(folder)
+    store = _scan_of(folder, record)
+    reduced = _reduced_of(store, config)
+    where = Map(store.valid, store.scan_shape)
+    specimen.require_enough(len(where.patterns), config.clustering.k)
+    m_pca = choose_components(old["explained_variance_ratio"].values, config.pca.components)
+    same = m_pca == record["m_pca"] and record["laue_dask"] == __version__
+    results = ResultsWriter(folder, old.attrs, fresh=True)
+    for name in set(schema.RESULTS) & set(old.variables):
+        if not _OF_CLUSTERING & set(schema.RESULTS[name].dims):
+            results.keep(name)
+    array = results.group["components"]
+    array.attrs["m_pca"] = m_pca
+    components = da.from_zarr(array, chunks=(array.chunks[0], array.shape[1]))
+    run = Run(command=command, source=record["source"], config=config)
+    with _workers_for(components, config) as workers:
+        if workers is None:
+            components = components.persist()
+        with run.timed("scores"):
+            scored = same and segmentation.same_scores(before.clustering, config.clustering)
+            samples = specimen.usable(components, where)[:, :m_pca]
+            if sweep or (sweep is None and not scored):
+                found = segmentation.score(samples, config.clustering, results, workers=workers, progress=progress)
+            else:
+                kept = segmentation.read_scores(old, record["suggested_k"]) if scored else segmentation.Scores()
+                found = segmentation.put_scores(kept, results)
+        k_values = sorted({*found.suggested, *config.clustering.k}) or [2]
+        known = segmentation.read(old) if same and segmentation.same(before.clustering, config.clustering) else {}
+        with run.timed("segment"):
+            made = segmentation.segment(
+                components,
+                m_pca,
+                where,
+                k_values,
+                config.clustering,
+                results,
+                progress=progress,
+                seeds=found.seeds,
+                known=known,
+            )
+    record |= {
+        "k": [one.k for one in made],
+        "n_clusters": [one.n_clusters for one in made],
+        "suggested_k": list(found.suggested),
+        "m_pca": m_pca,
+        "delegate_sources": _delegate_sources(results, store),
+        "warnings": segmentation.warnings_of(made, config.clustering),
+        "config": config.model_dump(mode="json"),
+        "segmented_by": [*record.get("segmented_by", []), command],
+    }
+    record.pop("evaluation", None)  # of other segmentations
+    results.group.attrs["suggested_k"] = record["suggested_k"]
+    records.withdraw(folder)
+    results.finish()
+    replace_file(folder / "config.yaml", dump(config).encode())
+    with run.timed("report"):
+        record["seconds"] |= run.seconds
+        report(folder, record, reduced=reduced, unchanged=[k for k in known if (folder / "plots").is_dir()])
+    record["seconds"] |= run.seconds
+    records.write(folder, record)
+    return record
+
+
+def _changed(before: Config, changes: dict[str, Any]) -> Config:
+    """The configuration of a run with changes that leave its features as they are."""
+    config = validate(merged(before.model_dump(mode="json"), changes), "options")
+    for section in ("scan", "recipe", "encoder", "quality"):
+        if getattr(config, section) != getattr(before, section):
+            raise ConfigError(f"{section}: differs from the run's, whose features `segment` leaves as they are: use `run`")
+    return config
+
+
+@contextmanager
+def _workers_for(components: da.Array, config: Config) -> Iterator[Workers | None]:
+    """Workers where the table is large, and None, for threads of this process, where they would take longer to start."""
+    if components.nbytes <= IN_PROCESS:
+        with dask_config.set(scheduler="threads"):
+            yield None
+    else:
+        with cluster.start(config.cluster) as workers:
+            yield workers
 
 
 def evaluate(
@@ -154,10 +305,7 @@ def evaluate(
     dataset = io_results.read(folder)
     config = validate(record["config"], str(folder / records.NAME))
     known = evaluation.read_truth(truth, tuple(record["scan_shape"]))
-    scan = _scan_of(folder, record)
-    reduced = scan.reduced(config.recipe.digest())
-    if reduced is None:
-        raise InputError(f"{scan.path}: its reduced patterns are gone: run `laue-dask run` again")
+    reduced = _reduced_of(_scan_of(folder, record), config)
     with cluster.start(ClusterConfig(workers=workers)):
         rows = evaluation.evaluate(dataset, reduced, config, known, progress=progress)
     record["evaluation"] = rows
@@ -180,8 +328,15 @@ def _scan_of(folder: Path, record: dict[str, Any]) -> ScanStore:
     raise InputError(f"{record['scan']}: the scan of {folder} is gone: run `laue-dask run` again")
 
 
+def _reduced_of(scan: ScanStore, config: Config) -> zarr.Array[Any]:
+    reduced = scan.reduced(config.recipe.digest())
+    if reduced is None:
+        raise InputError(f"{scan.path}: its reduced patterns are gone: run `laue-dask run` again")
+    return reduced
+
+
 def _with_absolute_weights(config: Config) -> Config:
-    path = weights.locate(config.encoder.weights)
+    path = weights.locate(config.encoder.weights) if config.encoder.extractor == "network" else None
     if path is None or config.encoder.weights == "default":
         return config
     return config.model_copy(update={"encoder": config.encoder.model_copy(update={"weights": str(path.absolute())})})

@@ -6,19 +6,23 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from laue_dask import __version__
 from laue_dask.config import Config
+from laue_dask.encoder.drift import Drift
 from laue_dask.encoder.weights import UNTRAINED_SEED
 from laue_dask.errors import InputError
 from laue_dask.io.places import replace_file
 from laue_dask.io.scan_store import ScanStore
 
 NAME = "run.json"
+
+WITHDRAWN = "run.json.withdrawn"
+"""The record of a run while `laue-dask segment` puts other results into its place."""
 
 PACKAGES = ("dask", "distributed", "dask-ml", "fabio", "numpy", "scikit-learn", "torch", "zarr")
 
@@ -46,6 +50,8 @@ class Run:
     m_pca: int = 0
     delegate_sources: dict[str, str] = field(default_factory=dict)
     workers: str = ""
+    warnings: list[str] = field(default_factory=list)
+    drift: dict[str, float | str] = field(default_factory=dict)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -59,6 +65,12 @@ class Run:
         self.scan, self.scan_shape = str(store.path), store.scan_shape
         self.keys["scan"] = store.key()
         self.n_patterns, self.set_aside = int(store.valid.sum()), store.set_aside
+
+    def compare_with_training(self, drift: Drift | str) -> None:
+        """Take over how the patterns compare with the encoder's training, or why that is not known."""
+        self.drift = {"not_known": drift} if isinstance(drift, str) else asdict(drift)
+        if isinstance(drift, Drift) and drift.warning:
+            self.warnings.append(drift.warning)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, with versions and seeds."""
@@ -76,6 +88,8 @@ class Run:
             "suggested_k": self.suggested_k,
             "m_pca": self.m_pca,
             "delegate_sources": self.delegate_sources,
+            "warnings": self.warnings,
+            "drift": self.drift,
             "seconds": self.seconds,
             "patterns_per_second": rates,
             "workers": self.workers,
@@ -89,10 +103,17 @@ class Run:
 def write(folder: Path, values: dict[str, Any]) -> None:
     """Write the record of a run; it appears only when complete, and last of all: a run without it is not finished."""
     replace_file(folder / NAME, json.dumps(values, indent=1, ensure_ascii=False).encode())
+    (folder / WITHDRAWN).unlink(missing_ok=True)
 
 
-def read(folder: Path) -> dict[str, Any]:
-    """Read `run.json` of a finished run.
+def withdraw(folder: Path) -> None:
+    """From here on the run is not finished, but `read` still knows, if asked, what it was."""
+    if (folder / NAME).exists():
+        (folder / NAME).replace(folder / WITHDRAWN)
+
+
+def read(folder: Path, *, withdrawn: bool = False) -> dict[str, Any]:
+    """Read `run.json` of a finished run, or the one that was withdrawn by a command that was killed.
 
     Raises
     ------
@@ -100,6 +121,8 @@ def read(folder: Path) -> dict[str, Any]:
         There is none, or it cannot be read.
     """
     path = folder / NAME
+    if withdrawn and not path.exists() and (folder / WITHDRAWN).exists():
+        path = folder / WITHDRAWN
     try:
         record: Any = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:

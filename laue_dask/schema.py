@@ -79,6 +79,9 @@ RESULTS: Mapping[str, ArraySpec] = {
     "explained_variance": ArraySpec(("component",), "float64", np.nan, "", "explained variance"),
     "explained_variance_ratio": ArraySpec(("component",), "float64", np.nan, "1", "explained variance ratio"),
     "k": ArraySpec(("k",), "int32", 0, "", "number of clusters K of each segmentation"),
+    "n_clusters": ArraySpec(
+        ("k",), "int32", 0, "", "clusters that own patterns: fewer than K where a mixture leaves some", required=False
+    ),
     "score_k": ArraySpec(("score_k",), "int32", 0, "", "numbers of clusters that were scored"),
     "labels": ArraySpec(("k", "y", "x"), "int32", -1, "", "natural label, -1 without a valid pattern"),
     "centroids": ArraySpec(("k", "cluster", "component"), "float32", np.nan, "", "mean of the cluster's members"),
@@ -89,6 +92,14 @@ RESULTS: Mapping[str, ArraySpec] = {
     "calinski_harabasz": ArraySpec(("score_k",), "float64", np.nan, "", "Calinski-Harabasz score"),
     "reconstruction_error": ArraySpec(
         ("y", "x"), "float32", np.nan, "nat", "binary cross entropy of the autoencoder, mean per pixel"
+    ),
+    "unexplained": ArraySpec(
+        ("y", "x"),
+        "float32",
+        np.nan,
+        "1",
+        "share of the pattern that its reconstruction leaves unexplained",
+        required=False,
     ),
     "distance_to_centroid": ArraySpec(
         ("k", "y", "x"), "float32", np.nan, "", "distance to the centroid in component space"

@@ -1,63 +1,93 @@
-"""Feature extraction (Definition 4): reduced patterns → latent features, as a `map_blocks`.
+"""`network`: the encoder as a feature extractor (Definition 4), reduced patterns → latent features.
 
-The task graph carries the name of the weights, never the weights: each worker loads them once and keeps them.
+What travels with a task is the name of the weights, never the weights: each worker loads them once and keeps them.
 """
 
+import hashlib
+from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, cast
 
-import dask.array as da
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from laue_dask.config import EncoderConfig, Recipe
 from laue_dask.encoder import weights
+from laue_dask.encoder.drift import unexplained
+from laue_dask.encoder.extractors import Sample
 from laue_dask.encoder.network import Autoencoder
 from laue_dask.errors import StoreError
 
 
-def encode(
-    reduced: da.Array,
-    valid: NDArray[np.bool_],
-    *,
-    name: str,
-    latent: int,
-    batch_size: int = 32,
-    precision: str = "float32",
-) -> da.Array:
-    """Lazy feature map of a scan (equation 14).
+@dataclass(frozen=True)
+class Network:
+    """The encoder half of an autoencoder as a feature extractor (section 3.1).
 
-    Parameters
+    Attributes
     ----------
-    reduced : (pattern, 128, 128) uint8
-        Reduced patterns, chunked along `pattern` alone.
-    valid : (pattern,) bool
-        Patterns that exist; the features of the others are NaN.
-    name
-        Weights: `default`, `untrained` or a path.
-
-    Returns
-    -------
-    features : (pattern, latent) float32
-        With the chunks of `reduced` along `pattern`.
+    weights_name
+        `default`, `untrained` or a path.
+    weights_digest
+        Of that file when the run began.
+    n_features
+        M_AE of its architecture.
     """
-    features: da.Array = da.map_blocks(
-        encode_block,
-        reduced,
-        da.from_array(valid, chunks=reduced.chunks[0])[:, None, None],
-        weights_name=name,
-        digest=weights.digest(name),
-        batch_size=batch_size,
-        precision=precision,
-        dtype=np.float32,
-        drop_axis=(1, 2),
-        new_axis=1,
-        chunks=(reduced.chunks[0], (latent,)),
-        meta=np.empty((0, 0), dtype=np.float32),
-    )
-    return features
+
+    weights_name: str
+    weights_digest: str
+    n_features: int
+    batch_size: int = 32
+    precision: str = "float32"
+
+    name = "network"
+    on_gpu = True
+
+    @classmethod
+    def load(cls, config: EncoderConfig, recipe: Recipe | None = None) -> "Network":
+        """Look at the configured weights.
+
+        Raises
+        ------
+        StoreError
+            See `weights.load`.
+        """
+        latent = weights.load(config.weights, recipe=recipe)[0].architecture.latent
+        return cls(config.weights, weights.digest(config.weights), latent, config.batch_size, config.precision)
+
+    @property
+    def digest(self) -> str:
+        """Hash of the weights and of what else decides the rounding."""
+        text = f"network {self.weights_digest} {self.precision} {self.batch_size}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def fit(self, sample: Sample, file: Path) -> "Network":
+        """Return itself: the network was trained before."""
+        return self
+
+    def extract(self, patterns: NDArray[np.uint8], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """See `Extractor.extract`."""
+        return encode_block(
+            patterns,
+            valid,
+            weights_name=self.weights_name,
+            digest=self.weights_digest,
+            batch_size=self.batch_size,
+            precision=self.precision,
+        )
+
+    def errors(self, patterns: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See `reconstruction_errors`."""
+        return reconstruction_errors(
+            patterns,
+            name=self.weights_name,
+            digest=self.weights_digest,
+            batch_size=self.batch_size,
+            precision=self.precision,
+        )
 
 
 def encode_block(
@@ -79,18 +109,23 @@ def encode_block(
     return features
 
 
-def reconstruction_error(
+def reconstruction_errors(
     reduced: NDArray[np.uint8], *, name: str, digest: str, batch_size: int, precision: str
 ) -> NDArray[np.float32]:
-    """Binary cross entropy (n,) float32 in nat, mean per pixel, of patterns (n, 128, 128) uint8."""
+    """How far patterns (n, 128, 128) uint8 are from their reconstructions, (n, 2) float32.
+
+    The binary cross entropy in nat, mean per pixel, and the share that is `drift.unexplained`, NaN for a pattern that
+    shows nothing.
+    """
     model, device = _network(name, digest)
 
-    def error(patterns: Tensor) -> Tensor:
-        target = model.smooth(patterns)
-        logits = model.decode(model.encode_smoothed(target))
-        return nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((1, 2, 3))
+    def errors(patterns: Tensor) -> Tensor:
+        target = model.smooth(patterns).float()
+        logits = model.decode(model.encode_smoothed(target)).float()
+        entropy = nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((1, 2, 3))
+        return torch.stack([entropy, unexplained(logits, target)], dim=1)
 
-    return _in_batches(error, reduced, (), device, batch_size, precision)
+    return _in_batches(errors, reduced, (2,), device, batch_size, precision)
 
 
 @lru_cache(maxsize=2)

@@ -38,6 +38,7 @@ code { font: .85em ui-monospace, monospace; overflow-wrap: anywhere; }
 dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: .8rem 1.2rem; margin: 1rem 0; }
 dt { color: #666; font-size: .85rem; }
 dd { margin: 0; font-size: 1.15rem; overflow-wrap: anywhere; }
+.warning { border-left: .3rem solid #d08700; background: #fff6e0; padding: .5rem .8rem; }
 figure { margin: .8rem 0 1.4rem; }
 figure img { max-width: 100%; height: auto; }
 .scroll { overflow-x: auto; }
@@ -60,6 +61,7 @@ pre { font: .8rem/1.4 ui-monospace, monospace; background: #f5f5f5; padding: .8r
 <body>
 <h1>$title</h1>
 $command
+$warnings
 $facts
 <nav>$links</nav>
 $sections
@@ -77,10 +79,11 @@ _CAPTIONS = {
     "delegates": "Reduced patterns of the delegates, framed in the colours of the label map.",
     "scores": "Silhouette and Calinski–Harabasz score against the number of clusters K.",
     "explained_variance": "Explained variance of the principal components.",
-    "reconstruction_error": "Reconstruction error of the autoencoder: patterns with a large error are unlike those "
-    "that it was trained on.",
+    "reconstruction_error": "Reconstruction error of the autoencoder. It grows with the number of bright pixels.",
+    "unexplained": "Share of each pattern that the autoencoder's reconstruction leaves unexplained, whatever the "
+    "number of bright pixels: patterns with a large share are unlike those that it was trained on.",
 }
-_NOT_BY_K = ("direct_colouring", "scores", "explained_variance", "reconstruction_error")
+_NOT_BY_K = ("direct_colouring", "scores", "explained_variance", "reconstruction_error", "unexplained")
 _OF_K = re.compile(r"(.+)_k(\d+)")
 
 
@@ -105,6 +108,7 @@ def write_page(results: xr.Dataset, plots: Sequence[Path], run: Mapping[str, Any
     text = _PAGE.substitute(
         title=escape(f"Laue scan {run['source']}" if run.get("source") else "Laue scan"),
         command=f"<p><code>{escape(str(run['command']))}</code></p>" if run.get("command") else "",
+        warnings="".join(f'<p class="warning">{escape(str(line))}</p>' for line in run.get("warnings") or []),
         facts=_facts(results, run),
         links=links,
         sections="\n".join(f'<h2 id="{_anchor(title)}">{escape(title)}</h2>\n{body}' for title, body in sections),
@@ -125,7 +129,10 @@ def _sections(results: xr.Dataset, figures: Mapping[str, str], run: Mapping[str,
     )
     yield "Scores", figures.get("scores", "")
     yield "Explained variance", figures.get("explained_variance", "")
-    yield "Reconstruction error", figures.get("reconstruction_error", "")
+    yield (
+        "Reconstruction error",
+        figures.get("reconstruction_error", "") + figures.get("unexplained", "") + _drift(run.get("drift") or {}),
+    )
     named = {*_NOT_BY_K, *(stem for stems in by_k.values() for stem in stems)}
     yield "Other figures", "".join(figure for stem, figure in figures.items() if stem not in named)
     yield "Delegates", _delegate_tables(results, run.get("delegate_sources") or {})
@@ -162,6 +169,21 @@ def _explained(results: xr.Dataset, m_pca: int) -> str:
         return ""
     share = float(np.nansum(results["explained_variance_ratio"].to_numpy()[:m_pca]))
     return f", explaining {100 * share:.2f} %"
+
+
+def _drift(drift: Mapping[str, Any]) -> str:
+    """Whether the patterns are of the training's kind; says so too where that is not known."""
+    if not drift:
+        return ""
+    if "not_known" in drift:
+        text = f"Whether these patterns are of the kind that was trained on is not known: {drift['not_known']}."
+    else:
+        text = (
+            f"{100 * drift['beyond']:.1f} % of {drift['patterns']:,} patterns are beyond the 99 % quantile "
+            f"({drift['reference_q99']:.3f}) of the patterns that the weights were checked on, where 1 % is expected; "
+            f"the median is {drift['median']:.3f} here and {drift['reference_median']:.3f} there."
+        )
+    return f"<p>{escape(text)}</p>\n"
 
 
 def _figure(plot: Path) -> str:

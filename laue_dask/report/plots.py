@@ -118,6 +118,18 @@ def reconstruction_map(results: xr.Dataset) -> Figure:
     )
 
 
+def unexplained_map(results: xr.Dataset) -> Figure:
+    """Reconstruction error free of how many bright pixels a pattern has; see `encoder.drift.unexplained`."""
+    share = results["unexplained"].to_numpy()
+    return maps.scalar_figure(
+        share,
+        title="Left unexplained by the reconstruction",
+        facts=f"computed for {np.isfinite(share).sum():,} of {share.size:,} points",
+        label="share of the pattern (1: as a uniform grey)",
+        absent="not computed",
+    )
+
+
 def explained_variance(results: xr.Dataset) -> Figure:
     """Explained variance of the principal components and its running sum (paper, Figure 6)."""
     variance = results["explained_variance"].to_numpy()
@@ -200,6 +212,7 @@ _OF_THE_SCAN: tuple[tuple[str, Callable[[xr.Dataset], Figure], tuple[str, ...]],
     ("explained_variance", explained_variance, ("explained_variance", "explained_variance_ratio")),
     ("scores", scores, ("silhouette", "calinski_harabasz")),
     ("reconstruction_error", reconstruction_map, ("reconstruction_error",)),
+    ("unexplained", unexplained_map, ("unexplained",)),
 )
 _OF_EACH_K: tuple[tuple[str, Callable[[xr.Dataset, int], Figure], tuple[str, ...]], ...] = (
     ("labels", label_map, ("labels",)),

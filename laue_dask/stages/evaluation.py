@@ -5,6 +5,7 @@ with random weights. All go through the same PCA and k-means. Figures are given 
 where the beam does not straddle two domains.
 """
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,22 +17,25 @@ import torch
 import xarray as xr
 import zarr
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
 
 from laue_dask import labeling, scores
-from laue_dask.clustering import sample_rows
 from laue_dask.config import Config
-from laue_dask.encoder.encode import encode
-from laue_dask.encoder.network import ARCHITECTURES, Smoothing
+from laue_dask.encoder.encode import Network
+from laue_dask.encoder.extractors import features
+from laue_dask.encoder.network import Smoothing
+from laue_dask.encoder.pixels import Pixels
 from laue_dask.errors import InputError
 from laue_dask.pca import IncrementalPCA
 from laue_dask.progress import Progress
 from laue_dask.stages import segmentation, specimen
+from laue_dask.stages.extraction import lazy_patterns, sample_of
 from laue_dask.stages.specimen import Map
 
 PIXEL_COMPONENTS = 32
-PIXEL_SAMPLE = 4000
-"""Patterns that the pixel PCA is fitted on; all are transformed."""
+"""Components of the reduced pixels that the baseline uses."""
+
+OWN = {"network": "encoder", "pixels": "pixels, own run", "peaks": "peaks"}
+"""What the row of the run's own features is called, by the extractor that made them."""
 
 
 @dataclass(frozen=True)
@@ -110,21 +114,25 @@ def evaluate(
     if truth.n_domains >= 2:
         k_values |= {truth.n_domains, 2 * truth.n_domains}
     usable = int(where.valid.sum())
-    extracted: Mapping[str, da.Array] = {
-        "encoder": specimen.usable(table, where)[:, :m_pca],
-        "untrained": _untrained(reduced, where, config),
-        "pixels": _pixels(reduced, where, widened=False),
-        "pixels, widened": _pixels(reduced, where, widened=True),
-    }
     rows: list[dict[str, float | int | str]] = []
     chosen = sorted(k for k in k_values if k < usable)
-    with progress.stage("evaluate", total=len(extracted) * len(chosen), unit="segmentations") as advance:
-        for name, samples in extracted.items():
-            for k in chosen:
-                estimator = segmentation.kmeans(k, config.clustering).fit(samples)
-                figures = _compare(samples, np.asarray(estimator.labels_), k, where, truth)
-                rows.append({"features": name, "k": k, **figures})
-                advance(1)
+    # Workers read what the pixels' components are from a file, here as in a run.
+    with tempfile.TemporaryDirectory(prefix="laue-dask-") as scratch:
+        patterns = lazy_patterns(reduced)
+        widened: da.Array = da.map_blocks(_widen, patterns, dtype=np.uint8)
+        extracted: Mapping[str, da.Array] = {
+            OWN[config.encoder.extractor]: specimen.usable(table, where)[:, :m_pca],
+            "untrained": _untrained(reduced, where, config),
+            "pixels": _pixels(patterns, where, Path(scratch) / "pixels.safetensors"),
+            "pixels, widened": _pixels(widened, where, Path(scratch) / "widened.safetensors"),
+        }
+        with progress.stage("evaluate", total=len(extracted) * len(chosen), unit="segmentations") as advance:
+            for name, samples in extracted.items():
+                for k in chosen:
+                    estimator = segmentation.kmeans(k, config.clustering).fit(samples)
+                    figures = _compare(samples, np.asarray(estimator.labels_), k, where, truth)
+                    rows.append({"features": name, "k": k, **figures})
+                    advance(1)
     return rows
 
 
@@ -148,49 +156,25 @@ def _compare(samples: da.Array, labels: NDArray[np.int64], k: int, where: Map, t
 
 def _untrained(reduced: zarr.Array[Any], where: Map, config: Config) -> da.Array:
     """Components of the shipped architecture with random weights, whichever the run used."""
-    patterns = _lazy(reduced)
-    features = encode(
-        patterns,
-        where.valid,
-        name="untrained",
-        latent=ARCHITECTURES["contrastive"].latent,
-        batch_size=config.encoder.batch_size,
-    ).persist()
-    pca = IncrementalPCA(n_components=config.pca.components).fit(features)
-    components: da.Array = pca.transform(features, dtype=np.float32)[:, : pca.n_components_].persist()
+    random = config.encoder.model_copy(update={"weights": "untrained"})
+    extracted = features(Network.load(random), lazy_patterns(reduced), where.valid).persist()
+    pca = IncrementalPCA(n_components=config.pca.components).fit(extracted)
+    components: da.Array = pca.transform(extracted, dtype=np.float32)[:, : pca.n_components_].persist()
     return specimen.usable(components, where)
 
 
-def _pixels(reduced: zarr.Array[Any], where: Map, *, widened: bool) -> da.Array:
-    """The leading components of the reduced patterns themselves, spots widened as the encoder's first layer does."""
-    patterns = _lazy(reduced)
-    if widened:
-        patterns = da.map_blocks(_widen, patterns, dtype=np.float32)
-    flat = patterns.reshape(len(where.valid), -1)
-    chosen = where.patterns[sample_rows(len(where.patterns), PIXEL_SAMPLE, 0)]
-    sample = np.asarray(flat[chosen].compute(), dtype=np.float32)
-    wanted = min(PIXEL_COMPONENTS, len(sample) - 1)
-    pca = PCA(n_components=wanted, svd_solver="randomized", random_state=0).fit(sample)
-    transformed = flat.map_blocks(
-        lambda block: pca.transform(np.asarray(block, dtype=np.float32)).astype(np.float32),
-        dtype=np.float32,
-        chunks=(flat.chunks[0], (wanted,)),
-        meta=np.empty((0, 0), dtype=np.float32),
-    )
-    components: da.Array = transformed.persist()
+def _pixels(patterns: da.Array, where: Map, file: Path) -> da.Array:
+    """The leading components of the patterns themselves; `file` keeps what is fitted for as long as it is computed."""
+    extractor = Pixels(n_features=PIXEL_COMPONENTS).fit(sample_of(patterns, where), file)
+    components: da.Array = features(extractor, patterns, where.valid).persist()
     return specimen.usable(components, where)
 
 
-def _lazy(reduced: zarr.Array[Any]) -> da.Array:
-    block = (reduced.shards or reduced.chunks)[0]
-    patterns: da.Array = da.from_zarr(reduced, chunks=(block, *reduced.shape[1:]))
-    return patterns
-
-
-def _widen(block: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _widen(block: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Patterns with their spots widened as the encoder's first layer does."""
     with torch.inference_mode():
         smoothed = Smoothing(1.0)(torch.from_numpy(np.asarray(block))[:, None].float() / 255)
-    return np.asarray(smoothed[:, 0].numpy() * 255, dtype=np.float32)
+        return np.asarray((smoothed[:, 0] * 255).round().to(torch.uint8).numpy())
 
 
 def table(rows: list[dict[str, float | int | str]]) -> str:

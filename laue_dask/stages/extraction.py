@@ -1,5 +1,6 @@
 """Reduced patterns → features (Definition 4), and how well the autoencoder knows the patterns it is shown."""
 
+from pathlib import Path
 from typing import Any
 
 import dask.array as da
@@ -8,10 +9,14 @@ import zarr
 from numpy.typing import NDArray
 
 from laue_dask.compute.cluster import Workers
-from laue_dask.compute.run import location, map_tasks, write_array
-from laue_dask.config import Config, EncoderConfig
+from laue_dask.compute.run import complete, location, map_tasks, write_array
+from laue_dask.config import EncoderConfig, Recipe
 from laue_dask.encoder import weights
-from laue_dask.encoder.encode import encode, reconstruction_error
+from laue_dask.encoder.drift import Drift
+from laue_dask.encoder.encode import Network
+from laue_dask.encoder.extractors import Extractor, Sample, features
+from laue_dask.encoder.peaks import Peaks
+from laue_dask.encoder.pixels import Pixels
 from laue_dask.io.results import ResultsWriter
 from laue_dask.progress import Progress
 from laue_dask.stages.specimen import Map
@@ -20,27 +25,61 @@ QUALITY_SAMPLE = 1000
 """Patterns, at least, whose reconstruction error is computed with `quality: sample`; all of a smaller scan."""
 
 
+def extractor_of(config: EncoderConfig, recipe: Recipe) -> Extractor:
+    """The configured feature extractor, not fitted yet.
+
+    Raises
+    ------
+    StoreError
+        Its weights are missing, damaged, or of another recipe.
+    """
+    match config.extractor:
+        case "network":
+            return Network.load(config, recipe)
+        case "pixels":
+            return Pixels()
+        case "peaks":
+            return Peaks()
+
+
+def lazy_patterns(reduced: zarr.Array[Any]) -> da.Array:
+    """Reduced patterns on disk as an array whose chunks are the blocks of work."""
+    block = (reduced.shards or reduced.chunks)[0]
+    patterns: da.Array = da.from_zarr(reduced, chunks=(block, *reduced.shape[1:]))
+    return patterns
+
+
+def sample_of(patterns: da.Array, where: Map) -> Sample:
+    """Reader of patterns that are evenly spread over the scan, for `Extractor.fit`."""
+
+    def sample(size: int) -> NDArray[np.uint8]:
+        chosen = where.patterns
+        spread = np.linspace(0, len(chosen) - 1, min(size, len(chosen))).round().astype(np.int64)
+        return np.asarray(patterns[chosen[spread]].compute())
+
+    return sample
+
+
 def extract(
     reduced: zarr.Array[Any],
-    valid: NDArray[np.bool_],
-    latent: int,
-    config: EncoderConfig,
+    where: Map,
+    extractor: Extractor,
     results: ResultsWriter,
     *,
     key: str,
     workers: Workers,
     progress: Progress,
 ) -> da.Array:
-    """Encode all patterns into `results`, on GPU workers where there are any.
+    """Features of all patterns into `results`, on GPU workers where there are any and the extractor gains by it.
 
     Parameters
     ----------
     reduced : (pattern, 128, 128) uint8
         On disk; its shards are the blocks of work.
-    valid : (pattern,) bool
-        The features of the others are NaN.
-    latent
-        M_AE.
+    where
+        The features of patterns that are not valid are NaN.
+    extractor
+        As configured; it is fitted here, and what it learnt is kept beside the results.
     key
         Of this stage: features that an earlier run left under it are kept.
 
@@ -49,52 +88,82 @@ def extract(
     features : (pattern, latent) float32
         On disk, lazy.
     """
-    block = reduced.chunks[0] if reduced.shards is None else reduced.shards[0]
-    array = results.blocks("features", (len(valid), latent), block=block, key=key)
-    features = encode(
-        da.from_zarr(reduced, chunks=(block, *reduced.shape[1:])),
-        valid,
-        name=config.weights,
-        latent=latent,
-        batch_size=config.batch_size,
-        precision=config.precision,
-    )
-    write_array(features, array, stage="encode", client=workers.client, progress=progress, resources=workers.gpu)
-    stored: da.Array = da.from_zarr(array, chunks=(block, latent))
+    patterns = lazy_patterns(reduced)
+    block = int(patterns.chunksize[0])
+    array = results.blocks("features", (len(where.valid), extractor.n_features), block=block, key=key)
+    if not complete(array):
+        fitted = extractor.fit(sample_of(patterns, where), learnt_file(results.path.parent, extractor))
+        write_array(
+            features(fitted, patterns, where.valid),
+            array,
+            stage="encode",
+            client=workers.client,
+            progress=progress,
+            resources=workers.gpu if extractor.on_gpu else None,
+        )
+    stored: da.Array = da.from_zarr(array, chunks=(block, extractor.n_features))
     return stored
 
 
+def learnt_file(folder: Path, extractor: Extractor) -> Path:
+    """Where a run keeps what its extractor learnt from the scan."""
+    return folder / f"{extractor.name}.safetensors"
+
+
 def reconstruction_errors(
-    reduced: zarr.Array[Any], where: Map, config: Config, *, workers: Workers, progress: Progress
-) -> NDArray[np.float32]:
-    """Reconstruction error (ny, nx) of all patterns, of some spread over the scan, or of none; NaN elsewhere."""
-    error = np.full(len(where.valid), np.nan, dtype=np.float32)
+    reduced: zarr.Array[Any], where: Map, extractor: Extractor, quality: str, *, workers: Workers, progress: Progress
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """How far the autoencoder's reconstructions are from the patterns: of all, of some spread over the scan, or none.
+
+    Parameters
+    ----------
+    extractor
+        One that is no network reconstructs nothing.
+    quality
+        `all`, `sample` or `none`.
+
+    Returns
+    -------
+    error, unexplained : (ny, nx) float32
+        Binary cross entropy in nat, mean per pixel, and the share `drift.unexplained`; NaN where not computed.
+    """
+    error = np.full((2, len(where.valid)), np.nan, dtype=np.float32)
     chosen = where.patterns
-    if config.quality == "none" or not len(chosen):
-        return error.reshape(where.shape)
-    if config.quality == "sample":
+    if quality == "sample":
         chosen = chosen[:: max(1, len(chosen) // QUALITY_SAMPLE)]
-    parts = [chosen[i : i + 128] for i in range(0, len(chosen), 128)]
-    shared = (*location(reduced), config.encoder)
-    with progress.stage("quality", total=len(chosen)) as advance:
-        found = map_tasks(
-            _errors,
-            parts,
-            shared,
-            client=workers.client,
-            resources=workers.gpu,
-            on_done=lambda part: advance(len(part)),
-        )
-    error[chosen] = np.concatenate(found)
-    return error.reshape(where.shape)
+    if isinstance(extractor, Network) and quality != "none" and len(chosen):
+        parts = [chosen[i : i + 128] for i in range(0, len(chosen), 128)]
+        with progress.stage("quality", total=len(chosen)) as advance:
+            found = map_tasks(
+                _errors,
+                parts,
+                (*location(reduced), extractor),
+                client=workers.client,
+                resources=workers.gpu,
+                on_done=lambda part: advance(len(part)),
+            )
+        error[:, chosen] = np.concatenate(found).T
+    entropy, unexplained = error.reshape(2, *where.shape)
+    return entropy, unexplained
 
 
-def _errors(patterns: NDArray[np.int64], root: str, name: str, config: EncoderConfig) -> NDArray[np.float32]:
+def drift_of(extractor: Extractor, unexplained: NDArray[np.float32]) -> Drift | str:
+    """How a scan's patterns compare with those that the weights were checked on, or why that is not known.
+
+    Parameters
+    ----------
+    unexplained : (ny, nx) float32
+        See `reconstruction_errors`.
+    """
+    if not isinstance(extractor, Network):
+        return f"the extractor `{extractor.name}` reconstructs nothing"
+    if not np.isfinite(unexplained).any():
+        return "no reconstruction error was computed"
+    path = weights.locate(extractor.weights_name)
+    reference = {} if path is None else getattr(weights.read_card(path), "reference", {})
+    return Drift.between(unexplained, reference) or "these weights keep no reference of their training"
+
+
+def _errors(patterns: NDArray[np.int64], root: str, name: str, network: Network) -> NDArray[np.float32]:
     reduced = zarr.open_array(root, path=name, mode="r")
-    return reconstruction_error(
-        np.asarray(reduced.oindex[patterns]),
-        name=config.weights,
-        digest=weights.digest(config.weights),
-        batch_size=config.batch_size,
-        precision=config.precision,
-    )
+    return network.errors(np.asarray(reduced.oindex[patterns]))

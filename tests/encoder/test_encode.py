@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from scipy.special import log_expit
 from torch import nn
 
-from laue_dask.config import Recipe
+from laue_dask.config import EncoderConfig, Recipe
 from laue_dask.encoder import encode as module
 from laue_dask.encoder import weights
-from laue_dask.encoder.encode import encode, encode_block, reconstruction_error
+from laue_dask.encoder.drift import unexplained
+from laue_dask.encoder.encode import Network, encode_block
+from laue_dask.encoder.extractors import features
 from laue_dask.encoder.network import Architecture, build
 from laue_dask.errors import StoreError
 
@@ -72,10 +74,8 @@ def valid():
 
 
 def features_of(reduced, valid, name, chunks, *, precision="float32", batch_size=BATCH):
-    lazy = encode(
-        da.from_array(reduced, chunks=(chunks, -1, -1)), valid, name=name, latent=16, batch_size=batch_size,
-        precision=precision,
-    )  # fmt: skip
+    network = Network.load(EncoderConfig(weights=name, batch_size=batch_size, precision=precision))
+    lazy = features(network, da.from_array(reduced, chunks=(chunks, -1, -1)), valid)
     with dask.config.set(scheduler="threads", num_workers=2):
         return lazy.compute()
 
@@ -145,7 +145,7 @@ def test_nothing_is_computed_before_it_is_asked_for(name):
     patterns = da.zeros((10, 128, 128), chunks=(4, -1, -1), dtype=np.uint8).map_blocks(
         forbidden, dtype=np.uint8, meta=np.empty((0, 0, 0), dtype=np.uint8)
     )
-    lazy = encode(patterns, np.ones(10, dtype=bool), name=name, latent=16)
+    lazy = features(Network.load(EncoderConfig(weights=name)), patterns, np.ones(10, dtype=bool))
     assert lazy.chunks == ((4, 4, 2), (16,))
     assert lazy.dtype == np.float32
     with pytest.raises(AssertionError, match="too early"):
@@ -153,7 +153,8 @@ def test_nothing_is_computed_before_it_is_asked_for(name):
 
 
 def test_the_graph_holds_no_weights(valid, name):
-    lazy = encode(da.zeros((N, 128, 128), chunks=(N, -1, -1), dtype=np.uint8), valid, name=name, latent=16)
+    network = Network.load(EncoderConfig(weights=name))
+    lazy = features(network, da.zeros((N, 128, 128), chunks=(N, -1, -1), dtype=np.uint8), valid)
     assert len(cloudpickle.dumps(lazy.dask)) < 0.5 * Path(name).stat().st_size
 
 
@@ -169,6 +170,13 @@ def test_the_batch_size_changes_features_by_rounding_alone(reduced, valid, name,
     np.testing.assert_allclose(features_of(reduced, valid, name, 10, batch_size=64), whole, atol=1e-5)
 
 
+def test_the_digest_follows_the_weights_and_the_arithmetic(name):
+    settings = [{}, {"precision": "bfloat16"}, {"batch_size": 7}, {"weights": "untrained"}]
+    digests = [Network.load(EncoderConfig(**{"weights": name, **changed})).digest for changed in settings]
+    assert len(set(digests)) == len(settings)
+    assert Network.load(EncoderConfig(weights=name)).digest == digests[0]
+
+
 def test_weights_trained_again_under_one_name_are_loaded_again(model, reduced, tmp_path):
     path = tmp_path / "again.safetensors"
     card = weights.Card(architecture=model.architecture, recipe=Recipe())
@@ -181,12 +189,17 @@ def test_weights_trained_again_under_one_name_are_loaded_again(model, reduced, t
     assert not np.allclose(before, after, atol=1e-3)
 
 
-def test_the_reconstruction_error_is_the_binary_cross_entropy_per_pixel(model, reduced, name):
-    found = reconstruction_error(reduced, name=name, digest=weights.digest(name), batch_size=BATCH, precision="float32")
+def test_the_reconstruction_errors_are_the_cross_entropy_per_pixel_and_what_is_left_unexplained(model, reduced, name):
+    both = Network.load(EncoderConfig(weights=name, batch_size=BATCH)).errors(reduced)
+    assert both.shape == (N, 2)
+    found = both[:, 0]
     with torch.inference_mode():
         target = model.smooth(torch.from_numpy(reduced[:, None]).float() / 255)
-        logits = model.decode(model.encode_smoothed(target)).numpy().astype(np.float64)
-    target = target.numpy().astype(np.float64)
+        logits = model.decode(model.encode_smoothed(target))
+        left = unexplained(logits, target).numpy()
+    assert np.isnan(left[1])
+    np.testing.assert_allclose(both[:, 1], left, rtol=1e-3)
+    logits, target = logits.numpy().astype(np.float64), target.numpy().astype(np.float64)
     wanted = -(target * log_expit(logits) + (1 - target) * log_expit(-logits)).mean(axis=(1, 2, 3))
     assert found.shape == (N,)
     assert found.dtype == np.float32
