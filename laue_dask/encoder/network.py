@@ -66,7 +66,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "paper": Architecture(),
     "contrastive": Architecture(
         name="contrastive",
-        channels=(16, 32, 64, 128),
+        channels=(24, 48, 96, 192),
         unshuffle=2,
         dropout=0.0,
         batch_norm=True,
