@@ -160,7 +160,7 @@ def drift_of(extractor: Extractor, unexplained: NDArray[np.float32]) -> Drift | 
     if not np.isfinite(unexplained).any():
         return "no reconstruction error was computed"
     path = weights.locate(extractor.weights_name)
-    reference = {} if path is None else getattr(weights.read_card(path), "reference", {})
+    reference = {} if path is None else weights.read_card(path).reference
     return Drift.between(unexplained, reference) or "these weights keep no reference of their training"
 
 
