@@ -88,12 +88,32 @@ def delegates(X: Any, labels: Array, centroids: Array, *, indexable: Array | Non
     ndarray
         (K,) int64 row numbers; the first of equally near members; −1 where no member is indexable.
     """
+    return ranked_delegates(X, labels, centroids, indexable=indexable, count=1)[:, 0]
+
+
+def ranked_delegates(X: Any, labels: Array, centroids: Array, *, indexable: Array | None = None, count: int) -> Array:
+    """Rows of the members nearest to each centroid, nearest first: the delegate, and those that stand in for it.
+
+    Parameters
+    ----------
+    X, labels, centroids, indexable
+        As `delegates` takes them.
+    count
+        Members of each cluster, at most.
+
+    Returns
+    -------
+    ndarray
+        (K, count) int64 row numbers; −1 where a cluster has no more indexable members.
+    """
     squares = _squares(X, labels, centroids)
     rows = np.arange(len(labels)) if indexable is None else np.flatnonzero(indexable)
     rows = rows[np.lexsort((squares[rows], labels[rows]))]
-    kinds, first = np.unique(labels[rows], return_index=True)
-    result = np.full(len(centroids), -1, np.int64)
-    result[kinds] = rows[first]
+    _, first, members = np.unique(labels[rows], return_index=True, return_counts=True)
+    rank = np.arange(len(rows)) - np.repeat(first, members)
+    result = np.full((len(centroids), count), -1, np.int64)
+    ranked = rank < count
+    result[labels[rows[ranked]], rank[ranked]] = rows[ranked]
     return result
 
 

@@ -5,7 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laue_dask.errors import InputError
-from laue_dask.labeling import centroids, delegates, direct_rgb, distances, indexing_labels, label_map, pca_rgb
+from laue_dask.labeling import (
+    centroids,
+    delegates,
+    direct_rgb,
+    distances,
+    indexing_labels,
+    label_map,
+    pca_rgb,
+    ranked_delegates,
+)
 
 
 @st.composite
@@ -82,6 +91,20 @@ def test_the_next_nearest_member_stands_in_for_a_delegate_that_cannot_be_indexed
         indexable[chosen[chosen >= 0]] = False
         seen += chosen[chosen >= 0].tolist()
     assert sorted(seen) == list(range(len(X)))
+
+
+@given(segmented(), st.integers(1, 5), st.integers(0, 2**32))
+def test_ranks_are_the_delegates_that_are_left_when_the_nearer_ones_fail(table, count, seed):
+    X, labels, k = table
+    means = centroids(X, labels, k)
+    indexable = np.random.default_rng(seed).random(len(X)) < 0.8
+    ranked = ranked_delegates(X, labels, means, indexable=indexable, count=count)
+    assert ranked.shape == (k, count)
+    left = indexable.copy()
+    for rank in range(count):
+        chosen = delegates(X, labels, means, indexable=left)
+        assert np.array_equal(ranked[:, rank], chosen)
+        left[chosen[chosen >= 0]] = False
 
 
 def test_pca_labeler_scales_the_first_three_components_of_the_centroids_to_the_full_range():
