@@ -29,7 +29,7 @@ def neighbour_accuracy(X: Array, domain: Array) -> float:
     counts = np.isin(domain, kinds[members > 1])
     if not counts.any():
         return float("nan")
-    others = cKDTree(X).query(X, k=2)[1]
+    others = np.asarray(cKDTree(X).query(X, k=2)[1])
     # Of equal patterns the tree may name either first.
     own = np.arange(len(X))
     neighbour = np.where(others[:, 0] == own, others[:, 1], others[:, 0])

@@ -108,8 +108,8 @@ def fidelity(target: Image, reconstruction: Image, *, brightest: int = BRIGHTEST
     wanted = find_peaks(target)
     position, height = wanted.position[:brightest], wanted.height[:brightest]
     if not len(height):
-        drawn = len(find_peaks(reconstruction).height)
-        return Fidelity(0, 0, drawn, drawn)
+        made_up = len(find_peaks(reconstruction).height)
+        return Fidelity(0, 0, made_up, made_up)
     maxima = find_peaks(reconstruction, window=3, faintest=SHARE * float(height[-1]))
     if not len(maxima.height):
         return Fidelity(len(height), 0, 0, 0)
@@ -117,4 +117,4 @@ def fidelity(target: Image, reconstruction: Image, *, brightest: int = BRIGHTEST
     survived = sum(bool((maxima.height[at] >= SHARE * h).any()) for at, h in zip(near, height, strict=True))
     drawn = find_peaks(reconstruction, faintest=SHARE * float(height[-1]))
     distance, _ = cKDTree(find_peaks(target, window=3).position).query(drawn.position)
-    return Fidelity(len(height), survived, len(drawn.height), int((distance > NEAR).sum()))
+    return Fidelity(len(height), survived, len(drawn.height), int(np.count_nonzero(distance > NEAR)))
