@@ -22,7 +22,13 @@ _RGB_SCHEME = "components $x_1$, $x_2$, $x_3$ as\nred, green and blue,"
 
 
 def label_figure(
-    labels: NDArray[np.int32], k: int, *, delegates: NDArray[np.int64] | None, title: str, facts: str
+    labels: NDArray[np.int32],
+    k: int,
+    *,
+    delegates: NDArray[np.int64] | None,
+    title: str,
+    facts: str,
+    kind: str = "cluster",
 ) -> Figure:
     """Map of natural labels, with a key that gives each cluster's number, colour and share of the patterns.
 
@@ -32,6 +38,8 @@ def label_figure(
         Natural labels 0…K−1, int32 of shape (ny, nx); −1 where there is no usable pattern.
     delegates
         Positions x, y of the delegates, (K, 2), −1 for a cluster without one; None leaves them out.
+    kind
+        What a label stands for.
     """
     box = Box.of(labels.shape)
     beside = (1.3, float(np.clip(box.height, 0.17 * k if k <= 24 else 2.0, 0.3 * k)))
@@ -53,7 +61,7 @@ def label_figure(
     if delegates is not None:
         handles.insert(0, _mark_delegates(axes, delegates))
     canvas.legend(figure, handles)
-    _draw_sizes(key, labels, k, upright=box.flat)
+    _draw_sizes(key, labels, k, upright=box.flat, kind=kind)
     return figure
 
 
@@ -123,8 +131,8 @@ def _mark_delegates(axes: Axes, position: NDArray[np.int64]) -> Artist:
     return Line2D([], [], linestyle="", marker="o", markersize=5, color="white", markeredgecolor=INK, label="delegate")
 
 
-def _draw_sizes(axes: Axes, labels: NDArray[np.int32], k: int, *, upright: bool) -> None:
-    """Key and histogram in one: a bar per cluster in its colour, as long as its share of the patterns."""
+def _draw_sizes(axes: Axes, labels: NDArray[np.int32], k: int, *, upright: bool, kind: str) -> None:
+    """Key and histogram in one: a bar per label in its colour, as long as its share of the patterns."""
     members = labels[labels >= 0]
     share = 100 * np.bincount(members, minlength=k) / max(1, members.size)
     along = share[:, None] * [0, 1, 1, 0]
@@ -136,14 +144,14 @@ def _draw_sizes(axes: Axes, labels: NDArray[np.int32], k: int, *, upright: bool)
     shares = NullLocator() if k <= 16 else MaxNLocator(nbins=4)
     if upright:
         axes.set(xlim=(-0.5, k - 0.5), ylim=ends)
-        axes.set_xlabel("cluster", size=TEXT, color=INK)
+        axes.set_xlabel(kind, size=TEXT, color=INK)
         axes.set_ylabel("patterns (%)", size=TEXT, color=INK)
         axes.xaxis.set_major_locator(numbers)
         axes.yaxis.set_major_locator(shares)
     else:
         axes.set(xlim=ends, ylim=(k - 0.5, -0.5))
         axes.set_xlabel("patterns (%)", size=TEXT, color=INK)
-        axes.set_ylabel("cluster", size=TEXT, color=INK)
+        axes.set_ylabel(kind, size=TEXT, color=INK)
         axes.xaxis.set_major_locator(shares)
         axes.yaxis.set_major_locator(numbers)
     axes.tick_params(axis="x" if upright else "y", length=0)
