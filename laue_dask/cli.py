@@ -251,7 +251,8 @@ def simulate(
 ) -> int:
     """Simulate a scan as TIFF frames with truth.npz, or a training store.
 
-    KIND is a specimen (grains, twins, two_phases, bent, fine_twins), or `training` for patterns to train an encoder on.
+    KIND is a specimen (grains, twins, two_phases, bent, fine_twins, three_phases, subgrains, substrate_film,
+    gan_on_si, low_counts, few_spots, messy, messy_twins), or `training` for patterns to train an encoder on.
     """
     config = load(None, _overrides(workers=workers))
     from laue_dask.simulate import campaign
@@ -270,27 +271,57 @@ def simulate(
 
 
 @commands.command()
-@click.argument("training", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option("--validation", required=True, type=click.Path(path_type=Path), help="Training store of other seeds.")
+@click.argument("training", type=click.Path(path_type=Path), nargs=-1)
+@click.option("--validation", type=click.Path(path_type=Path), help="Training store of other seeds.")
+@click.option("--scan", type=click.Path(path_type=Path), help="Instead of stores: your own scan, without labels.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Weights, a .safetensors file.")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="Training configuration (YAML).")
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Time allowed.")
 @click.option("--from", "start", help="Weights to go on from.")
 def train(
     training: tuple[Path, ...],
-    validation: Path,
+    validation: Path | None,
+    scan: Path | None,
     out: Path,
     config_file: Path | None,
     minutes: float | None,
     start: str | None,
 ) -> int:
-    """Train an encoder on training stores made by `simulate training`."""
+    """Train an encoder on training stores made by `simulate training`, or fine-tune one on a scan (--from, --scan;
+    experimental: it can make a segmentation worse).
+
+    The same command goes on where a killed training stopped: with the same result to the last bit if only epochs limit
+    it, with the time that was left if --minutes does.
+    """
+    if scan is None and (not training or validation is None):
+        raise click.UsageError("Give training stores and --validation, or --from and --scan.")
+    if scan is not None and (training or validation is not None or start is None):
+        raise click.UsageError("--scan needs --from and takes neither training stores nor --validation.")
     from laue_dask.encoder import learning
 
-    card = learning.train(training, validation, out, config_file, minutes=minutes, start=start, progress=_progress())
+    options: dict[str, Any] = {"minutes": minutes, "progress": _progress()}
+    if scan is not None and start is not None:
+        card = learning.fine_tune(scan, start, out, config_file, **options)
+    elif validation is not None:
+        card = learning.train(training, validation, out, config_file, start=start, **options)
     for name, value in card.metrics.items():
-        click.echo(f"{name:28s} {value:.5g}")
-    click.echo(f"weights: {out}   history: {learning.history_path(out)}")
+        click.echo(f"{name:32s} {value:.5g}")
+    click.echo(f"weights: {out}   history: {learning.history_path(out)}   losses: {learning.losses_path(out)}")
+    return ExitCode.DONE
+
+
+@commands.command()
+@click.argument("weights_name", metavar="WEIGHTS")
+@click.argument("out", type=click.Path(path_type=Path))
+def export(weights_name: str, out: Path) -> int:
+    """Write the encoder of WEIGHTS for other programs: OUT.pt2, read with torch.export.load(OUT).module().
+
+    It takes reduced patterns, (n, 1, 128, 128) float32 in [0, 1], and gives features, (n, 256) float32.
+    """
+    from laue_dask.encoder import export as exporting
+
+    difference = exporting.export(weights_name, out)
+    click.echo(f"{out}: features as the network's, largest difference {difference:.1g}")
     return ExitCode.DONE
 
 

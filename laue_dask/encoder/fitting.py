@@ -16,7 +16,7 @@ from laue_dask.encoder import checkpoint as checkpoints
 from laue_dask.encoder.checkpoint import Epoch, Position
 from laue_dask.encoder.losses import weighted
 from laue_dask.encoder.network import Autoencoder
-from laue_dask.encoder.training_config import TrainingConfig
+from laue_dask.encoder.training_config import FittingConfig
 from laue_dask.errors import ConfigError
 from laue_dask.progress import Progress, duration
 
@@ -93,7 +93,7 @@ class Checkpointing:
 def fit(
     model: Autoencoder,
     objective: Objective,
-    config: TrainingConfig,
+    config: FittingConfig,
     *,
     progress: Progress,
     minutes: float = math.inf,
@@ -153,7 +153,7 @@ class _Fitting:
         self,
         model: Autoencoder,
         objective: Objective,
-        config: TrainingConfig,
+        config: FittingConfig,
         device: torch.device,
         checkpointing: Checkpointing | None,
     ) -> None:

@@ -14,20 +14,31 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 
-from laue_dask.config import Recipe, checked, read_yaml
+from laue_dask.compute import cluster
+from laue_dask.compute.run import complete
+from laue_dask.config import AnyModel, ClusterConfig, Recipe, checked, read_yaml
 from laue_dask.encoder import weights
 from laue_dask.encoder.checkpoint import Epoch
 from laue_dask.encoder.drift import reference, unexplained
-from laue_dask.encoder.fitting import Checkpointing, best_epoch, choose_device
+from laue_dask.encoder.finetuning import Unlabelled
+from laue_dask.encoder.fitting import Checkpointing, best_epoch, choose_device, fit
 from laue_dask.encoder.network import Autoencoder, build
-from laue_dask.encoder.training import Plateau, TrainingSet, plateau, write_history
+from laue_dask.encoder.training import Plateau, TrainingSet, plateau, scaled, write_history
 from laue_dask.encoder.training import train as train_network
-from laue_dask.encoder.training_config import HOUSEKEEPING, TrainingConfig
+from laue_dask.encoder.training_config import HOUSEKEEPING, FineTuningConfig, FittingConfig, TrainingConfig
 from laue_dask.encoder.weights import Card
 from laue_dask.errors import InputError
 from laue_dask.io.places import replace_file, require_writable
+from laue_dask.io.scan_store import ScanStore
 from laue_dask.progress import Progress
 from laue_dask.report import canvas, training_plots
+from laue_dask.stages.reduction import reduce_scan
+
+FEWEST = 32
+"""Usable patterns that a fine-tuning needs."""
+
+REFERENCE_SAMPLE = 2000
+"""Patterns of a scan, at most about twice as many, that the card's reference is taken of."""
 
 
 def train(
@@ -62,7 +73,7 @@ def train(
         A store is missing, the recipes differ, training and validation share a seed, or `out` exists already.
     """
     _require_free(out)
-    config = read_config(config_file)
+    config = read_config(config_file, TrainingConfig)
     training, validation = TrainingSet(*stores), TrainingSet(validation_store)
     recipe = _common_recipe([*stores, validation_store], [*training.attributes, *validation.attributes])
     seeds = {a.get("seed") for a in training.attributes}
@@ -86,7 +97,7 @@ def train(
         minutes=minutes or math.inf,
         start=model,
         checkpointing=Checkpointing(checkpoint_path(out), identity),
-        on_epoch=lambda history: _show(history, limits, out),
+        on_epoch=lambda history: _show(history, out, limits),
     )
     best = best_epoch(epochs)
     metrics = {
@@ -129,6 +140,102 @@ def train(
     return card
 
 
+def fine_tune(
+    scan: Path,
+    start: str,
+    out: Path,
+    config_file: Path | None,
+    *,
+    minutes: float | None,
+    workers: int | None = None,
+    progress: Progress,
+) -> Card:
+    """Train weights further on a scan without labels; see `finetuning`.
+
+    Parameters
+    ----------
+    scan
+        Scan store; it is reduced by the weights' recipe, if that was not done before.
+    start
+        Weights to go on from.
+    out, minutes
+        As for `train`; there is no figure of encodings.
+    workers
+        Worker processes of the reduction.
+
+    Raises
+    ------
+    InputError
+        There is no such scan, or too little of it.
+    """
+    _require_free(out)
+    config = read_config(config_file, FineTuningConfig)
+    model, before = weights.load(start)
+    store = ScanStore.open(scan)
+    valid = store.valid
+    if valid.sum() < FEWEST:
+        raise InputError(f"{scan}: has {valid.sum()} usable patterns, fine-tuning needs {FEWEST}")
+    reduced = store.reduced(before.recipe.digest())
+    if reduced is None or not complete(reduced):
+        with cluster.start(ClusterConfig(workers=workers)) as running:
+            reduced = reduce_scan(store, before.recipe, workers=running, progress=progress)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    identity = {
+        "configuration": config.model_dump(mode="json", exclude=set(HOUSEKEEPING)),
+        "data": store.key(),
+        "from": weights.digest(start),
+    }
+    objective = Unlabelled(config, model, reduced, valid, store.scan_shape)
+    trained, epochs = fit(
+        model,
+        objective,
+        config,
+        progress=progress,
+        minutes=minutes or math.inf,
+        checkpointing=Checkpointing(checkpoint_path(out), identity),
+        on_epoch=lambda history: _show(history, out),
+    )
+    best = best_epoch(epochs)
+    metrics = {
+        "scan_bce": best.validation_bce,
+        "scan_mse": best.validation_mse,
+        "scan_neighbour": best.validation_neighbour,
+    }
+    card = Card(
+        architecture=trained.architecture,
+        recipe=before.recipe,
+        training={
+            "config": config.model_dump(mode="json"),
+            "from": Path(start).name,
+            "before": before.training,
+            "patterns": int(valid.sum()),
+            "epochs": len(epochs),
+            "best_epoch": best.epoch,
+            "minutes": round(sum(e.seconds for e in epochs) / 60, 1),
+            "machine": _machine(config),
+            "torch": torch.__version__,
+        },
+        data=store.key(),
+        seeds={**before.seeds, "fine_tuning": [config.seed]},
+        metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
+        reference=reference(_scan_errors(trained, reduced, np.flatnonzero(valid))),
+    )
+    weights.save(trained, out, card)
+    checkpoint_path(out).unlink(missing_ok=True)
+    return card
+
+
+@torch.inference_mode()
+def _scan_errors(model: Autoencoder, reduced: Any, patterns: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Reconstruction error of patterns spread over a scan."""
+    chosen = patterns[:: max(1, len(patterns) // REFERENCE_SAMPLE)]
+    found = []
+    for start in range(0, len(chosen), 128):
+        target = model.smooth(scaled(torch.from_numpy(np.asarray(reduced.oindex[chosen[start : start + 128]]))))
+        found.append(unexplained(model.decode(model.encode_smoothed(target)), target).numpy())
+    return np.concatenate(found)
+
+
 @torch.inference_mode()
 def _errors(model: Autoencoder, validation: TrainingSet) -> NDArray[np.float32]:
     """Reconstruction error (n,) of each validation pattern, as `drift.unexplained` defines it."""
@@ -139,13 +246,13 @@ def _errors(model: Autoencoder, validation: TrainingSet) -> NDArray[np.float32]:
     return np.concatenate(found)
 
 
-def _show(history: list[Epoch], limits: Plateau, out: Path) -> None:
+def _show(history: list[Epoch], out: Path, limits: Plateau | None = None) -> None:
     """Write the history and its figure."""
     write_history(history, history_path(out))
     figure = training_plots.loss_curves(
         [asdict(epoch) for epoch in history],
-        plateau={"bce": limits.bce, "mse": limits.mse},
-        perfect={"bce": limits.perfect_bce},
+        plateau={"bce": limits.bce, "mse": limits.mse} if limits else {},
+        perfect={"bce": limits.perfect_bce} if limits else {},
         kept=best_epoch(history).epoch,
     )
     replace_file(losses_path(out), canvas.png(figure))
@@ -165,10 +272,10 @@ def _encodings(model: Autoencoder, validation: TrainingSet) -> Figure:
             patterns.append(model.smooth(views[picked]))
             names += [f"experiment {experiment}\nconfiguration {int(configuration[i])}" for i in picked]
     features = torch.cat(latent)
-    spread = features.std(dim=0).clamp(min=1e-12)
+    learned = features[:, : model.architecture.learned]
     return training_plots.encodings(
         torch.cat(patterns)[:, 0].numpy(),
-        ((features - features.mean(dim=0)) / spread)[chosen].numpy(),
+        ((learned - learned.mean(dim=0)) / learned.std(dim=0).clamp(min=1e-12))[chosen].numpy(),
         model.decode(features[chosen]).sigmoid()[:, 0].numpy(),
         names,
     )
@@ -191,7 +298,7 @@ def _require_free(out: Path) -> None:
         raise InputError(f"{out}: exists already: choose another path or remove it")
 
 
-def _machine(config: TrainingConfig) -> str:
+def _machine(config: FittingConfig) -> str:
     if choose_device(config.device).type == "cuda":
         return torch.cuda.get_device_name()
     return f"{platform.machine()}, {torch.get_num_threads()} CPU threads"
@@ -222,8 +329,8 @@ def checkpoint_path(out: Path) -> Path:
     return out.with_name(f"{out.stem}.checkpoint.safetensors")
 
 
-def read_config(path: Path | None) -> TrainingConfig:
-    """Read a training configuration.
+def read_config(path: Path | None, kind: type[AnyModel]) -> AnyModel:
+    """Read the configuration of a training, or of a fine-tuning.
 
     Raises
     ------
@@ -231,7 +338,8 @@ def read_config(path: Path | None) -> TrainingConfig:
         The file is missing, is not YAML, or has an unknown key or an impossible value.
     """
     data, where = ({}, "defaults") if path is None else (read_yaml(path), str(path))
-    return checked(TrainingConfig, data, where, hint="configs/train.yaml has every key")
+    file = "configs/train.yaml" if kind is TrainingConfig else "configs/finetune.yaml"
+    return checked(kind, data, where, hint=f"{file} has every key")
 
 
 def _common_recipe(paths: Sequence[Path], attributes: Sequence[dict[str, Any]]) -> Recipe:

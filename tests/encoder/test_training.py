@@ -250,7 +250,7 @@ def test_an_impossible_training_is_refused(values, message, tmp_path):
     path = tmp_path / "training.yaml"
     path.write_text(yaml.safe_dump(values))
     with pytest.raises(ConfigError) as caught:
-        learning.read_config(path)
+        learning.read_config(path, TrainingConfig)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -268,10 +268,10 @@ def test_a_training_file_that_cannot_be_read_is_refused_in_one_line(content, mes
     path = tmp_path / "training.yaml"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=message) as caught:
-        learning.read_config(path)
+        learning.read_config(path, TrainingConfig)
     assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match=r"absent\.yaml: configuration cannot be read"):
-        learning.read_config(tmp_path / "absent.yaml")
+        learning.read_config(tmp_path / "absent.yaml", TrainingConfig)
 
 
 @pytest.fixture
@@ -380,4 +380,4 @@ def test_a_damaged_experiment_is_named(stores, tmp_path):
 def test_the_configuration_beside_the_program_is_the_whole_of_it():
     path = REPOSITORY / "configs" / "train.yaml"
     assert set(yaml.safe_load(path.read_text())) == set(TrainingConfig.model_fields)
-    learning.read_config(path)
+    learning.read_config(path, TrainingConfig)
