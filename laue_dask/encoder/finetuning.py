@@ -7,8 +7,8 @@ intensity drifts. Chains of such links make a grain's ends alike. What does not 
 batch that are neither near in the scan, nor linked through others, nor as similar as linked neighbours are: of those
 nothing is known, and they are left out of the loss.
 
-Experimental. After two short epochs (900 patterns, seed 201) the adjusted Rand index at the true K rose from 0.58 to 0.60
-on simulated messy twins and fell from 0.96 to 0.57 on messy grains: compare a segmentation before and after.
+Experimental. After two short epochs (900 patterns, seed 201) the adjusted Rand index at the true K rose from 0.58 to
+0.60 on simulated messy twins and fell from 0.96 to 0.57 on messy grains: compare a segmentation before and after.
 """
 
 from dataclasses import dataclass
