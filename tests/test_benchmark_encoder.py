@@ -4,12 +4,12 @@ import importlib.util
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY
 
-SCRIPT = REPOSITORY / "scripts" / "benchmark_encoder.py"
+SCRIPT = Path(__file__).parent.parent / "scripts" / "benchmark_encoder.py"
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import erf
 from sklearn.neighbors import KNeighborsClassifier
@@ -8,6 +8,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from laue_dask.encoder.discrimination import nearest_mean_accuracy, neighbour_accuracy, smallest_resolved
 
 
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000), n=st.integers(4, 60), kinds=st.integers(1, 4))
 def test_neighbour_accuracy_is_that_of_a_leave_one_out_classifier(seed, n, kinds):
     rng = np.random.default_rng(seed)

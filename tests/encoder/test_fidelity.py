@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laue_dask.encoder.fidelity import Fidelity, fidelity, find_peaks
@@ -29,6 +29,7 @@ def apart(draw, least=1, most=25):
     ]
 
 
+@settings(max_examples=20)
 @given(spots=apart())
 def test_peaks_are_found_where_they_were_drawn_the_highest_first(spots):
     found = find_peaks(drawn(spots))
@@ -49,12 +50,14 @@ def test_shoulder_within_the_window_is_no_peak_of_its_own():
     assert len(find_peaks(drawn([(40, 60, 1.0), (40, 66, 0.9)])).height) == 2
 
 
+@settings(max_examples=20)
 @given(spots=apart(), share=st.floats(0.35, 1.0), shift=st.tuples(st.integers(-1, 1), st.integers(-1, 1)))
 def test_all_peaks_survive_a_little_shift_and_fading(spots, share, shift):
     moved = [(y + shift[0], x + shift[1], h * share) for y, x, h in spots]
     assert fidelity(drawn(spots), drawn(moved, 2.0)) == Fidelity(len(spots), len(spots), len(spots), 0)
 
 
+@settings(max_examples=20)
 @given(spots=apart(least=2), lost=st.integers(1, 24), share=st.floats(0, 0.25))
 def test_faded_peaks_are_lost(spots, lost, share):
     lost = min(lost, len(spots) - 1)
@@ -63,6 +66,7 @@ def test_faded_peaks_are_lost(spots, lost, share):
     assert (found.peaks, found.survived, found.false) == (len(spots), len(spots) - lost, 0)
 
 
+@settings(max_examples=20)
 @given(spots=apart(least=3), added=st.integers(1, 24))
 def test_peaks_that_the_pattern_has_not_are_false(spots, added):
     added = min(added, len(spots) - 1)
