@@ -1,9 +1,10 @@
 """K-means of all patterns, out of core and reproducible (section 4 of the paper).
 
-dask-ml's Lloyd iteration does the work on blocks; what it leaves open is settled here. Seeds are scikit-learn's best of
-several k-means++ starts on a sample, the tolerance is relative to the variance, a cluster that runs empty is reseeded,
-inertia is summed in float64, and labels count from the largest cluster. The blocks depend on the table's shape alone,
-so that every chunking, scheduler and number of workers gives the same partition.
+dask-ml's Lloyd iteration does the work on blocks, scikit-learn's on a table that one process can hold; what they leave
+open is settled here. Seeds are searched for on a sample (`laue_dask.seeding`), the tolerance is relative to the
+variance, a cluster that runs empty is reseeded, inertia is summed in float64, and labels count from the largest
+cluster. Blocks, and who does the work, depend on the table's shape alone, so that every chunking, scheduler and number
+of workers gives the same partition.
 """
 
 from dataclasses import dataclass
@@ -12,26 +13,25 @@ from typing import Any, Self
 
 import dask.array as da
 import numpy as np
+import psutil
 from dask import config as dask_config
 from scipy.sparse import csr_array
 from scipy.spatial.distance import cdist
 from sklearn.base import BaseEstimator, ClusterMixin
-from sklearn.cluster import KMeans as SampleKMeans
 from sklearn.utils.validation import check_is_fitted
-from threadpoolctl import threadpool_limits
 
 from laue_dask.errors import InputError
 from laue_dask.pca import Array, block_rows, each_block
+from laue_dask.seeding import distinct_rows, improve, sample_kmeans, sample_rows, search
 
 SETTLING_STEPS = 20
 """Steps to a partition that does not change any more, at most, after the tolerance is reached (8 to 22 were seen)."""
 
+IN_MEMORY = 2**23
+"""Values of a table that one process takes whole (32 MiB of float32): a step costs a hundredth of one on workers."""
 
-def sample_rows(n: int, size: int, seed: int) -> Array:
-    """Indices of `size` of n rows (all, where n is not larger), drawn without repetition; sorted int64."""
-    if size >= n:
-        return np.arange(n)
-    return np.sort(np.random.default_rng(seed).choice(n, size, replace=False))
+HELD_SHARE = 0.25
+"""Share of the workers' memory that a table may take between the steps; a larger one is read again for each step."""
 
 
 @dataclass(frozen=True)
@@ -78,31 +78,6 @@ def cluster_moments(X: Any, labels: Array, n_clusters: int) -> ClusterMoments:
     return reduce(ClusterMoments.merge, parts)
 
 
-def distinct_rows(X: Array) -> Array:
-    """Index of one row of each kind in X, (n, M)."""
-    rows = np.ascontiguousarray(X) + 0.0  # -0.0 becomes 0.0, and nothing else changes
-    return np.unique(rows.view(f"V{rows.itemsize * rows.shape[1]}").ravel(), return_index=True)[1]
-
-
-def sample_kmeans(
-    X: Array,
-    n_clusters: int,
-    *,
-    n_init: int,
-    seed: int,
-    init: Any = "k-means++",
-    max_iter: int = 300,
-    tol: float = 1e-4,
-) -> Any:
-    """scikit-learn's k-means, fitted to the rows of X in memory; the same on any number of cores.
-
-    One thread, because scikit-learn adds up its threads' partial sums in the order in which they finish.
-    """
-    estimator = SampleKMeans(n_clusters, init=init, n_init=n_init, max_iter=max_iter, tol=tol, random_state=seed)
-    with threadpool_limits(1):
-        return estimator.fit(X)
-
-
 def nearest(X: Array, centers: Array) -> Array:
     """Index of the centre nearest to each row of X, (n, M), as int32 (n,).
 
@@ -114,7 +89,7 @@ def nearest(X: Array, centers: Array) -> Array:
     InputError
         A row has a value that is not finite.
     """
-    bad = _unusable(X)
+    bad = unusable(X)
     if bad:
         raise InputError(f"{bad} of {len(X)} rows have values that are not finite: leave those patterns out")
     order = np.lexsort(centers.T[::-1])
@@ -132,6 +107,8 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         K.
     n_init
         Number of k-means++ starts on the sample.
+    init
+        (K, M) centres to start from, as `laue_dask.seeding.search` finds them on the sample; found here by default.
     sample
         Rows in the sample from which the seeds come; 10 K where that is more, all rows where there are no more.
     max_iter, tol
@@ -149,12 +126,14 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         first. No cluster is empty.
     inertia_
         Sum of the squared distances of the rows to their centres, summed in float64.
+    n_clusters_
+        K.
     n_iter_
-        Number of Lloyd steps on all rows.
+        Number of Lloyd steps on all rows, without those of the search for seeds.
 
     Notes
     -----
-    After dask-ml has reached the tolerance, assignment and means are repeated until the assignment stays the same, then
+    After Lloyd has reached the tolerance, assignment and means are repeated until the assignment stays the same, then
     `labels_` are exactly the nearest centres and `cluster_centers_` exactly the members' means. Where that takes more
     than `SETTLING_STEPS`, the assignment has the last word: ``predict(X)`` equals `labels_` and the centres are the
     means of the assignment before.
@@ -173,6 +152,7 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         n_clusters: int,
         *,
         n_init: int = 10,
+        init: Array | None = None,
         sample: int = 20_000,
         max_iter: int = 300,
         tol: float = 1e-4,
@@ -180,6 +160,7 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     ) -> None:
         self.n_clusters = n_clusters
         self.n_init = n_init
+        self.init = init
         self.sample = sample
         self.max_iter = max_iter
         self.tol = tol
@@ -188,8 +169,9 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     def fit(self, X: Any, y: None = None) -> Self:
         """Find the clusters of X, (n, M) NumPy or dask array of finite values.
 
-        A dask array is read once and then held in the memory of the scheduler's workers (or of this process); a NumPy
-        array stays in this process, whatever Dask client exists.
+        A table of up to `IN_MEMORY` values is taken into this process whole. A larger dask array is read once and then
+        held in the memory of the scheduler's workers where that is less than `HELD_SHARE` of it, or else read for each
+        step; a larger NumPy array is worked on by threads of this process, whatever Dask client exists.
 
         Raises
         ------
@@ -198,9 +180,12 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         """
         if not 1 <= self.n_clusters <= len(X):
             raise InputError(f"{self.n_clusters} clusters of {len(X)} patterns: K must be 1 to the number of patterns")
+        if X.shape[0] * X.shape[1] <= IN_MEMORY:
+            return self._fit(np.asarray(X.compute() if isinstance(X, da.Array) else X))
         chunks = (block_rows(X.shape[1]), X.shape[1])
         if isinstance(X, da.Array):
-            return self._fit(X.rechunk(chunks).persist())
+            X = X.rechunk(chunks)
+            return self._fit(X.persist() if X.nbytes <= HELD_SHARE * _workers_memory() else X)
         with dask_config.set(scheduler="threads"):
             return self._fit(da.from_array(np.asarray(X), chunks=chunks, name=False))
 
@@ -213,7 +198,7 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         return assign(np.asarray(X))
 
     def _fit(self, X: Any) -> Self:
-        bad = sum(each_block(_unusable, X))
+        bad = sum(each_block(unusable, X))
         if bad:
             raise InputError(f"{bad} of {len(X)} rows have values that are not finite: leave those patterns out")
         spread = cluster_moments(X, np.zeros(len(X), np.int32), 1).ssd[0] / X.size
@@ -221,28 +206,28 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         tol = max(self.tol * spread, np.finfo(np.float64).tiny)
         centers, labels, members = self._converge(X, self._seeds(X), tol)
 
-        _, first = np.unique(labels, return_index=True)
-        order = np.lexsort((first, -members.n))
-        self.labels_ = np.argsort(order).astype(np.int32)[labels]
+        self.labels_, order = canonical(labels)
         self.cluster_centers_ = centers[order]
+        self.n_clusters_ = self.n_clusters
         self.inertia_ = float(members.ssd.sum() + members.n @ _square(members.mean - centers))
         self.n_features_in_ = X.shape[1]
         return self
 
     def _seeds(self, X: Any) -> Array:
         """Centres from which Lloyd starts on all rows, (K, M) float64."""
-        size = max(self.sample, 10 * self.n_clusters)
-        rows: Array = X[sample_rows(len(X), size, self.random_state)].compute()
-        distinct = distinct_rows(rows)
-        if len(distinct) < self.n_clusters:  # the surplus seeds stay empty and are placed by the repair
-            return np.asarray(rows[np.resize(distinct, self.n_clusters)], dtype=np.float64)
-        search = partial(
-            sample_kmeans, n_clusters=self.n_clusters, max_iter=self.max_iter, tol=self.tol, seed=self.random_state
-        )
-        centers = search(rows, n_init=self.n_init).cluster_centers_
-        if len(rows) < len(X) <= block_rows(X.shape[1]):  # one block: a step here costs a tenth of one in the scheduler
-            centers = search(X.compute(), n_init=1, init=centers).cluster_centers_
-        return np.asarray(centers, dtype=np.float64)
+        settings: dict[str, Any] = {"max_iter": self.max_iter, "tol": self.tol}
+        if self.init is None:
+            rows = _rows(X, sample_rows(len(X), seed_sample(self.sample, self.n_clusters), self.random_state))
+            distinct = distinct_rows(rows)
+            if len(distinct) < self.n_clusters:  # the surplus seeds stay empty and are placed by the repair
+                return np.asarray(rows[np.resize(distinct, self.n_clusters)], dtype=np.float64)
+            centers = search(rows, self.n_clusters, n_init=self.n_init, seed=self.random_state, **settings)
+            if len(rows) == len(X):
+                return centers
+        else:
+            centers = np.asarray(self.init, dtype=np.float64)
+        # what is best on the sample need not be so on all rows
+        return centers if isinstance(X, da.Array) else improve(X, centers, **settings)
 
     def _converge(self, X: Any, centers: Array, tol: float) -> tuple[Array, Array, ClusterMoments]:
         """Lloyd from `centers` to a partition without empty clusters: final centres, labels and their moments."""
@@ -256,7 +241,7 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             farthest = np.argsort(-distance, kind="stable")[: empty.size]
             if distance[farthest[0]] == 0:
                 break
-            centers[empty[: farthest.size]] = X[np.sort(farthest)].compute()
+            centers[empty[: farthest.size]] = _rows(X, np.sort(farthest))
         found = np.count_nonzero(members.n)
         raise InputError(
             f"{self.n_clusters} clusters were asked for, but the {len(X)} rows fall into {found} distinct ones only: "
@@ -264,9 +249,13 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         )
 
     def _lloyd(self, X: Any, centers: Array, tol: float) -> Array:
-        from dask_ml.cluster import KMeans as BlockKMeans  # 2 s to import
+        if isinstance(X, da.Array):
+            from dask_ml.cluster import KMeans as BlockKMeans  # 2 s to import
 
-        engine = BlockKMeans(self.n_clusters, init=centers, max_iter=self.max_iter, tol=tol).fit(X)
+            engine = BlockKMeans(self.n_clusters, init=centers, max_iter=self.max_iter, tol=tol).fit(X)
+        else:
+            settings: dict[str, Any] = {"max_iter": self.max_iter, "tol": self.tol}
+            engine = sample_kmeans(X, self.n_clusters, n_init=1, seed=0, init=centers, **settings)
         self.n_iter_ += engine.n_iter_
         return np.asarray(engine.cluster_centers_, dtype=np.float64).copy()
 
@@ -281,6 +270,31 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         return centers, labels, members
 
 
+def seed_sample(size: int, n_clusters: int) -> int:
+    """Rows in the sample from which K seeds come, where `size` is configured."""
+    return max(size, 10 * n_clusters)
+
+
+def canonical(labels: Array) -> tuple[Array, Array]:
+    """Number clusters from the largest; of equals, from the one whose first row comes first.
+
+    Parameters
+    ----------
+    labels
+        (n,) numbers of any clusters, some of which may be unused.
+
+    Returns
+    -------
+    labels : (n,) int32
+        0 to K − 1, all used.
+    order : (K,)
+        The number that each cluster had.
+    """
+    kinds, first, codes, sizes = np.unique(labels, return_index=True, return_inverse=True, return_counts=True)
+    order = np.lexsort((first, -sizes))
+    return np.argsort(order).astype(np.int32)[codes], kinds[order]
+
+
 def squared_distances(X: Array, labels: Array, *, centers: Array) -> Array:
     """Squared distance of each row of X, (n, M), to the centre of its cluster, float64 (n,)."""
     return _square(X - centers[labels].astype(np.float64))
@@ -291,7 +305,25 @@ def _square(rows: Array) -> Array:
     return np.asarray(np.einsum("ij,ij->i", rows, rows))
 
 
-def _unusable(X: Array) -> int:
+def _rows(X: Any, rows: Array) -> Array:
+    """Some rows of a NumPy or dask array, in memory."""
+    return np.asarray(X[rows].compute() if isinstance(X, da.Array) else X[rows])
+
+
+def _workers_memory() -> float:
+    """Memory in bytes of all workers of the Dask client in use, or what is free where there is none."""
+    from distributed import get_client
+
+    try:
+        workers = get_client().scheduler_info(n_workers=-1)["workers"].values()
+    except ValueError:
+        return float(psutil.virtual_memory().available)
+    # 0 stands for no limit
+    return float(sum(worker["memory_limit"] or psutil.virtual_memory().available for worker in workers))
+
+
+def unusable(X: Array) -> int:
+    """Number of rows of X, (n, M), with a value that is not finite."""
     return int((~np.isfinite(X).all(axis=1)).sum())
 
 

@@ -28,9 +28,10 @@ def block_rows(columns: int) -> int:
     """Rows of the blocks in which a table of that many columns is worked on: a function of the width alone.
 
     Results that are sums over blocks are therefore the same to the last bit however the table was chunked, and blocks
-    are large (64 MiB of float32 at 256 columns), because each costs the scheduler about a millisecond.
+    are large (16 MiB of float32 at 256 columns), because each costs the scheduler about a millisecond, but a worker of
+    1 GB has room for some of them in float64.
     """
-    return min(65_536, max(1_024, 2**24 // max(1, columns)))
+    return min(65_536, max(1_024, 2**22 // max(1, columns)))
 
 
 def each_block(function: Callable[..., Any], X: Any, *aligned: Array, **shared: Any) -> list[Any]:

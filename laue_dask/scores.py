@@ -8,9 +8,10 @@ import numpy as np
 from scipy.signal import find_peaks
 from sklearn.metrics import adjusted_rand_score, homogeneity_score
 
-from laue_dask.clustering import ClusterMoments, cluster_moments, distinct_rows, sample_kmeans
+from laue_dask.clustering import ClusterMoments, cluster_moments, nearest
 from laue_dask.errors import InputError
 from laue_dask.pca import Array
+from laue_dask.seeding import distinct_rows, search
 
 MIN_MEMBERS = 30
 """Members of a small cluster in the silhouette's sample, where the sample's size allows."""
@@ -135,15 +136,25 @@ def score_one(
     Returns
     -------
     dict
-        `k`, `silhouette`, `calinski_harabasz`, and `inertia` about the clusters' means; NaN where the sample has
-        fewer than `k` distinct patterns.
+        `k` and what `score_labels` gives; NaN where the sample has fewer than `k` distinct patterns.
     """
     if len(distinct_rows(X)) < k:
         return {"k": k, "silhouette": np.nan, "calinski_harabasz": np.nan, "inertia": np.nan}
-    labels = sample_kmeans(X, k, n_init=n_init, seed=seed).labels_
-    clusters = cluster_moments(X, labels, k)
+    labels = nearest(X, search(X, k, n_init=n_init, seed=seed))
+    return {"k": k, **score_labels(X, labels, seed=seed, silhouette_size=silhouette_size)}
+
+
+def score_labels(X: Array, labels: Array, *, seed: int = 0, silhouette_size: int = 10_000) -> dict[str, float]:
+    """Scores of one segmentation of X, (n, M) NumPy or dask array.
+
+    Returns
+    -------
+    dict
+        `silhouette`, `calinski_harabasz`, and `inertia` about the clusters' means.
+    """
+    kinds, codes = np.unique(labels, return_inverse=True)
+    clusters = cluster_moments(X, codes.astype(np.int32), len(kinds))
     return {
-        "k": k,
         "silhouette": silhouette(X, labels, size=silhouette_size, seed=seed),
         "calinski_harabasz": _calinski_harabasz(clusters),
         "inertia": float(clusters.ssd.sum()),

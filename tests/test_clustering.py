@@ -11,13 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laue_dask import clustering, pca
-from laue_dask.clustering import ClusterMoments, KMeans, cluster_moments, distinct_rows, nearest, sample_rows
+from laue_dask.clustering import ClusterMoments, KMeans, canonical, cluster_moments, nearest
 from laue_dask.errors import InputError
+from laue_dask.seeding import distinct_rows, sample_rows
 
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of 50 rows, so that small tables have many."""
+    """Blocks of 50 rows and no room for a whole table, so that small tables go the way of the large."""
+    monkeypatch.setattr(clustering, "IN_MEMORY", 0)
     for module in (pca, clustering):
         monkeypatch.setattr(module, "block_rows", lambda columns: 50)
 

@@ -9,7 +9,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +20,7 @@ from dask.delayed import Delayed
 from distributed import Client, Future, KilledWorker, as_completed, wait
 from numpy.typing import NDArray
 
+from laue_dask.compute.cluster import available_cores
 from laue_dask.errors import ComputeError, LaueDaskError
 from laue_dask.io.places import replace_file
 from laue_dask.progress import Progress
@@ -289,14 +290,14 @@ def map_tasks(
     items: Iterable[Any],
     shared: Collection[Any],
     *,
-    client: Client,
+    client: Client | None,
     resources: dict[str, float] | None = None,
     on_done: Callable[[Any], None] | None = None,
 ) -> list[Any]:
     """Call ``function(item, *shared)`` for every item on the workers; `shared` is sent once per worker.
 
     For small work whose results are small: nothing is kept of a call that fails. `on_done` gets each item when its
-    call has returned.
+    call has returned. Without a client, threads of this process do the work.
 
     Returns
     -------
@@ -311,6 +312,8 @@ def map_tasks(
         A call failed otherwise, or workers died `MAPPINGS` times.
     """
     items = list(items)
+    if client is None:
+        return _map_here(function, items, shared, on_done)
     for left in reversed(range(MAPPINGS)):
         # What was sent is lost with the worker that holds it, and everything that waits for it is cancelled.
         held = [client.scatter(value, hash=False) for value in shared]
@@ -334,3 +337,15 @@ def map_tasks(
         except Exception as error:
             raise ComputeError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
     raise AssertionError("unreachable")
+
+
+def _map_here(
+    function: Callable[..., Any], items: list[Any], shared: Collection[Any], on_done: Callable[[Any], None] | None
+) -> list[Any]:
+    results = []
+    with ThreadPoolExecutor(available_cores()) as threads:
+        for item, result in zip(items, threads.map(lambda item: function(item, *shared), items), strict=True):
+            results.append(result)
+            if on_done:
+                on_done(item)
+    return results

@@ -27,11 +27,15 @@ class ResultsWriter:
         The run's folder.
     attributes
         Root attributes: scan shape, keys of the stages, seeds.
+    fresh
+        Whether to leave what a killed command began.
     """
 
-    def __init__(self, folder: Path, attributes: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, attributes: Mapping[str, Any], *, fresh: bool = False) -> None:
         self.path = folder / NAME
         self.partial = folder / (NAME + ".part")
+        if fresh:
+            shutil.rmtree(self.partial, ignore_errors=True)
         self.group = zarr.open_group(str(self.partial), mode="a", zarr_format=3, use_consolidated=False)
         self.group.attrs.update({"laue_dask_schema": schema.VERSION, **attributes})
 
@@ -47,18 +51,23 @@ class ResultsWriter:
             if store == self.path:
                 if not found.attrs.get("finished"):
                     continue
-                # Half a copy that calls itself finished would be read as an array with gaps.
-                aside = self.partial.with_name(NAME + ".copy")
-                for stale in (aside, self.partial / name):
-                    shutil.rmtree(stale, ignore_errors=True)
-                # A results store is never written to again, so the two may share their files.
-                shutil.copytree(store / name, aside, copy_function=_link)
-                aside.rename(self.partial / name)
+                self.keep(name)
             return zarr.open_array(str(self.partial), path=name, mode="r+")
         chunks = (block, *shape[1:])
         return schema.create(
             self.group, name, schema.RESULTS[name], shape, chunks=chunks, attributes={"key": key}, overwrite=True
         )
+
+    def keep(self, name: str) -> zarr.Array[Any]:
+        """Take over array `name` of the run's last results as it is."""
+        # Half a copy that calls itself finished would be read as an array with gaps.
+        aside = self.partial.with_name(NAME + ".copy")
+        for stale in (aside, self.partial / name):
+            shutil.rmtree(stale, ignore_errors=True)
+        # A results store is never written to again, so the two may share their files.
+        shutil.copytree(self.path / name, aside, copy_function=_link)
+        aside.rename(self.partial / name)
+        return zarr.open_array(str(self.partial), path=name, mode="r+")
 
     def put(self, name: str, values: NDArray[Any], *, attributes: Mapping[str, Any] | None = None) -> None:
         """Write a whole array at once."""

@@ -4,32 +4,70 @@ All of it works on blocks of a feature table on disk, so a scan's size is no lim
 the frames.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import dask.array as da
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
 from laue_dask import labeling, scores
-from laue_dask.clustering import KMeans, sample_rows
+from laue_dask.clustering import KMeans, nearest, seed_sample
 from laue_dask.compute.cluster import Workers
 from laue_dask.compute.run import map_tasks, write_array
 from laue_dask.config import ClusteringConfig, PCAConfig
+from laue_dask.estimators import FINDS_K, MIXTURE_STEPS, DensityClusters, Estimator, Mixture, Modes
 from laue_dask.io.results import ResultsWriter
 from laue_dask.pca import IncrementalPCA
 from laue_dask.progress import Progress
+from laue_dask.seeding import distinct_rows, sample_rows, search
 from laue_dask.stages.specimen import Map, usable
+
+PROVISIONAL = "its labels are provisional"
+"""How a warning about an estimator that did not converge ends."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Model-selection scores (Figure 16) and the K that they suggest."""
+    """Model-selection scores (Figure 16) and the K that they suggest.
 
-    k: tuple[int, ...]
-    silhouette: tuple[float, ...]
-    calinski_harabasz: tuple[float, ...]
-    suggested: tuple[int, ...]
+    Attributes
+    ----------
+    seeds
+        K → (K, M_PCA) float64, centres of the best partition of the sample: where k-means of all patterns starts.
+    """
+
+    k: tuple[int, ...] = ()
+    silhouette: tuple[float, ...] = ()
+    calinski_harabasz: tuple[float, ...] = ()
+    suggested: tuple[int, ...] = ()
+    seeds: Mapping[int, NDArray[np.float64]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """One segmentation (Definition 8) and its maps; names are those of `laue_dask.schema.RESULTS`.
+
+    Attributes
+    ----------
+    k
+        K asked for, or found by an estimator that finds it itself.
+    n_clusters
+        Clusters that own patterns: the effective clusters of a mixture, which may be fewer.
+    converged
+        Whether the estimator came to its end.
+    """
+
+    k: int
+    n_clusters: int
+    labels: NDArray[np.int32]
+    distance_to_centroid: NDArray[np.float32]
+    pca_rgb: NDArray[np.uint8]
+    centroids: NDArray[np.float32]
+    delegate: NDArray[np.int64]
+    converged: bool = True
 
 
 def transform(
@@ -63,39 +101,94 @@ def transform(
 
 
 def score(
-    samples: da.Array, config: ClusteringConfig, results: ResultsWriter, *, workers: Workers, progress: Progress
+    samples: da.Array,
+    config: ClusteringConfig,
+    results: ResultsWriter,
+    *,
+    workers: Workers | None,
+    progress: Progress,
 ) -> Scores:
-    """Silhouette and Calinski-Harabasz over K on a sample, one task per K (section 4.2, Figure 16).
+    """Silhouette and Calinski-Harabasz of k-means over K on a sample, one task per K (section 4.2, Figure 16).
+
+    The K asked for are scored as well, but only the configured range suggests a K: peaks need neighbours.
 
     Parameters
     ----------
     samples : (n, M_PCA) float32
         Components of the valid patterns.
+    workers
+        None for threads of this process.
     """
     first, last = config.score_k
     rows = sample_rows(samples.shape[0], config.sample, config.seed)
     sample = np.asarray(samples[rows].compute())
-    distinct = len(np.unique(sample, axis=0))
-    values = [k for k in range(first, last + 1) if k < distinct]
+    distinct = len(distinct_rows(sample))
+    values = [k for k in sorted({*range(first, last + 1), *config.k}) if k < distinct]
     if not values:
-        return _put_scores(Scores((), (), (), ()), results)
+        return put_scores(Scores(), results)
+    client = workers.client if workers else None
     with progress.stage("scores", total=len(values), unit="K") as advance:
-        found = map_tasks(_score_one, values, (sample, config), client=workers.client, on_done=lambda k: advance(1))
-    silhouette = tuple(float(f["silhouette"]) for f in found)
-    calinski_harabasz = tuple(float(f["calinski_harabasz"]) for f in found)
-    suggested = scores.suggest_k(values, silhouette, calinski_harabasz)
-    return _put_scores(Scores(tuple(values), silhouette, calinski_harabasz, tuple(suggested)), results)
+        found = map_tasks(_score_one, values, (sample, config), client=client, on_done=lambda k: advance(1))
+    figures = {k: figures for k, (figures, _) in zip(values, found, strict=True)}
+    near = [k for k in values if first <= k <= last]
+    suggested = scores.suggest_k(
+        near, [figures[k]["silhouette"] for k in near], [figures[k]["calinski_harabasz"] for k in near]
+    )
+    # A larger K is sought on a larger sample, where there is one.
+    seeds = {
+        k: centers
+        for k, (_, centers) in zip(values, found, strict=True)
+        if len(sample_rows(samples.shape[0], seed_sample(config.sample, k), config.seed)) == len(sample)
+    }
+    silhouette = tuple(figures[k]["silhouette"] for k in values)
+    calinski_harabasz = tuple(figures[k]["calinski_harabasz"] for k in values)
+    return put_scores(Scores(tuple(values), silhouette, calinski_harabasz, tuple(suggested), seeds), results)
 
 
-def _put_scores(found: Scores, results: ResultsWriter) -> Scores:
+def same_scores(before: ClusteringConfig, now: ClusteringConfig) -> bool:
+    """Whether scores made with one configuration are those of the other."""
+    names = ("score_k", "n_init", "sample", "silhouette_sample", "seed")
+    return all(getattr(before, name) == getattr(now, name) for name in names)
+
+
+def same(before: ClusteringConfig, now: ClusteringConfig) -> bool:
+    """Whether a segmentation made with one configuration is that of the other for the same K."""
+    names = ("estimator", "n_init", "sample", "seed", "min_cluster_size", "bandwidth")
+    return all(getattr(before, name) == getattr(now, name) for name in names)
+
+
+def read_scores(dataset: xr.Dataset, suggested: Sequence[int]) -> Scores:
+    """Scores of a results store, without seeds."""
+    names = ("score_k", "silhouette", "calinski_harabasz")
+    k, silhouette, calinski_harabasz = (tuple(dataset[name].values.tolist()) for name in names)
+    return Scores(k, silhouette, calinski_harabasz, tuple(suggested))
+
+
+def warnings_of(found: Sequence[Segmentation], config: ClusteringConfig) -> list[str]:
+    """One line for each segmentation whose estimator did not come to its end."""
+    return [
+        f"{config.estimator} of K = {one.k} did not converge in {MIXTURE_STEPS} steps: {PROVISIONAL}"
+        for one in found
+        if not one.converged
+    ]
+
+
+def put_scores(found: Scores, results: ResultsWriter) -> Scores:
+    """Write the scores and give them back."""
     results.put("score_k", np.asarray(found.k, dtype=np.int32))
     results.put("silhouette", np.asarray(found.silhouette))
     results.put("calinski_harabasz", np.asarray(found.calinski_harabasz))
     return found
 
 
-def _score_one(k: int, sample: NDArray[np.float32], config: ClusteringConfig) -> dict[str, float | int]:
-    return scores.score_one(sample, k, n_init=config.n_init, silhouette_size=config.silhouette_sample, seed=config.seed)
+def _score_one(
+    k: int, sample: NDArray[np.float32], config: ClusteringConfig
+) -> tuple[dict[str, float], NDArray[np.float64]]:
+    """Scores of the best partition of the sample into K clusters, and its centres."""
+    centers = search(sample, k, n_init=config.n_init, seed=config.seed)
+    labels = nearest(sample, centers)
+    figures = scores.score_labels(sample, labels, silhouette_size=config.silhouette_sample, seed=config.seed)
+    return figures, centers
 
 
 def segment(
@@ -107,45 +200,106 @@ def segment(
     results: ResultsWriter,
     *,
     progress: Progress,
-) -> None:
+    seeds: Mapping[int, NDArray[np.float64]] | None = None,
+    known: Mapping[int, Segmentation] | None = None,
+) -> list[Segmentation]:
     """Cluster, label and choose delegates for every K, and write all maps (sections 4.1 and 4.2).
+
+    Parameters
+    ----------
+    k_values
+        Without a meaning for an estimator that finds K itself: that makes one segmentation.
+    seeds
+        See `Scores`.
+    known
+        K → segmentation by the same estimator of the same components, which is taken over.
 
     Raises
     ------
     InputError
-        A K exceeds the number of distinct patterns.
+        A K exceeds the number of distinct patterns, or the estimator finds no clusters.
     """
     samples = usable(components, where)
-    widest = max(k_values)
-    n_k, width = len(k_values), components.shape[1]
-    labels = np.empty((n_k, *where.shape), dtype=np.int32)
-    distance = np.empty((n_k, *where.shape), dtype=np.float32)
-    rgb = np.zeros((n_k, *where.shape, 3), dtype=np.uint8)
-    centroids = np.full((n_k, widest, width), np.nan, dtype=np.float32)
-    delegate = np.full((n_k, widest), -1, dtype=np.int64)
-    with progress.stage("segment", total=n_k, unit="K") as advance:
-        for i, k in enumerate(k_values):
-            estimator = kmeans(k, config).fit(samples[:, :m_pca])
-            natural = np.asarray(estimator.labels_)
-            centres = labeling.centroids(samples, natural, k)
-            apart = labeling.distances(samples[:, :m_pca], natural, centres[:, :m_pca])
-            labels[i] = where.paint(natural.astype(np.int32), fill=np.int32(-1))
-            distance[i] = where.paint(apart, fill=np.float32(np.nan))
-            rgb[i] = where.paint(labeling.pca_rgb(centres[:, :m_pca])[natural], fill=np.uint8(0))
-            centroids[i, :k] = centres
-            delegate[i, :k] = where.patterns[labeling.delegates(samples[:, :m_pca], natural, centres[:, :m_pca])]
+    wanted: Sequence[int | None] = [None] if config.estimator in FINDS_K else k_values
+    found = []
+    with progress.stage("segment", total=len(wanted), unit="K") as advance:
+        for k in wanted:
+            one = (known or {}).get(k) if k is not None else None
+            if one is None:
+                estimator = estimator_of(k, config, seeds=seeds).fit(samples[:, :m_pca])
+                one = _mapped(samples, m_pca, where, k, estimator)
+            found.append(one)
             advance(1)
-    results.put("k", np.asarray(k_values, dtype=np.int32))
-    results.put("labels", labels)
-    results.put("distance_to_centroid", distance)
-    results.put("pca_rgb", rgb)
+    _put(found, components.shape[1], results)
+    return found
+
+
+def _mapped(samples: da.Array, m_pca: int, where: Map, k: int | None, estimator: Estimator) -> Segmentation:
+    """Maps, centroids and delegates of the labels that a fitted estimator gives."""
+    natural, n_clusters = np.asarray(estimator.labels_, dtype=np.int32), estimator.n_clusters_
+    used = samples[:, :m_pca]
+    centres = labeling.centroids(samples, natural, n_clusters)
+    apart = labeling.distances(used, natural, centres[:, :m_pca])
+    return Segmentation(
+        k=k or n_clusters,
+        n_clusters=n_clusters,
+        labels=where.paint(natural, fill=np.int32(-1)),
+        distance_to_centroid=where.paint(apart, fill=np.float32(np.nan)),
+        pca_rgb=where.paint(labeling.pca_rgb(centres[:, :m_pca])[natural], fill=np.uint8(0)),
+        centroids=centres,
+        delegate=where.patterns[labeling.delegates(used, natural, centres[:, :m_pca])],
+        converged=getattr(estimator, "converged_", True),
+    )
+
+
+def _put(found: Sequence[Segmentation], width: int, results: ResultsWriter) -> None:
+    """Write segmentations side by side, those of fewer clusters padded."""
+    widest = max(one.k for one in found)
+    centroids = np.full((len(found), widest, width), np.nan, dtype=np.float32)
+    delegate = np.full((len(found), widest), -1, dtype=np.int64)
+    for i, one in enumerate(found):
+        centroids[i, : one.n_clusters] = one.centroids
+        delegate[i, : one.n_clusters] = one.delegate
+    results.put("k", np.asarray([one.k for one in found], dtype=np.int32))
+    results.put("n_clusters", np.asarray([one.n_clusters for one in found], dtype=np.int32))
+    for name in ("labels", "distance_to_centroid", "pca_rgb"):
+        results.put(name, np.stack([getattr(one, name) for one in found]))
     results.put("centroids", centroids)
     results.put("delegate", delegate)
 
 
-def kmeans(k: int, config: ClusteringConfig) -> KMeans:
-    """The configured estimator of K clusters, not yet fitted."""
-    return KMeans(k, n_init=config.n_init, sample=config.sample, random_state=config.seed)
+def read(dataset: xr.Dataset) -> dict[int, Segmentation]:
+    """Segmentations of a results store, by K."""
+    found = {}
+    for k in (int(value) for value in dataset["k"].values):
+        one = dataset.sel(k=k)
+        n_clusters = int(one["n_clusters"]) if "n_clusters" in one else k
+        maps: dict[str, Any] = {name: one[name].values for name in ("labels", "distance_to_centroid", "pca_rgb")}
+        centroids, delegate = one["centroids"].values[:n_clusters], one["delegate"].values[:n_clusters]
+        found[k] = Segmentation(k=k, n_clusters=n_clusters, centroids=centroids, delegate=delegate, **maps)
+    return found
+
+
+def estimator_of(
+    k: int | None, config: ClusteringConfig, *, seeds: Mapping[int, NDArray[np.float64]] | None = None
+) -> Estimator:
+    """The configured estimator, not yet fitted; `k` is None for one that finds the number of clusters itself."""
+    common = {"sample": config.sample, "random_state": config.seed}
+    match config.estimator:
+        case "hdbscan":
+            return DensityClusters(min_cluster_size=config.min_cluster_size, **common)
+        case "mean_shift":
+            return Modes(bandwidth=config.bandwidth, **common)
+    if k is None:
+        raise ValueError(f"{config.estimator} needs the number of clusters")
+    if config.estimator == "kmeans":
+        return kmeans(k, config, init=(seeds or {}).get(k))
+    return Mixture(k, bayesian=config.estimator == "bgm", n_init=config.n_init, **common)
+
+
+def kmeans(k: int, config: ClusteringConfig, *, init: NDArray[np.float64] | None = None) -> KMeans:
+    """K-means into K clusters as configured, not yet fitted."""
+    return KMeans(k, n_init=config.n_init, init=init, sample=config.sample, random_state=config.seed)
 
 
 def write_direct_colouring(components: da.Array, where: Map, results: ResultsWriter) -> None:

@@ -1,0 +1,163 @@
+"""K-means of rows that fit into memory: where the iteration over all patterns starts.
+
+scikit-learn's best of several k-means++ starts is improved by split-and-merge moves (Kaukoranta, Fränti and Nevalainen
+1998): one cluster is dissolved, another split in two, and Lloyd goes on from there. A local optimum whose centres are
+distributed wrongly among the clumps of the data, which more starts seldom cure, is left that way.
+"""
+
+from typing import Any
+
+import numpy as np
+from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits
+
+from laue_dask.pca import Array
+
+START_STEPS = 10
+"""Lloyd steps after which the starts are compared."""
+
+FINALISTS = 2
+"""Starts from which moves go on."""
+
+SMALL = 2**14
+"""Rows times clusters up to which every start takes all its steps and goes on: there, few rows decide."""
+
+TRIALS = 4
+"""Moves tried before the partition is taken as it is."""
+
+TRIAL_STEPS = 20
+"""Lloyd steps after which a move must have paid."""
+
+WORTH = 1e-4
+"""Share of the inertia that a move must save."""
+
+CANDIDATES = 16
+"""Clusters that may be split in one round: those with the largest spread."""
+
+BLOCK_DISTANCES = 2**22
+"""Distances held at a time: 32 MiB of float64."""
+
+
+def sample_rows(n: int, size: int, seed: int) -> Array:
+    """Indices of `size` of n rows (all, where n is not larger), one of each of as many equal runs; sorted int64.
+
+    Rows follow the scan, so the sample is stratified over the specimen: every region has its share, and nothing that
+    repeats along the scan is hit or missed as a whole.
+    """
+    if size >= n:
+        return np.arange(n)
+    edges = np.arange(size + 1) * n // size
+    return np.asarray(np.random.default_rng(seed).integers(edges[:-1], edges[1:]))
+
+
+def distinct_rows(X: Array) -> Array:
+    """Index of one row of each kind in X, (n, M)."""
+    rows = np.ascontiguousarray(X) + 0.0  # -0.0 becomes 0.0, and nothing else changes
+    return np.unique(rows.view(f"V{rows.itemsize * rows.shape[1]}").ravel(), return_index=True)[1]
+
+
+def sample_kmeans(
+    X: Array,
+    n_clusters: int,
+    *,
+    n_init: int,
+    seed: int,
+    init: Any = "k-means++",
+    max_iter: int = 300,
+    tol: float = 1e-4,
+) -> Any:
+    """scikit-learn's k-means, fitted to the rows of X in memory; the same on any number of cores.
+
+    One thread, because scikit-learn adds up its threads' partial sums in the order in which they finish.
+    """
+    with threadpool_limits(1):
+        return _fit(X, n_clusters, init=init, n_init=n_init, max_iter=max_iter, tol=tol, random_state=seed)
+
+
+def search(X: Array, n_clusters: int, *, n_init: int, seed: int, max_iter: int = 300, tol: float = 1e-4) -> Array:
+    """Centres of the best partition of the rows of X, (n, M), that starts and moves find; (K, M) float64.
+
+    X needs at least K distinct rows. Each of `n_init` starts takes a few Lloyd steps; from the `FINALISTS` that are
+    best by then, moves go on, because two local optima may be moves apart of which none pays.
+    """
+    small = len(X) * n_clusters <= SMALL
+    steps, finalists = (max_iter, n_init) if small else (START_STEPS, FINALISTS)
+    with threadpool_limits(1):
+        starts = [_fit(X, n_clusters, max_iter=steps, random_state=seed + i) for i in range(n_init)]
+        starts = sorted(starts, key=_inertia)[:finalists]
+        best = min((_improved(X, start.cluster_centers_, max_iter, tol) for start in starts), key=_inertia)
+    return np.asarray(best.cluster_centers_, dtype=np.float64)
+
+
+def improve(X: Array, centers: Array, *, max_iter: int = 300, tol: float = 1e-4) -> Array:
+    """Centres, (K, M) float64, in which Lloyd and moves on the rows of X end that start from given centres."""
+    with threadpool_limits(1):
+        return np.asarray(_improved(X, centers, max_iter, tol).cluster_centers_, dtype=np.float64)
+
+
+def _fit(X: Array, n_clusters: int, **settings: Any) -> Any:
+    return KMeans(n_clusters, **{"n_init": 1, "random_state": 0, **settings}).fit(X)
+
+
+def _inertia(fitted: Any) -> float:
+    return float(fitted.inertia_)
+
+
+def _improved(X: Array, centers: Array, max_iter: int, tol: float) -> Any:
+    """The fitted k-means in which Lloyd from `centers` and then moves end."""
+    while True:
+        fitted = _fit(X, len(centers), init=centers, max_iter=max_iter, tol=tol)
+        moved = _moved(X, fitted)
+        if moved is None:
+            return fitted
+        centers = moved
+
+
+def _moved(X: Array, fitted: Any) -> Array | None:
+    """Centres after the first of the most promising moves that pays, or None."""
+    centers, labels = fitted.cluster_centers_, fitted.labels_
+    n_clusters = len(centers)
+    if n_clusters < 2 or fitted.inertia_ <= 0:
+        return None
+    nearest, second = _two_distances(X, centers)
+    spread = np.bincount(labels, weights=nearest, minlength=n_clusters)
+    loss = np.bincount(labels, weights=second - nearest, minlength=n_clusters)
+    order = np.argsort(labels, kind="stable")
+    members = np.split(order, np.cumsum(np.bincount(labels, minlength=n_clusters))[:-1])
+    halves: dict[int, Array] = {}
+    moves: list[tuple[float, int, int]] = []
+    cheapest = np.argsort(loss, kind="stable")[: TRIALS + 1]
+    for split in map(int, np.argsort(-spread, kind="stable")[:CANDIDATES]):
+        rows = X[members[split]]
+        if len(rows) < 2 or (rows == rows[0]).all():
+            continue
+        two = _fit(rows, 2, max_iter=TRIAL_STEPS)
+        halves[split] = two.cluster_centers_
+        gain = spread[split] - two.inertia_
+        moves += [(float(loss[gone] - gain), split, int(gone)) for gone in cheapest if gone != split]
+    for _, split, gone in sorted(moves)[:TRIALS]:
+        trial = centers.copy()
+        trial[[split, gone]] = halves[split]
+        moved = _fit(X, n_clusters, init=trial, max_iter=TRIAL_STEPS)
+        if moved.inertia_ < (1 - WORTH) * fitted.inertia_:
+            return np.asarray(moved.cluster_centers_)
+    return None
+
+
+def _two_distances(X: Array, centers: Array) -> tuple[Array, Array]:
+    """Squared distances of each row of X to its nearest and its second nearest centre, (n,) each."""
+    origin = centers.mean(axis=0)  # or the squares would cancel far from the origin
+    away = centers - origin
+    squares = np.einsum("ij,ij->i", away, away)
+    doubled = -2 * away.T
+    first, second = np.empty(len(X)), np.empty(len(X))
+    height = max(1, BLOCK_DISTANCES // len(centers))
+    for start in range(0, len(X), height):
+        block = slice(start, start + height)
+        rows = X[block] - origin
+        distance = rows @ doubled
+        distance += squares
+        distance.partition(1, axis=1)
+        own = np.einsum("ij,ij->i", rows, rows)
+        first[block], second[block] = distance[:, 0] + own, distance[:, 1] + own
+    return first, second

@@ -1,0 +1,297 @@
+#!/usr/bin/env python
+"""Promises of PCA and k-means on generated problems, and how long the sweep over K and `segment` take.
+
+Usage: .venv/bin/python scripts/benchmark_clustering.py [--problems 200] [--skip promises sweep segment] [--large]
+
+promises  on each problem: inertia true to 1e-6, within 1 % of scikit-learn's (n_init=10, another seed), the same label
+          map for five chunk layouts, no empty cluster; PCA within 1e-10 of a float64 full SVD for any chunking. Every
+          fourth problem is forced out of core: small blocks, and seeds from half of the rows.
+sweep     K = 2…20 on 100,000 × 32 features against scikit-learn's k-means (n_init=10) of all rows, one thread each.
+segment   a new K on a run of 6,000 patterns, in this process and after start-up.
+--large   2,000,000 × 256 float32 features (2 GB) in Zarr through PCA and k-means (K = 6), workers of 1 GB each:
+          nothing may be spilled. Needs 4 GB of disk in the system's temporary folder.
+
+Exit code 1 if a promise is broken.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import dask.array as da
+import numpy as np
+import zarr
+from sklearn.cluster import KMeans as Reference
+from threadpoolctl import threadpool_limits
+
+from laue_dask import clustering, pca, pipeline
+from laue_dask.clustering import KMeans, cluster_moments, nearest
+from laue_dask.compute import cluster
+from laue_dask.config import ClusterConfig, ClusteringConfig, Config
+from laue_dask.io.geometry import ScanGrid
+from laue_dask.io.results import ResultsWriter
+from laue_dask.io.scan_store import ScanStore
+from laue_dask.pca import IncrementalPCA
+from laue_dask.progress import QuietProgress
+from laue_dask.record import Run, write
+from laue_dask.scores import score_labels
+from laue_dask.seeding import improve, sample_rows, search
+from laue_dask.stages import segmentation
+from laue_dask.stages.specimen import Map
+
+LAYOUTS = 5
+SWEPT = range(2, 21)
+K_LARGE = 6
+
+
+def generated(seed: int) -> tuple[np.ndarray, int]:
+    """A table of float32 and a K: clumps of unequal size and spread, heavy tails, uniform rows or a coarse grid."""
+    rng = np.random.default_rng(seed)
+    n, m = int(10 ** rng.uniform(2.3, 3.6)), int(2 ** rng.uniform(1, 5))
+    clumps = int(rng.integers(2, 30))
+    of = rng.choice(clumps, size=n, p=rng.dirichlet(np.full(clumps, rng.choice([0.3, 1, 10]))))
+    X = rng.normal(size=(clumps, m))[of] * rng.choice([0.5, 1, 2, 8])
+    X += rng.normal(size=(n, m)) * rng.uniform(0.2, 2, size=(clumps, 1))[of]
+    kind = rng.integers(4)
+    if kind == 1:
+        X = rng.uniform(size=(n, m))
+    elif kind == 2:
+        X += 0.1 * rng.standard_t(2, size=(n, m))
+    elif kind == 3:
+        X = np.round(X)
+    X = (X * 10.0 ** rng.uniform(-3, 3)).astype(np.float32)
+    kinds = len(np.unique(X, axis=0))
+    return X, int(min(rng.integers(2, 21), max(2, n // 20), kinds))
+
+
+def layouts(shape: tuple[int, int], seed: int) -> list[Any]:
+    """Chunkings of a table: whole, and random ones."""
+    rng = np.random.default_rng(seed)
+    return [shape, *([int(rng.integers(max(1, size // 9), size + 1)) for size in shape] for _ in range(LAYOUTS - 1))]
+
+
+def promises(problems: int) -> list[str]:
+    broken, ratios, errors, gaps = [], [], [], []
+    for seed in range(problems):
+        X, k = generated(seed)
+        outside = seed % 4 == 0
+        with (
+            mock.patch.object(clustering, "IN_MEMORY", 0 if outside else clustering.IN_MEMORY),
+            mock.patch.object(clustering, "block_rows", return_value=1000),
+            mock.patch.object(pca, "block_rows", return_value=1000),
+        ):
+            sample = max(10 * k, len(X) // 2) if outside else 20_000
+            tables = [da.from_array(X, chunks=chunks) for chunks in layouts(X.shape, seed)]
+            fits = [KMeans(k, sample=sample).fit(table) for table in tables]
+            spectra = [IncrementalPCA().fit(table).explained_variance_ for table in tables]
+        labels, centers = fits[0].labels_, fits[0].cluster_centers_
+        true = float(((X - centers[labels]).astype(np.float64) ** 2).sum())
+        reference = Reference(k, n_init=10, random_state=seed + 1_000_000).fit(X)
+        best = float(cluster_moments(X, reference.labels_, k).ssd.sum())
+        rows = X.astype(np.float64)
+        singular = np.linalg.svd(rows - rows.mean(axis=0), compute_uv=False)
+        variance = np.zeros(X.shape[1])
+        variance[: len(singular)] = singular**2 / (len(X) - 1)
+        errors.append(abs(fits[0].inertia_ - true) / max(true, 1e-300))
+        ratios.append(fits[0].inertia_ / best if best else 1.0)
+        gaps.append(max(float(np.abs(found - variance).max()) for found in spectra) / variance[0])
+        where = f"problem {seed} ({len(X)} × {X.shape[1]}, K = {k}{', out of core' if outside else ''})"
+        if errors[-1] > 1e-6:
+            broken.append(f"{where}: inertia {fits[0].inertia_} is not {true}")
+        if ratios[-1] > 1.01:
+            broken.append(f"{where}: inertia {ratios[-1]:.4f} × scikit-learn's")
+        if not all(np.array_equal(labels, fit.labels_) for fit in fits):
+            broken.append(f"{where}: labels depend on the chunks")
+        if np.bincount(labels, minlength=k).min() == 0:
+            broken.append(f"{where}: an empty cluster")
+        if gaps[-1] > 1e-10:
+            broken.append(f"{where}: PCA {gaps[-1]:.1e} off")
+    print(f"promises on {problems} problems: {len(broken)} broken")
+    print(f"  k-means: inertia / scikit-learn's: median {np.median(ratios):.4f}, largest {max(ratios):.4f}")
+    print(f"  k-means: inertia true to {max(errors):.1e}; PCA to {max(gaps):.1e}, of the largest variance")
+    return broken
+
+
+def clumps(n: int, m: int, k: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return (rng.normal(size=(k, m))[rng.integers(k, size=n)] + rng.normal(size=(n, m))).astype(np.float32)
+
+
+def sweep() -> list[str]:
+    X = clumps(100_000, 32, 12)
+    config = ClusteringConfig()
+    sample = X[sample_rows(len(X), config.sample, config.seed)]
+
+    def scored(k: int) -> np.ndarray:
+        centers = search(sample, k, n_init=config.n_init, seed=config.seed)
+        score_labels(sample, nearest(sample, centers), silhouette_size=config.silhouette_sample)
+        return centers
+
+    def refined(centers: np.ndarray) -> float:
+        final = improve(X, centers)
+        return float(cluster_moments(X, nearest(X, final), len(final)).ssd.sum())
+
+    with threadpool_limits(1), ThreadPoolExecutor(1) as thread:
+        begun = time.perf_counter()
+        seeds = list(thread.map(scored, SWEPT))
+        on_sample = time.perf_counter() - begun
+        ours = list(thread.map(refined, seeds))
+        whole = time.perf_counter() - begun
+        begun = time.perf_counter()
+        theirs = [Reference(k, n_init=10, random_state=1).fit(X).inertia_ for k in SWEPT]
+        reference = time.perf_counter() - begun
+    ratios = np.array(ours) / np.array(theirs)
+    print(f"sweep of {len(SWEPT)} K on 100,000 × 32, one thread:")
+    print(f"  scikit-learn, all rows      {reference:7.1f} s")
+    print(f"  ours, sample and scores     {on_sample:7.1f} s  ({on_sample / reference:.2f} ×)")
+    print(f"  ours, refined on all rows   {whole:7.1f} s  ({whole / reference:.2f} ×)")
+    print(f"  inertia, ours / scikit-learn's: {ratios.min():.4f} to {ratios.max():.4f}")
+    broken = [] if whole <= 3 * reference else [f"sweep: {whole / reference:.2f} × scikit-learn's time"]
+    return broken + ([] if ratios.max() <= 1.01 else [f"sweep: inertia {ratios.max():.4f} × scikit-learn's"])
+
+
+def made_run(folder: Path, shape: tuple[int, int], components: np.ndarray, m_pca: int) -> None:
+    """A finished run of synthetic components, K = 6, for `segment`."""
+    n = shape[0] * shape[1]
+    config, grid = (
+        Config(clustering=ClusteringConfig(k=(6,))),
+        ScanGrid(shape, "raster", np.arange(n), np.full((n, 2), np.nan), "made", "x"),
+    )
+    store = ScanStore.create(
+        folder / "scan.zarr",
+        grid=grid,
+        frame_shape=(8, 8),
+        dtype="uint16",
+        detector=None,
+        pixel_size_um=None,
+        provenance={},
+        store_frames=False,
+    )
+    store.root["valid"][:] = True
+    store.root["source"][:] = np.array([f"frame_{i:06d}.tif" for i in range(n)], dtype=object)
+    store.root.attrs.update({"complete": True, "crc32": []})
+    store.create_reduced(config.recipe.digest(), 500, {})
+    (folder / "scan.zarr.part").rename(folder / "scan.zarr")
+    store = ScanStore.open(folder / "scan.zarr")
+    record = Run(command="benchmark", source="synthetic", config=config)
+    record.describe_scan(store)
+    record.m_pca = m_pca
+    results = ResultsWriter(folder, {"scan": str(store.path), "scan_shape": list(shape)})
+    variance = components.var(axis=0, ddof=1, dtype=np.float64)
+    results.put("features", components)
+    results.put("components", components, attributes={"m_pca": m_pca})
+    results.put("explained_variance", variance)
+    results.put("explained_variance_ratio", variance / variance.sum())
+    results.put("reconstruction_error", np.full(shape, np.nan, np.float32))
+    where, table = Map(store.valid, shape), da.from_array(components, chunks=(len(components), -1))
+    segmentation.write_direct_colouring(table, where, results)
+    clustering_config, quiet = config.clustering, QuietProgress()
+    found = segmentation.score(table[:, :m_pca], clustering_config, results, workers=None, progress=quiet)
+    record.suggested_k, record.k = list(found.suggested), sorted({*found.suggested, 6})
+    segmentation.segment(table, m_pca, where, record.k, clustering_config, results, progress=quiet, seeds=found.seeds)
+    results.group.attrs["suggested_k"] = record.suggested_k
+    results.finish()
+    pipeline.report(folder, record.as_json(), reduced=store.reduced(config.recipe.digest()))
+    write(folder, record.as_json())
+
+
+def segment() -> list[str]:
+    X = clumps(6_000, 256, 8)
+    X[:, 32:] *= 0.02
+    broken = []
+    with tempfile.TemporaryDirectory() as folder:
+        made_run(Path(folder), (60, 100), IncrementalPCA().fit(X).transform(X, dtype=np.float32), 32)
+        before = (Path(folder) / "results.zarr" / "features" / "c" / "0" / "0").stat()
+        print("segment, 6,000 patterns × 256, M_PCA = 32, work after start-up:")
+        for k in (12, 24, 64):
+            begun = time.perf_counter()
+            quiet = QuietProgress()
+            record = pipeline.segment(Path(folder), {"clustering": {"k": (k,)}}, command="benchmark", progress=quiet)
+            taken, parts = time.perf_counter() - begun, record["seconds"]
+            print(f"  K = {k:2d}: {taken:.2f} s ({parts['segment']:.2f} s clustering, {parts['report']:.2f} s figures)")
+            if k == 12 and taken > 2:
+                broken.append(f"segment: {taken:.2f} s with K = {k}")
+            if k not in json.loads((Path(folder) / "run.json").read_text())["k"]:
+                broken.append(f"segment: K = {k} is not in the record")
+        after = (Path(folder) / "results.zarr" / "features" / "c" / "0" / "0").stat()
+        if (before.st_ino, before.st_mtime_ns) != (after.st_ino, after.st_mtime_ns):
+            broken.append("segment: the features were written again")
+    return broken
+
+
+def large(n: int, m: int = 256) -> list[str]:
+    block = 16_384
+    centers = np.random.default_rng(0).standard_normal((K_LARGE, m), dtype=np.float32)
+
+    with tempfile.TemporaryDirectory() as folder:
+        array = zarr.create_array(f"{folder}/features.zarr", shape=(n, m), chunks=(block, m), dtype="float32")
+        begun = time.perf_counter()
+        for i in range(-(-n // block)):
+            rng, size = np.random.default_rng(i), min(block, n - block * i)
+            noise = rng.standard_normal((size, m), dtype=np.float32)
+            array[i * block : i * block + size] = centers[rng.integers(K_LARGE, size=size)] + noise
+        size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+        print(
+            f"large: {n:,} × {m} float32, {size / 1e9:.2f} GB on disk, written in {time.perf_counter() - begun:.0f} s"
+        )
+        with cluster.start(ClusterConfig(workers=2, memory="1GB", gpu="never")) as workers:
+            features = da.from_zarr(array)
+            begun = time.perf_counter()
+            fitted = IncrementalPCA().fit(features)
+            components = zarr.create_array(
+                f"{folder}/components.zarr", shape=(n, m), chunks=(block, m), dtype="float32"
+            )
+            da.store(fitted.transform(features, dtype=np.float32), components, lock=False)  # a block is a chunk
+            middle = time.perf_counter()
+            found = KMeans(K_LARGE).fit(da.from_zarr(components))
+            done = time.perf_counter()
+            spilled = workers.client.run(_spilled)
+            peaks = workers.client.run(_peak)
+        sizes = np.bincount(found.labels_)
+        print(f"  PCA {middle - begun:.0f} s, k-means (K = {K_LARGE}, all {m} components) {done - middle:.0f} s")
+        print(f"  sizes {sizes.tolist()}, {found.n_iter_} steps, inertia {found.inertia_ / (n * m):.4f} per value")
+        print(f"  peak memory of the workers {[f'{peak / 1e6:.0f} MB' for peak in peaks.values()]}")
+        print(f"  spilled {sum(spilled.values())} bytes")
+    return [] if sum(spilled.values()) == 0 else [f"large: {sum(spilled.values())} bytes were spilled"]
+
+
+def _spilled(dask_worker: Any) -> int:
+    """Bytes that a worker has written to its spill folder since it started."""
+    total = sum(value for key, value in dask_worker.digests_total.items() if "disk-write" in str(key))
+    return int(total) + int(sum(dask_worker.data.spilled_total))
+
+
+def _peak() -> int:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--problems", type=int, default=200)
+    parser.add_argument("--skip", nargs="*", default=[], choices=("promises", "sweep", "segment"))
+    parser.add_argument("--large", nargs="?", type=int, const=2_000_000, metavar="ROWS")
+    options = parser.parse_args()
+    broken: list[str] = []
+    if "promises" not in options.skip:
+        broken += promises(options.problems)
+    if "sweep" not in options.skip:
+        broken += sweep()
+    if "segment" not in options.skip:
+        broken += segment()
+    if options.large:
+        broken += large(options.large)
+    for line in broken:
+        print("broken:", line)
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
