@@ -40,6 +40,7 @@ CONTRACT = {
     "silhouette": (("score_k",), "float64"),
     "calinski_harabasz": (("score_k",), "float64"),
     "reconstruction_error": (("y", "x"), "float32"),
+    "unexplained": (("y", "x"), "float32"),
     "distance_to_centroid": (("k", "y", "x"), "float32"),
 }
 """The table of results that other programs rely on."""
