@@ -122,9 +122,9 @@ def scan_path(cache: Path, scan: str, shape: tuple[int, int], seed: int) -> Path
     return cache / f"{'-'.join(_parts(scan))}-{shape[0]}x{shape[1]}-{seed}-{Recipe().digest()}-v{VERSION}.npz"
 
 
-def pairs_path(cache: Path, seed: int) -> Path:
+def pairs_path(cache: Path, angles: Sequence[float], seed: int) -> Path:
     """Where the simulated pairs are kept."""
-    return cache / f"pairs-{len(ANGLES)}-{seed}-{Recipe().digest()}-v{VERSION}.npz"
+    return cache / f"pairs-{'_'.join(map(str, angles))}-{seed}-{Recipe().digest()}-v{VERSION}.npz"
 
 
 def _parts(scan: str) -> tuple[str, str]:
@@ -139,11 +139,11 @@ def simulate_scan(cache: Path, scan: str, shape: tuple[int, int], seed: int) -> 
         reduced_scan(*_parts(scan), shape, seed, Recipe()).save(path)
 
 
-def simulate_pairs(cache: Path, seed: int) -> None:
+def simulate_pairs(cache: Path, angles: Sequence[float], seed: int) -> None:
     """Make the pairs' file where it is missing."""
-    path = pairs_path(cache, seed)
+    path = pairs_path(cache, angles, seed)
     if not path.exists():
-        reduced_pairs(ANGLES, seed, Recipe()).save(path)
+        reduced_pairs(angles, seed, Recipe()).save(path)
 
 
 def measure_scan(path: Path, rows: Sequence[Row]) -> dict[str, Figures]:
@@ -184,7 +184,7 @@ def _lazy(table: Features) -> da.Array:
 
 
 def measure_pairs(path: Path, rows: Sequence[Row]) -> dict[str, list[float]]:
-    """Accuracy of every row at each of `ANGLES`, mean over the crystals."""
+    """Accuracy of every row at each angle, mean over the crystals."""
     torch.set_num_threads(1)
     found = ReducedPairs.load(path)
     crystals, n_angles, views = found.turned.shape[:3]
@@ -294,7 +294,7 @@ def table(report: dict[str, Any]) -> str:
     if len(report["scans"]) > 1:
         lines.append("| *mean* | " + " | ".join(cell(overall[name]) for name in names) + " | |")  # type: ignore[arg-type]
     if report["resolved"]:
-        told = [_degrees(report["resolved"][name]) for name in names]
+        told = [_degrees(report["resolved"][name], report["angles"][-1]) for name in names]
         lines.append("| smallest misorientation | " + " | ".join(told) + " | |")
     cost = report["cost_ms"]
     timed = [f"{cost[name]:.2f} ms, {cost[name] / cost['cheapest']:.2f} ×" if name in cost else "" for name in names]
@@ -302,16 +302,16 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _degrees(values: list[float]) -> str:
+def _degrees(values: list[float], largest: float) -> str:
     """Mean ± standard deviation over the seeds of what may be infinite."""
     if not np.isfinite(values).all():
-        return f"> {ANGLES[-1]}°"
+        return f"> {largest}°"
     return f"{np.mean(values):.2f} ± {np.std(values):.2f}°"
 
 
 def measure(options: argparse.Namespace, rows: Sequence[Row]) -> dict[str, Any]:
     """Simulate what is missing, measure everything, and gather it."""
-    cache, shape, seeds = options.cache, tuple(options.shape), options.seeds
+    cache, shape, seeds, angles = options.cache, tuple(options.shape), options.seeds, sorted(options.angles)
     cache.mkdir(parents=True, exist_ok=True)
     scans: dict[str, dict[str, dict[str, list[float]]]] = {
         scan: {row.name: {metric: [np.nan] * len(seeds) for metric in METRICS} for row in rows}
@@ -321,7 +321,7 @@ def measure(options: argparse.Namespace, rows: Sequence[Row]) -> dict[str, Any]:
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
         # Seed by seed, so that a run that is cut short leaves whole tables.
         made = [pool.submit(simulate_scan, cache, scan, shape, seed) for seed in seeds for scan in options.kinds]
-        made += [pool.submit(simulate_pairs, cache, seed) for seed in seeds]
+        made += [pool.submit(simulate_pairs, cache, angles, seed) for seed in seeds]
         for done, future in enumerate(as_completed(made), start=1):
             future.result()
             _say(f"simulated {done} of {len(made)}")
@@ -331,7 +331,7 @@ def measure(options: argparse.Namespace, rows: Sequence[Row]) -> dict[str, Any]:
         for i, seed in enumerate(seeds):
             for scan in options.kinds:
                 jobs[pool.submit(measure_scan, scan_path(cache, scan, shape, seed), rows)] = (scan, i)
-            jobs[pool.submit(measure_pairs, pairs_path(cache, seed), rows)] = (None, i)
+            jobs[pool.submit(measure_pairs, pairs_path(cache, angles, seed), rows)] = (None, i)
         for done, job in enumerate(as_completed(jobs), start=1):
             name, i = jobs[job]
             for row, figures in job.result().items():
@@ -351,9 +351,9 @@ def measure(options: argparse.Namespace, rows: Sequence[Row]) -> dict[str, Any]:
         "recipe": Recipe().model_dump(mode="json"),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, NumPy {np.__version__}",
         "scans": scans,
-        "angles": list(ANGLES),
+        "angles": angles,
         "accuracy": accuracy,
-        "resolved": {name: [smallest_resolved(ANGLES, one) for one in per_seed] for name, per_seed in accuracy.items()},
+        "resolved": {name: [smallest_resolved(angles, one) for one in per_seed] for name, per_seed in accuracy.items()},
         "cost_ms": cost,
     }
 
@@ -369,6 +369,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--shape", type=int, nargs=2, default=(30, 30), metavar=("NY", "NX"))
     parser.add_argument("--kinds", nargs="+", default=list(SCANS), metavar="SCAN", help=f"of {', '.join(SCANS)}")
+    parser.add_argument("--angles", type=float, nargs="+", default=list(ANGLES), help="degrees, of the pairs")
     parser.add_argument("--encoder", default="default", help="weights in place of the shipped ones")
     parser.add_argument("--paper", type=Path, help="weights of the `paper` architecture; the row is left out without")
     parser.add_argument("--jobs", type=int, default=2)

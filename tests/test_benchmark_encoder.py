@@ -68,7 +68,7 @@ def test_scans_are_twelve_at_least_with_messy_ones_and_other_detectors(script):
 def test_from_simulation_to_table(script, tmp_path):
     def run(*more):
         command = [sys.executable, SCRIPT, "--cache", tmp_path, "--shape", "5", "5", "--seeds", "1", "--jobs", "1"]
-        command += ["--kinds", "grains", "--json", tmp_path / "all.json", *more]
+        command += ["--kinds", "grains", "--angles", "2", "--json", tmp_path / "all.json", *more]
         return subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=600)
 
     done = run("--encoder", "untrained", "--paper", tmp_path / "none.safetensors")
