@@ -216,18 +216,17 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     def _seeds(self, X: Any) -> Array:
         """Centres from which Lloyd starts on all rows, (K, M) float64."""
         settings: dict[str, Any] = {"max_iter": self.max_iter, "tol": self.tol}
+        size = seed_sample(self.sample, self.n_clusters)
         if self.init is None:
-            rows = _rows(X, sample_rows(len(X), seed_sample(self.sample, self.n_clusters), self.random_state))
+            rows = _rows(X, sample_rows(len(X), size, self.random_state))
             distinct = distinct_rows(rows)
             if len(distinct) < self.n_clusters:  # the surplus seeds stay empty and are placed by the repair
                 return np.asarray(rows[np.resize(distinct, self.n_clusters)], dtype=np.float64)
             centers = search(rows, self.n_clusters, n_init=self.n_init, seed=self.random_state, **settings)
-            if len(rows) == len(X):
-                return centers
         else:
             centers = np.asarray(self.init, dtype=np.float64)
         # what is best on the sample need not be so on all rows
-        return centers if isinstance(X, da.Array) else improve(X, centers, **settings)
+        return centers if len(X) <= size or isinstance(X, da.Array) else improve(X, centers, **settings)
 
     def _converge(self, X: Any, centers: Array, tol: float) -> tuple[Array, Array, ClusterMoments]:
         """Lloyd from `centers` to a partition without empty clusters: final centres, labels and their moments."""
