@@ -381,7 +381,7 @@ class NeighbourhoodGrains(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             regions = absorb(regions, pairs, self.min_size)
         else:
             regions[np.bincount(regions)[regions] < self.min_size] = -1
-        self.labels_ = _by_size(regions)
+        self.labels_ = labeling.by_size(regions)
         self.boundary_ = _largest(len(X), pairs)
         self._describe(X, np.flatnonzero(valid), shape[1], pairs)
         return self
@@ -439,17 +439,6 @@ def _means(distance: Array, sides: list[Array], where: Array, k: int) -> Array:
         total += np.bincount(grain[used], weights=distance[used], minlength=k)
         count += np.bincount(grain[used], minlength=k)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
-def _by_size(regions: Array) -> Array:
-    """Labels that count from the largest region, the first of equals; −1 stays."""
-    kept = regions >= 0
-    kinds, first, codes, size = np.unique(regions[kept], return_index=True, return_inverse=True, return_counts=True)
-    rank = np.empty(len(kinds), np.int32)
-    rank[np.lexsort((first, -size))] = np.arange(len(kinds), dtype=np.int32)
-    result = np.full(len(regions), -1, np.int32)
-    result[kept] = rank[codes]
-    return result
 
 
 def _largest(n: int, pairs: Neighbours) -> Array:

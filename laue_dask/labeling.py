@@ -48,6 +48,17 @@ def label_map(labels: Array, valid: Array, shape: tuple[int, int]) -> Array:
     return result.reshape(shape)
 
 
+def by_size(labels: Array) -> Array:
+    """Natural labels that count from the largest cluster, the first of equals, without gaps: (n,) int32; −1 stays."""
+    kept = labels >= 0
+    kinds, first, codes, size = np.unique(labels[kept], return_index=True, return_inverse=True, return_counts=True)
+    rank = np.empty(len(kinds), np.int32)
+    rank[np.lexsort((first, -size))] = np.arange(len(kinds), dtype=np.int32)
+    result = np.full(len(labels), -1, np.int32)
+    result[kept] = rank[codes]
+    return result
+
+
 def centroids(X: Any, labels: Array, n_clusters: int) -> Array:
     """Mean of each cluster's members (eq. 9), (K, M) float32; NaN for a cluster without members.
 

@@ -4,7 +4,7 @@ A stage's output is valid exactly when the hash of its inputs' keys, its paramet
 that was killed goes on at the first missing block; a run with other parameters redoes the stages that depend on them.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 import zarr
 from dask import config as dask_config
 
-from laue_dask import __version__, schema
+from laue_dask import __version__, mapscores, schema, selection
 from laue_dask import record as records
 from laue_dask.compute import cluster
 from laue_dask.compute.cluster import Workers
@@ -31,7 +31,7 @@ from laue_dask.progress import Progress
 from laue_dask.record import Run, stage_key
 from laue_dask.report.page import write_page
 from laue_dask.report.plots import GALLERY_UP_TO, write_plots
-from laue_dask.stages import evaluation, extraction, segmentation, source, specimen
+from laue_dask.stages import evaluation, extraction, grains, segmentation, source, specimen
 from laue_dask.stages.reduction import reduce_scan
 from laue_dask.stages.specimen import Map
 
@@ -84,9 +84,10 @@ def run(origin: str, folder: Path, config: Config, *, command: str, progress: Pr
         with record.timed("reduce"):
             reduced = reduce_scan(store, config.recipe, workers=workers, progress=progress)
         results = ResultsWriter(folder, {"scan": str(store.path), "scan_shape": list(store.scan_shape)})
-        _analyse(store, reduced, extractor, results, record, workers=workers, progress=progress)
+        found = _analyse(store, reduced, extractor, results, record, workers=workers, progress=progress)
     results.group.attrs.update({"suggested_k": record.suggested_k, "keys": record.keys})
     results.finish()
+    grains.write_tables(folder, io_results.read(folder), store, grains=found, where=Map(store.valid, store.scan_shape))
     with record.timed("report"):
         report(folder, record.as_json(), reduced=reduced)
     records.write(folder, record.as_json())
@@ -102,8 +103,8 @@ def _analyse(
     *,
     workers: Workers,
     progress: Progress,
-) -> None:
-    """Everything from the reduced patterns to the label maps, into `results`."""
+) -> list[grains.Row]:
+    """Everything from the reduced patterns to the label maps, into `results`; the table of the grains."""
     config, where = record.config, Map(store.valid, store.scan_shape)
     with record.timed("encode"):
         key = record.keys["features"] = stage_key(
@@ -135,6 +136,9 @@ def _analyse(
         )
     record.k = [one.k for one in made]
     record.warnings += segmentation.warnings_of(made, config.clustering)
+    record.advice = _advice(found, made)
+    with record.timed("grains"):
+        rows = grains.find(components, record.m_pca, where, results)
     with record.timed("quality"):
         error, unexplained = extraction.reconstruction_errors(
             reduced, where, extractor, config.quality, workers=workers, progress=progress
@@ -143,6 +147,16 @@ def _analyse(
         results.put("unexplained", unexplained)
         record.compare_with_training(extraction.drift_of(extractor, unexplained))
     record.delegate_sources = _delegate_sources(results, store)
+    return rows
+
+
+def _advice(found: segmentation.Scores, made: Sequence[segmentation.Segmentation]) -> list[str]:
+    """What speaks for the suggested K, in words."""
+    contiguity = {one.k: mapscores.contiguity(one.labels).score for one in made}
+    advice = selection.advise(
+        found.k, found.silhouette, found.calinski_harabasz, contiguity=contiguity, suggested=found.suggested
+    )
+    return [*advice.reasons, advice.verdict]
 
 
 def _delegate_sources(results: ResultsWriter, store: ScanStore) -> dict[str, str]:
@@ -152,9 +166,7 @@ def _delegate_sources(results: ResultsWriter, store: ScanStore) -> dict[str, str
     return {str(i): sources[i] for i in delegates[delegates >= 0].tolist()}
 
 
-def report(
-    folder: Path, record: dict[str, Any], *, reduced: zarr.Array[Any], unchanged: Collection[int] = ()
-) -> None:
+def report(folder: Path, record: dict[str, Any], *, reduced: zarr.Array[Any], unchanged: Collection[int] = ()) -> None:
     """Draw the plots and the page of a finished run, from its results and its delegates' patterns.
 
     Parameters
@@ -212,9 +224,9 @@ def segment(
     same = m_pca == record["m_pca"] and record["laue_dask"] == __version__
     results = ResultsWriter(folder, old.attrs, fresh=True)
     for name in set(schema.RESULTS) & set(old.variables):
-        if not _OF_CLUSTERING & set(schema.RESULTS[name].dims):
+        if name != "components" and not _OF_CLUSTERING & set(schema.RESULTS[name].dims):
             results.keep(name)
-    array = results.group["components"]
+    array = results.keep("components")
     array.attrs["m_pca"] = m_pca
     components = da.from_zarr(array, chunks=(array.chunks[0], array.shape[1]))
     run = Run(command=command, source=record["source"], config=config)
@@ -243,13 +255,19 @@ def segment(
                 seeds=found.seeds,
                 known=known,
             )
+        kept_grains = m_pca == record["m_pca"] and "grain" in old
+        rows = None if kept_grains else grains.find(components, m_pca, where, results)
     record |= {
         "k": [one.k for one in made],
         "n_clusters": [one.n_clusters for one in made],
         "suggested_k": list(found.suggested),
+        "advice": _advice(found, made),
         "m_pca": m_pca,
         "delegate_sources": _delegate_sources(results, store),
-        "warnings": segmentation.warnings_of(made, config.clustering),
+        "warnings": [
+            *(text for text in record.get("warnings", []) if not text.endswith(segmentation.PROVISIONAL)),
+            *segmentation.warnings_of(made, config.clustering),
+        ],
         "config": config.model_dump(mode="json"),
         "segmented_by": [*record.get("segmented_by", []), command],
     }
@@ -257,10 +275,11 @@ def segment(
     results.group.attrs["suggested_k"] = record["suggested_k"]
     records.withdraw(folder)
     results.finish()
+    grains.write_tables(folder, io_results.read(folder), store, grains=rows, where=where)
     replace_file(folder / "config.yaml", dump(config).encode())
     with run.timed("report"):
         record["seconds"] |= run.seconds
-        report(folder, record, reduced=reduced, unchanged=[k for k in known if (folder / "plots").is_dir()])
+        report(folder, record, reduced=reduced, unchanged=known)
     record["seconds"] |= run.seconds
     records.write(folder, record)
     return record
@@ -271,13 +290,15 @@ def _changed(before: Config, changes: dict[str, Any]) -> Config:
     config = validate(merged(before.model_dump(mode="json"), changes), "options")
     for section in ("scan", "recipe", "encoder", "quality"):
         if getattr(config, section) != getattr(before, section):
-            raise ConfigError(f"{section}: differs from the run's, whose features `segment` leaves as they are: use `run`")
+            raise ConfigError(
+                f"{section}: differs from the run's, whose features `segment` leaves as they are: use `run`"
+            )
     return config
 
 
 @contextmanager
 def _workers_for(components: da.Array, config: Config) -> Iterator[Workers | None]:
-    """Workers where the table is large, and None, for threads of this process, where they would take longer to start."""
+    """Workers for a large table; for others None: this process's threads are done before workers have started."""
     if components.nbytes <= IN_PROCESS:
         with dask_config.set(scheduler="threads"):
             yield None

@@ -47,6 +47,7 @@ class Run:
     keys: dict[str, str] = field(default_factory=dict)
     k: list[int] = field(default_factory=list)
     suggested_k: list[int] = field(default_factory=list)
+    advice: list[str] = field(default_factory=list)
     m_pca: int = 0
     delegate_sources: dict[str, str] = field(default_factory=dict)
     workers: str = ""
@@ -86,6 +87,7 @@ class Run:
             "set_aside": self.set_aside,
             "k": self.k,
             "suggested_k": self.suggested_k,
+            "advice": self.advice,
             "m_pca": self.m_pca,
             "delegate_sources": self.delegate_sources,
             "warnings": self.warnings,

@@ -108,6 +108,11 @@ def propose(boundary: Array, labels: Array, *, size: tuple[int, int], count: int
     return found
 
 
+def quarter(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Size of a region that is a quarter of a scan (ny, nx) high and wide."""
+    return max(2, shape[0] // 4), max(2, shape[1] // 4)
+
+
 def box_sums(values: Array, size: tuple[int, int]) -> Array:
     """Sum of each rectangle of (height, width) inside the map (ny, nx), from its integral image."""
     integral = np.zeros((values.shape[0] + 1, values.shape[1] + 1))

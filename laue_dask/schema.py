@@ -101,6 +101,10 @@ RESULTS: Mapping[str, ArraySpec] = {
         "share of the pattern that its reconstruction leaves unexplained",
         required=False,
     ),
+    "grain": ArraySpec(("y", "x"), "int32", -1, "", "grain by neighbourhood, 0 the largest", required=False),
+    "boundary_strength": ArraySpec(
+        ("y", "x"), "float32", np.nan, "", "largest distance to a neighbour in component space", required=False
+    ),
     "distance_to_centroid": ArraySpec(
         ("k", "y", "x"), "float32", np.nan, "", "distance to the centroid in component space"
     ),

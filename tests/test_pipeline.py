@@ -42,6 +42,8 @@ CONTRACT = {
     "reconstruction_error": (("y", "x"), "float32"),
     "unexplained": (("y", "x"), "float32"),
     "distance_to_centroid": (("k", "y", "x"), "float32"),
+    "grain": (("y", "x"), "int32"),
+    "boundary_strength": (("y", "x"), "float32"),
 }
 """The table of results that other programs rely on."""
 

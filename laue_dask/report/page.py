@@ -70,6 +70,11 @@ $sections
 """)
 
 _CAPTIONS = {
+    "grains": "Grains by neighbourhood: scan neighbours with close features, joined. A bent grain is one grain here.",
+    "boundaries": "Largest distance of each pattern to its neighbours, and the regions worth a dense scan "
+    "(regions.csv).",
+    "grain_sizes": "Sizes of the grains (grains.csv).",
+    "density": "Density of the first components in the largest clusters.",
     "direct_colouring": "Direct colouring: every pattern coloured by its first three principal components. No "
     "clustering is involved.",
     "labels": "Natural labels and the delegate of each cluster.",
@@ -83,7 +88,8 @@ _CAPTIONS = {
     "unexplained": "Share of each pattern that the autoencoder's reconstruction leaves unexplained, whatever the "
     "number of bright pixels: patterns with a large share are unlike those that it was trained on.",
 }
-_NOT_BY_K = ("direct_colouring", "scores", "explained_variance", "reconstruction_error", "unexplained")
+_OF_GRAINS = ("grains", "boundaries", "grain_sizes")
+_NOT_BY_K = ("direct_colouring", "scores", "explained_variance", "reconstruction_error", "unexplained", *_OF_GRAINS)
 _OF_K = re.compile(r"(.+)_k(\d+)")
 
 
@@ -127,7 +133,9 @@ def _sections(results: xr.Dataset, figures: Mapping[str, str], run: Mapping[str,
         "Label maps",
         "".join(f"<h3>K = {k}</h3>\n" + "".join(figures[stem] for stem in stems) for k, stems in sorted(by_k.items())),
     )
-    yield "Scores", figures.get("scores", "")
+    yield "Grains", "".join(figures.get(stem, "") for stem in _OF_GRAINS)
+    advice = "".join(f"<p>{escape(line)}</p>" for line in run.get("advice") or [])
+    yield "Scores", figures.get("scores", "") + advice
     yield "Explained variance", figures.get("explained_variance", "")
     yield (
         "Reconstruction error",

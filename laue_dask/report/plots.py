@@ -5,7 +5,7 @@ and under which names they are written. Variables are those of `laue_dask.schema
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from laue_dask.io.places import replace_file
-from laue_dask.report import canvas, maps
+from laue_dask.report import canvas, grains, maps
 from laue_dask.report.canvas import INK, SMALL, TEXT
 
 DELEGATES_UP_TO = 32
@@ -31,7 +31,9 @@ Patterns = Mapping[int, NDArray[np.uint8]]
 """Pattern index → reduced pattern, (128, 128) uint8."""
 
 
-def write_plots(results: xr.Dataset, folder: Path, *, patterns: Patterns | None = None) -> list[Path]:
+def write_plots(
+    results: xr.Dataset, folder: Path, *, patterns: Patterns | None = None, unchanged: Collection[int] = ()
+) -> list[Path]:
     """Draw every figure that the results allow, as PNG of 150 dpi.
 
     Parameters
@@ -42,6 +44,9 @@ def write_plots(results: xr.Dataset, folder: Path, *, patterns: Patterns | None 
         Where to write; made if need be.
     patterns
         Reduced patterns of delegates, by pattern index; without any of a K there is no gallery of it.
+    unchanged
+        K whose figures of an earlier call are still right; where there are any, so are those of the whole scan but for
+        the scores.
 
     Returns
     -------
@@ -53,7 +58,10 @@ def write_plots(results: xr.Dataset, folder: Path, *, patterns: Patterns | None 
     written = []
     for name, draw in _planned(results, patterns or {}):
         path = folder / f"{name}.png"
-        replace_file(path, canvas.png(draw()))
+        k = re.search(r"_k(\d+)$", name)
+        kept = int(k[1]) in unchanged if k else bool(unchanged) and name != "scores"
+        if not (kept and path.exists()):
+            replace_file(path, canvas.png(draw()))
         written.append(path)
     for path in set(folder.glob("*.png")) - set(written):
         if _OURS.fullmatch(path.stem):
@@ -213,6 +221,9 @@ _OF_THE_SCAN: tuple[tuple[str, Callable[[xr.Dataset], Figure], tuple[str, ...]],
     ("scores", scores, ("silhouette", "calinski_harabasz")),
     ("reconstruction_error", reconstruction_map, ("reconstruction_error",)),
     ("unexplained", unexplained_map, ("unexplained",)),
+    ("grains", grains.grain_map, ("grain",)),
+    ("grain_sizes", grains.grain_sizes, ("grain",)),
+    ("boundaries", grains.boundary_map, ("grain", "boundary_strength")),
 )
 _OF_EACH_K: tuple[tuple[str, Callable[[xr.Dataset, int], Figure], tuple[str, ...]], ...] = (
     ("labels", label_map, ("labels",)),
@@ -221,7 +232,11 @@ _OF_EACH_K: tuple[tuple[str, Callable[[xr.Dataset, int], Figure], tuple[str, ...
 )
 _OURS = re.compile(
     "|".join(
-        [*(name for name, _, _ in _OF_THE_SCAN), *(rf"{name}_k\d+" for name, _, _ in _OF_EACH_K), r"delegates_k\d+"]
+        [
+            *(name for name, _, _ in _OF_THE_SCAN),
+            *(rf"{name}_k\d+" for name, _, _ in _OF_EACH_K),
+            r"(delegates|density)_k\d+",
+        ]
     )
 )
 
@@ -237,6 +252,8 @@ def _planned(results: xr.Dataset, patterns: Patterns) -> Iterator[tuple[str, Cal
                 yield f"{name}_k{k:02d}", partial(draw_k, results, k)
         if _has(one, "labels", "delegate") and any(int(index) in patterns for index in _delegates(results, k)[0]):
             yield f"delegates_k{k:02d}", partial(delegate_gallery, results, k, patterns)
+        if _has(one, "labels") and "components" in results and one["labels"].size <= grains.DENSITY_UP_TO:
+            yield f"density_k{k:02d}", partial(grains.density_figure, results, k)
 
 
 def _has(results: xr.Dataset, *names: str) -> bool:

@@ -23,6 +23,7 @@ from laue_dask.io.results import ResultsWriter
 from laue_dask.pca import IncrementalPCA
 from laue_dask.progress import Progress
 from laue_dask.seeding import distinct_rows, sample_rows, search
+from laue_dask.smoothing import potts
 from laue_dask.stages.specimen import Map, usable
 
 PROVISIONAL = "its labels are provisional"
@@ -153,7 +154,7 @@ def same_scores(before: ClusteringConfig, now: ClusteringConfig) -> bool:
 
 def same(before: ClusteringConfig, now: ClusteringConfig) -> bool:
     """Whether a segmentation made with one configuration is that of the other for the same K."""
-    names = ("estimator", "n_init", "sample", "seed", "min_cluster_size", "bandwidth")
+    names = ("estimator", "n_init", "sample", "seed", "min_cluster_size", "bandwidth", "smoothing")
     return all(getattr(before, name) == getattr(now, name) for name in names)
 
 
@@ -227,17 +228,24 @@ def segment(
             one = (known or {}).get(k) if k is not None else None
             if one is None:
                 estimator = estimator_of(k, config, seeds=seeds).fit(samples[:, :m_pca])
-                one = _mapped(samples, m_pca, where, k, estimator)
+                one = _mapped(samples, m_pca, where, k, estimator, smoothing=config.smoothing)
             found.append(one)
             advance(1)
     _put(found, components.shape[1], results)
     return found
 
 
-def _mapped(samples: da.Array, m_pca: int, where: Map, k: int | None, estimator: Estimator) -> Segmentation:
-    """Maps, centroids and delegates of the labels that a fitted estimator gives."""
+def _mapped(
+    samples: da.Array, m_pca: int, where: Map, k: int | None, estimator: Estimator, *, smoothing: float
+) -> Segmentation:
+    """Maps, centroids and delegates of the labels that a fitted estimator gives, smoothed in space where asked for."""
     natural, n_clusters = np.asarray(estimator.labels_, dtype=np.int32), estimator.n_clusters_
     used = samples[:, :m_pca]
+    if smoothing:
+        means = labeling.centroids(used, natural, n_clusters)
+        smooth = potts(used, natural, means, valid=where.valid, shape=where.shape, weight=smoothing)
+        natural = labeling.by_size(smooth)
+        n_clusters = int(natural.max()) + 1  # a cluster of isolated points may be gone
     centres = labeling.centroids(samples, natural, n_clusters)
     apart = labeling.distances(used, natural, centres[:, :m_pca])
     return Segmentation(

@@ -20,6 +20,7 @@ def make_results():
             labels[row, valid] = np.arange(valid.sum()) * k // valid.sum()
             delegate[row, :k] = [np.flatnonzero(labels[row] == cluster)[0] for cluster in range(k)]
         variance = np.geomspace(9, 1e-3, 8)
+        grain = np.where(valid, np.arange(n) * 5 // n, -1)
         error = np.full(n, np.nan, np.float32)
         error[: n // 2] = rng.uniform(0.02, 0.05, n // 2)
         score_k = np.arange(2, 9)
@@ -34,6 +35,8 @@ def make_results():
             "silhouette": np.exp(-((score_k - 6.0) ** 2) / 6),
             "calinski_harabasz": 900 * np.exp(-((score_k - 6.0) ** 2) / 6),
             "reconstruction_error": error.reshape(shape),
+            "grain": grain.astype(np.int32).reshape(shape),
+            "boundary_strength": np.where(valid, rng.uniform(0.1, 1, n), np.nan).astype(np.float32).reshape(shape),
             "distance_to_centroid": np.where(labels >= 0, rng.uniform(0, 2, labels.shape), np.nan)
             .astype(np.float32)
             .reshape(-1, *shape),

@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from laue_dask.report import canvas, plots
+from laue_dask.report import canvas, grains, plots
 
 MAP = 0
 KEY = 1
@@ -45,6 +45,10 @@ def figures(results, patterns):
         "variance": plots.explained_variance(results),
         "scores": plots.scores(results),
         "delegates": plots.delegate_gallery(results, k, patterns),
+        "grains": grains.grain_map(results),
+        "grain sizes": grains.grain_sizes(results),
+        "boundaries": grains.boundary_map(results),
+        "density": grains.density_figure(results, k),
     }
 
 
@@ -291,14 +295,19 @@ def test_every_figure_is_written_as_png_of_150_dpi(results, patterns, tmp_path):
         "explained_variance.png",
         "scores.png",
         "reconstruction_error.png",
+        "grains.png",
+        "grain_sizes.png",
+        "boundaries.png",
         "labels_k03.png",
         "pca_k03.png",
         "distance_to_centroid_k03.png",
         "delegates_k03.png",
+        "density_k03.png",
         "labels_k06.png",
         "pca_k06.png",
         "distance_to_centroid_k06.png",
         "delegates_k06.png",
+        "density_k06.png",
     ]
     assert set((tmp_path / "plots").iterdir()) == set(written)
     expected = plots.label_map(results, 6).get_size_inches() * 150
@@ -315,7 +324,9 @@ def test_every_figure_is_written_as_png_of_150_dpi(results, patterns, tmp_path):
         ("delegate", ["delegates_k03.png"]),
         ("distance_to_centroid", ["distance_to_centroid_k03.png"]),
         ("reconstruction_error", ["reconstruction_error.png"]),
-        ("components", []),
+        ("components", ["density_k03.png"]),
+        ("grain", ["grains.png", "grain_sizes.png", "boundaries.png"]),
+        ("boundary_strength", ["boundaries.png"]),
     ],
 )
 def test_figures_of_absent_variables_are_left_out_and_nothing_else(

@@ -1,3 +1,4 @@
+import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -132,6 +133,51 @@ def test_segmentation_finds_the_clouds_and_leaves_missing_points_open(tmp_path):
             np.testing.assert_allclose(centroids[cluster], mean, atol=1e-4)
             apart = np.linalg.norm((components[members] - mean)[:, :3], axis=1)
             assert delegates[cluster] == members[apart.argmin()]
+
+
+@pytest.mark.usefixtures("workers")
+def test_smoothing_removes_isolated_points_and_says_which_clusters_are_left(tmp_path):
+    rng = np.random.default_rng(0)
+    left = np.arange(60) % 10 < 5
+    components = (left[:, None] * [8.0, 0, 0, 0, 0, 0] + rng.normal(size=(60, 6))).astype(np.float32)
+    lonely = np.array([22, 37])
+    components[lonely] = [4.0, 7, 0, 0, 0, 0]
+    table, where = da.from_array(components, chunks=(32, 6)), Map(np.ones(60, bool), (6, 10))
+    found = []
+    for weight in (0.0, 1000.0):
+        config = CONFIG.model_copy(update={"smoothing": weight})
+        results = ResultsWriter(tmp_path / str(weight), {})
+        (one,) = segmentation.segment(table, 3, where, (3,), config, results, progress=QUIET)
+        found.append(one)
+    rough, smooth = found
+    assert rough.n_clusters == 3
+    assert smooth.n_clusters == 2
+    assert (smooth.labels.ravel()[left] == smooth.labels[0, 0]).all()
+    assert (smooth.labels.ravel()[~left] == 1 - smooth.labels[0, 0]).all()
+    for cluster in range(2):
+        members = np.flatnonzero(smooth.labels.ravel() == cluster)
+        np.testing.assert_allclose(smooth.centroids[cluster], components[members].mean(axis=0), atol=1e-5)
+        assert smooth.delegate[cluster] in members
+
+
+@pytest.mark.parametrize("sample", [100, 1000])
+def test_seeds_of_the_sweep_give_the_segmentation_that_is_found_without_them(tmp_path, sample):
+    components = np.random.default_rng(0).normal(size=(300, 6)).astype(np.float32)
+    table, where = da.from_array(components, chunks=(64, 6)), Map(np.ones(300, bool), (15, 20))
+    config = ClusteringConfig(score_k=(2, 4), n_init=2, sample=sample, k=(7, 12))
+    results = ResultsWriter(tmp_path, {})
+    with dask.config.set(scheduler="threads"):
+        found = segmentation.score(table[:, :3], config, results, workers=None, progress=QUIET)
+        assert found.k == (2, 3, 4, 7, 12)
+        assert set(found.suggested) <= {2, 3, 4}
+        # 12 clusters want 120 rows to start from
+        assert set(found.seeds) == {2, 3, 4, 7} | ({12} if sample > 300 else set())
+        ways = [
+            segmentation.segment(table, 3, where, (4, 7, 12), config, results, progress=QUIET, seeds=seeds)
+            for seeds in (found.seeds, None)
+        ]
+    for with_seeds, without in zip(*ways, strict=True):
+        np.testing.assert_array_equal(with_seeds.labels, without.labels)
 
 
 @pytest.mark.usefixtures("workers")

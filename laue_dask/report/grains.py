@@ -1,0 +1,184 @@
+"""Figures of what goes beyond clustering: grains, places worth a dense scan, densities, and errors over many K."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import xarray as xr
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from laue_dask import regions
+from laue_dask.densities import cluster_densities, component_ranges
+from laue_dask.report import canvas, maps
+from laue_dask.report.canvas import INK, SMALL, TEXT
+from laue_dask.selection import Repeated, band
+
+DENSITY_CLUSTERS, DENSITY_COMPONENTS, DENSITY_BINS = 5, 8, 40
+"""The paper's Figure 11: five clusters, eight components."""
+
+DENSITY_UP_TO = 200_000
+"""Points up to which densities are drawn: beyond, reading the components again takes longer than clustering them."""
+
+_LINE, _MARK = "#4477aa", "#aa3377"
+
+
+def grain_map(results: xr.Dataset) -> Figure:
+    """Grains by neighbourhood, their boundaries in black."""
+    grain: NDArray[np.int32] = results["grain"].to_numpy()
+    k = int(grain.max()) + 1
+    threshold = results["grain"].attrs.get("threshold")
+    used = "" if threshold is None else f" · boundaries stronger than {threshold:.3g}"
+    figure = maps.label_figure(
+        grain, k, delegates=None, title="Grains by neighbourhood", facts=f"{k:,} grains{used}", kind="grain"
+    )
+    figure.axes[0].add_collection(LineCollection(list(boundaries(grain)), colors=INK, linewidths=0.6))
+    return figure
+
+
+def boundaries(labels: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Line segments (n, 2, 2) as (x, y), between the points of a map (ny, nx) whose neighbours differ."""
+    y, x = np.nonzero(labels[:, :-1] != labels[:, 1:])
+    upright = np.stack([np.column_stack([x + 0.5, y - 0.5]), np.column_stack([x + 0.5, y + 0.5])], axis=1)
+    y, x = np.nonzero(labels[:-1] != labels[1:])
+    level = np.stack([np.column_stack([x - 0.5, y + 0.5]), np.column_stack([x + 0.5, y + 0.5])], axis=1)
+    return np.concatenate([upright, level])
+
+
+def boundary_map(results: xr.Dataset) -> Figure:
+    """How much each pattern differs from its neighbours, and the places that are worth a dense scan (section 4.4)."""
+    strength = results["boundary_strength"].to_numpy()
+    proposed = proposals(results)
+    counted = f"{len(proposed)} region{'s' if len(proposed) > 1 else ''} worth a dense scan"
+    said = counted if proposed else "no region stands out"
+    figure = maps.scalar_figure(
+        strength, title="Boundaries", facts=said, label="largest distance to a neighbour, component space"
+    )
+    axes = figure.axes[0]
+    for number, region in enumerate(proposed, start=1):
+        corner = (region.x0 - 0.5, region.y0 - 0.5)
+        size = (region.x1 - region.x0 + 1, region.y1 - region.y0 + 1)
+        axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor="white", linewidth=2.4))
+        axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor=_MARK, linewidth=1.4))
+        axes.annotate(
+            str(number),
+            corner,
+            (3, -3),
+            textcoords="offset points",
+            ha="left",
+            va="top",
+            size=SMALL,
+            color="white",
+            bbox={"boxstyle": "square,pad=0.15", "facecolor": _MARK, "linewidth": 0},
+        )
+    return figure
+
+
+def proposals(results: xr.Dataset) -> list[regions.Region]:
+    """Regions of a quarter of the scan's height and width that are worth a dense scan."""
+    grain = results["grain"].to_numpy()
+    return regions.propose(results["boundary_strength"].to_numpy(), grain, size=regions.quarter(grain.shape))
+
+
+def grain_sizes(results: xr.Dataset) -> Figure:
+    """How many grains have which size."""
+    grain = results["grain"].to_numpy()
+    size = np.bincount(grain[grain >= 0])
+    edges = np.geomspace(1, max(2, size.max()) * 1.001, 25)
+    figure = Figure(figsize=(5.4, 3.4), dpi=canvas.DPI, facecolor="white")
+    facts = f"{len(size):,} grains, median {np.median(size):,.0f} points, largest {size.max():,}"
+    canvas.head(figure, title="Sizes of the grains", facts=facts)
+    axes = canvas.place(figure, left=0.75, top=0.75, width=4.4, height=2.1)
+    axes.hist(size, bins=list(edges), color=_LINE, edgecolor="white", linewidth=0.4)
+    axes.set_xscale("log")
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.set_xlabel("size (scan points)", size=TEXT, color=INK)
+    axes.set_ylabel("grains", size=TEXT, color=INK)
+    return figure
+
+
+def density_figure(results: xr.Dataset, k: int) -> Figure:
+    """Density of the first components in the largest clusters (paper, Figure 11)."""
+    labels = results["labels"].sel(k=k).to_numpy().ravel()
+    rows = np.flatnonzero(labels >= 0)
+    m_pca = int(results["components"].attrs.get("m_pca", results.sizes["component"]))
+    used = results["components"][:, : min(DENSITY_COMPONENTS, m_pca)].data
+    X = used if len(rows) == len(labels) else used[rows]
+    ranges = component_ranges(X, count=DENSITY_COMPONENTS)
+    density = cluster_densities(X, labels[rows], k, ranges=ranges, bins=DENSITY_BINS)
+    shown = np.flatnonzero(np.bincount(labels[rows], minlength=k))[:DENSITY_CLUSTERS]
+    columns = min(4, len(ranges))
+    height = -(-len(ranges) // columns)
+    figure = Figure(figsize=(max(0.5 + 1.75 * columns, 4.6), 1.35 + 1.35 * height), dpi=canvas.DPI, facecolor="white")
+    canvas.head(figure, title=f"K = {k}, density of the components", facts=f"the {len(shown)} largest clusters")
+    colours = canvas.cluster_colours(k)
+    for component, (low, high) in enumerate(ranges):
+        row, column = divmod(component, columns)
+        axes = canvas.place(figure, left=0.3 + 1.75 * column, top=1.1 + 1.35 * row, width=1.55, height=0.85)
+        centres = low + (high - low or 1.0) * (np.arange(DENSITY_BINS) + 0.5) / DENSITY_BINS
+        for cluster in shown:
+            axes.fill_between(
+                centres, density[cluster, component], step="mid", color=colours(cluster), alpha=0.25, linewidth=0
+            )
+            axes.step(centres, density[cluster, component], where="mid", color=colours(cluster), linewidth=0.9)
+        axes.set(yticks=[], ylim=(0, None))
+        axes.set_title(f"$x_{component + 1}$", size=TEXT, color=INK, pad=2)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=3))
+    canvas.legend(figure, [Line2D([], [], color=colours(cluster), label=f"cluster {cluster}") for cluster in shown])
+    return figure
+
+
+def repeated_scores(found: Sequence[Repeated]) -> Figure:
+    """Scores against K with the band of repeated fits, and how well these agree (paper, Figure 16, with error bars)."""
+    k = np.array([one.k for one in found])
+    figure = Figure(figsize=(6.2, 6.6), dpi=canvas.DPI, facecolor="white")
+    canvas.head(figure, title="Scores in repeated fits", facts=f"K-means, K = {k.min()} to {k.max()}, 90 % of the fits")
+    panels = (
+        ("silhouette score", [one.silhouette for one in found]),
+        ("Calinski–Harabasz score", [one.calinski_harabasz for one in found]),
+        ("stability (adjusted Rand index)", [np.array([one.stability]) for one in found]),
+    )
+    for place, (label, values) in enumerate(panels):
+        axes = canvas.place(figure, left=0.95, top=0.75 + 1.85 * place, width=5.0, height=1.6)
+        low, high = np.array([band(one) for one in values]).T
+        axes.fill_between(k, low, high, color=_LINE, alpha=0.25, linewidth=0)
+        middle = [np.median(one) if len(one) else np.nan for one in values]
+        axes.plot(k, middle, "o-", color=_LINE, markersize=4, linewidth=1)
+        last = place == len(panels) - 1
+        axes.set_xlabel("number of clusters K" if last else "", size=TEXT, color=INK)
+        axes.set_ylabel(label, size=TEXT, color=INK)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True, steps=[1, 2, 5, 10]))
+        axes.tick_params(labelbottom=last)
+        axes.grid(visible=True, color="#dddddd", linewidth=0.5)
+    return figure
+
+
+def approximation(rows: Sequence[Mapping[str, float | int]], *, unit: str = "") -> Figure:
+    """Mean squared error and Kolmogorov-Smirnov distance to the true map against K (paper, Figure 19).
+
+    Parameters
+    ----------
+    rows
+        As `mapscores.approximation_errors` gives them.
+    unit
+        Of the squared error.
+    """
+    k = np.array([row["k"] for row in rows])
+    figure = Figure(figsize=(6.2, 5.0), dpi=canvas.DPI, facecolor="white")
+    canvas.head(figure, title="Approximation of the true map", facts=f"K = {k.min():,} to {k.max():,}")
+    labels = (f"mean squared error{f' ({unit})' if unit else ''}", "Kolmogorov–Smirnov distance")
+    for place, (name, label) in enumerate(zip(("mse", "ks"), labels, strict=True)):
+        axes = canvas.place(figure, left=0.95, top=0.85 + 1.9 * place, width=5.0, height=1.65)
+        axes.plot(k, [row[name] for row in rows], "o-", color=_LINE, markersize=4, linewidth=1)
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("number of clusters K" if place else "", size=TEXT, color=INK)
+        axes.set_ylabel(label, size=TEXT, color=INK)
+        axes.grid(visible=True, color="#dddddd", linewidth=0.5)
+        if not place:
+            axes.tick_params(labelbottom=False)
+    return figure
