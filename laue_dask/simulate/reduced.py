@@ -7,8 +7,9 @@ brighter or darker (`scan.frame`). *Pairs* are a crystal in two orientations a k
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +17,14 @@ from numpy.typing import NDArray
 from laue_dask.config import Recipe
 from laue_dask.detector import detector_mask
 from laue_dask.io.places import replace_file
-from laue_dask.preprocess import reduce_frames
+from laue_dask.preprocess import Substrate, reduce_frames
 from laue_dask.schema import PATTERN_SIZE
 from laue_dask.simulate.crystal import random_orientations, rotation_about
+from laue_dask.simulate.detector import Detector
 from laue_dask.simulate.detector import detector as named_detector
 from laue_dask.simulate.materials import CRYSTALS
 from laue_dask.simulate.pattern import Grain, expose
-from laue_dask.simulate.scan import default_exposure, frame
+from laue_dask.simulate.scan import Scanned, default_exposure, frame
 from laue_dask.simulate.specimens import specimen
 
 VERSION = 1
@@ -112,17 +114,35 @@ def reduced_scan(kind: str, detector: str, shape: tuple[int, int], seed: int, re
     """
     made, screen = specimen(kind, shape, seed), named_detector(detector)
     n = shape[0] * shape[1]
-    sample = np.unique(np.linspace(0, n - 1, MASK_FRAMES).astype(int))
-    mask = detector_mask(np.stack([frame(made, screen, int(point), seed=seed) for point in sample]))
-
-    def patterns(points: NDArray[np.int64], repeat: int) -> NDArray[np.uint8]:
-        reduced = np.empty((len(points), PATTERN_SIZE, PATTERN_SIZE), dtype=np.uint8)
-        for i, point in enumerate(points):
-            reduced[i] = reduce_frames(frame(made, screen, int(point), seed=seed, repeat=repeat), mask, recipe)[0]
-        return reduced
-
+    mask = detector_mask(sample_frames(made, screen, seed, MASK_FRAMES))
+    patterns = partial(reduced_points, made, screen, mask, recipe, seed=seed)
     repeated = np.arange(0, n, REPEAT_EVERY)
-    return ReducedScan(patterns(np.arange(n), 0), patterns(repeated, 1), repeated, made.domain, made.edge)
+    return ReducedScan(patterns(np.arange(n)), patterns(repeated, repeat=1), repeated, made.domain, made.edge)
+
+
+def sample_frames(made: Scanned, screen: Detector, seed: int, count: int) -> NDArray[Any]:
+    """Frames (count, rows, columns) spread over a scan, of all points where there are no more."""
+    points = np.unique(np.linspace(0, made.shape[0] * made.shape[1] - 1, count).astype(int))
+    return np.stack([frame(made, screen, int(point), seed=seed) for point in points])
+
+
+def reduced_points(
+    made: Scanned,
+    screen: Detector,
+    mask: NDArray[np.bool_],
+    recipe: Recipe,
+    points: NDArray[np.int64],
+    *,
+    seed: int,
+    repeat: int = 0,
+    substrate: Substrate | None = None,
+) -> NDArray[np.uint8]:
+    """Reduced patterns (n, 128, 128) of some points of a scan, made one by one."""
+    reduced = np.empty((len(points), PATTERN_SIZE, PATTERN_SIZE), dtype=np.uint8)
+    for i, point in enumerate(points):
+        made_frame = frame(made, screen, int(point), seed=seed, repeat=repeat)
+        reduced[i] = reduce_frames(made_frame, mask, recipe, substrate=substrate)[0]
+    return reduced
 
 
 def reduced_pairs(angles: Sequence[float], seed: int, recipe: Recipe) -> ReducedPairs:

@@ -7,15 +7,16 @@ import io
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
 from laue_dask.errors import InputError
 from laue_dask.io.places import replace_file
+from laue_dask.simulate.conditions import Conditions
 from laue_dask.simulate.counting import Frame
 from laue_dask.simulate.detector import Detector
-from laue_dask.simulate.pattern import Exposure, expose
+from laue_dask.simulate.pattern import Exposure, Grain, expose
 from laue_dask.simulate.specimens import Specimen
 from laue_dask.simulate.tiff import Stage, write_tiff
 
@@ -29,6 +30,28 @@ _SECONDS = 2.5
 _BEAM_NOISE = 0.03
 
 
+class Scanned(Protocol):
+    """What a scan needs to know of its specimen: a `Specimen`, or the grains that someone indexed."""
+
+    @property
+    def kind(self) -> str:
+        """Name, for messages."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(ny, nx)."""
+
+    @property
+    def conditions(self) -> Conditions:
+        """How it is scanned."""
+
+    def place(self, point: int) -> tuple[float, float]:
+        """Where a point is, (y, x) as shares of the scan's height and width."""
+
+    def at(self, point: int) -> list[Grain]:
+        """What the beam meets at point ``y * nx + x``."""
+
+
 def default_exposure(detector: Detector) -> Exposure:
     """Counts and background that resemble the published frames of the detector's kind."""
     if detector.dtype == "int32":
@@ -37,7 +60,7 @@ def default_exposure(detector: Detector) -> Exposure:
 
 
 def frame(
-    specimen: Specimen, detector: Detector, point: int, *, seed: int, exposure: Exposure | None = None, repeat: int = 0
+    specimen: Scanned, detector: Detector, point: int, *, seed: int, exposure: Exposure | None = None, repeat: int = 0
 ) -> Frame:
     """Frame (rows, columns) of one point.
 
@@ -158,7 +181,7 @@ def _monitor(seed: int, point: int) -> float:
     return float(np.exp(_BEAM_NOISE * np.random.default_rng([seed, point, 1]).standard_normal()))
 
 
-def _check(specimen: Specimen, point: int) -> None:
+def _check(specimen: Scanned, point: int) -> None:
     n = specimen.shape[0] * specimen.shape[1]
     if not 0 <= point < n:
         raise InputError(f"point {point}: specimen '{specimen.kind}' of shape {specimen.shape} has points 0 to {n - 1}")

@@ -29,6 +29,7 @@ from laue_dask.simulate.crystal import (
     twin,
 )
 from laue_dask.simulate.materials import CRYSTALS
+from laue_dask.simulate.materials import crystal as named_crystal
 from laue_dask.simulate.pattern import Grain
 
 SAMPLE_TILT_DEG = 40.0
@@ -207,7 +208,14 @@ def surface_normal() -> FloatArray:
     return np.array([-np.sin(tilt), 0.0, np.cos(tilt)])
 
 
-def specimen(kind: str, shape: tuple[int, int] = (30, 30), seed: int = 0) -> Specimen:
+def specimen(
+    kind: str,
+    shape: tuple[int, int] = (30, 30),
+    seed: int = 0,
+    *,
+    crystal: str | None = None,
+    grains: int | None = None,
+) -> Specimen:
     """Make a specimen.
 
     Parameters
@@ -234,19 +242,31 @@ def specimen(kind: str, shape: tuple[int, int] = (30, 30), seed: int = 0) -> Spe
         (ny, nx).
     seed
         Of everything random in it.
+    crystal
+        Name of another phase, of `grains`, `twins`, `bent` and `fine_twins`.
+    grains
+        How many; by default 6 of 900 points, and more of a larger scan.
 
     Raises
     ------
     InputError
-        The kind is unknown or the shape is empty.
+        The kind or the crystal is unknown, the shape is empty, there are no two grains, or the kind's crystals are
+        fixed.
     """
-    if kind not in _MAKERS:
+    if kind not in KINDS:
         raise InputError(f"specimen '{kind}' is unknown: choose one of {', '.join(KINDS)}")
     if min(shape) < 1:
         raise InputError(f"specimen '{kind}': shape {shape} has no points: both lengths must be 1 or more")
+    if grains is not None and grains < 2:
+        raise InputError(f"specimen '{kind}': {grains} grains: ask for 2 or more")
+    if crystal is not None and kind not in _PHASES:
+        raise InputError(f"specimen '{kind}' has crystals of its own: only {', '.join(_PHASES)} are made of others")
     rng = np.random.default_rng([seed, KINDS.index(kind)])
     # Larger scans show more grains, and larger ones.
-    n_grains = max(2, round(6 * (shape[0] * shape[1] / 900) ** 0.25))
+    n_grains = grains or max(2, round(6 * (shape[0] * shape[1] / 900) ** 0.25))
+    if kind in _PHASES:
+        maker, usual = _PHASES[kind]
+        return maker(shape, seed, n_grains, rng, named_crystal(crystal or usual))
     return _MAKERS[kind](shape, seed, n_grains, rng)
 
 
@@ -288,32 +308,30 @@ def _seeds(n: int, shape: tuple[int, int], rng: np.random.Generator) -> FloatArr
     return seeds - 0.5
 
 
-def _grains(shape: tuple[int, int], seed: int, n: int, rng: np.random.Generator) -> Specimen:
-    copper = CRYSTALS["Cu"]
-    return _assemble("grains", shape, seed, [[(copper, u)] for u in random_orientations(n, rng)], (1, 1), (0, 0.1), rng)
+def _grains(shape: tuple[int, int], seed: int, n: int, rng: np.random.Generator, crystal: Crystal) -> Specimen:
+    grains = [[(crystal, u)] for u in random_orientations(n, rng)]
+    return _assemble("grains", shape, seed, grains, (1, 1), (0, 0.1), rng)
 
 
-def _twinned(n: int, rng: np.random.Generator) -> list[list[tuple[Crystal, FloatArray]]]:
-    barium_titanate = CRYSTALS["BaTiO3"]
-    planes = ((1, 0, 1), (0, 1, 1), (-1, 0, 1), (0, -1, 1))
+def _twinned(n: int, rng: np.random.Generator, crystal: Crystal) -> list[list[tuple[Crystal, FloatArray]]]:
+    planes = _TWIN_PLANES.get(crystal.name, _TWIN_PLANES["BaTiO3"])
     grains: list[list[tuple[Crystal, FloatArray]]] = []
     for i, u in enumerate(random_orientations(n, rng)):
-        operation = twin(barium_titanate, planes[rng.integers(len(planes))])
-        grains.append([(barium_titanate, u)] + ([(barium_titanate, u @ operation)] if i % 3 else []))
+        operation = twin(crystal, planes[rng.integers(len(planes))])
+        grains.append([(crystal, u)] + ([(crystal, u @ operation)] if i % 3 else []))
     return grains
 
 
-def _twins(shape: tuple[int, int], seed: int, n: int, rng: np.random.Generator) -> Specimen:
-    return _assemble("twins", shape, seed, _twinned(n, rng), (3, 6), (0, 0.1), rng)
+def _twins(shape: tuple[int, int], seed: int, n: int, rng: np.random.Generator, crystal: Crystal) -> Specimen:
+    return _assemble("twins", shape, seed, _twinned(n, rng, crystal), (3, 6), (0, 0.1), rng)
 
 
-def _fine_twins(shape: tuple[int, int], seed: int, n: int, rng: np.random.Generator) -> Specimen:
-    return _assemble("fine_twins", shape, seed, _twinned(n, rng), (0.7, 1.5), (0, 0.1), rng)
+def _fine_twins(shape: tuple[int, int], seed: int, n: int, rng: np.random.Generator, crystal: Crystal) -> Specimen:
+    return _assemble("fine_twins", shape, seed, _twinned(n, rng, crystal), (0.7, 1.5), (0, 0.1), rng)
 
 
-def _bent(shape: tuple[int, int], seed: int, n: int, rng: np.random.Generator) -> Specimen:
-    barium_titanate = CRYSTALS["BaTiO3"]
-    grains = [[(barium_titanate, u)] for u in random_orientations(n, rng)]
+def _bent(shape: tuple[int, int], seed: int, n: int, rng: np.random.Generator, crystal: Crystal) -> Specimen:
+    grains = [[(crystal, u)] for u in random_orientations(n, rng)]
     return _assemble("bent", shape, seed, grains, (1, 1), (1, 2), rng)
 
 
@@ -429,7 +447,7 @@ def _messy(shape: tuple[int, int], seed: int, n: int, rng: np.random.Generator) 
 
 
 def _messy_twins(shape: tuple[int, int], seed: int, n: int, rng: np.random.Generator) -> Specimen:
-    return _mess("messy_twins", shape, seed, _twinned(n, rng), (3, 6), rng)
+    return _mess("messy_twins", shape, seed, _twinned(n, rng, CRYSTALS["BaTiO3"]), (3, 6), rng)
 
 
 def _streaks(n: int, rng: np.random.Generator) -> FloatArray:
@@ -459,12 +477,19 @@ def _beam() -> FloatArray:
     return np.asarray(offsets[(offsets**2).sum(axis=1) <= BEAM_RADIUS**2 * 1.001])
 
 
+_TWIN_PLANES: Mapping[str, tuple[tuple[int, int, int], ...]] = {
+    "BaTiO3": ((1, 0, 1), (0, 1, 1), (-1, 0, 1), (0, -1, 1)),
+    "CuAlNi-2H": ((1, 2, 1), (-1, 2, 1), (1, 2, -1), (1, 0, 1)),
+}
+
+_PHASES: Mapping[str, tuple[Callable[[tuple[int, int], int, int, np.random.Generator, Crystal], Specimen], str]] = {
+    "grains": (_grains, "Cu"),
+    "twins": (_twins, "BaTiO3"),
+    "bent": (_bent, "BaTiO3"),
+    "fine_twins": (_fine_twins, "BaTiO3"),
+}
 _MAKERS: Mapping[str, Callable[[tuple[int, int], int, int, np.random.Generator], Specimen]] = {
-    "grains": _grains,
-    "twins": _twins,
     "two_phases": _two_phases,
-    "bent": _bent,
-    "fine_twins": _fine_twins,
     "three_phases": _three_phases,
     "subgrains": _subgrains,
     "substrate_film": _substrate_film,
@@ -474,5 +499,8 @@ _MAKERS: Mapping[str, Callable[[tuple[int, int], int, int, np.random.Generator],
     "messy": _messy,
     "messy_twins": _messy_twins,
 }
-KINDS: tuple[str, ...] = tuple(_MAKERS)
-"""Names of the specimens."""
+KINDS: tuple[str, ...] = (
+    *("grains", "twins", "two_phases", "bent", "fine_twins", "three_phases", "subgrains", "substrate_film"),
+    *("gan_on_si", "low_counts", "few_spots", "messy", "messy_twins"),
+)
+"""Names of the specimens, in the order that their seeds count."""

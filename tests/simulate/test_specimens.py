@@ -145,3 +145,33 @@ def test_unknown_kind_and_empty_shape_are_refused():
         specimen("gravel")
     with pytest.raises(InputError, match="no points"):
         specimen("grains", (0, 5))
+
+
+@pytest.mark.parametrize("kind", ["grains", "twins", "bent", "fine_twins"])
+def test_kinds_of_one_phase_can_be_made_of_another(kind):
+    made = specimen(kind, (10, 12), 3, crystal="CuAlNi-2H", grains=3)
+    assert {c.name for c in made.crystals} == {"CuAlNi-2H"}
+    assert len(made.layout.seeds) == 3
+    usual = specimen(kind, (10, 12), 3)
+    np.testing.assert_array_equal(usual.domain, specimen(kind, (10, 12), 3, crystal=usual.crystals[0].name).domain)
+
+
+def test_twins_of_another_crystal_are_lattice_twins():
+    made = specimen("fine_twins", (20, 20), 1, crystal="CuAlNi-2H", grains=4)
+    crystal = made.crystals[0]
+    pairs = [
+        first
+        for first, n in zip(made.layout.first, np.diff([*made.layout.first, len(made.crystals)]), strict=True)
+        if n == 2
+    ]
+    assert len(pairs) == 2
+    assert all(misorientation(crystal, made.orientations[i], made.orientations[i + 1]) > 1 for i in pairs)
+
+
+def test_impossible_phases_and_too_few_grains_are_refused():
+    with pytest.raises(InputError, match="'two_phases' has crystals of its own"):
+        specimen("two_phases", crystal="Cu")
+    with pytest.raises(InputError, match="crystal 'mud' is unknown"):
+        specimen("grains", crystal="mud")
+    with pytest.raises(InputError, match="1 grains: ask for 2 or more"):
+        specimen("grains", grains=1)
