@@ -100,8 +100,8 @@ def grain_sizes(results: xr.Dataset) -> Figure:
     return figure
 
 
-def density_figure(results: xr.Dataset, k: int) -> Figure:
-    """Density of the first components in the largest clusters (paper, Figure 11)."""
+def density_figure(results: xr.Dataset, k: int, *, clusters: Sequence[int] | None = None) -> Figure:
+    """Density of the first components in some clusters, by default the largest (paper, Figure 11)."""
     labels = results["labels"].sel(k=k).to_numpy().ravel()
     rows = np.flatnonzero(labels >= 0)
     m_pca = int(results["components"].attrs.get("m_pca", results.sizes["component"]))
@@ -109,11 +109,13 @@ def density_figure(results: xr.Dataset, k: int) -> Figure:
     X = used if len(rows) == len(labels) else used[rows]
     ranges = component_ranges(X, count=DENSITY_COMPONENTS)
     density = cluster_densities(X, labels[rows], k, ranges=ranges, bins=DENSITY_BINS)
-    shown = np.flatnonzero(np.bincount(labels[rows], minlength=k))[:DENSITY_CLUSTERS]
+    largest = np.flatnonzero(np.bincount(labels[rows], minlength=k))[:DENSITY_CLUSTERS]
+    shown = largest.tolist() if clusters is None else list(clusters)
     columns = min(4, len(ranges))
     height = -(-len(ranges) // columns)
     figure = Figure(figsize=(max(0.5 + 1.75 * columns, 4.6), 1.35 + 1.35 * height), dpi=canvas.DPI, facecolor="white")
-    canvas.head(figure, title=f"K = {k}, density of the components", facts=f"the {len(shown)} largest clusters")
+    which = f"the {len(shown)} largest clusters" if clusters is None else f"{len(shown)} clusters"
+    canvas.head(figure, title=f"K = {k}, density of the components", facts=which)
     colours = canvas.cluster_colours(k)
     for component, (low, high) in enumerate(ranges):
         row, column = divmod(component, columns)

@@ -86,6 +86,14 @@ def rgb_figure(rgb: NDArray[np.uint8], shown: NDArray[np.bool_], *, title: str, 
     return figure
 
 
+def colour_scheme() -> Figure:
+    """The PCA labeler's colour scheme alone (paper, Figure 12)."""
+    figure = Figure(figsize=(4.6, 3.4), dpi=canvas.DPI, facecolor="white")
+    canvas.head(figure, title="Colour scheme", facts="of the PCA labeler and of direct colouring")
+    _draw_rgb_key(canvas.place(figure, left=1.4, top=0.75, width=1.9, height=2.6), over="its range")
+    return figure
+
+
 def scalar_figure(values: NDArray[np.float32], *, title: str, facts: str, label: str, absent: str = UNUSABLE) -> Figure:
     """Map of a number per point, (ny, nx), with a colour bar that ends at the 99.5 % quantile; NaN is `absent`."""
     box = Box.of(values.shape)

@@ -34,6 +34,11 @@ def test_density_is_of_the_largest_clusters_and_the_components_that_were_used(ma
     assert [line.get_label() for line in figure.legends[0].get_lines()] == [f"cluster {i}" for i in range(5)]
 
 
+def test_density_is_of_the_clusters_asked_for(make_results):
+    figure = grains.density_figure(make_results(ks=(8,)), 8, clusters=[6, 1])
+    assert [line.get_label() for line in figure.legends[0].get_lines()] == ["cluster 6", "cluster 1"]
+
+
 def test_repeated_scores_show_their_band(results):
     found = [Repeated(k, np.linspace(0.4, 0.6, 5), np.linspace(90, 110, 5), 0.9) for k in range(2, 7)]
     figure = grains.repeated_scores([*found, Repeated(7, np.empty(0), np.empty(0), np.nan)])
