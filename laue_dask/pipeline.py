@@ -175,6 +175,8 @@ def report(folder: Path, record: dict[str, Any], *, reduced: zarr.Array[Any], un
         K whose figures are there already.
     """
     dataset = io_results.read(folder)
+    if dataset.nbytes <= IN_PROCESS // 4:
+        dataset = dataset.load()  # figures look at the same variables again and again
     shown = np.unique(dataset["delegate"].values[:, :GALLERY_UP_TO])  # labels count from the largest cluster
     patterns = {int(i): np.asarray(reduced[int(i)]) for i in shown[shown >= 0]}
     plots = write_plots(dataset, folder / "plots", patterns=patterns, unchanged=unchanged)

@@ -5,10 +5,12 @@ scikit-learn's best of several k-means++ starts is improved by split-and-merge m
 distributed wrongly among the clumps of the data, which more starts seldom cure, is left that way.
 """
 
+import warnings
 from typing import Any
 
 import numpy as np
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
 from laue_dask.pca import Array
@@ -20,7 +22,8 @@ FINALISTS = 2
 """Starts from which moves go on."""
 
 SMALL = 2**14
-"""Rows times clusters up to which every start takes all its steps and goes on: there, few rows decide."""
+"""Rows times clusters up to which starts take all their steps, scikit-learn's own are among them, and all that differ
+go on: a few rows decide there, and steps cost next to nothing."""
 
 TRIALS = 4
 """Moves tried before the partition is taken as it is."""
@@ -46,7 +49,7 @@ def sample_rows(n: int, size: int, seed: int) -> Array:
     """
     if size >= n:
         return np.arange(n)
-    edges = np.arange(size + 1) * n // size
+    edges = np.arange(size + 1) * n // max(size, 1)
     return np.asarray(np.random.default_rng(seed).integers(edges[:-1], edges[1:]))
 
 
@@ -83,9 +86,13 @@ def search(X: Array, n_clusters: int, *, n_init: int, seed: int, max_iter: int =
     small = len(X) * n_clusters <= SMALL
     steps, finalists = (max_iter, n_init) if small else (START_STEPS, FINALISTS)
     with threadpool_limits(1):
-        starts = [_fit(X, n_clusters, max_iter=steps, random_state=seed + i) for i in range(n_init)]
-        starts = sorted(starts, key=_inertia)[:finalists]
-        best = min((_improved(X, start.cluster_centers_, max_iter, tol) for start in starts), key=_inertia)
+        fits = [_fit(X, n_clusters, max_iter=steps, random_state=seed + i) for i in range(n_init)]
+        if small:
+            fits.append(_fit(X, n_clusters, n_init=n_init, max_iter=max_iter, tol=tol, random_state=seed))
+        # many starts end in the same place
+        different = {f"{fitted.inertia_:.5e}": fitted for fitted in sorted(fits, key=_inertia, reverse=True)}
+        chosen = sorted(different.values(), key=_inertia)[:finalists]
+        best = min((_improved(X, start.cluster_centers_, max_iter, tol) for start in chosen), key=_inertia)
     return np.asarray(best.cluster_centers_, dtype=np.float64)
 
 
@@ -96,7 +103,10 @@ def improve(X: Array, centers: Array, *, max_iter: int = 300, tol: float = 1e-4)
 
 
 def _fit(X: Array, n_clusters: int, **settings: Any) -> Any:
-    return KMeans(n_clusters, **{"n_init": 1, "random_state": 0, **settings}).fit(X)
+    with warnings.catch_warnings():
+        # Fewer distinct rows than clusters, but for rounding: what is left empty is seen and dealt with by `KMeans`.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return KMeans(n_clusters, **{"n_init": 1, "random_state": 0, **settings}).fit(X)
 
 
 def _inertia(fitted: Any) -> float:

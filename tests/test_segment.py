@@ -178,7 +178,7 @@ def test_command_says_what_it_found(command, own_run, tmp_path):
         (("-k", 72), "K = 72 with 72 usable patterns"),
         (("--components", 999), "999 principal components"),
         (("-k", 3, "--estimator", "hdbscan"), "hdbscan finds the number of clusters itself"),
-        (("--config", "weights.yaml"), "encoder: is not the run's"),
+        (("--config", "weights.yaml"), "encoder: differs from the run's"),
         (("--config", "unknown.yaml"), "unknown key 'clusters'"),
         (("--config", "missing.yaml"), "missing.yaml: configuration cannot be read"),
     ],
