@@ -54,7 +54,7 @@ def test_twins_that_clusters_tell_apart_are_found(script, tmp_path):
     from laue_dask.simulate.specimens import specimen
 
     made = specimen("twins", (24, 24), 2, grains=3)
-    scan = script.Scan(None, None, None, None, made.domain, made.angle, ~made.edge, made)
+    scan = script.Scan(None, None, None, None, made.domain, made.angle, ~made.edge, ~made.edge, made)
     grain = script.grains_of(scan)
     assert len(np.unique(grain)) == 3
     perfect, blind = (script.Found(9, 2, labels, None, None, 9) for labels in (made.domain, grain))
