@@ -562,7 +562,7 @@ def barium_titanate(sheet: Sheet) -> Study:
             "8",
             "the mixture's effective clusters are fewer than nominal and stable as K increases",
             f"effective of nominal: {effective}",
-            bayes[-1].n_clusters < bayes[-1].k,
+            bayes[-1].n_clusters < min(bayes[-1].k, 1.5 * bayes[1].n_clusters),
         )
         # the K at which all domains can be told apart
         compared = [k for k in ks if k >= 12]
@@ -920,9 +920,10 @@ def published(sheet: Sheet) -> Study:
     m = M_PCA
     count = int((np.bincount(known.ravel()) >= 5).sum())
     family = sweep(scan, m, sorted({2, 12, 64, max(2, count)}))
-    set_ = dataset(scan, family, m)
+    suggested = dataset(scan, family, m).attrs["suggested_k"]
     grain = grains.NeighbourhoodGrains().fit(scan.components[:, :m], shape=scan.case.shape)
     regions = grain.labels_.reshape(scan.case.shape)
+    joined = _ari(mapscores.domains(known), regions)  # grains are connected, and so must be what they are held against
     first, second = made.neighbours()
     slots = range(len(made.phase))
     if scan.case.substrate:
@@ -954,7 +955,7 @@ def published(sheet: Sheet) -> Study:
         panels,
         f"{name}: published orientations (lauetoolsnn) under our beam, {scan.case.detector}.",
         f"ARI with the published segmentation ({count} regions of 5 points or more) {said}; "
-        f"grains by neighbourhood {_ari(known, regions):.3f}.",
+        f"grains by neighbourhood {joined:.3f}.",
         columns=3,
         m=m,
     )
@@ -972,18 +973,17 @@ def published(sheet: Sheet) -> Study:
         f"map {name}",
         "(beyond the paper) neighbours are close in feature space where they are one grain",
         f"pairs that {what} have the smaller distance with probability {told:.3f}; ARI {said}; "
-        f"grains by neighbourhood {_ari(known, regions):.3f}",
+        f"grains by neighbourhood {joined:.3f}",
         told > 0.8,
     )
-    largest = max(by_k)
+    some = [k for k in by_k if k <= MANY]
     sheet.observe(
         f"map {name}",
-        "the indexing labeler converges to the true map as K increases",
-        ", ".join(f"{by_k[k]['mse']:.1f} deg² (K = {k})" for k in by_k if k in (12, 64, largest))
-        + f", variance {variance:.1f}",
-        by_k[largest]["mse"] < 0.5 * by_k[2]["mse"],
+        "64 delegates give a map fairly close to the true one",
+        ", ".join(f"{by_k[k]['mse']:.1f} deg² (K = {k})" for k in by_k if k >= 12) + f", variance {variance:.1f}",
+        by_k[some[-1]]["mse"] < 0.1 * variance,
     )
-    return sheet.study(ari=ari, neighbours=told, errors=errors, suggested=set_.attrs["suggested_k"])
+    return sheet.study(ari=ari, neighbours=told, errors=errors, suggested=suggested)
 
 
 STUDIES: dict[str, Callable[[Sheet], Study]] = {
