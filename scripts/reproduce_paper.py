@@ -35,6 +35,7 @@ import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 from scipy.stats import kstest
 from sklearn.cluster import kmeans_plusplus
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
@@ -54,6 +55,7 @@ from laue_dask.report.panels import Panel, panel_figure
 from laue_dask.simulate.detector import Detector
 from laue_dask.simulate.detector import detector as named_detector
 from laue_dask.simulate.indexed import IndexedMap
+from laue_dask.simulate.pattern import spots
 from laue_dask.simulate.reduced import MASK_FRAMES, VERSION, reduced_points, sample_frames
 from laue_dask.simulate.specimens import Specimen, specimen
 from laue_dask.stages.segmentation import kmeans
@@ -910,6 +912,20 @@ def copper_aluminium_nickel(sheet: Sheet) -> Study:
     return sheet.study(homogeneity=fine, **_beyond(sheet))
 
 
+def off_published_spots(made: IndexedMap, file: Path) -> Array:
+    """Distance in pixels of each published spot to the nearest of ours, at 20 points of the map."""
+    screen, found = named_detector("scmos"), np.load(file)
+    off = []
+    for point in np.linspace(0, made.shape[0] * made.shape[1] - 1, 20).astype(int):
+        y, x = divmod(int(point), made.shape[1])
+        ours = [spots(grain.crystal, grain.orientation, screen) for grain in made.at(int(point))]
+        tree = cKDTree(np.concatenate([np.column_stack([one.row, one.column]) for one in ours]))
+        there = found["point"] == y * int(found["grid"][1]) + x
+        # LaueTools counts pixels from 1
+        off.append(tree.query(np.column_stack([found["y"][there], found["x"][there]]) - 1)[0])
+    return np.concatenate(off)
+
+
 def published(sheet: Sheet) -> Study:
     """A real indexed map, scanned by our beam."""
     scan, made = sheet.scan, sheet.scan.made
@@ -976,6 +992,16 @@ def published(sheet: Sheet) -> Study:
         f"grains by neighbourhood {joined:.3f}",
         told > 0.8,
     )
+    listed = Path(scan.case.map).with_name(f"{made.kind}_spots.npz")
+    if listed.is_file():
+        off = off_published_spots(made, listed)
+        sheet.observe(
+            f"map {name}",
+            "(the frames) spots are where the published spot lists have them",
+            f"distance to our nearest spot, of {len(off):,} spots at 20 points: median {np.median(off):.1g} pixels, "
+            f"95 % below {np.quantile(off, 0.95):.1g}",
+            np.quantile(off, 0.95) < 0.5,
+        )
     some = [k for k in by_k if k <= MANY]
     sheet.observe(
         f"map {name}",

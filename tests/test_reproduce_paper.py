@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -99,3 +100,14 @@ def test_from_simulation_to_page(tmp_path):
     nothing = run("--specimen", "W")
     assert nothing.returncode == 2
     assert "nothing is left to do" in nothing.stderr
+
+
+def test_functions_that_the_readme_names_for_the_paper_exist():
+    section = (SCRIPT.parent.parent / "README.md").read_text().split("## The paper, step by step")[1].split("\n## ")[0]
+    names = re.findall(r"`((?:\w+\.)+\w+)`", section.split("| paper | function")[1])
+    assert len(names) > 25
+    for name in names:
+        module, _, attribute = name.rpartition(".")
+        found = importlib.import_module(f"laue_dask.{module}")
+        if not hasattr(found, attribute):  # a module itself
+            importlib.import_module(f"laue_dask.{name}")
