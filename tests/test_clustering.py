@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laue_dask import clustering, pca
-from laue_dask.clustering import ClusterMoments, KMeans, canonical, cluster_moments, nearest
+from laue_dask.clustering import ClusterMoments, KMeans, cluster_moments, nearest
 from laue_dask.errors import InputError
 from laue_dask.seeding import distinct_rows, sample_rows
 
