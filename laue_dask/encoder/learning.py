@@ -208,7 +208,7 @@ def fine_tune(
             "config": config.model_dump(mode="json"),
             "from": Path(start).name,
             "before": before.training,
-            "patterns": int(valid.sum()),
+            "patterns": objective.used,
             "epochs": len(epochs),
             "best_epoch": best.epoch,
             "minutes": round(sum(e.seconds for e in epochs) / 60, 1),

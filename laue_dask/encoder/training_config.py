@@ -63,11 +63,15 @@ class TrainingConfig(FittingConfig):
 class FineTuningConfig(FittingConfig):
     """A training of given weights on a scan without labels; see `finetuning`."""
 
-    epochs: int = Field(10, ge=1)
-    learning_rate: float = Field(5e-4, gt=0)
-    reconstruction_weight: float = Field(10.0, ge=0)
-    temperature: float = Field(0.1, gt=0)
-    patterns_per_batch: int = Field(128, ge=8)
-    """Each with a partner: another view of itself, or a neighbour in the scan."""
-    neighbour_share: float = Field(0.5, ge=0, le=1)
-    """How often a pattern that has linked neighbours in the scan gets one of them as its partner."""
+    epochs: int = Field(15, ge=1)
+    learning_rate: float = Field(1e-4, gt=0)
+    reconstruction_weight: float = Field(1.0, ge=0)
+    anchor_weight: float = Field(1.0, ge=0)
+    """Weight of keeping the similarity of patterns of which the scan does not say whether they belong together."""
+    patterns_per_batch: int = Field(256, ge=8)
+    """Each in two views."""
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight of each term of the loss, by the term's name."""
+        return {**super().weights, "anchor": self.anchor_weight if self.contrastive_weight else 0.0}
