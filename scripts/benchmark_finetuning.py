@@ -70,7 +70,7 @@ def main() -> int:
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), metavar="SCAN")
     parser.add_argument("--encoder", default="default", help="weights to begin with")
     options = parser.parse_args()
-    if unknown := [kind for kind in options.kinds if kind.partition("@")[0] not in encoders.KINDS]:
+    if unknown := [kind for kind in options.kinds if kind not in encoders.SCANS]:
         parser.error(f"{unknown[0]} is no scan: choose of {', '.join(encoders.SCANS)}")
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
