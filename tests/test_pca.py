@@ -234,7 +234,7 @@ def test_a_table_without_rows_is_one_empty_block():
         assert each_block(np.shape, X) == [(0, 3)]
 
 
-def test_blocks_hold_64_mib_at_most_unless_the_table_is_very_wide():
-    assert block_rows(256) * 256 * 4 == 2**26
+def test_blocks_hold_16_mib_at_most_unless_the_table_is_very_wide():
+    assert block_rows(256) * 256 * 4 == 2**24
     assert block_rows(2) == 65_536
     assert block_rows(128 * 128) == 1_024

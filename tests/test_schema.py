@@ -31,6 +31,10 @@ TABLE = {
     "calinski_harabasz": ("score_k",),
     "reconstruction_error": ("y", "x"),
     "distance_to_centroid": ("k", "y", "x"),
+    "n_clusters": ("k",),
+    "unexplained": ("y", "x"),
+    "grain": ("y", "x"),
+    "boundary_strength": ("y", "x"),
 }
 """Dimensions as promised to those who open the results."""
 
