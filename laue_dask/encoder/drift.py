@@ -115,5 +115,5 @@ class Drift:
             f"{100 * self.beyond:.0f} % of {self.patterns:,} patterns are reconstructed worse than all but 1 % of the "
             f"patterns that the weights were checked on (error above {self.reference_q99:.3f}; median "
             f"{self.median:.3f} here, {self.reference_median:.3f} there): this scan is unlike the training, and its "
-            "features may separate less than they could: fine-tune with `laue-dask train --from`"
+            "features may separate less than they could: compare with `laue-dask run … --extractor pixels`"
         )
