@@ -79,7 +79,7 @@ def test_a_scan_beyond_the_training_is_warned_of_with_both_values_and_what_to_do
     found = Drift.between(errors, REFERENCE)
     assert (found.patterns, found.beyond) == (10, 0.4)
     assert found.warning.startswith("40 % of 10 patterns")
-    for part in ("0.900", "0.700", "0.500", "laue-dask train --from"):
+    for part in ("0.900", "0.700", "0.500", "laue-dask run … --extractor pixels"):
         assert part in found.warning
     assert "\n" not in found.warning
 

@@ -97,7 +97,7 @@ def test_a_scan_unlike_the_training_is_warned_of_everywhere(small_run, command, 
     outcome = command("run", source, "--out", tmp_path / "run", "--weights", path)
     assert outcome.code == 0
     [line] = [line for line in outcome.err.splitlines() if line.startswith("warning: ")]
-    assert re.search(r"100 % of 72 patterns .* 0\.300.*0\.100.*laue-dask train --from", line)
+    assert re.search(r"100 % of 72 patterns .* 0\.300.*0\.100.*laue-dask run … --extractor pixels", line)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["warnings"] == [line.removeprefix("warning: ")]
     assert record["drift"]["beyond"] == 1
