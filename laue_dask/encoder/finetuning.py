@@ -9,11 +9,8 @@ are pushed apart, and all other pairs keep the similarity that they had. Groups 
 Only the last layer of the encoder learns, and the decoder, which follows it: what the layers below have learnt from
 many materials stays as it is.
 
-Experimental: it helps on some scans and leaves others as they are. Trained on the last layer's kept inputs (60 steps of
-450 patterns, this scheme without the decoder), the interior adjusted Rand index at the true K rose on simulated messy
-twins of 30 x 30 points from 0.56 to 0.66 (seed 201) and from 0.59 to 0.68 (202), fell on fine twins from 0.98 to 0.97
-(202; 0.96 stayed in 201), and stayed on messy grains (0.996, 1.0). On messy twins of 24 x 24 points (seed 203) it
-stayed at 0.60, where only six groups stood apart. `scripts/benchmark_finetuning.py` measures all of it.
+Experimental: it does not help reliably, and on fine twins it can make a segmentation slightly worse.
+`scripts/benchmark_finetuning.py` measures that: compare a segmentation before and after.
 """
 
 from dataclasses import dataclass
