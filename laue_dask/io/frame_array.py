@@ -1,6 +1,7 @@
 """The frames of a scan store on disk: written by whole shards, read by chunks, and never silently lost."""
 
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import zarr
 from numpy.typing import DTypeLike, NDArray
 
 from laue_dask.errors import ComputeError, StoreError
+from laue_dask.io.shard_file import ShardFiles
 
 SHARD_BYTES = 128 * 2**20
 CHUNK_BYTES = 256 * 2**10
@@ -54,6 +56,7 @@ class FrameArray:
         self.array = array
         self.shard_frames = int((array.shards or array.chunks)[0])
         self.chunk_frames = int(array.chunks[0])
+        self._files = ShardFiles.of(array)
 
     def write(self, start: int, stack: NDArray[Any]) -> None:
         """Write exactly one shard; see `ScanStore.write_frames`."""
@@ -70,24 +73,39 @@ class FrameArray:
         except OSError as error:
             raise ComputeError(f"{self.folder}: frames cannot be written: {error.strerror or error}") from error
 
-    def read(self, start: int, stop: int) -> NDArray[Any]:
+    def read(self, start: int, stop: int, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Read frames chunk by chunk, so that no more than a chunk is in memory twice; see `ScanStore.read_frames`."""
-        stack = np.zeros((stop - start, *self.array.shape[1:]), dtype=self.array.dtype)
+        if out is None:
+            out = np.empty((stop - start, *self.array.shape[1:]), dtype=self.array.dtype)
         for shard in range(start - start % self.shard_frames, stop, self.shard_frames):
             self._check_shard(shard)
+            end = min(shard + self.shard_frames, self.array.shape[0])
+            for first, last in self._runs(max(start, shard), min(stop, end)):
+                self._read(first, last, out[first - start : last - start])
+        return out[: stop - start]
+
+    def _runs(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Parts of a shard: runs of whole chunks, and parts of one chunk."""
         unit = self.chunk_frames
-        for first in range(start - start % unit, stop, unit):
-            low, high = max(first, start), min(first + unit, stop)
-            try:
-                stack[low - start : high - start] = self.array[low:high]
-            except MemoryError:
-                raise
-            except Exception as error:
-                reason = " ".join(str(error).split())
-                raise StoreError(
-                    f"{self.folder}: frames {low} to {high - 1} are damaged ({reason}): ingest again"
-                ) from error
-        return stack
+        while start < stop:
+            in_chunk = start % unit or stop - start < unit
+            last = min(stop, start - start % unit + unit) if in_chunk else stop - stop % unit
+            yield start, last
+            start = last
+
+    def _read(self, start: int, stop: int, out: NDArray[Any]) -> None:
+        whole = start % self.chunk_frames == 0 and (stop - start) % self.chunk_frames == 0
+        try:
+            if self._files is not None and whole and out.flags.c_contiguous:
+                place = start % self.shard_frames // self.chunk_frames
+                self._files.read(self._key(start // self.shard_frames), place, out)
+            else:
+                out[...] = self.array[start:stop]
+        except MemoryError:
+            raise
+        except Exception as error:
+            reason, frames = " ".join(str(error).split()), f"frames {start} to {stop - 1}"
+            raise StoreError(f"{self.folder}: {frames} are damaged ({reason}): ingest again") from error
 
     def check_whole(self) -> None:
         """Raise `StoreError` unless every shard is there."""

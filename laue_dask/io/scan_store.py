@@ -314,10 +314,15 @@ class ScanStore:
         )
         return lazy
 
-    def read_frames(self, start: int, stop: int) -> NDArray[Any]:
+    def read_frames(self, start: int, stop: int, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Frames (pattern, row, column) of patterns `start` to `stop`, read chunk by chunk.
 
         Where the store has no frames they are read from the detector's files; patterns that are not valid are zeros.
+
+        Parameters
+        ----------
+        out
+            Memory to read into, of that many frames or more: memory that was used before is several times as fast.
 
         Raises
         ------
@@ -325,8 +330,8 @@ class ScanStore:
             A frame is damaged or missing.
         """
         if self.has_frames:
-            return self._frames.read(start, stop)
-        return self._read_sources(start, stop)
+            return self._frames.read(start, stop, out=out)
+        return self._read_sources(start, stop, out=out)
 
     def reduced(self, digest: str) -> zarr.Array[Any] | None:
         """Reduced patterns of a recipe, finished or not; ``None`` where nobody began them."""
@@ -396,10 +401,11 @@ class ScanStore:
     def _frames(self) -> FrameArray:
         return FrameArray(self._folder, self._array("frames"))
 
-    def _read_sources(self, start: int, stop: int) -> NDArray[Any]:
-        stack = np.zeros((stop - start, *self.frame_shape), dtype=self.dtype)
+    def _read_sources(self, start: int, stop: int, *, out: NDArray[Any] | None) -> NDArray[Any]:
+        stack = np.empty((stop - start, *self.frame_shape), dtype=self.dtype) if out is None else out[: stop - start]
         valid = self._array("valid")[start:stop]
         for i, name in enumerate(self._array("source")[start:stop]):
+            stack[i] = 0
             if valid[i]:
                 try:
                     stack[i] = read_frame(FrameRef.parse(str(name)))

@@ -59,7 +59,7 @@ def written(path, n, *, side=SIDE, store_frames=True, valid=None):
 def unreadable(monkeypatch):
     """Frames of a store that say so when they are read."""
 
-    def read(self, start, stop):
+    def read(self, start, stop, *, out=None):
         raise AssertionError(f"frames {start} to {stop} were read")
 
     monkeypatch.setattr(FrameArray, "read", read)

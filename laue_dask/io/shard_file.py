@@ -1,0 +1,118 @@
+"""Chunks of a Zarr v3 shard, decoded straight into the caller's memory.
+
+Zarr's own codec pipeline allocates and copies every chunk several times, which costs more than decompressing it. Frames
+are nearly all that is ever read, so the one layout that `schema.create` writes (Blosc, CRC-32C, an index at the end of
+the shard) is read here without copies; an array of any other layout is left to Zarr.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Self, cast
+
+import google_crc32c
+import numpy as np
+import zarr
+from numcodecs import blosc
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec
+from zarr.codecs.bytes import Endian
+from zarr.codecs.sharding import ShardingCodecIndexLocation
+from zarr.storage import LocalStore
+
+_CRC_BYTES = 4
+_MISSING = np.iinfo(np.uint64).max
+
+
+class ShardFiles:
+    """Shards, along the first axis alone, of an array on a local disk.
+
+    Parameters
+    ----------
+    folder
+        Of the array.
+    chunk, chunks
+        Rows of a chunk, and chunks of a shard.
+    row
+        Shape of a row.
+    """
+
+    def __init__(self, folder: Path, dtype: np.dtype[Any], chunk: int, chunks: int, row: tuple[int, ...]) -> None:
+        self.folder, self.dtype, self.chunk, self.chunks, self.row = folder, dtype, chunk, chunks, row
+
+    @classmethod
+    def of(cls, array: zarr.Array[Any]) -> Self | None:
+        """The shards of an array, or None where their layout is not the one that can be read here."""
+        # The public `Array` says all of this only through its asynchronous twin's metadata.
+        codecs = tuple(getattr(array.metadata, "codecs", ()))
+        store = array.store_path.store
+        if len(codecs) != 1 or not isinstance(codecs[0], ShardingCodec) or not isinstance(store, LocalStore):
+            return None
+        shard = codecs[0]
+        inner = tuple(type(codec) for codec in shard.codecs)
+        index = tuple(type(codec) for codec in shard.index_codecs)
+        ordered = [codec for codec in (*shard.codecs, *shard.index_codecs) if isinstance(codec, BytesCodec)]
+        plain = (
+            inner == (BytesCodec, BloscCodec, Crc32cCodec)
+            and index == (BytesCodec, Crc32cCodec)
+            and all(codec.endian in (Endian.little, None) for codec in ordered)
+            and shard.index_location is ShardingCodecIndexLocation.end
+            and array.dtype.newbyteorder("<") == array.dtype
+            and array.shards is not None
+            and array.shards[1:] == array.chunks[1:] == array.shape[1:]
+        )
+        if not plain:
+            return None
+        chunk, unit = array.chunks[0], cast(tuple[int, ...], array.shards)[0]
+        return cls(Path(store.root) / array.path, array.dtype, chunk, unit // chunk, array.shape[1:])
+
+    def read(self, key: str, first: int, out: NDArray[Any]) -> None:
+        """Decode consecutive chunks of one shard.
+
+        Parameters
+        ----------
+        key
+            Of the shard, below the array's folder.
+        first
+            First chunk.
+        out : (rows, ...)
+            Contiguous, of the array's dtype, as many whole chunks as it holds.
+
+        Raises
+        ------
+        OSError
+            The shard cannot be read.
+        ValueError
+            It is cut, or a chunk is missing or damaged.
+        """
+        size = self.chunk * int(np.prod(self.row)) * self.dtype.itemsize
+        with (self.folder / key).open("rb", buffering=0) as file:
+            descriptor = file.fileno()
+            index = self._index(descriptor)
+            into = out.reshape(-1).view(np.uint8)
+            for place in range(len(out) // self.chunk):
+                offset, length = (int(value) for value in index[first + place])
+                if offset == _MISSING:
+                    raise ValueError(f"chunk {first + place} is missing")
+                packed = memoryview(os.pread(descriptor, length, offset))
+                _check(packed, length, f"chunk {first + place}")
+                if int.from_bytes(packed[4:8], "little") != size:  # of the Blosc header; less would leave old bytes
+                    raise ValueError(f"chunk {first + place} does not hold {size} bytes")
+                blosc.decompress(packed[:-_CRC_BYTES], into[place * size : (place + 1) * size])
+
+    def _index(self, descriptor: int) -> NDArray[np.uint64]:
+        """Offset and length of every chunk."""
+        length = 16 * self.chunks + _CRC_BYTES
+        end = os.fstat(descriptor).st_size
+        packed = memoryview(os.pread(descriptor, length, max(0, end - length)))
+        _check(packed, length, "the index")
+        return np.frombuffer(packed[:-_CRC_BYTES], dtype="<u8").reshape(-1, 2)
+
+
+def _check(packed: memoryview, length: int, what: str) -> None:
+    """Raise `ValueError` unless the CRC-32C that closes what was read is right."""
+    if len(packed) != length or length <= _CRC_BYTES:
+        raise ValueError(f"{what} is cut")
+    stored = int.from_bytes(packed[-_CRC_BYTES:], "little")
+    computed = int(google_crc32c.value(np.frombuffer(packed[:-_CRC_BYTES], np.uint8)))
+    if computed != stored:
+        raise ValueError(f"checksum of {what} is {computed:08x}, {stored:08x} is stored")
