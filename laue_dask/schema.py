@@ -7,7 +7,7 @@ the compressor: a flipped bit raises on reading instead of becoming a number.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import zarr
@@ -46,10 +46,13 @@ class ArraySpec:
     units: str
     meaning: str
     required: bool = True
+    compressor: Literal["zstd", "lz4"] = "zstd"
+    """LZ4 packs and unpacks frames much faster than Zstandard does, which leaves files somewhat smaller: better for all
+    else."""
 
 
 SCAN: Mapping[str, ArraySpec] = {
-    "frames": ArraySpec(("pattern", "row", "column"), None, 0, "counts", "detector frames as recorded", required=False),
+    "frames": ArraySpec(("pattern", "row", "column"), None, 0, "counts", "detector frames as recorded", False, "lz4"),
     "detector_mask": ArraySpec(("row", "column"), "bool", False, "", "True where the pixel is unusable"),
     "valid": ArraySpec(("pattern",), "bool", False, "", "True where the pattern was recorded and is usable"),
     "source": ArraySpec(("pattern",), "string", "", "", "file (and dataset, frame) that the pattern came from"),
@@ -90,6 +93,15 @@ RESULTS: Mapping[str, ArraySpec] = {
     "direct_rgb": ArraySpec(("y", "x", "channel"), "uint8", 0, "", "direct colouring"),
     "silhouette": ArraySpec(("score_k",), "float64", np.nan, "", "mean silhouette, stratified sample"),
     "calinski_harabasz": ArraySpec(("score_k",), "float64", np.nan, "", "Calinski-Harabasz score"),
+    "silhouette_draws": ArraySpec(
+        ("score_k", "draw"), "float64", np.nan, "", "mean silhouette of each of the repeated fits", required=False
+    ),
+    "calinski_harabasz_draws": ArraySpec(
+        ("score_k", "draw"), "float64", np.nan, "", "Calinski-Harabasz score of each repeated fit", required=False
+    ),
+    "stability": ArraySpec(
+        ("score_k",), "float64", np.nan, "1", "mean adjusted Rand index of every two repeated fits", required=False
+    ),
     "reconstruction_error": ArraySpec(
         ("y", "x"), "float32", np.nan, "nat", "binary cross entropy of the autoencoder, mean per pixel"
     ),
@@ -141,7 +153,9 @@ def create(
     kind: Any = str if not numeric else np.dtype(spec.dtype or dtype)
     compressors: list[Any] = []
     if numeric:
-        compressors.append(BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle", typesize=max(1, kind.itemsize)))
+        level = {"zstd": 3, "lz4": 5}[spec.compressor]
+        size = max(1, kind.itemsize)
+        compressors.append(BloscCodec(cname=spec.compressor, clevel=level, shuffle="bitshuffle", typesize=size))
     compressors.append(Crc32cCodec())
     described: dict[str, Any] = {"long_name": spec.meaning, **(attributes or {})}
     if spec.units:
