@@ -90,6 +90,9 @@ class ClusteringConfig(Model):
     sample: int = Field(20_000, ge=100)
     """Patterns used for the starts and for the scores."""
     silhouette_sample: int = Field(10_000, ge=100, le=50_000)
+    repeats: int = Field(5, ge=0, le=100)
+    """Repeated fits of each scored K to small samples: the scores' confidence bands, and whether the partition is found
+    again; 0 leaves them out."""
     min_cluster_size: int = Field(20, ge=2)
     """Fewest patterns of the sample in a cluster of HDBSCAN."""
     bandwidth: float | None = Field(None, gt=0)

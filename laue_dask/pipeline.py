@@ -154,7 +154,12 @@ def _advice(found: segmentation.Scores, made: Sequence[segmentation.Segmentation
     """What speaks for the suggested K, in words."""
     contiguity = {one.k: mapscores.contiguity(one.labels).score for one in made}
     advice = selection.advise(
-        found.k, found.silhouette, found.calinski_harabasz, contiguity=contiguity, suggested=found.suggested
+        found.k,
+        found.silhouette,
+        found.calinski_harabasz,
+        repeated=found.repeated,
+        contiguity=contiguity,
+        suggested=found.suggested,
     )
     return [*advice.reasons, advice.verdict]
 

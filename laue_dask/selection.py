@@ -21,6 +21,9 @@ STABLE = 0.9
 CONTIGUOUS = 0.1
 """Contiguity below which labels are strewn over the specimen as if by chance."""
 
+STARTS = 3
+"""Starts of each of the repeated fits: of a single one the worst optima would tell more than the data."""
+
 
 @dataclass(frozen=True)
 class Repeated:
@@ -31,7 +34,7 @@ class Repeated:
     k
         Number of clusters.
     silhouette, calinski_harabasz
-        (draws,), each of a fit of its own sample.
+        (draws,), each of the partition of the whole table by a fit to a sample of its own.
     stability
         Mean adjusted Rand index of every two fits, as they label the whole table; 1 is the same partition. NaN for
         less than two fits.
@@ -44,10 +47,12 @@ class Repeated:
 
 
 def repeat(X: Array, k: int, *, draws: int = 5, size: int = 1000, seed: int = 0) -> Repeated:
-    """Fit k-means to `draws` samples of the rows of X, (n, M), each with a seed of its own.
+    """Fit k-means to `draws` samples of the rows of X, (n, M), each with a seed of its own, and score its labels of X.
 
     A sample has `size` rows, but at most 80 % of all, drawn without repetition. Samples with at most `k` distinct
-    rows are left out.
+    rows are left out. The Calinski-Harabasz score is of all rows, for it grows with their number; the silhouette is
+    estimated from about `size` rows, other ones for each fit. So scores differ by the patterns that a fit saw, by
+    where it started and by the patterns that it was judged by, and are on the scale of `scores.score_labels`.
     """
     taken = min(size, max(2, int(0.8 * len(X))))
     labels: list[Array] = []
@@ -57,9 +62,10 @@ def repeat(X: Array, k: int, *, draws: int = 5, size: int = 1000, seed: int = 0)
         rows = X[np.sort(rng.choice(len(X), min(taken, len(X)), replace=False))]
         if len(distinct_rows(rows)) <= k:
             continue
-        fitted = sample_kmeans(rows, k, n_init=1, seed=int(rng.integers(2**31)))
-        found.append((scores.silhouette(rows, fitted.labels_), scores.calinski_harabasz(rows, fitted.labels_)))
+        fitted = sample_kmeans(rows, k, n_init=STARTS, seed=int(rng.integers(2**31)))
         labels.append(nearest(X, fitted.cluster_centers_))
+        figures = scores.score_labels(X, labels[-1], silhouette_size=size, seed=int(rng.integers(2**31)))
+        found.append((figures["silhouette"], figures["calinski_harabasz"]))
     pairs = [adjusted_rand_score(labels[i], labels[j]) for i in range(len(labels)) for j in range(i)]
     values = np.array(found).reshape(-1, 2)
     return Repeated(k, values[:, 0], values[:, 1], float(np.mean(pairs)) if pairs else float("nan"))
@@ -101,7 +107,7 @@ def advise(
     silhouette: Sequence[float] | Array,
     calinski_harabasz: Sequence[float] | Array,
     *,
-    stability: Sequence[float] | Array | None = None,
+    repeated: Sequence[Repeated] = (),
     contiguity: dict[int, float] | None = None,
     suggested: Sequence[int] | None = None,
 ) -> Advice:
@@ -111,8 +117,9 @@ def advise(
     ----------
     k_values, silhouette, calinski_harabasz
         The sweep (Figure 16).
-    stability
-        Of each K, as `repeat` gives it.
+    repeated
+        Repeated fits of these K, or of some of them: say how far the scores scatter, and whether the partition is
+        found again.
     contiguity
         `mapscores.contiguity` score of the label maps that were made, by K.
     suggested
@@ -122,10 +129,13 @@ def advise(
     if not chosen:
         return Advice((), (), "No K could be scored: there are too few distinct patterns.", structure=False)
     curves = {"silhouette": np.asarray(silhouette, float), "Calinski–Harabasz": np.asarray(calinski_harabasz, float)}
-    steady = dict(zip(k_values, stability, strict=True)) if stability is not None else {}
+    again = {one.k: one for one in repeated}
     apart = contiguity or {}
     reasons = tuple(
-        f"K = {k}: " + ", ".join([*_peaks(k, list(k_values), curves), *_others(k, steady, apart)]) + "." for k in chosen
+        f"K = {k}: "
+        + ", ".join([*_peaks(k, list(k_values), curves, again.get(k)), *_others(k, again.get(k), apart)])
+        + "."
+        for k in chosen
     )
     best = float(np.nanmax(curves["silhouette"]))
     strewn = bool(apart) and max(apart.values()) < CONTIGUOUS
@@ -149,34 +159,36 @@ def advise(
     return Advice(chosen, reasons, verdict, structure=True)
 
 
-def _peaks(k: int, k_values: list[int], curves: dict[str, Array]) -> list[str]:
+def _peaks(k: int, k_values: list[int], curves: dict[str, Array], again: Repeated | None) -> list[str]:
     said = []
+    scatter = {"silhouette": again.silhouette, "Calinski–Harabasz": again.calinski_harabasz} if again else {}
     for name, values in curves.items():
         if k not in k_values or not np.isfinite(values[k_values.index(k)]):
             continue
         value = values[k_values.index(k)]
-        shown = f"{value:.2f}" if name == "silhouette" else f"{value:.0f}"
+        decimals = 2 if name == "silhouette" else 0
+        low, high = band(scatter.get(name, np.empty(0)))
+        around = f"; {low:.{decimals}f} to {high:.{decimals}f} in repeated fits" if np.isfinite(low) else ""
+        shown = f"{value:.{decimals}f}"
         if value >= np.nanmax(values):
             still = " and still rising" if k == k_values[-1] and len(k_values) > 1 else ""
-            said.append(f"{name} is highest here ({shown}{still})")
+            said.append(f"{name} is highest here ({shown}{still}{around})")
             continue
         span = np.nanmax(values) - np.nanmin(values)
         known = np.where(np.isfinite(values), values, np.nanmin(values))
         at, found = find_peaks(np.concatenate([[known.min()], known, [known.min()]]), prominence=0)
         height = dict(zip((at - 1).tolist(), found["prominences"].tolist(), strict=True)).get(k_values.index(k), 0.0)
         if k != k_values[-1] and span > 0 and height >= scores.PROMINENCE * span:
-            said.append(f"{name} has a peak ({shown}, {100 * height / span:.0f} % of its range)")
+            doubt = ", no higher than these scatter" if high - low > height else ""
+            said.append(f"{name} has a peak ({shown}, {100 * height / span:.0f} % of its range{around}{doubt})")
     return said or ["asked for; no score peaks here"]
 
 
-def _others(k: int, stability: dict[int, float], contiguity: dict[int, float]) -> list[str]:
+def _others(k: int, again: Repeated | None, contiguity: dict[int, float]) -> list[str]:
     said = []
-    if np.isfinite(stability.get(k, np.nan)):
-        said.append(
-            f"the same partition in repeated fits (ARI {stability[k]:.2f})"
-            if stability[k] >= STABLE
-            else f"repeated fits differ (ARI {stability[k]:.2f})"
-        )
+    if again and np.isfinite(again.stability):
+        same = "the same partition in repeated fits" if again.stability >= STABLE else "repeated fits differ"
+        said.append(f"{same} (ARI {again.stability:.2f})")
     if np.isfinite(contiguity.get(k, np.nan)):
         strewn = "strewn over the specimen" if contiguity[k] < CONTIGUOUS else "contiguous on the specimen"
         said.append(f"labels {strewn} ({contiguity[k]:.2f} of 1)")

@@ -13,7 +13,7 @@ from laue_dask.schema import REDUCED, RESULTS, SCAN, TRAINING
 
 SIZES = {
     "pattern": 6, "row": 9, "column": 8, "axis": 2, "v": 128, "u": 128, "latent": 16, "component": 16, "k": 2,
-    "score_k": 3, "y": 2, "x": 3, "cluster": 4, "channel": 3,
+    "score_k": 3, "y": 2, "x": 3, "cluster": 4, "channel": 3, "draw": 5,
 }  # fmt: skip
 TABLE = {
     "features": ("pattern", "latent"),
@@ -29,6 +29,9 @@ TABLE = {
     "direct_rgb": ("y", "x", "channel"),
     "silhouette": ("score_k",),
     "calinski_harabasz": ("score_k",),
+    "silhouette_draws": ("score_k", "draw"),
+    "calinski_harabasz_draws": ("score_k", "draw"),
+    "stability": ("score_k",),
     "reconstruction_error": ("y", "x"),
     "distance_to_centroid": ("k", "y", "x"),
     "n_clusters": ("k",),

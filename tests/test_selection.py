@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laue_dask.scores import score_sweep
-from laue_dask.selection import advise, band, repeat
+from laue_dask.selection import Repeated, advise, band, repeat
 
 
 def blobs(n, k, *, apart=6.0, seed=0, m=4):
@@ -43,18 +43,29 @@ def test_too_few_distinct_rows_have_no_scores():
     assert np.isnan(band(found.silhouette)).all()
 
 
+def test_repeated_fits_are_scored_on_the_scale_of_the_sweep():
+    X = blobs(2000, 4, apart=12)
+    [row] = score_sweep(X, [4], n_init=3)
+    found = repeat(X, 4, size=300)
+    np.testing.assert_allclose(found.calinski_harabasz, row["calinski_harabasz"], rtol=0.02)
+    np.testing.assert_allclose(found.silhouette, row["silhouette"], atol=0.05)
+    assert np.ptp(found.silhouette) > 0
+
+
 def test_reasons_name_the_scores_that_peak():
+    steady = Repeated(4, np.array([0.5, 0.55]), np.array([150.0, 190.0]), 0.97)
     found = advise(
         [2, 3, 4, 5, 6],
         [0.3, 0.4, 0.6, 0.4, 0.3],
         [100.0, 300.0, 200.0, 150.0, 120.0],
-        stability=[0.99, 0.95, 0.97, 0.6, 0.5],
+        repeated=[Repeated(3, np.empty(0), np.empty(0), 0.85), steady],
         contiguity={4: 0.85, 3: 0.02},
     )
     assert found.k == (3, 4)
     assert "Calinski–Harabasz is highest here (300)" in found.reasons[0]
+    assert "repeated fits differ (ARI 0.85)" in found.reasons[0]
     assert "strewn over the specimen (0.02 of 1)" in found.reasons[0]
-    assert "silhouette is highest here (0.60)" in found.reasons[1]
+    assert "silhouette is highest here (0.60; 0.50 to 0.55 in repeated fits)" in found.reasons[1]
     assert "same partition in repeated fits (ARI 0.97)" in found.reasons[1]
     assert "contiguous on the specimen (0.85 of 1)" in found.reasons[1]
     assert found.structure
@@ -65,6 +76,13 @@ def test_a_second_peak_is_named_with_its_height():
     found = advise(range(2, 9), [0.6, 0.3, 0.35, 0.5, 0.3, 0.2, 0.1], [9.0, 8, 7, 6, 5, 4, 3])
     assert found.k == (2, 5)
     assert "silhouette has a peak (0.50, 40 % of its range)" in found.reasons[1]
+
+
+@pytest.mark.parametrize(("spread", "doubted"), [(0.05, False), (0.5, True)])
+def test_a_peak_within_the_scatter_of_repeated_fits_is_doubted(spread, doubted):
+    again = Repeated(5, 0.5 + spread * np.linspace(-0.5, 0.5, 21), np.full(21, 6.0), 0.9)
+    found = advise(range(2, 9), [0.6, 0.3, 0.35, 0.5, 0.3, 0.2, 0.1], [9.0, 8, 7, 6, 5, 4, 3], repeated=[again])
+    assert ("no higher than these scatter" in found.reasons[1]) == doubted
 
 
 def test_a_rising_score_says_so():

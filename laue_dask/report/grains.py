@@ -15,7 +15,6 @@ from laue_dask import regions
 from laue_dask.densities import cluster_densities, component_ranges
 from laue_dask.report import canvas, maps
 from laue_dask.report.canvas import INK, SMALL, TEXT
-from laue_dask.selection import Repeated, band
 
 DENSITY_CLUSTERS, DENSITY_COMPONENTS, DENSITY_BINS = 5, 8, 40
 """The paper's Figure 11: five clusters, eight components."""
@@ -130,31 +129,6 @@ def density_figure(results: xr.Dataset, k: int, *, clusters: Sequence[int] | Non
         axes.set_title(f"$x_{component + 1}$", size=TEXT, color=INK, pad=2)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=3))
     canvas.legend(figure, [Line2D([], [], color=colours(cluster), label=f"cluster {cluster}") for cluster in shown])
-    return figure
-
-
-def repeated_scores(found: Sequence[Repeated]) -> Figure:
-    """Scores against K with the band of repeated fits, and how well these agree (paper, Figure 16, with error bars)."""
-    k = np.array([one.k for one in found])
-    figure = Figure(figsize=(6.2, 6.6), dpi=canvas.DPI, facecolor="white")
-    canvas.head(figure, title="Scores in repeated fits", facts=f"K-means, K = {k.min()} to {k.max()}, 90 % of the fits")
-    panels = (
-        ("silhouette score", [one.silhouette for one in found]),
-        ("Calinski–Harabasz score", [one.calinski_harabasz for one in found]),
-        ("stability (adjusted Rand index)", [np.array([one.stability]) for one in found]),
-    )
-    for place, (label, values) in enumerate(panels):
-        axes = canvas.place(figure, left=0.95, top=0.75 + 1.85 * place, width=5.0, height=1.6)
-        low, high = np.array([band(one) for one in values]).T
-        axes.fill_between(k, low, high, color=_LINE, alpha=0.25, linewidth=0)
-        middle = [np.median(one) if len(one) else np.nan for one in values]
-        axes.plot(k, middle, "o-", color=_LINE, markersize=4, linewidth=1)
-        last = place == len(panels) - 1
-        axes.set_xlabel("number of clusters K" if last else "", size=TEXT, color=INK)
-        axes.set_ylabel(label, size=TEXT, color=INK)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True, steps=[1, 2, 5, 10]))
-        axes.tick_params(labelbottom=last)
-        axes.grid(visible=True, color="#dddddd", linewidth=0.5)
     return figure
 
 

@@ -82,7 +82,8 @@ _CAPTIONS = {
     "distance_to_centroid": "Distance of each pattern to its cluster's centroid: where it is large, the delegate says "
     "little about the pattern.",
     "delegates": "Reduced patterns of the delegates, framed in the colours of the label map.",
-    "scores": "Silhouette and Calinski–Harabasz score against the number of clusters K.",
+    "scores": "Silhouette and Calinski–Harabasz score against the number of clusters K; bands and stability (adjusted "
+    "Rand index) of repeated fits to small samples, where there are any.",
     "explained_variance": "Explained variance of the principal components.",
     "reconstruction_error": "Reconstruction error of the autoencoder. It grows with the number of bright pixels.",
     "unexplained": "Share of each pattern that the autoencoder's reconstruction leaves unexplained, whatever the "

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from laue_dask.io.places import replace_file
 from laue_dask.report import canvas, grains, maps
 from laue_dask.report.canvas import INK, SMALL, TEXT
+from laue_dask.selection import band
 
 DELEGATES_UP_TO = 32
 """Largest K whose delegates are marked on the map."""
@@ -166,23 +167,34 @@ def explained_variance(results: xr.Dataset) -> Figure:
 
 
 def scores(results: xr.Dataset) -> Figure:
-    """Silhouette and Calinski-Harabasz score against K, the suggested K marked (paper, Figure 16)."""
+    """Silhouette and Calinski-Harabasz score against K, the suggested K marked (paper, Figure 16).
+
+    Where fits were repeated, bands hold 90 % of their scores, and a third curve tells how well their partitions agree.
+    """
     k = results["score_k"].to_numpy()
-    figure = Figure(figsize=(6.2, 5.0), dpi=canvas.DPI, facecolor="white")
+    shown = [("silhouette", "silhouette score"), ("calinski_harabasz", "Calinski–Harabasz score")]
+    if _has(results, "stability"):
+        shown.append(("stability", "stability (mean ARI)"))
+    figure = Figure(figsize=(6.2, 1.3 + 1.85 * len(shown)), dpi=canvas.DPI, facecolor="white")
     canvas.head(figure, title="Scores of the segmentations", facts=f"K-means, K = {k.min()} to {k.max()}")
     marks: list[Artist] = []
-    for row, (name, label) in enumerate(
-        (("silhouette", "silhouette score"), ("calinski_harabasz", "Calinski–Harabasz score"))
-    ):
+    bands: list[Artist] = []
+    for row, (name, label) in enumerate(shown):
         axes = canvas.place(figure, left=0.95, top=0.95 + 1.85 * row, width=5.0, height=1.6)
         axes.plot(k, results[name].to_numpy(), "o-", color=_LINE, markersize=4, linewidth=1)
+        if _has(results, f"{name}_draws"):
+            draws = results[f"{name}_draws"].to_numpy()
+            low, high = np.array([band(values) for values in draws]).T
+            said = f"90 % of {draws.shape[1]} repeated fits"
+            bands = [axes.fill_between(k, low, high, color=_LINE, alpha=0.25, linewidth=0, label=said)]
         marks = [axes.axvline(best, color=_MARK, linewidth=1, linestyle="--") for best in _suggested(results)]
-        _label(axes, "number of clusters K" if row else "", label)
-        if not row:
-            axes.tick_params(labelbottom=False)
+        last = row == len(shown) - 1
+        _label(axes, "number of clusters K" if last else "", label)
+        axes.tick_params(labelbottom=last)
     if marks:
         marks[0].set_label(f"suggested K = {', '.join(str(best) for best in _suggested(results))}")
-        canvas.legend(figure, marks[:1])
+    if marks or bands:
+        canvas.legend(figure, [*marks[:1], *bands])
     return figure
 
 

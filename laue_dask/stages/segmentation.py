@@ -23,6 +23,7 @@ from laue_dask.io.results import ResultsWriter
 from laue_dask.pca import IncrementalPCA
 from laue_dask.progress import Progress
 from laue_dask.seeding import distinct_rows, sample_rows, search
+from laue_dask.selection import Repeated, repeat
 from laue_dask.smoothing import potts
 from laue_dask.stages.specimen import Map, usable
 
@@ -38,6 +39,8 @@ class Scores:
     ----------
     seeds
         K → (K, M_PCA) float64, centres of the best partition of the sample: where k-means of all patterns starts.
+    repeated
+        Of each K; none where repetitions are switched off.
     """
 
     k: tuple[int, ...] = ()
@@ -45,6 +48,7 @@ class Scores:
     calinski_harabasz: tuple[float, ...] = ()
     suggested: tuple[int, ...] = ()
     seeds: Mapping[int, NDArray[np.float64]] = field(default_factory=dict)
+    repeated: tuple[Repeated, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,8 @@ def score(
 ) -> Scores:
     """Silhouette and Calinski-Harabasz of k-means over K on a sample, one task per K (section 4.2, Figure 16).
 
-    The K asked for are scored as well, but only the configured range suggests a K: peaks need neighbours.
+    The K asked for are scored as well, but only the configured range suggests a K: peaks need neighbours. Repeated
+    fits tell how far the scores scatter and whether a partition is found again.
 
     Parameters
     ----------
@@ -130,7 +135,7 @@ def score(
     client = workers.client if workers else None
     with progress.stage("scores", total=len(values), unit="K") as advance:
         found = map_tasks(_score_one, values, (sample, config), client=client, on_done=lambda k: advance(1))
-    figures = {k: figures for k, (figures, _) in zip(values, found, strict=True)}
+    figures = {k: figures for k, (figures, _, _) in zip(values, found, strict=True)}
     near = [k for k in values if first <= k <= last]
     suggested = scores.suggest_k(
         near, [figures[k]["silhouette"] for k in near], [figures[k]["calinski_harabasz"] for k in near]
@@ -138,17 +143,18 @@ def score(
     # A larger K is sought on a larger sample, where there is one.
     seeds = {
         k: centers
-        for k, (_, centers) in zip(values, found, strict=True)
+        for k, (_, centers, _) in zip(values, found, strict=True)
         if len(sample_rows(samples.shape[0], seed_sample(config.sample, k), config.seed)) == len(sample)
     }
     silhouette = tuple(figures[k]["silhouette"] for k in values)
     calinski_harabasz = tuple(figures[k]["calinski_harabasz"] for k in values)
-    return put_scores(Scores(tuple(values), silhouette, calinski_harabasz, tuple(suggested), seeds), results)
+    repeated = tuple(again for _, _, again in found if again is not None)
+    return put_scores(Scores(tuple(values), silhouette, calinski_harabasz, tuple(suggested), seeds, repeated), results)
 
 
 def same_scores(before: ClusteringConfig, now: ClusteringConfig) -> bool:
     """Whether scores made with one configuration are those of the other."""
-    names = ("score_k", "n_init", "sample", "silhouette_sample", "seed")
+    names = ("score_k", "n_init", "sample", "silhouette_sample", "repeats", "seed")
     return all(getattr(before, name) == getattr(now, name) for name in names)
 
 
@@ -162,7 +168,12 @@ def read_scores(dataset: xr.Dataset, suggested: Sequence[int]) -> Scores:
     """Scores of a results store, without seeds."""
     names = ("score_k", "silhouette", "calinski_harabasz")
     k, silhouette, calinski_harabasz = (tuple(dataset[name].values.tolist()) for name in names)
-    return Scores(k, silhouette, calinski_harabasz, tuple(suggested))
+    repeated: tuple[Repeated, ...] = ()
+    if "stability" in dataset:
+        draws = (dataset[name].values for name in ("silhouette_draws", "calinski_harabasz_draws"))
+        columns = zip(k, *draws, dataset["stability"].values.tolist(), strict=True)
+        repeated = tuple(Repeated(i, s[np.isfinite(s)], ch[np.isfinite(ch)], steady) for i, s, ch, steady in columns)
+    return Scores(k, silhouette, calinski_harabasz, tuple(suggested), repeated=repeated)
 
 
 def warnings_of(found: Sequence[Segmentation], config: ClusteringConfig) -> list[str]:
@@ -179,17 +190,30 @@ def put_scores(found: Scores, results: ResultsWriter) -> Scores:
     results.put("score_k", np.asarray(found.k, dtype=np.int32))
     results.put("silhouette", np.asarray(found.silhouette))
     results.put("calinski_harabasz", np.asarray(found.calinski_harabasz))
+    if found.repeated:
+        for name in ("silhouette", "calinski_harabasz"):
+            results.put(f"{name}_draws", _side_by_side([getattr(one, name) for one in found.repeated]))
+        results.put("stability", np.array([one.stability for one in found.repeated]))
     return found
+
+
+def _side_by_side(rows: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Rows of one length, those that are shorter padded with NaN."""
+    table = np.full((len(rows), max(map(len, rows))), np.nan)
+    for row, values in zip(table, rows, strict=True):
+        row[: len(values)] = values
+    return table
 
 
 def _score_one(
     k: int, sample: NDArray[np.float32], config: ClusteringConfig
-) -> tuple[dict[str, float], NDArray[np.float64]]:
-    """Scores of the best partition of the sample into K clusters, and its centres."""
+) -> tuple[dict[str, float], NDArray[np.float64], Repeated | None]:
+    """Scores of the best partition of the sample into K clusters, its centres, and the scores of repeated fits."""
     centers = search(sample, k, n_init=config.n_init, seed=config.seed)
     labels = nearest(sample, centers)
     figures = scores.score_labels(sample, labels, silhouette_size=config.silhouette_sample, seed=config.seed)
-    return figures, centers
+    again = repeat(sample, k, draws=config.repeats, seed=config.seed) if config.repeats else None
+    return figures, centers, again
 
 
 def segment(

@@ -1,10 +1,8 @@
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from laue_dask.report import grains
-from laue_dask.selection import Repeated
 
 
 @given(st.integers(1, 8), st.integers(1, 8), st.integers(0, 2**32))
@@ -37,17 +35,6 @@ def test_density_is_of_the_largest_clusters_and_the_components_that_were_used(ma
 def test_density_is_of_the_clusters_asked_for(make_results):
     figure = grains.density_figure(make_results(ks=(8,)), 8, clusters=[6, 1])
     assert [line.get_label() for line in figure.legends[0].get_lines()] == ["cluster 6", "cluster 1"]
-
-
-def test_repeated_scores_show_their_band(results):
-    found = [Repeated(k, np.linspace(0.4, 0.6, 5), np.linspace(90, 110, 5), 0.9) for k in range(2, 7)]
-    figure = grains.repeated_scores([*found, Repeated(7, np.empty(0), np.empty(0), np.nan)])
-    silhouette, harabasz, stability = figure.axes
-    assert silhouette.lines[0].get_ydata()[:5] == pytest.approx(0.5)
-    assert harabasz.lines[0].get_ydata()[:5] == pytest.approx(100)
-    assert stability.lines[0].get_ydata()[:5] == pytest.approx(0.9)
-    band = silhouette.collections[0].get_paths()[0].vertices[:, 1]
-    assert (band.min(), band.max()) == pytest.approx((0.41, 0.59))
 
 
 def test_errors_are_drawn_over_k():

@@ -204,6 +204,26 @@ def test_scores_are_drawn_against_k_with_every_suggested_k_marked(make_results):
     assert legend_texts(figure) == ["suggested K = 3, 6"]
 
 
+def test_scores_of_repeated_fits_are_a_band_and_their_agreement_a_curve(make_results):
+    results = make_results(suggested_k=(6,))
+    k = results["score_k"].values
+    spread = np.linspace(-0.1, 0.1, 21)
+    draws = results["silhouette"].values[:, None] + spread
+    draws[0] = np.nan
+    results["silhouette_draws"] = (("score_k", "draw"), draws)
+    results["calinski_harabasz_draws"] = (("score_k", "draw"), 1000 * draws)
+    results["stability"] = (("score_k",), np.where(k == 2, np.nan, 1 / k))
+    figure = plots.scores(results)
+    assert [axes.get_ylabel() for axes in figure.axes][2] == "stability (mean ARI)"
+    np.testing.assert_array_equal(figure.axes[2].lines[0].get_ydata(), results["stability"])
+    assert not figure.axes[2].collections
+    drawn = figure.axes[0].collections[0].get_paths()[0].vertices
+    at = drawn[drawn[:, 0] == 6, 1]
+    assert (at.min(), at.max()) == pytest.approx((results["silhouette"].values[4] + np.array([-0.09, 0.09])).tolist())
+    assert not (drawn[:, 0] == 2).any()
+    assert legend_texts(figure) == ["suggested K = 6", "90 % of 21 repeated fits"]
+
+
 @pytest.mark.parametrize("suggested", [None, []])
 def test_scores_without_a_suggestion_have_no_mark(results, suggested):
     del results.attrs["suggested_k"]

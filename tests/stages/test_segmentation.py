@@ -2,6 +2,7 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
+import xarray as xr
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
@@ -95,6 +96,32 @@ def test_scores_suggest_the_number_of_clouds(tmp_path, workers):
     np.testing.assert_array_equal(stored["score_k"], found.k)
     np.testing.assert_array_equal(stored["silhouette"], found.silhouette)
     np.testing.assert_array_equal(stored["calinski_harabasz"], found.calinski_harabasz)
+
+
+def test_repeated_fits_are_stored_and_read_back(tmp_path, workers):
+    table = da.from_array(clouds(), chunks=(20, 6))
+    results = ResultsWriter(tmp_path, {})
+    found = segmentation.score(table, CONFIG, results, workers=workers, progress=QUIET)
+    assert [one.k for one in found.repeated] == [2, 3, 4, 5]
+    assert all(len(one.silhouette) == len(one.calinski_harabasz) == CONFIG.repeats for one in found.repeated)
+    assert found.repeated[1].stability > 0.99 > found.repeated[3].stability
+    stored = xr.open_zarr(results.partial, consolidated=False, mask_and_scale=False)
+    again = segmentation.read_scores(stored, found.suggested)
+    assert again.suggested == found.suggested
+    for ours, theirs in zip(found.repeated, again.repeated, strict=True):
+        assert (ours.k, ours.stability) == (theirs.k, theirs.stability)
+        np.testing.assert_array_equal(ours.silhouette, theirs.silhouette)
+        np.testing.assert_array_equal(ours.calinski_harabasz, theirs.calinski_harabasz)
+
+
+def test_repeated_fits_can_be_left_out(tmp_path, workers):
+    table = da.from_array(clouds(), chunks=(20, 6))
+    results = ResultsWriter(tmp_path, {})
+    config = CONFIG.model_copy(update={"repeats": 0})
+    assert segmentation.score(table, config, results, workers=workers, progress=QUIET).repeated == ()
+    assert not [name for name in results.group.array_keys() if "draws" in name or name == "stability"]
+    stored = xr.open_zarr(results.partial, consolidated=False, mask_and_scale=False)
+    assert segmentation.read_scores(stored, ()).repeated == ()
 
 
 def test_scores_stop_at_the_number_of_distinct_patterns(tmp_path, workers):
