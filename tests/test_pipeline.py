@@ -299,7 +299,7 @@ class Counted:
 @pytest.mark.parametrize(
     ("module", "name", "allowed", "done"),
     [
-        (reduction.preprocess, "reduce_frames", 5, 32),
+        (reduction.preprocess, "reduce_frames", 40, 32),
         (encoder, "_in_batches", 1, 32),
     ],
 )

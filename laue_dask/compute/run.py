@@ -201,6 +201,9 @@ def write_array(
     journal = Journal.of(target)
     journal.keep(lambda receipt: _is_written(target, int(receipt["block"])))
     done = sum(receipt["stop"] - receipt["start"] for receipt in journal.read().values())
+    if done == target.shape[0]:
+        target.attrs["finished"] = True
+        return
     with progress.stage(stage, total=target.shape[0], done=done) as advance:
         run_blocks(
             write_tasks(blocks, target),
@@ -259,7 +262,6 @@ def write_tasks(blocks: da.Array, target: zarr.Array[Any]) -> list[Delayed]:
         blocks,
         root=root,
         member=member,
-        unit=unit,
         dtype=object,
         drop_axis=tuple(range(1, blocks.ndim)),
         chunks=((1,) * blocks.numblocks[0],),
@@ -270,19 +272,29 @@ def write_tasks(blocks: da.Array, target: zarr.Array[Any]) -> list[Delayed]:
     return list(receipts.to_delayed().ravel())
 
 
-def _write(
-    block: NDArray[Any], *, root: str, member: str, unit: int, block_info: dict[Any, Any] | None = None
-) -> NDArray[Any]:
+def _write(block: NDArray[Any], *, root: str, member: str, block_info: dict[Any, Any] | None = None) -> NDArray[Any]:
     if block_info is None:
         raise ValueError("block_info is needed to know where the block belongs")
     index = int(block_info[0]["chunk-location"][0])
+    return np.array([write_block(block, zarr.open_array(root, path=member, mode="r+"), index)], dtype=object)
+
+
+def write_block(block: NDArray[Any], array: zarr.Array[Any], index: int) -> Receipt:
+    """Write one block, a shard (a chunk where there are none) of an array on disk.
+
+    Raises
+    ------
+    ValueError
+        It is not exactly one block: writing would lose data silently.
+    """
+    unit = (array.shards or array.chunks)[0]
     start = index * unit
+    if not 0 <= start < array.shape[0] or len(block) != min(unit, array.shape[0] - start):
+        raise ValueError(f"{len(block)} rows are not block {index} of {unit} rows among {array.shape[0]}")
     # Written even if empty: a block that is not there is one that was lost.
-    array = zarr.open_array(root, path=member, mode="r+").with_config({"write_empty_chunks": True})
-    array[start : start + len(block)] = block
+    array.with_config({"write_empty_chunks": True})[start : start + len(block)] = block
     crc = zlib.crc32(np.ascontiguousarray(block).view(np.uint8).data)
-    receipt = {"block": index, "start": start, "stop": start + len(block), "crc32": crc}
-    return np.array([receipt], dtype=object)
+    return {"block": index, "start": start, "stop": start + len(block), "crc32": crc}
 
 
 def map_tasks(

@@ -1,14 +1,15 @@
 """The frames of a scan store on disk: written by whole shards, read by chunks, and never silently lost."""
 
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import google_crc32c
 import numpy as np
 import zarr
 from numpy.typing import DTypeLike, NDArray
 
+from laue_dask.blocks import block_size
 from laue_dask.errors import ComputeError, StoreError
 from laue_dask.io.shard_file import ShardFiles
 
@@ -28,10 +29,11 @@ def frame_layout(frame_shape: tuple[int, int], dtype: DTypeLike, n: int) -> Layo
     """How `n` frames are cut into chunks and shards.
 
     A chunk is one frame, so that looking at a delegate reads nothing else; where frames are tiny it is as many (a power
-    of two) as fit into 256 KiB. A shard is the largest power of two of frames whose raw size is at most 128 MiB.
+    of two) as fit into 256 KiB. A shard is the largest power of two of frames whose raw size is at most 128 MiB and
+    that a block of work holds: a block is whole shards, which one task writes.
     """
     size = max(1, int(np.prod(frame_shape)) * np.dtype(dtype).itemsize)
-    shard = _power_of_two(SHARD_BYTES // size)
+    shard = min(_power_of_two(SHARD_BYTES // size), block_size(n))
     chunk = min(shard, _power_of_two(CHUNK_BYTES // size))
     why = (
         f"{n} frames of {size / 2**20:.3g} MiB: {chunk} per chunk, {shard} per shard "
@@ -127,9 +129,9 @@ class FrameArray:
             raise StoreError(f"{self.folder}: the shard of frames {start}, … is missing ({key}): ingest again")
 
 
-def crc32(stack: NDArray[Any]) -> int:
-    """Checksum of an array's bytes."""
-    return zlib.crc32(np.ascontiguousarray(stack).view(np.uint8).data)
+def checksum(stack: NDArray[Any]) -> int:
+    """CRC-32C of an array's bytes: processors have an instruction for it."""
+    return int(google_crc32c.value(np.ascontiguousarray(stack).reshape(-1).view(np.uint8)))
 
 
 def _power_of_two(limit: int) -> int:

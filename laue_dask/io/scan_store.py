@@ -21,7 +21,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from laue_dask import schema
 from laue_dask.errors import FrameError, StoreError
-from laue_dask.io.frame_array import FrameArray, crc32, frame_layout
+from laue_dask.io.frame_array import FrameArray, checksum, frame_layout
 from laue_dask.io.frames import FrameRef, read_frame
 from laue_dask.io.geometry import ScanGrid
 from laue_dask.io.shards import read_shard
@@ -275,7 +275,7 @@ class ScanStore:
         self._array("source")[:] = np.array(source, dtype=object)
         self._array("position")[:] = position
         self._array("valid")[:] = valid
-        self.root.attrs.update({"set_aside": set_aside, "crc32": [int(receipt["crc32"]) for receipt in ordered]})
+        self.root.attrs.update({"set_aside": set_aside, "crc32c": [int(receipt["crc32c"]) for receipt in ordered]})
 
     def has_shard(self, block: int) -> bool:
         """Whether a shard is on disk; always, where the store has no frames."""
@@ -289,7 +289,7 @@ class ScanStore:
         StoreError
             A shard is missing, or something appeared at the path meanwhile.
         """
-        if "crc32" not in self.root.attrs:
+        if "crc32c" not in self.root.attrs:
             raise StoreError(f"{self.path}: its shards are not recorded: run the ingest again")
         if self.has_frames:
             self._frames.check_whole()
@@ -368,7 +368,7 @@ class ScanStore:
         arrays = [
             zlib.crc32(np.ascontiguousarray(values).view(np.uint8).data) for values in (self.valid, self.detector_mask)
         ]
-        parts = [schema.VERSION, self.scan_shape, self.frame_shape, self.dtype.str, self._attribute("crc32"), arrays]
+        parts = [schema.VERSION, self.scan_shape, self.frame_shape, self.dtype.str, self._attribute("crc32c"), arrays]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     def check_shard_content(self, block: int) -> None:
@@ -380,8 +380,8 @@ class ScanStore:
             It is missing, damaged, or another shard's.
         """
         start = block * self.shard_frames
-        found = crc32(self.read_frames(start, min(start + self.shard_frames, self.n_patterns)))
-        expected = self._attribute("crc32")[block]
+        found = checksum(self.read_frames(start, min(start + self.shard_frames, self.n_patterns)))
+        expected = self._attribute("crc32c")[block]
         if found != expected:
             raise StoreError(f"{self.path}: shard {block} has checksum {found:08x}, {expected:08x} was ingested")
 
@@ -414,38 +414,42 @@ class ScanStore:
         return stack
 
 
-def ingest_shard(store_path: str, shard_index: int, refs: Sequence[FrameRef | None]) -> dict[str, Any]:
+def ingest_shard(
+    store: ScanStore, shard_index: int, refs: Sequence[FrameRef | None]
+) -> tuple[dict[str, Any], NDArray[Any]]:
     """Read the frames of one shard, check each, and write them.
 
     Parameters
     ----------
-    store_path
-        `ScanStore.writing_path`.
+    store
+        While it is written.
     refs
         Frames of the shard in the order of the patterns; ``None`` where nothing was recorded.
 
     Returns
     -------
     receipt
-        `block`, `start`, `stop`, `crc32` of the shard's raw bytes, `frames` (number read or set aside), `source`,
+        `block`, `start`, `stop`, `crc32c` of the shard's raw bytes, `frames` (number read or set aside), `source`,
         `set_aside` (pattern and reason; zeros in the store), and `positions` ([y, x] or None per pattern; None if there
         is none at all).
+    stack : (frame, row, column)
+        The frames; zeros where there is none.
     """
-    store = ScanStore(store_path)
     start = shard_index * store.shard_frames
     shard = read_shard(refs, store.detector_mask, store.dtype)
     if store.has_frames:
         store.write_frames(start, shard.stack)
-    return {
+    receipt = {
         "block": shard_index,
         "start": start,
         "stop": start + len(refs),
-        "crc32": crc32(shard.stack),
+        "crc32c": checksum(shard.stack),
         "frames": sum(ref is not None for ref in refs),
         "source": ["" if ref is None else str(ref) for ref in refs],
         "set_aside": [(start + i, reason) for i, reason in shard.set_aside],
         "positions": shard.positions if any(shard.positions) else None,
     }
+    return receipt, shard.stack
 
 
 def _frames_block(*, path: str, block_id: tuple[int, ...] | None = None) -> NDArray[Any]:

@@ -13,15 +13,17 @@ from dask.delayed import delayed
 from numpy.typing import NDArray
 
 from laue_dask import __version__, preprocess
+from laue_dask.blocks import block_size
 from laue_dask.compute.cluster import Workers
-from laue_dask.compute.run import Journal, map_tasks, run_blocks
-from laue_dask.config import ScanConfig
+from laue_dask.compute.run import Journal, Receipt, map_tasks, run_blocks, write_block
+from laue_dask.config import Recipe, ScanConfig
 from laue_dask.errors import FrameError, InputError, StoreError
 from laue_dask.io import numbering
 from laue_dask.io.frames import FrameInfo, FrameRef, discover, frame_info, read_frame, read_position
 from laue_dask.io.geometry import ScanGrid, resolve_grid
 from laue_dask.io.places import require_writable
 from laue_dask.io.scan_store import ScanStore, ingest_shard
+from laue_dask.preprocess import Substrate
 from laue_dask.progress import Progress
 from laue_dask.schema import PATTERN_SIZE
 
@@ -48,7 +50,15 @@ class Sample:
     info: FrameInfo
 
 
-def ingest(source: str, out: Path, scan: ScanConfig, *, workers: Workers, progress: Progress) -> ScanStore:
+def ingest(
+    source: str,
+    out: Path,
+    scan: ScanConfig,
+    *,
+    recipe: Recipe | None = None,
+    workers: Workers,
+    progress: Progress,
+) -> ScanStore:
     """Write the frames of `source` into a new scan store.
 
     Parameters
@@ -59,6 +69,8 @@ def ingest(source: str, out: Path, scan: ScanConfig, *, workers: Workers, progre
         Path of the store; it appears when it is complete. An ingest that was killed goes on at its first missing shard.
     scan
         Shape and order of the grid, where the headers do not tell them.
+    recipe
+        By which the frames are reduced, too, while they are in memory. A substrate can be removed only from a store.
 
     Returns
     -------
@@ -103,24 +115,92 @@ def ingest(source: str, out: Path, scan: ScanConfig, *, workers: Workers, progre
         },
     )
     store.write_detector_mask(preprocess.detector_mask(sample.frames))
-    tasks = [delayed(ingest_shard)(store.writing_path, i, part) for i, part in enumerate(_by_shard(refs, grid, store))]
-    journal = Journal(Path(store.writing_path) / "journal.jsonl")
-    journal.keep(lambda receipt: store.has_shard(int(receipt["block"])))
-    done = sum(receipt["frames"] for receipt in journal.read().values())
-    with progress.stage("ingest", total=len(refs), done=done) as advance:
-        receipts = run_blocks(
-            tasks,
-            client=workers.client,
-            journal=journal,
-            on_receipt=lambda receipt: advance(receipt["frames"]),
-        )
+    if recipe is not None and store.reduced(recipe.digest()) is None:
+        store.create_reduced(recipe.digest(), block_size(store.n_patterns), recipe.model_dump(mode="json"))
+    receipts = _ingest_blocks(store, refs, grid, recipe, workers=workers, progress=progress)
     store.record(receipts)
     if not store.valid.any():
         first = store.set_aside[0]
         shutil.rmtree(store.writing_path)
         raise InputError(f"none of {len(refs)} frames can be used; {first['source']}: {first['reason']}")
-    journal.path.unlink()  # the store itself holds all of it now
+    _journal(store).path.unlink()  # the store itself holds all of it now
     return store.finish()
+
+
+def _ingest_blocks(
+    store: ScanStore,
+    refs: Sequence[FrameRef],
+    grid: ScanGrid,
+    recipe: Recipe | None,
+    *,
+    workers: Workers,
+    progress: Progress,
+) -> list[Receipt]:
+    """Read every frame once, write it, and reduce it while it is in memory; the receipt of each shard."""
+    shards = _in_shards(refs, grid, store)
+    # A task fills whole shards of both arrays.
+    step = 1 if recipe is None else max(1, block_size(store.n_patterns) // store.shard_frames)
+    tasks = [
+        delayed(_ingest_block)(store.writing_path, i, first, shards[first : first + step], recipe)
+        for i, first in enumerate(range(0, len(shards), step))
+    ]
+    journal = _journal(store)
+    journal.keep(lambda receipt: all(store.has_shard(int(one["block"])) for one in receipt["shards"]))
+    reduced = store.reduced(recipe.digest()) if recipe is not None else None
+    done = sum(one["frames"] for receipt in journal.read().values() for one in receipt["shards"])
+    with progress.stage("ingest" if reduced is None else "ingest and reduce", total=len(refs), done=done) as advance:
+
+        def finished(receipt: Receipt) -> None:
+            if reduced is not None:
+                Journal.of(reduced).add(receipt["reduced"])
+            advance(sum(one["frames"] for one in receipt["shards"]))
+
+        receipts = run_blocks(tasks, client=workers.client, journal=journal, on_receipt=finished)
+    return [one for receipt in receipts for one in receipt["shards"]]
+
+
+def _ingest_block(
+    store_path: str, index: int, first: int, shards: Sequence[Sequence[FrameRef | None]], recipe: Recipe | None
+) -> Receipt:
+    """Read the frames of a block shard by shard, from shard `first` on, write them and reduce them."""
+    store, mask = ScanStore(store_path), None
+    found, patterns = [], []
+    for place, refs in enumerate(shards, start=first):
+        receipt, frames = ingest_shard(store, place, refs)
+        found.append(receipt)
+        if recipe is not None:
+            mask = store.detector_mask if mask is None else mask
+            bad = {pattern for pattern, _ in receipt["set_aside"]}
+            usable = [ref is not None and receipt["start"] + j not in bad for j, ref in enumerate(refs)]
+            patterns.append(reduce_usable(frames, np.array(usable), mask, recipe))
+        del frames  # before the next shard's are read
+    block = {"block": index, "start": found[0]["start"], "stop": found[-1]["stop"], "shards": found}
+    if recipe is None:
+        return block
+    array = store.reduced(recipe.digest())
+    if array is None:
+        raise StoreError(f"{store_path}: reduced patterns of recipe {recipe.digest()} are gone: run it again")
+    return {**block, "reduced": write_block(np.concatenate(patterns), array, index)}
+
+
+def reduce_usable(
+    frames: NDArray[Any],
+    usable: NDArray[np.bool_],
+    mask: NDArray[np.bool_],
+    recipe: Recipe,
+    substrate: Substrate | None = None,
+) -> NDArray[np.uint8]:
+    """Reduced patterns (n, 128, 128) of frames (n, row, column); zeros where a frame is not `usable` (n,)."""
+    if usable.all():
+        return preprocess.reduce_frames(frames, mask, recipe, substrate=substrate)
+    reduced = np.zeros((len(frames), PATTERN_SIZE, PATTERN_SIZE), dtype=np.uint8)
+    if usable.any():
+        reduced[usable] = preprocess.reduce_frames(frames[usable], mask, recipe, substrate=substrate)
+    return reduced
+
+
+def _journal(store: ScanStore) -> Journal:
+    return Journal(Path(store.writing_path) / "journal.jsonl")
 
 
 def manifest(refs: Sequence[FrameRef]) -> str:
@@ -182,7 +262,7 @@ def _read_positions(refs: Sequence[FrameRef]) -> list[tuple[float, float] | None
     return positions
 
 
-def _by_shard(refs: Sequence[FrameRef], grid: ScanGrid, store: ScanStore) -> list[list[FrameRef | None]]:
+def _in_shards(refs: Sequence[FrameRef], grid: ScanGrid, store: ScanStore) -> list[list[FrameRef | None]]:
     """Frames of each shard in the order of the patterns; ``None`` where nothing was recorded."""
     placed: list[FrameRef | None] = [None] * store.n_patterns
     for ref, pattern in zip(refs, grid.pattern, strict=True):

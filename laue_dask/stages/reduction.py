@@ -12,6 +12,7 @@ import zarr
 from numpy.typing import NDArray
 
 from laue_dask import preprocess
+from laue_dask.blocks import block_size
 from laue_dask.compute.cluster import Workers
 from laue_dask.compute.run import complete, write_array
 from laue_dask.config import Recipe
@@ -21,18 +22,7 @@ from laue_dask.io.scan_store import ScanStore
 from laue_dask.preprocess import LEAST_SAMPLE, Substrate
 from laue_dask.progress import Progress
 from laue_dask.schema import PATTERN_SIZE
-from laue_dask.stages.ingest import SAMPLE_BYTES, SAMPLE_FRAMES
-
-SMALLEST_BLOCK, LARGEST_BLOCK = 32, 512
-
-
-def block_size(n_patterns: int) -> int:
-    """Patterns in a block of work, a power of two that depends on the scan's size alone.
-
-    About 32 blocks for a small scan, so that every core has work; at most 512 patterns, so that a task takes seconds
-    and the scheduler sees two tasks per thousand patterns and stage.
-    """
-    return int(np.clip(1 << max(0, n_patterns // 32).bit_length(), SMALLEST_BLOCK, LARGEST_BLOCK))
+from laue_dask.stages.ingest import SAMPLE_BYTES, SAMPLE_FRAMES, reduce_usable
 
 
 def reduced_patterns(store: ScanStore, recipe: Recipe) -> da.Array:
@@ -116,9 +106,7 @@ def _reduce_block(
     memory = np.empty((step, *store.frame_shape), dtype=store.dtype)
     for i in range(start, stop, step):
         end = min(i + step, stop)
-        keep = valid[i:end]
-        if keep.any():
+        if valid[i:end].any():
             frames = store.read_frames(i, end, out=memory)
-            frames = frames if keep.all() else frames[keep]
-            reduced[i - start : end - start][keep] = preprocess.reduce_frames(frames, mask, recipe, substrate=substrate)
+            reduced[i - start : end - start] = reduce_usable(frames, valid[i:end], mask, recipe, substrate)
     return reduced

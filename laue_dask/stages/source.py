@@ -49,7 +49,9 @@ def open_scan(source: str, folder: Path, config: Config, *, workers: Workers, pr
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        store = ingest(source, own, scan, workers=workers, progress=progress)
+        # A substrate is what the frames have in common: those are all read before it can be removed.
+        recipe = config.recipe if config.recipe.substrate == "keep" else None
+        store = ingest(source, own, scan, recipe=recipe, workers=workers, progress=progress)
         specimen.require_enough(int(store.valid.sum()), config.clustering.k)
     except InputError:
         # A run that never started leaves nothing behind.

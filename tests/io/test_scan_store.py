@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from laue_dask import schema
+from laue_dask.blocks import block_size
 from laue_dask.errors import ComputeError, FrameError, StoreError
 from laue_dask.io import frame_array
 from laue_dask.io.frames import FrameRef, discover, read_position
@@ -40,7 +41,7 @@ def begun(path, n=10, dtype=np.int32, **options):
 def receipt(store, block, stack, **found):
     start = block * store.shard_frames
     source = [f"{i}.tif" for i in range(start, start + len(stack))]
-    known = {"crc32": frame_array.crc32(stack), "source": source, "set_aside": [], "positions": None}
+    known = {"crc32c": frame_array.checksum(stack), "source": source, "set_aside": [], "positions": None}
     return {"block": block, "start": start, "stop": start + len(stack), **known, **found}
 
 
@@ -69,13 +70,15 @@ def test_layout_keeps_single_frames_apart_and_shards_bounded(rows, columns, dtyp
     chunk, shard = layout.chunk_frames, layout.shard_frames
     assert chunk.bit_count() == shard.bit_count() == 1
     assert shard % chunk == 0
-    assert shard == 1 or shard * size <= frame_array.SHARD_BYTES < 2 * shard * size
+    assert shard == 1 or shard * size <= frame_array.SHARD_BYTES
+    assert shard == block_size(1000) or 2 * shard * size > frame_array.SHARD_BYTES
+    assert block_size(1000) % shard == 0
     assert chunk == 1 or chunk * size <= frame_array.CHUNK_BYTES
 
 
 @pytest.mark.parametrize(
     ("shape", "dtype", "chunk", "shard"),
-    [((1043, 981), "i4", 1, 32), ((2018, 2016), "u2", 1, 16), ((2527, 2463), "i4", 1, 4), ((64, 64), "u1", 64, 32768)],
+    [((1043, 981), "i4", 1, 32), ((2018, 2016), "u2", 1, 16), ((2527, 2463), "i4", 1, 4), ((64, 64), "u1", 32, 32)],
 )
 def test_layout_of_known_detectors(shape, dtype, chunk, shard):
     layout = frame_layout(shape, dtype, 900)
@@ -357,7 +360,7 @@ def test_bad_frames_are_set_aside_with_their_reason_and_good_ones_kept(tmp_path,
     refs[8] = None
     store = begun(tmp_path / "s.zarr", 10, np.uint16)
     unit = store.shard_frames
-    receipts = [ingest_shard(store.writing_path, i, refs[i * unit : (i + 1) * unit]) for i in range(-(-10 // unit))]
+    receipts = [ingest_shard(store, i, refs[i * unit : (i + 1) * unit])[0] for i in range(-(-10 // unit))]
     store.record(receipts)
     store = store.finish()
     reasons = {entry["pattern"]: entry["reason"] for entry in store.set_aside}
@@ -425,9 +428,7 @@ def test_frames_left_out_of_the_store_are_read_from_the_detector_files(tmp_path,
     )
     for store in (stored, left):
         unit = store.shard_frames
-        store.record(
-            [ingest_shard(store.writing_path, i, refs[i * unit : (i + 1) * unit]) for i in range(-(-6 // unit))]
-        )
+        store.record([ingest_shard(store, i, refs[i * unit : (i + 1) * unit])[0] for i in range(-(-6 // unit))])
     stored, left = stored.finish(), left.finish()
     assert (stored.has_frames, left.has_frames) == (True, False)
     np.testing.assert_array_equal(left.read_frames(1, 5), frames[1:5])
@@ -449,7 +450,7 @@ def test_real_frames_are_stored_without_loss(data_dir, tmp_path):
         pixel_size_um=None,
         provenance={},
     )
-    store.record([ingest_shard(store.writing_path, 0, refs)])
+    store.record([ingest_shard(store, 0, refs)[0]])
     store = store.finish()
     frames = store.read_frames(0, 2)
     assert (frames.min(), frames[0].max(), frames[1].max()) == (-2, 518605, 530264)

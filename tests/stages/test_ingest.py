@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from laue_dask.config import ScanConfig
+from laue_dask.config import Recipe, ScanConfig
 from laue_dask.errors import InputError, StoreError
 from laue_dask.io import scan_store
 from laue_dask.io.frame_array import Layout
@@ -13,6 +13,7 @@ from laue_dask.io.scan_store import ScanStore
 from laue_dask.progress import QuietProgress
 from laue_dask.stages import ingest as stage
 from laue_dask.stages.ingest import absolute, ingest, read_sample
+from laue_dask.stages.reduction import reduce_scan
 
 
 def frame(number, shape=(140, 130), dtype=np.int32):
@@ -166,6 +167,54 @@ def test_killed_ingest_goes_on_at_its_first_missing_shard(bare, tmp_path, worker
     whole = ingested(bare, tmp_path / "whole.zarr", workers, shape=(3, 4))
     assert whole.key() == store.key()
     assert whole.source == store.source
+
+
+@pytest.fixture
+def many(tmp_path):
+    """Folder of 70 frames with a spot each, of which number 40 cannot be read."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(70):
+        image = frame(number)
+        image[30 + number, 50] = 500
+        Image.fromarray(image).save(folder / f"scan_{number}.tif")
+    (folder / "scan_40.tif").write_bytes(b"no image")
+    return folder
+
+
+def test_frames_are_reduced_while_they_are_in_memory(many, tmp_path, workers):
+    apart = ingested(many, tmp_path / "apart.zarr", workers, shape=(7, 10))
+    expected = reduce_scan(apart, Recipe(), workers=workers, progress=QuietProgress())
+    config = ScanConfig(shape=(7, 10))
+    progress = QuietProgress()
+    store = ingest(str(many), tmp_path / "s.zarr", config, recipe=Recipe(), workers=workers, progress=progress)
+    found = store.reduced(Recipe().digest())
+    assert (found.shards, found.chunks) == (expected.shards, expected.chunks)
+    np.testing.assert_array_equal(found[:], expected[:])
+    assert found[:].any(axis=(1, 2)).tolist() == store.valid.tolist()
+    assert store.key() == apart.key()
+
+
+def test_killed_reduction_in_an_ingest_redoes_no_finished_block(many, tmp_path, workers, monkeypatch):
+    def kill(self, receipts):
+        raise KeyboardInterrupt
+
+    config, out = ScanConfig(shape=(7, 10)), tmp_path / "s.zarr"
+    with monkeypatch.context() as patch:
+        patch.setattr(ScanStore, "record", kill)
+        with pytest.raises(KeyboardInterrupt):
+            ingest(str(many), out, config, recipe=Recipe(), workers=workers, progress=QuietProgress())
+    part = tmp_path / "s.zarr.part"
+    blocks = sorted(part.glob("reduced/*/c/*/0/0"))
+    assert len(blocks) == 3
+    before = {path.relative_to(part): path.stat().st_mtime_ns for path in blocks}
+    (part / "frames" / "c" / "2" / "0" / "0").unlink()
+    store = ingest(str(many), out, config, recipe=Recipe(), workers=workers, progress=QuietProgress())
+    after = {path: (out / path).stat().st_mtime_ns for path in before}
+    assert [after[path] == before[path] for path in before] == [True, True, False]
+    reduced = reduce_scan(store, Recipe(), workers=workers, progress=QuietProgress())
+    assert {path: (out / path).stat().st_mtime_ns for path in before} == after
+    assert reduced.attrs["finished"]
 
 
 def test_killed_ingest_of_other_frames_is_begun_again(bare, tmp_path, workers, monkeypatch):

@@ -10,13 +10,13 @@ from laue_dask.config import ClusterConfig, EncoderConfig, Recipe
 from laue_dask.encoder import encode as encoder
 from laue_dask.encoder.extractors import features as lazy_features
 from laue_dask.errors import InputError
-from laue_dask.io.frame_array import FrameArray, crc32
+from laue_dask.io.frame_array import FrameArray, checksum
 from laue_dask.io.geometry import resolve_grid
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.preprocess import reduce_frames
 from laue_dask.progress import QuietProgress
 from laue_dask.stages import reduction
-from laue_dask.stages.reduction import LARGEST_BLOCK, SMALLEST_BLOCK, block_size, reduce_scan, reduced_patterns
+from laue_dask.stages.reduction import reduce_scan, reduced_patterns
 
 SIDE = 256
 RECIPE = Recipe()
@@ -49,7 +49,7 @@ def written(path, n, *, side=SIDE, store_frames=True, valid=None):
         if store_frames:
             store.write_frames(start_at, part)
         bad = [(i, "bad") for i in range(start_at, start_at + len(part)) if valid is not None and not valid[i]]
-        receipt = {"block": block, "start": start_at, "stop": start_at + len(part), "crc32": crc32(part)}
+        receipt = {"block": block, "start": start_at, "stop": start_at + len(part), "crc32c": checksum(part)}
         receipts.append({**receipt, "source": ["f"] * len(part), "set_aside": bad, "positions": None})
     store.record(receipts)
     return store.finish()
@@ -93,12 +93,6 @@ def test_no_network_is_loaded_before_features_are_computed(monkeypatch):
 def test_graph_of_a_large_scan_is_small(tmp_path):
     store = written(tmp_path / "s.zarr", 4000, side=128)
     assert len(reduced_patterns(store, RECIPE).dask) <= 10 * 4
-
-
-@pytest.mark.parametrize(("n", "expected"), [(1, 32), (72, 32), (500, 32), (2000, 64), (6000, 256), (10**6, 512)])
-def test_blocks_grow_with_the_scan_between_bounds(n, expected):
-    assert block_size(n) == expected
-    assert SMALLEST_BLOCK <= block_size(n) <= LARGEST_BLOCK
 
 
 def test_reduced_patterns_are_those_of_the_recipe_and_zero_where_set_aside(tmp_path, workers):
