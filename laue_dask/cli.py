@@ -1,5 +1,6 @@
 """The command line: parse, call, print. Nothing heavy is imported before a command runs."""
 
+import gc
 import os
 import shlex
 import sys
@@ -138,6 +139,9 @@ def ingest(
 )
 @click.option("--weights", help="`default`, `untrained` or a .safetensors file.")
 @click.option("--substrate", type=click.Choice(["keep", "remove"]), help="Subtract the scan's own median pattern.")
+@click.option(
+    "--store-frames/--no-store-frames", default=None, help="Copy the frames into the run's scan store [they are]."
+)
 @_grid_options
 @_cluster_options
 def run(
@@ -148,6 +152,7 @@ def run(
     extractor: str | None,
     weights: str | None,
     substrate: str | None,
+    store_frames: bool | None,
     shape: tuple[int, int] | None,
     order: str | None,
     config_file: Path | None,
@@ -166,6 +171,7 @@ def run(
         extractor=extractor,
         weights=weights,
         substrate=substrate,
+        store_frames=store_frames,
     )
     config = load(config_file, overrides)
     from laue_dask import pipeline
@@ -205,6 +211,8 @@ def segment(
     changes = merged({} if config_file is None else read_yaml(config_file), given)
     from laue_dask import pipeline
 
+    # Each full collection would go through all that was imported, a quarter of a second here.
+    gc.freeze()
     record = pipeline.segment(run_folder, changes, command=_typed(), sweep=sweep, progress=_progress())
     for number, found in zip(record["k"], record["n_clusters"], strict=True):
         click.echo(f"K = {number}" + (f": {found} clusters own patterns" if found < number else ""))
@@ -360,10 +368,11 @@ def _overrides(
     extractor: str | None = None,
     weights: str | None = None,
     substrate: str | None = None,
+    store_frames: bool | None = None,
 ) -> dict[str, Any]:
     """Options as the nested dictionary of the configuration, without those that were not given."""
     nested: dict[str, dict[str, Any]] = {
-        "scan": {"shape": shape or None, "order": order},
+        "scan": {"shape": shape or None, "order": order, "store_frames": store_frames},
         "cluster": {"workers": workers},
         "clustering": {"k": k or None, "estimator": estimator},
         "pca": {"components": None if components is None else _number(components)},

@@ -54,6 +54,9 @@ class ScanConfig(Model):
     shape: Shape | None = None
     """(ny, nx): slow and fast axis."""
     order: Order = "raster"
+    store_frames: bool = True
+    """Whether `run` keeps the frames in its scan store. Without, the detector's files are the only copy; the reduced
+    patterns are kept, and another recipe reads the files again."""
 
 
 class EncoderConfig(Model):

@@ -317,7 +317,8 @@ class ScanStore:
     def read_frames(self, start: int, stop: int, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Frames (pattern, row, column) of patterns `start` to `stop`, read chunk by chunk.
 
-        Where the store has no frames they are read from the detector's files; patterns that are not valid are zeros.
+        Where the store has no frames they are read from the detector's files, and a whole shard of them is held against
+        its checksum; patterns that are not valid are zeros.
 
         Parameters
         ----------
@@ -380,10 +381,17 @@ class ScanStore:
             It is missing, damaged, or another shard's.
         """
         start = block * self.shard_frames
-        found = checksum(self.read_frames(start, min(start + self.shard_frames, self.n_patterns)))
-        expected = self._attribute("crc32c")[block]
+        self._check_content(block, self.read_frames(start, min(start + self.shard_frames, self.n_patterns)))
+
+    def _check_content(self, block: int, stack: NDArray[Any]) -> None:
+        found, expected = checksum(stack), self._attribute("crc32c")[block]
         if found != expected:
-            raise StoreError(f"{self.path}: shard {block} has checksum {found:08x}, {expected:08x} was ingested")
+            start = block * self.shard_frames
+            where = f"frames {start} to {start + len(stack) - 1}"
+            raise StoreError(
+                f"{self.path}: {where} have checksum {found:08x}, {expected:08x} was ingested: "
+                + ("they are damaged, ingest again" if self.has_frames else "the files were changed, ingest again")
+            )
 
     def _array(self, name: str) -> Any:
         found = self.root.get(name)
@@ -411,6 +419,9 @@ class ScanStore:
                     stack[i] = read_frame(FrameRef.parse(str(name)))
                 except (FrameError, ValueError) as error:
                     raise StoreError(f"{self.path}: frames are not in the store, and {name}: {error}") from error
+        block, within = divmod(start, self.shard_frames)
+        if within == 0 and stop == min(start + self.shard_frames, self.n_patterns):
+            self._check_content(block, stack)
         return stack
 
 

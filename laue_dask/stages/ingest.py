@@ -113,6 +113,7 @@ def ingest(
             "asked": scan.model_dump(mode="json"),
             "manifest": manifest(refs),
         },
+        store_frames=scan.store_frames,
     )
     store.write_detector_mask(preprocess.detector_mask(sample.frames))
     if recipe is not None and store.reduced(recipe.digest()) is None:

@@ -52,18 +52,14 @@ def reduce_scan(store: ScanStore, recipe: Recipe, *, workers: Workers, progress:
 
     Raises
     ------
-    InputError
-        The store has neither these reduced patterns nor frames to make them from.
+    StoreError
+        Frames are damaged; or they are not in the store and the detector's files are gone or were changed.
     """
     digest = recipe.digest()
     found = store.reduced(digest)
     if found is not None and complete(found):
         return found
     require_writable(store.path)
-    if not store.has_frames:
-        raise InputError(
-            f"{store.path}: no reduced patterns of recipe {digest} and no frames to make them from: ingest it again"
-        )
     if recipe.substrate == "remove":
         _save_substrate(store, recipe)
     if found is None:
@@ -102,7 +98,8 @@ def _reduce_block(
     stop = min(start + block, store.n_patterns)
     reduced = np.zeros((stop - start, PATTERN_SIZE, PATTERN_SIZE), dtype=np.uint8)
     # One chunk at a time into the same memory, which stays in the processor's cache from decoding to the last loop.
-    step = store.read_length
+    # Of the detector's own files it is a shard, whose checksum tells whether they are what was ingested.
+    step = store.read_length if store.has_frames else store.shard_frames
     memory = np.empty((step, *store.frame_shape), dtype=store.dtype)
     for i in range(start, stop, step):
         end = min(i + step, stop)

@@ -103,7 +103,7 @@ def test_store_says_where_it_came_from_and_what_was_asked(bare, tmp_path, worker
     monkeypatch.chdir(tmp_path)
     store = ingested("bare", tmp_path / "s.zarr", workers, shape=(3, 4), order="snake")
     assert store.provenance["source"] == str(bare)
-    assert store.provenance["asked"] == {"shape": [3, 4], "order": "snake"}
+    assert store.provenance["asked"] == {"shape": [3, 4], "order": "snake", "store_frames": True}
     assert store.source[0] == str(bare / "scan_0.tif")
 
 
@@ -193,6 +193,33 @@ def test_frames_are_reduced_while_they_are_in_memory(many, tmp_path, workers):
     np.testing.assert_array_equal(found[:], expected[:])
     assert found[:].any(axis=(1, 2)).tolist() == store.valid.tolist()
     assert store.key() == apart.key()
+
+
+def test_frames_may_stay_in_the_detector_files(many, tmp_path, workers):
+    progress, recipe = QuietProgress(), Recipe()
+    kept, left = (
+        ingest(
+            str(many),
+            tmp_path / f"{whether}.zarr",
+            ScanConfig(shape=(7, 10), store_frames=whether),
+            recipe=recipe,
+            workers=workers,
+            progress=progress,
+        )
+        for whether in (True, False)
+    )
+    assert not left.has_frames
+    assert left.key() == kept.key()
+    assert sum(path.stat().st_size for path in left.path.rglob("*") if path.is_file()) < 500_000
+    for other in (recipe, Recipe(clip_sigma=3), Recipe(substrate="remove")):
+        ours, theirs = (reduce_scan(store, other, workers=workers, progress=progress)[:] for store in (left, kept))
+        np.testing.assert_array_equal(ours, theirs)
+    Image.fromarray(frame(3)).save(many / "scan_7.tif")
+    with pytest.raises(StoreError, match=r"frames 0 to 31 have checksum .* the files were changed, ingest again"):
+        reduce_scan(left, Recipe(clip_sigma=5), workers=workers, progress=progress)
+    (many / "scan_7.tif").unlink()
+    with pytest.raises(StoreError, match=r"not in the store, and .*scan_7\.tif: file vanished"):
+        reduce_scan(left, Recipe(clip_sigma=6), workers=workers, progress=progress)
 
 
 def test_killed_reduction_in_an_ingest_redoes_no_finished_block(many, tmp_path, workers, monkeypatch):
