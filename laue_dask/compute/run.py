@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, overload
 
 import dask.array as da
 import numpy as np
@@ -82,8 +82,27 @@ class Journal:
         return cls(Path(root) / name / "journal.jsonl")
 
 
+class Blocks(Sequence[da.Array]):
+    """Blocks of a lazy array, each cut out when it is asked for, with the part of the graph that it needs."""
+
+    def __init__(self, array: da.Array) -> None:
+        self._array = array
+
+    def __len__(self) -> int:
+        return int(self._array.numblocks[0])
+
+    @overload
+    def __getitem__(self, index: int) -> da.Array: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[da.Array]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self._array.blocks[index]
+
+
 def run_blocks(
-    tasks: Sequence[Delayed],
+    tasks: Sequence[Delayed] | Blocks,
     *,
     client: Client,
     journal: Journal | None = None,
@@ -132,7 +151,7 @@ def run_blocks(
 
 
 def _computed(
-    tasks: Sequence[Delayed],
+    tasks: Sequence[Delayed] | Blocks,
     waiting: Iterator[int],
     client: Client,
     resources: dict[str, float] | None,
@@ -232,7 +251,7 @@ def location(array: zarr.Array[Any]) -> tuple[str, str]:
     return str(array.store_path.store.root), array.path  # type: ignore[attr-defined]
 
 
-def write_tasks(blocks: da.Array, target: zarr.Array[Any]) -> list[Delayed]:
+def write_tasks(blocks: da.Array, target: zarr.Array[Any]) -> Blocks:
     """One task per block of a lazy array, which computes the block and writes it to `target`.
 
     Parameters
@@ -269,7 +288,7 @@ def write_tasks(blocks: da.Array, target: zarr.Array[Any]) -> list[Delayed]:
     )
     # Nothing is added to take the receipt out of its array: a second task would wait behind other blocks' first ones,
     # and a block whose receipt is not back is computed again by the next run.
-    return list(receipts.to_delayed().ravel())
+    return Blocks(receipts)
 
 
 def _write(block: NDArray[Any], *, root: str, member: str, block_info: dict[Any, Any] | None = None) -> NDArray[Any]:

@@ -469,6 +469,14 @@ def test_a_mapped_item_that_always_kills_its_worker_ends(workers, monkeypatch):
     workers.client.wait_for_workers(workers.count, timeout=60)
 
 
+def test_a_task_carries_its_own_part_of_the_graph_alone(tmp_path):
+    blocks = da.from_array(np.zeros((4000, 2)), chunks=(4, 2)).map_blocks(np.cos)
+    target = zarr.create_array(str(tmp_path / "t"), shape=(4000, 2), chunks=(4, 2), dtype="f8")
+    tasks = write_tasks(blocks, target)
+    assert len(tasks) == 1000
+    assert [len(dask.optimize(task)[0].__dask_graph__()) for task in (tasks[0], tasks[999])] == [2, 2]
+
+
 def test_receipts_are_small(client, tmp_path):
     target = empty(tmp_path, 23, unit=4)
     [receipt, *_] = [
