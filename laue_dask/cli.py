@@ -227,7 +227,10 @@ def segment(
 @click.option("--truth", required=True, type=click.Path(path_type=Path), help=".npz with `domain` and/or `angle`.")
 @click.option("--workers", type=click.IntRange(min=1), help="Worker processes [all cores].")
 def evaluate(run_folder: Path, truth: Path, workers: int | None) -> int:
-    """Compare a run with a true map, beside pixel PCA and an untrained encoder."""
+    """Compare a run with a true map, beside pixel PCA and an untrained encoder, all with the run's estimator.
+
+    With an angle in the truth, plots/approximation.png shows how well K delegates stand for it over a wide range of K.
+    """
     from laue_dask import pipeline
     from laue_dask.stages import evaluation
 

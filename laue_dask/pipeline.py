@@ -171,20 +171,35 @@ def _delegate_sources(results: ResultsWriter, store: ScanStore) -> dict[str, str
     return {str(i): sources[i] for i in delegates[delegates >= 0].tolist()}
 
 
-def report(folder: Path, record: dict[str, Any], *, reduced: zarr.Array[Any], unchanged: Collection[int] = ()) -> None:
+def report(
+    folder: Path,
+    record: dict[str, Any],
+    *,
+    reduced: zarr.Array[Any],
+    unchanged: Collection[int] = (),
+    changed: Collection[str] = ("scores",),
+) -> None:
     """Draw the plots and the page of a finished run, from its results and its delegates' patterns.
 
     Parameters
     ----------
-    unchanged
-        K whose figures are there already.
+    unchanged, changed
+        K whose figures are there already, and names of figures of the whole scan that are nevertheless to be drawn;
+        see `report.plots.write_plots`.
     """
-    dataset = io_results.read(folder)
+    dataset = io_results.read(folder).drop_vars("features")
     if dataset.nbytes <= IN_PROCESS // 4:
         dataset = dataset.load()  # figures look at the same variables again and again
     shown = np.unique(dataset["delegate"].values[:, :GALLERY_UP_TO])  # labels count from the largest cluster
     patterns = {int(i): np.asarray(reduced[int(i)]) for i in shown[shown >= 0]}
-    plots = write_plots(dataset, folder / "plots", patterns=patterns, unchanged=unchanged)
+    plots = write_plots(
+        dataset,
+        folder / "plots",
+        patterns=patterns,
+        unchanged=unchanged,
+        changed=changed,
+        errors=record.get("approximation", ()),
+    )
     write_page(dataset, plots, record, folder / "report.html")
 
 
@@ -243,7 +258,8 @@ def segment(
         with run.timed("scores"):
             scored = same and segmentation.same_scores(before.clustering, config.clustering)
             samples = specimen.usable(components, where)[:, :m_pca]
-            if sweep or (sweep is None and not scored):
+            rescored = sweep or (sweep is None and not scored)
+            if rescored:
                 found = segmentation.score(samples, config.clustering, results, workers=workers, progress=progress)
             else:
                 kept = segmentation.read_scores(old, record["suggested_k"]) if scored else segmentation.Scores()
@@ -278,7 +294,8 @@ def segment(
         "config": config.model_dump(mode="json"),
         "segmented_by": [*record.get("segmented_by", []), command],
     }
-    record.pop("evaluation", None)  # of other segmentations
+    for name in ("evaluation", "approximation"):  # of other segmentations
+        record.pop(name, None)
     results.group.attrs["suggested_k"] = record["suggested_k"]
     records.withdraw(folder)
     results.finish()
@@ -286,7 +303,7 @@ def segment(
     replace_file(folder / "config.yaml", dump(config).encode())
     with run.timed("report"):
         record["seconds"] |= run.seconds
-        report(folder, record, reduced=reduced, unchanged=known)
+        report(folder, record, reduced=reduced, unchanged=known, changed=() if scored and not rescored else ("scores",))
     record["seconds"] |= run.seconds
     records.write(folder, record)
     return record
@@ -319,6 +336,9 @@ def evaluate(
 ) -> list[dict[str, float | int | str]]:
     """Compare a finished run with a true map; the figures are printed, kept in `run.json` and shown in the report.
 
+    Where the truth has an angle, the report also shows how well K delegates stand for it over a wide range of K
+    (Figure 19, `plots/approximation.png`).
+
     Returns
     -------
     rows
@@ -334,10 +354,11 @@ def evaluate(
     config = validate(record["config"], str(folder / records.NAME))
     known = evaluation.read_truth(truth, tuple(record["scan_shape"]))
     reduced = _reduced_of(_scan_of(folder, record), config)
-    with cluster.start(ClusterConfig(workers=workers)):
+    with cluster.start(ClusterConfig(workers=workers)) as started:
         rows = evaluation.evaluate(dataset, reduced, config, known, progress=progress)
-    record["evaluation"] = rows
-    report(folder, record, reduced=reduced)
+        errors = evaluation.approximate(dataset, config, known, workers=started, progress=progress)
+    record |= {"evaluation": rows, "approximation": errors}
+    report(folder, record, reduced=reduced, unchanged=record["k"], changed=("approximation",))
     records.write(folder, record)
     return rows
 

@@ -10,7 +10,7 @@ from sklearn.metrics import adjusted_rand_score
 from laue_dask import scores
 from laue_dask.clustering import nearest
 from laue_dask.pca import Array
-from laue_dask.seeding import distinct_rows, sample_kmeans
+from laue_dask.seeding import distinct_rows, search
 
 WEAK, CLEAR = 0.25, 0.5
 """Silhouettes below which there is hardly a structure, and from which there is a clear one (Kaufman and Rousseeuw)."""
@@ -20,9 +20,6 @@ STABLE = 0.9
 
 CONTIGUOUS = 0.1
 """Contiguity below which labels are strewn over the specimen as if by chance."""
-
-STARTS = 3
-"""Starts of each of the repeated fits: of a single one the worst optima would tell more than the data."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +59,8 @@ def repeat(X: Array, k: int, *, draws: int = 5, size: int = 1000, seed: int = 0)
         rows = X[np.sort(rng.choice(len(X), min(taken, len(X)), replace=False))]
         if len(distinct_rows(rows)) <= k:
             continue
-        fitted = sample_kmeans(rows, k, n_init=STARTS, seed=int(rng.integers(2**31)))
-        labels.append(nearest(X, fitted.cluster_centers_))
+        # with moves, or the starts' bad luck would tell more than the data
+        labels.append(nearest(X, search(rows, k, n_init=1, seed=int(rng.integers(2**31)))))
         figures = scores.score_labels(X, labels[-1], silhouette_size=size, seed=int(rng.integers(2**31)))
         found.append((figures["silhouette"], figures["calinski_harabasz"]))
     pairs = [adjusted_rand_score(labels[i], labels[j]) for i in range(len(labels)) for j in range(i)]

@@ -122,9 +122,15 @@ def test_evaluation_of_a_run_that_was_moved_is_printed_kept_and_reported(command
     assert head.split()[:2] == ["features", "k"]
     assert {"ari", "ari_interior", "homogeneity", "mse", "ks"} <= set(head.split())
     told = json.loads((moved / "run.json").read_text())["evaluation"]
+    assert {row["estimator"] for row in told} == {"kmeans"}
+    errors = json.loads((moved / "run.json").read_text())["approximation"]
+    assert [row["k"] for row in errors] == [2, 4, 6, 8, 12, 16, 24, 32]
+    assert (moved / "plots" / "approximation.png").exists()
     assert len(lines) == len(told)
     assert {row["features"] for row in told} >= {"encoder", "untrained", "pixels"}
-    assert "untrained" in (moved / "report.html").read_text(encoding="utf-8")
+    page = (moved / "report.html").read_text(encoding="utf-8")
+    assert "untrained" in page
+    assert "Kolmogorov–Smirnov distance of the map" in page
 
 
 def test_info_says_what_each_kind_of_path_is(command, small_run, small_scan, tmp_path):

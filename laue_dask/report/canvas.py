@@ -12,10 +12,12 @@ import matplotlib
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 DPI = 150
 TEXT, SMALL, TITLE = 8.5, 7.5, 11.0
@@ -151,13 +153,24 @@ def map_figure(
     return figure, axes, place(figure, left=corner[0], top=corner[1], width=key[0], height=key[1])
 
 
+def subscript(number: int) -> str:
+    """A number in lowered digits, for text that need not be set as mathematics."""
+    return str(number).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
+
+
 def missing_patch(label: str) -> Patch:
     """The legend's entry for points that have no value."""
     return Patch(facecolor=MISSING, edgecolor="#bbbbbb", hatch="//////", linewidth=0, label=label)
 
 
 def png(figure: Figure) -> bytes:
-    """Draw a figure."""
+    """Draw a figure, on white.
+
+    Without the alpha channel, and packed less hard than by default, a file is as large and made in half the time.
+    """
+    drawn = FigureCanvasAgg(figure)
+    drawn.draw()  # type: ignore[no-untyped-call]
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
+    pixels = np.asarray(drawn.buffer_rgba())  # type: ignore[no-untyped-call]
+    Image.fromarray(pixels).convert("RGB").save(buffer, format="png", compress_level=3, dpi=(DPI, DPI))
     return buffer.getvalue()

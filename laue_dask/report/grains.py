@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import xarray as xr
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
@@ -119,17 +119,24 @@ def density_figure(results: xr.Dataset, k: int, *, clusters: Sequence[int] | Non
     for component, (low, high) in enumerate(ranges):
         row, column = divmod(component, columns)
         axes = canvas.place(figure, left=0.3 + 1.75 * column, top=1.1 + 1.35 * row, width=1.55, height=0.85)
-        centres = low + (high - low or 1.0) * (np.arange(DENSITY_BINS) + 0.5) / DENSITY_BINS
-        for cluster in shown:
-            axes.fill_between(
-                centres, density[cluster, component], step="mid", color=colours(cluster), alpha=0.25, linewidth=0
-            )
-            axes.step(centres, density[cluster, component], where="mid", color=colours(cluster), linewidth=0.9)
-        axes.set(yticks=[], ylim=(0, None))
-        axes.set_title(f"$x_{component + 1}$", size=TEXT, color=INK, pad=2)
+        edges = low + (high - low or 1.0) * np.arange(DENSITY_BINS + 1) / DENSITY_BINS
+        steps = [np.column_stack([np.repeat(edges, 2), _rises(density[cluster, component])]) for cluster in shown]
+        faces, lines = [(*colours(cluster)[:3], 0.25) for cluster in shown], [colours(cluster) for cluster in shown]
+        axes.add_collection(
+            PolyCollection(steps, closed=False, facecolors=faces, edgecolors=lines, linewidths=0.9), autolim=False
+        )
+        beside = 0.05 * (edges[-1] - edges[0])
+        highest = float(density[shown, component].max())
+        axes.set(yticks=[], ylim=(0, 1.05 * highest or 1.0), xlim=(edges[0] - beside, edges[-1] + beside))
+        axes.set_title(f"x{canvas.subscript(component + 1)}", size=TEXT, color=INK, pad=2)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=3))
     canvas.legend(figure, [Line2D([], [], color=colours(cluster), label=f"cluster {cluster}") for cluster in shown])
     return figure
+
+
+def _rises(heights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Heights of a histogram, (n,), at both sides of each edge, (2n + 2,)."""
+    return np.concatenate([[0.0], np.repeat(heights, 2), [0.0]])
 
 
 def approximation(rows: Sequence[Mapping[str, float | int]], *, unit: str = "") -> Figure:
@@ -144,7 +151,7 @@ def approximation(rows: Sequence[Mapping[str, float | int]], *, unit: str = "") 
     """
     k = np.array([row["k"] for row in rows])
     figure = Figure(figsize=(6.2, 5.0), dpi=canvas.DPI, facecolor="white")
-    canvas.head(figure, title="Approximation of the true map", facts=f"K = {k.min():,} to {k.max():,}")
+    canvas.head(figure, title="Approximation of the true map", facts=f"K-means, K = {k.min():,} to {k.max():,}")
     labels = (f"mean squared error{f' ({unit})' if unit else ''}", "Kolmogorov–Smirnov distance")
     for place, (name, label) in enumerate(zip(("mse", "ks"), labels, strict=True)):
         axes = canvas.place(figure, left=0.95, top=0.85 + 1.9 * place, width=5.0, height=1.65)

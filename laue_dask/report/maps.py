@@ -18,7 +18,7 @@ UNUSABLE = "no usable pattern"
 SPARSE = 0.25
 """Share of points with a value below which each is drawn large enough to be seen."""
 
-_RGB_SCHEME = "components $x_1$, $x_2$, $x_3$ as\nred, green and blue,"
+_RGB_SCHEME = "components x₁, x₂, x₃ as\nred, green and blue,"
 
 
 def label_figure(
@@ -193,7 +193,7 @@ def _draw_rgb_key(axes: Axes, *, over: str) -> None:
         at = face @ directions
         axes.pcolormesh(at[..., 0], at[..., 1], face, shading="nearest")
     for channel, (x, y) in enumerate(1.17 * directions, start=1):
-        axes.text(x, y, f"$x_{channel}$", ha="center", va="center", size=TEXT, color=INK)
+        axes.text(x, y, f"x{canvas.subscript(channel)}", ha="center", va="center", size=TEXT, color=INK)
     axes.text(0, -1.2, f"{_RGB_SCHEME}\neach over {over}", ha="center", va="top", size=SMALL, color=INK)
     axes.set(xlim=(-1.3, 1.3), ylim=(-2.2, 1.3), aspect="equal", anchor="N")
     axes.axis("off")

@@ -85,12 +85,17 @@ _CAPTIONS = {
     "scores": "Silhouette and Calinski–Harabasz score against the number of clusters K; bands and stability (adjusted "
     "Rand index) of repeated fits to small samples, where there are any.",
     "explained_variance": "Explained variance of the principal components.",
+    "approximation": "Mean squared error and Kolmogorov–Smirnov distance of the map that K delegates stand for to the "
+    "true one, k-means.",
     "reconstruction_error": "Reconstruction error of the autoencoder. It grows with the number of bright pixels.",
     "unexplained": "Share of each pattern that the autoencoder's reconstruction leaves unexplained, whatever the "
     "number of bright pixels: patterns with a large share are unlike those that it was trained on.",
 }
 _OF_GRAINS = ("grains", "boundaries", "grain_sizes")
-_NOT_BY_K = ("direct_colouring", "scores", "explained_variance", "reconstruction_error", "unexplained", *_OF_GRAINS)
+_NOT_BY_K = (
+    *("direct_colouring", "scores", "explained_variance", "reconstruction_error", "unexplained", "approximation"),
+    *_OF_GRAINS,
+)
 _OF_K = re.compile(r"(.+)_k(\d+)")
 
 
@@ -145,7 +150,7 @@ def _sections(results: xr.Dataset, figures: Mapping[str, str], run: Mapping[str,
     named = {*_NOT_BY_K, *(stem for stems in by_k.values() for stem in stems)}
     yield "Other figures", "".join(figure for stem, figure in figures.items() if stem not in named)
     yield "Delegates", _delegate_tables(results, run.get("delegate_sources") or {})
-    yield "Evaluation", _table(run.get("evaluation") or [])
+    yield "Evaluation", _table(run.get("evaluation") or []) + figures.get("approximation", "")
     yield "Patterns set aside", _table(run.get("set_aside") or [], total=run.get("n_set_aside"))
     yield "Times", _times(run)
     yield "Versions and seeds", _provenance(run)

@@ -5,7 +5,7 @@ and under which names they are written. Variables are those of `laue_dask.schema
 """
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import xarray as xr
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -33,7 +34,13 @@ Patterns = Mapping[int, NDArray[np.uint8]]
 
 
 def write_plots(
-    results: xr.Dataset, folder: Path, *, patterns: Patterns | None = None, unchanged: Collection[int] = ()
+    results: xr.Dataset,
+    folder: Path,
+    *,
+    patterns: Patterns | None = None,
+    unchanged: Collection[int] = (),
+    changed: Collection[str] = ("scores",),
+    errors: Sequence[Mapping[str, float | int]] = (),
 ) -> list[Path]:
     """Draw every figure that the results allow, as PNG of 150 dpi.
 
@@ -46,8 +53,11 @@ def write_plots(
     patterns
         Reduced patterns of delegates, by pattern index; without any of a K there is no gallery of it.
     unchanged
-        K whose figures of an earlier call are still right; where there are any, so are those of the whole scan but for
-        the scores.
+        K whose figures of an earlier call are still right; where there are any, so are those of the whole scan.
+    changed
+        Names of figures of the whole scan that are not.
+    errors
+        Of the approximation of a true map in degrees, as `mapscores.approximation_errors` gives them.
 
     Returns
     -------
@@ -57,10 +67,10 @@ def write_plots(
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, draw in _planned(results, patterns or {}):
+    for name, draw in _planned(results, patterns or {}, errors):
         path = folder / f"{name}.png"
         k = re.search(r"_k(\d+)$", name)
-        kept = int(k[1]) in unchanged if k else bool(unchanged) and name != "scores"
+        kept = int(k[1]) in unchanged if k else bool(unchanged) and name not in changed
         if not (kept and path.exists()):
             replace_file(path, canvas.png(draw()))
         written.append(path)
@@ -161,7 +171,7 @@ def explained_variance(results: xr.Dataset) -> Figure:
     _label(right, "number of components", "cumulative explained variance (%)")
     if m_pca is not None:
         marks = [axes.axvline(m_pca, color=_MARK, linewidth=1, linestyle="--") for axes in (left, right)]
-        marks[0].set_label(rf"$M_\mathrm{{PCA}}$ = {m_pca}")
+        marks[0].set_label(f"M_PCA = {m_pca}")
         canvas.legend(figure, [marks[0]])
     return figure
 
@@ -213,15 +223,20 @@ def delegate_gallery(results: xr.Dataset, k: int, patterns: Patterns) -> Figure:
     shown = f"{len(chosen)} of {k} clusters" if len(chosen) < k else "one pattern per cluster"
     canvas.head(figure, title=f"K = {k}, delegates", facts=f"{shown}, intensities inverted")
     colours = canvas.cluster_colours(k)
+    # one axes in inches for all, because two dozen take longer to make than to draw
+    width, height = figure.get_size_inches()
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+    axes.axis("off")
+    side = 1.25
     for place, cluster in enumerate(chosen):
         row, column = divmod(place, columns)
-        axes = canvas.place(figure, left=0.2 + 1.4 * column, top=1.02 + 1.72 * row, width=1.25, height=1.25)
-        axes.imshow(patterns[int(index[cluster])], cmap="gray_r", vmin=0, vmax=255)
-        axes.set(xticks=[], yticks=[])
-        for spine in axes.spines.values():
-            spine.set(color=colours(cluster), linewidth=2.5)
+        left, top = 0.2 + 1.4 * column, 1.02 + 1.72 * row
+        extent = (left, left + side, top + side, top)
+        axes.imshow(patterns[int(index[cluster])], cmap="gray_r", vmin=0, vmax=255, extent=extent, aspect="auto")
+        axes.add_patch(Rectangle((left, top), side, side, fill=False, edgecolor=colours(cluster), linewidth=2.5))
         x, y = position[cluster]
-        axes.set_title(f"cluster {cluster}\n#{index[cluster]}, x {x}, y {y}", size=SMALL, color=INK, pad=4)
+        said = f"cluster {cluster}\n#{index[cluster]}, x {x}, y {y}"
+        axes.text(left + side / 2, top - 0.06, said, ha="center", va="bottom", size=SMALL, color=INK)
     return figure
 
 
@@ -248,15 +263,20 @@ _OURS = re.compile(
             *(name for name, _, _ in _OF_THE_SCAN),
             *(rf"{name}_k\d+" for name, _, _ in _OF_EACH_K),
             r"(delegates|density)_k\d+",
+            "approximation",
         ]
     )
 )
 
 
-def _planned(results: xr.Dataset, patterns: Patterns) -> Iterator[tuple[str, Callable[[], Figure]]]:
+def _planned(
+    results: xr.Dataset, patterns: Patterns, errors: Sequence[Mapping[str, float | int]]
+) -> Iterator[tuple[str, Callable[[], Figure]]]:
     for name, draw, needs in _OF_THE_SCAN:
         if _has(results, *needs):
             yield name, partial(draw, results)
+    if errors:
+        yield "approximation", partial(grains.approximation, errors, unit="deg²")
     for k in (int(value) for value in results["k"].to_numpy()) if "k" in results else ():
         one = results.sel(k=k)
         for name, draw_k, needs in _OF_EACH_K:
@@ -303,7 +323,8 @@ def _suggested(results: xr.Dataset) -> list[int]:
 
 def _facts(results: xr.Dataset, labels: NDArray[np.int32]) -> str:
     m_pca = _m_pca(results)
-    used = "" if m_pca is None else rf" · $M_\mathrm{{PCA}}$ = {m_pca}"
+    # no mathematical text: to set the first costs as much as a figure
+    used = "" if m_pca is None else f" · M_PCA = {m_pca}"
     return f"{(labels >= 0).sum():,} patterns{used}"
 
 

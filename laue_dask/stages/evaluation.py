@@ -1,8 +1,8 @@
 """How good a segmentation is against a true map, beside two baselines that nothing was learnt for.
 
 The rows are the run's own features, principal components of the reduced pixels (64 times wider), and the same network
-with random weights. All go through the same PCA and k-means. Figures are given over all points and over the interior,
-where the beam does not straddle two domains.
+with random weights. All go through the same PCA and the run's own estimator, with its smoothing: rows differ by their
+features alone. Figures are given over all points and over the interior, where the beam does not straddle two domains.
 """
 
 import tempfile
@@ -18,21 +18,30 @@ import xarray as xr
 import zarr
 from numpy.typing import NDArray
 
-from laue_dask import labeling, scores
-from laue_dask.config import Config
+from laue_dask import labeling, mapscores, scores
+from laue_dask.clustering import nearest
+from laue_dask.compute.cluster import Workers
+from laue_dask.compute.run import map_tasks
+from laue_dask.config import ClusteringConfig, Config
 from laue_dask.encoder.encode import Network
 from laue_dask.encoder.extractors import features
 from laue_dask.encoder.network import Smoothing
 from laue_dask.encoder.pixels import Pixels
 from laue_dask.errors import InputError
-from laue_dask.pca import IncrementalPCA
+from laue_dask.estimators import FINDS_K
+from laue_dask.pca import IncrementalPCA, each_block
 from laue_dask.progress import Progress
+from laue_dask.seeding import distinct_rows, sample_rows, search
 from laue_dask.stages import segmentation, specimen
 from laue_dask.stages.extraction import lazy_patterns, sample_of
+from laue_dask.stages.segmentation import Segmentation
 from laue_dask.stages.specimen import Map
 
 PIXEL_COMPONENTS = 32
 """Components of the reduced pixels that the baseline uses."""
+
+APPROXIMATED = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+"""Numbers of clusters over which the true map is approximated (Figure 19)."""
 
 OWN = {"network": "encoder", "pixels": "pixels, own run", "peaks": "peaks"}
 """What the row of the run's own features is called, by the extractor that made them."""
@@ -102,9 +111,9 @@ def evaluate(
     Returns
     -------
     rows
-        One per feature extractor and K: the run's own K, the true number of domains and twice that. `ari`,
-        `ari_interior`, `homogeneity`, `homogeneity_interior` where the domains are known, `mse` and `ks` (section 4.3)
-        where a property is known.
+        One per feature extractor and K: the run's own K, the true number of domains and twice that; for an estimator
+        that finds K itself, one per feature extractor with what it finds. `ari`, `ari_interior`, `homogeneity`,
+        `homogeneity_interior` where the domains are known, `mse` and `ks` (section 4.3) where a property is known.
     """
     components = results["components"]
     m_pca = int(components.attrs["m_pca"])
@@ -115,7 +124,8 @@ def evaluate(
         k_values |= {truth.n_domains, 2 * truth.n_domains}
     usable = int(where.valid.sum())
     rows: list[dict[str, float | int | str]] = []
-    chosen = sorted(k for k in k_values if k < usable)
+    finds = config.clustering.estimator in FINDS_K
+    chosen: list[int | None] = [None] if finds else [*sorted(k for k in k_values if k < usable)]
     # Workers read what the pixels' components are from a file, here as in a run.
     with tempfile.TemporaryDirectory(prefix="laue-dask-") as scratch:
         patterns = lazy_patterns(reduced)
@@ -129,15 +139,54 @@ def evaluate(
         with progress.stage("evaluate", total=len(extracted) * len(chosen), unit="segmentations") as advance:
             for name, samples in extracted.items():
                 for k in chosen:
-                    estimator = segmentation.kmeans(k, config.clustering).fit(samples)
-                    figures = _compare(samples, np.asarray(estimator.labels_), k, where, truth)
-                    rows.append({"features": name, "k": k, **figures})
+                    one = segmentation.cluster(samples, samples.shape[1], where, k, config.clustering)
+                    figures = _compare(one, truth)
+                    rows.append({"features": name, "k": one.k, "estimator": config.clustering.estimator, **figures})
                     advance(1)
     return rows
 
 
-def _compare(samples: da.Array, labels: NDArray[np.int64], k: int, where: Map, truth: Truth) -> dict[str, float]:
-    found = where.paint(labels.astype(np.int32), fill=np.int32(-1))
+def approximate(
+    results: xr.Dataset, config: Config, truth: Truth, *, workers: Workers, progress: Progress
+) -> list[dict[str, float | int]]:
+    """How well K delegates stand for the true property, over a wide range of K (section 4.3, Figure 19).
+
+    By k-means, as in the paper and whatever the run's estimator: a mixture of a thousand components has more parameters
+    than a scan has patterns. Centres come from one start, improved by moves, on the sample of the scores.
+
+    Returns
+    -------
+    rows
+        `mapscores.approximation_errors` for up to half as many clusters as there are patterns; none where no property
+        is known.
+    """
+    if truth.angle is None:
+        return []
+    components = results["components"]
+    where = Map(np.isfinite(np.asarray(components[:, 0])), truth.edge.shape)
+    samples = specimen.usable(da.asarray(components.data), where)[:, : int(components.attrs["m_pca"])]
+    chosen = sample_rows(samples.shape[0], config.clustering.sample, config.clustering.seed)
+    sample = np.asarray(samples[chosen].compute())
+    most = min(samples.shape[0] // 2, len(distinct_rows(sample)) - 1)
+    values = [k for k in APPROXIMATED if k <= most]
+    with progress.stage("approximate", total=len(values), unit="K") as advance:
+        found = map_tasks(
+            _centres, values, (sample, config.clustering), client=workers.client, on_done=lambda k: advance(1)
+        )
+    maps = []
+    for centres in found:
+        labels = np.concatenate(each_block(nearest, samples, centers=centres))
+        delegate = labeling.delegates(samples, labels, centres)
+        maps.append((where.paint(labels, fill=np.int32(-1)), np.where(delegate < 0, -1, where.patterns[delegate])))
+    return mapscores.approximation_errors(truth.angle, maps)
+
+
+def _centres(k: int, sample: NDArray[np.float32], config: ClusteringConfig) -> NDArray[np.float64]:
+    return search(sample, k, n_init=1, seed=config.seed)
+
+
+def _compare(one: Segmentation, truth: Truth) -> dict[str, float]:
+    found = one.labels
     figures: dict[str, float] = {}
     if truth.domain is not None:
         inside = ~truth.edge
@@ -146,9 +195,7 @@ def _compare(samples: da.Array, labels: NDArray[np.int64], k: int, where: Map, t
         figures["homogeneity"] = scores.homogeneity(truth.domain, found)
         figures["homogeneity_interior"] = scores.homogeneity(truth.domain, found, where=inside)
     if truth.angle is not None:
-        centres = labeling.centroids(samples, labels, k)
-        delegate = where.patterns[labeling.delegates(samples, labels, centres)]
-        approximation = labeling.indexing_labels(truth.angle, delegate, found)
+        approximation = labeling.indexing_labels(truth.angle, one.delegate, found)
         figures["mse"] = scores.mean_squared_error(truth.angle, approximation)
         figures["ks"] = scores.kolmogorov_smirnov(truth.angle, approximation)
     return figures

@@ -57,4 +57,4 @@ def test_maps_without_any_value_can_be_drawn():
 def test_colour_scheme_has_the_three_components():
     figure = maps.colour_scheme()
     written = [text.get_text() for text in figure.axes[0].texts]
-    assert written[:3] == ["$x_1$", "$x_2$", "$x_3$"]
+    assert written[:3] == ["x₁", "x₂", "x₃"]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
-from matplotlib.figure import Figure
 from matplotlib.text import Text
+from PIL import Image
 
 from laue_dask.report import canvas, grains, plots
 
@@ -101,7 +101,7 @@ def test_a_complete_scan_has_no_legend_entry_for_missing_points(make_results):
 def test_title_and_facts_say_k_patterns_and_m_pca(results):
     figure = plots.label_map(results, 6)
     assert figure.texts[0].get_text() == "K = 6, natural labels"
-    assert facts(figure) == r"238 patterns · $M_\mathrm{PCA}$ = 5"
+    assert facts(figure) == "238 patterns · M_PCA = 5"
 
 
 @pytest.mark.parametrize("shape", [(12, 20), (4, 60)])
@@ -136,7 +136,7 @@ def test_the_colour_key_places_red_green_and_blue_at_the_labels_of_the_component
     for text, expected in zip(key.texts[:3], np.eye(3), strict=True):
         nearest = np.linalg.norm(corners - text.get_position(), axis=1).argsort()[:1]
         assert np.abs(colours[nearest] - expected).max() < 0.1
-    assert [text.get_text() for text in key.texts[:3]] == ["$x_1$", "$x_2$", "$x_3$"]
+    assert [text.get_text() for text in key.texts[:3]] == ["x₁", "x₂", "x₃"]
 
 
 def test_distances_are_shown_up_to_a_quantile_and_the_bar_says_that_there_are_larger_ones(results):
@@ -179,7 +179,7 @@ def test_explained_variance_is_logarithmic_beside_its_running_sum_with_m_pca_mar
     np.testing.assert_allclose(left.lines[0].get_ydata(), results["explained_variance"])
     np.testing.assert_allclose(right.lines[0].get_ydata(), 100 * results["explained_variance_ratio"].cumsum())
     assert [list(axes.lines[1].get_xdata()) for axes in (left, right)] == [[5, 5], [5, 5]]
-    assert legend_texts(figure) == [r"$M_\mathrm{PCA}$ = 5"]
+    assert legend_texts(figure) == ["M_PCA = 5"]
     share = 100 * float(results["explained_variance_ratio"][:5].sum())
     assert facts(figure) == f"8 components, the first 5 explain {share:.2f} % of the variance"
 
@@ -202,6 +202,20 @@ def test_scores_are_drawn_against_k_with_every_suggested_k_marked(make_results):
         np.testing.assert_array_equal(axes.lines[0].get_xydata(), np.column_stack([results["score_k"], results[name]]))
         assert [line.get_xdata()[0] for line in axes.lines[1:]] == [3, 6]
     assert legend_texts(figure) == ["suggested K = 3, 6"]
+
+
+def test_what_is_unchanged_is_not_drawn_again_but_for_what_is_named(results, tmp_path):
+    errors = [{"k": 2**i, "mse": 9 / 2**i, "ks": 1 / 2**i} for i in range(1, 9)]
+    plots.write_plots(results, tmp_path)
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    plots.write_plots(results, tmp_path, unchanged=(3, 6), changed=("approximation", "scores"), errors=errors)
+    after = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert {name for name, when in after.items() if before.get(name) != when} == {"approximation.png", "scores.png"}
+    plots.write_plots(results, tmp_path, unchanged=(3,), changed=())
+    again = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    drawn = {name for name, when in again.items() if after[name] != when}
+    assert drawn == {name for name in before if name.endswith("_k06.png")}
+    assert set(again) == set(before)
 
 
 def test_scores_of_repeated_fits_are_a_band_and_their_agreement_a_curve(make_results):
@@ -237,12 +251,18 @@ def test_scores_without_a_suggestion_have_no_mark(results, suggested):
 def test_gallery_shows_each_delegate_in_the_colour_of_its_cluster(results, patterns):
     figure = plots.delegate_gallery(results, 6, patterns)
     index = results["delegate"].sel(k=6).values
-    assert len(figure.axes) == 6
-    for cluster, axes in enumerate(figure.axes):
-        np.testing.assert_array_equal(axes.images[0].get_array(), patterns[index[cluster]])
+    (axes,) = figure.axes
+    assert len(axes.images) == 6
+    shown = zip(axes.images, axes.patches, axes.texts, strict=True)
+    for cluster, (image, frame, text) in enumerate(shown):
+        np.testing.assert_array_equal(image.get_array(), patterns[index[cluster]])
         y, x = divmod(int(index[cluster]), 20)
-        assert axes.get_title() == f"cluster {cluster}\n#{index[cluster]}, x {x}, y {y}"
-        assert axes.spines["left"].get_edgecolor() == to_rgba(canvas.cluster_colours(6)(cluster))
+        assert text.get_text() == f"cluster {cluster}\n#{index[cluster]}, x {x}, y {y}"
+        assert frame.get_edgecolor() == to_rgba(canvas.cluster_colours(6)(cluster))
+        left, right, bottom, top = image.get_extent()
+        assert frame.get_bbox().extents == pytest.approx((left, top, right, bottom))
+        assert left < text.get_position()[0] < right
+        assert text.get_position()[1] < top
 
 
 def test_gallery_shows_the_largest_24_clusters_whose_pattern_is_given(make_results):
@@ -251,7 +271,7 @@ def test_gallery_shows_the_largest_24_clusters_whose_pattern_is_given(make_resul
     labels[labels == 0] = 29
     index = results["delegate"].values[0]
     given = {int(i): np.zeros((128, 128), np.uint8) for cluster, i in enumerate(index) if cluster != 7}
-    titles = [axes.get_title().split("\n")[0] for axes in plots.delegate_gallery(results, 30, given).axes]
+    titles = [text.get_text().split("\n")[0] for text in plots.delegate_gallery(results, 30, given).axes[0].texts]
     assert len(titles) == 24
     assert "cluster 29" in titles
     assert "cluster 0" not in titles
@@ -387,7 +407,7 @@ def test_a_figure_that_fails_leaves_no_partial_file_and_the_old_one_in_place(res
         args[0].write(b"\x89PNG half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(Figure, "savefig", fail)
+    monkeypatch.setattr(Image.Image, "save", fail)
     with pytest.raises(OSError, match="no space"):
         plots.write_plots(results, tmp_path)
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("direct_colouring.png", b"old")]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score, homogeneity_score
@@ -10,6 +12,7 @@ from laue_dask.io.scan_store import ScanStore
 from laue_dask.progress import QuietProgress
 from laue_dask.stages import evaluation
 from laue_dask.stages.evaluation import read_truth
+from laue_dask.stages.segmentation import estimator_of
 
 SHAPE = (8, 9)
 
@@ -65,6 +68,37 @@ def rows(small_run, small_scan, on_workers):
     reduced = ScanStore.open(record["scan"]).reduced(config.recipe.digest())
     truth = read_truth(small_scan / "truth.npz", SHAPE)
     return evaluation.evaluate(io_results.read(small_run), reduced, config, truth, progress=QuietProgress())
+
+
+@pytest.mark.parametrize("estimator", ["gmm", "mean_shift"])
+def test_every_row_is_of_the_estimator_of_the_run(small_run, small_scan, on_workers, estimator):
+    record = records.read(small_run)
+    given = {"estimator": estimator, "k": []}
+    config = validate({**record["config"], "clustering": {**record["config"]["clustering"], **given}}, "test")
+    reduced = ScanStore.open(record["scan"]).reduced(config.recipe.digest())
+    truth = read_truth(small_scan / "truth.npz", SHAPE)
+    dataset = io_results.read(small_run).sel(k=[3])
+    rows = evaluation.evaluate(dataset, reduced, config, truth, progress=QuietProgress())
+    assert {row["estimator"] for row in rows} == {estimator}
+    m_pca = int(dataset["components"].attrs["m_pca"])
+    X = dataset["components"].values[:, :m_pca]
+    for row in (row for row in rows if row["features"] == "encoder"):
+        k = None if estimator == "mean_shift" else row["k"]
+        found = estimator_of(k, config.clustering).fit(X)
+        assert row["ari"] == pytest.approx(adjusted_rand_score(truth.domain.ravel(), found.labels_))
+    assert len(rows) == (4 if estimator == "mean_shift" else 8)
+
+
+def test_the_approximation_gets_better_with_k_and_is_of_delegates(small_run, small_scan, on_workers):
+    config = validate(records.read(small_run)["config"], "test")
+    truth = read_truth(small_scan / "truth.npz", SHAPE)
+    options = {"workers": on_workers, "progress": QuietProgress()}
+    found = evaluation.approximate(io_results.read(small_run), config, truth, **options)
+    assert [row["k"] for row in found] == [k for k in evaluation.APPROXIMATED if k <= 36]
+    assert found[-1]["mse"] < found[0]["mse"]
+    assert all(0 <= row["ks"] <= 1 for row in found)
+    unknown = replace(truth, angle=None)
+    assert evaluation.approximate(io_results.read(small_run), config, unknown, **options) == []
 
 
 def test_run_is_compared_beside_its_baselines_at_its_own_k_and_the_true_ones(rows, small_run, small_scan):
