@@ -1,10 +1,10 @@
 """K-means of all patterns, out of core and reproducible (section 4 of the paper).
 
 dask-ml's Lloyd iteration does the work on blocks, scikit-learn's on a table that one process can hold; what they leave
-open is settled here. Seeds are searched for on a sample (`laue_dask.seeding`), the tolerance is relative to the
-variance, a cluster that runs empty is reseeded, inertia is summed in float64, and labels count from the largest
-cluster. Blocks, and who does the work, depend on the table's shape alone, so that every chunking, scheduler and number
-of workers gives the same partition.
+open is settled here. Seeds are searched for on a sample (`laue_dask.seeding`) and, where it has few rows for each
+cluster, compared on all rows, the tolerance is relative to the variance, a cluster that runs empty is reseeded, inertia
+is summed in float64, and labels count from the largest cluster. Blocks, and who does the work, depend on the table's
+shape alone, so that every chunking, scheduler and number of workers gives the same partition.
 """
 
 from dataclasses import dataclass
@@ -22,13 +22,29 @@ from sklearn.utils.validation import check_is_fitted
 
 from laue_dask.errors import InputError
 from laue_dask.pca import Array, block_rows, each_block
-from laue_dask.seeding import distinct_rows, improve, sample_kmeans, sample_rows, search
+from laue_dask.seeding import WORTH, distinct_rows, finalists, improve, moves, sample_kmeans, sample_rows, two_distances
 
 SETTLING_STEPS = 20
 """Steps to a partition that does not change any more, at most, after the tolerance is reached (8 to 22 were seen)."""
 
 IN_MEMORY = 2**23
 """Values of a table that one process takes whole (32 MiB of float32): a step costs a hundredth of one on workers."""
+
+SCANT = 200
+"""Rows of the sample for each cluster below which what is best on it is often not best on all rows: out of core, the
+best partitions of the sample and moves from them are then compared on all rows."""
+
+ROUNDS = 10
+"""Moves made out of core, at most."""
+
+TRIED = 24
+"""Moves tried out of core before the partition is taken as it is."""
+
+TOGETHER = 8
+"""Partitions compared in the same passes over all rows."""
+
+TOGETHER_STEPS = 4
+"""Lloyd steps after which they are compared, a pass each."""
 
 HELD_SHARE = 0.25
 """Share of the workers' memory that a table may take between the steps; a larger one is read again for each step."""
@@ -108,7 +124,8 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     n_init
         Number of k-means++ starts on the sample.
     init
-        (K, M) centres to start from, as `laue_dask.seeding.search` finds them on the sample; found here by default.
+        (K, M) centres to start from, or (F, K, M) several sets of them, the best first, as
+        `laue_dask.seeding.finalists` finds them on the sample; found here by default.
     sample
         Rows in the sample from which the seeds come; 10 K where that is more, all rows where there are no more.
     max_iter, tol
@@ -204,7 +221,14 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         spread = cluster_moments(X, np.zeros(len(X), np.int32), 1).ssd[0] / X.size
         # never 0, or dask-ml would go on after the centres have come to rest
         tol = max(self.tol * spread, np.finfo(np.float64).tiny)
-        centers, labels, members = self._converge(X, self._seeds(X), tol)
+        self.n_iter_ = 0
+        seeds = self._seeds(X)
+        scant = isinstance(X, da.Array) and self.n_clusters > 1 and self._sampled(X) < SCANT * self.n_clusters
+        if scant and len(seeds) > 1:
+            seeds, inertia = self._together(X, seeds)
+            seeds = seeds[[np.argmin(inertia)]]
+        found = self._converge(X, seeds[0], tol)
+        centers, labels, members = self._moved(X, *found, tol) if scant else found
 
         self.labels_, order = canonical(labels)
         self.cluster_centers_ = centers[order]
@@ -214,23 +238,59 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def _seeds(self, X: Any) -> Array:
-        """Centres from which Lloyd starts on all rows, (K, M) float64."""
+        """Centres from which Lloyd may start on all rows, (F, K, M) float64, the best first."""
         settings: dict[str, Any] = {"max_iter": self.max_iter, "tol": self.tol}
         size = seed_sample(self.sample, self.n_clusters)
         if self.init is None:
             rows = _rows(X, sample_rows(len(X), size, self.random_state))
             distinct = distinct_rows(rows)
             if len(distinct) < self.n_clusters:  # the surplus seeds stay empty and are placed by the repair
-                return np.asarray(rows[np.resize(distinct, self.n_clusters)], dtype=np.float64)
-            centers = search(rows, self.n_clusters, n_init=self.n_init, seed=self.random_state, **settings)
+                return np.asarray(rows[np.resize(distinct, self.n_clusters)], dtype=np.float64)[None]
+            found = finalists(rows, self.n_clusters, n_init=self.n_init, seed=self.random_state, **settings)
+            centers = np.array(found[:TOGETHER])
         else:
-            centers = np.asarray(self.init, dtype=np.float64)
+            centers = np.asarray(self.init, dtype=np.float64).reshape(-1, self.n_clusters, X.shape[1])[:TOGETHER]
         # what is best on the sample need not be so on all rows
-        return centers if len(X) <= size or isinstance(X, da.Array) else improve(X, centers, **settings)
+        return centers if len(X) <= size or isinstance(X, da.Array) else improve(X, centers[0], **settings)[None]
+
+    def _sampled(self, X: Any) -> int:
+        """Rows in the sample."""
+        return min(len(X), seed_sample(self.sample, self.n_clusters))
+
+    def _moved(
+        self, X: Any, centers: Array, labels: Array, members: ClusterMoments, tol: float
+    ) -> tuple[Array, Array, ClusterMoments]:
+        """The partition in which split-and-merge moves end that pay on all rows, as `_converge` returns it.
+
+        Only the halves of the clusters are sought in the sample; what a move costs and saves is seen on all rows.
+        """
+        rows = _rows(X, sample_rows(len(X), self._sampled(X), self.random_state))
+        for _ in range(ROUNDS):
+            loss = np.sum(each_block(_dissolved, X, labels, centers=centers), axis=0)
+            promising = moves(rows, nearest(rows, centers), centers, members.ssd, loss)[:TRIED]
+            for start in range(0, len(promising), TOGETHER):
+                trials, inertia = self._together(X, np.array(promising[start : start + TOGETHER]))
+                best = np.argmin(inertia)
+                if inertia[best] < (1 - WORTH) * members.ssd.sum():
+                    centers, labels, members = self._converge(X, trials[best], tol)
+                    break
+            else:
+                break
+        return centers, labels, members
+
+    def _together(self, X: Any, trials: Array) -> tuple[Array, Array]:
+        """Several sets of centres, (T, K, M), after some Lloyd steps, and the inertia of each, (T,)."""
+        for _ in range(TOGETHER_STEPS):
+            self.n_iter_ += 1
+            parts = zip(*each_block(_assign_all, X, trials=trials), strict=True)
+            found = [reduce(ClusterMoments.merge, part) for part in parts]
+            trials = np.array(
+                [np.where(one.n[:, None] > 0, one.mean, trial) for one, trial in zip(found, trials, strict=True)]
+            )
+        return trials, np.array([one.ssd.sum() for one in found])
 
     def _converge(self, X: Any, centers: Array, tol: float) -> tuple[Array, Array, ClusterMoments]:
         """Lloyd from `centers` to a partition without empty clusters: final centres, labels and their moments."""
-        self.n_iter_ = 0
         for _ in range(self.n_clusters):  # each repair fills one cluster or more, and none of it raises the inertia
             centers, labels, members = self._settle(X, self._lloyd(X, centers, tol))
             empty = np.flatnonzero(members.n == 0)
@@ -335,3 +395,14 @@ def _assign(X: Any, centers: Array) -> tuple[Array, ClusterMoments]:
 def _assign_block(X: Array, *, centers: Array) -> tuple[Array, ClusterMoments]:
     labels = nearest(X, centers)
     return labels, ClusterMoments.from_block(X, labels, n_clusters=len(centers))
+
+
+def _assign_all(X: Array, *, trials: Array) -> list[ClusterMoments]:
+    """Moments of the clusters that each of several sets of centres, (T, K, M), makes of the rows of X."""
+    return [_assign_block(X, centers=centers)[1] for centers in trials]
+
+
+def _dissolved(X: Array, labels: Array, *, centers: Array) -> Array:
+    """What the inertia of the rows of X gains when a cluster's members go to the second nearest centres; (K,)."""
+    first, second = two_distances(X, centers)
+    return np.bincount(labels, weights=second - first, minlength=len(centers))

@@ -22,11 +22,17 @@ FINALISTS = 2
 """Starts from which moves go on."""
 
 SMALL = 2**14
-"""Rows times clusters up to which starts take all their steps, scikit-learn's own are among them, and all that differ
-go on: a few rows decide there, and steps cost next to nothing."""
+"""Rows times clusters up to which starts take all their steps, scikit-learn's own are among them, all that differ go
+on, and more moves are tried: a few rows decide there, and steps cost next to nothing."""
 
 TRIALS = 4
 """Moves tried before the partition is taken as it is."""
+
+THOROUGH_TRIALS = 40
+"""Moves tried in a small table before the best partitions are taken as they are."""
+
+THOROUGH_FINALISTS = 4
+"""Partitions from which that many moves are tried."""
 
 TRIAL_STEPS = 20
 """Lloyd steps after which a move must have paid."""
@@ -36,6 +42,9 @@ WORTH = 1e-4
 
 CANDIDATES = 16
 """Clusters that may be split in one round: those with the largest spread."""
+
+CHEAPEST = 8
+"""Clusters that may be dissolved in one round: those that cost least."""
 
 BLOCK_DISTANCES = 2**22
 """Distances held at a time: 32 MiB of float64."""
@@ -83,17 +92,31 @@ def search(X: Array, n_clusters: int, *, n_init: int, seed: int, max_iter: int =
     X needs at least K distinct rows. Each of `n_init` starts takes a few Lloyd steps; from the `FINALISTS` that are
     best by then, moves go on, because two local optima may be moves apart of which none pays.
     """
+    return finalists(X, n_clusters, n_init=n_init, seed=seed, max_iter=max_iter, tol=tol)[0]
+
+
+def finalists(
+    X: Array, n_clusters: int, *, n_init: int, seed: int, max_iter: int = 300, tol: float = 1e-4
+) -> list[Array]:
+    """Centres of all partitions in which the moves of `search` end, the best first."""
     small = len(X) * n_clusters <= SMALL
-    steps, finalists = (max_iter, n_init) if small else (START_STEPS, FINALISTS)
+    steps, going_on = (max_iter, n_init) if small else (START_STEPS, FINALISTS)
     with threadpool_limits(1):
         fits = [_fit(X, n_clusters, max_iter=steps, random_state=seed + i) for i in range(n_init)]
         if small:
             fits.append(_fit(X, n_clusters, n_init=n_init, max_iter=max_iter, tol=tol, random_state=seed))
-        # many starts end in the same place
-        different = {f"{fitted.inertia_:.5e}": fitted for fitted in sorted(fits, key=_inertia, reverse=True)}
-        chosen = sorted(different.values(), key=_inertia)[:finalists]
-        best = min((_improved(X, start.cluster_centers_, max_iter, tol) for start in chosen), key=_inertia)
-    return np.asarray(best.cluster_centers_, dtype=np.float64)
+        ends = [_improved(X, start.cluster_centers_, max_iter, tol) for start in _different(fits)[:going_on]]
+        if small:
+            best, others = _different(ends)[:THOROUGH_FINALISTS], _different(ends)[THOROUGH_FINALISTS:]
+            better = [_improved(X, end.cluster_centers_, max_iter, tol, THOROUGH_TRIALS) for end in best]
+            ends = [*better, *others]
+    return [np.asarray(end.cluster_centers_, dtype=np.float64) for end in _different(ends)]
+
+
+def _different(fits: list[Any]) -> list[Any]:
+    """The best of the fits that end in each place, which many do, in the order of their inertia."""
+    places = {f"{fitted.inertia_:.5e}": fitted for fitted in sorted(fits, key=_inertia, reverse=True)}
+    return sorted(places.values(), key=_inertia)
 
 
 def improve(X: Array, centers: Array, *, max_iter: int = 300, tol: float = 1e-4) -> Array:
@@ -113,48 +136,69 @@ def _inertia(fitted: Any) -> float:
     return float(fitted.inertia_)
 
 
-def _improved(X: Array, centers: Array, max_iter: int, tol: float) -> Any:
-    """The fitted k-means in which Lloyd from `centers` and then moves end."""
+def _improved(X: Array, centers: Array, max_iter: int, tol: float, tried: int = TRIALS) -> Any:
+    """The fitted k-means in which Lloyd from `centers` and then moves end, after `tried` of which none paid."""
     while True:
         fitted = _fit(X, len(centers), init=centers, max_iter=max_iter, tol=tol)
-        moved = _moved(X, fitted)
+        moved = _moved(X, fitted, tried)
         if moved is None:
             return fitted
         centers = moved
 
 
-def _moved(X: Array, fitted: Any) -> Array | None:
+def _moved(X: Array, fitted: Any, tried: int) -> Array | None:
     """Centres after the first of the most promising moves that pays, or None."""
     centers, labels = fitted.cluster_centers_, fitted.labels_
-    n_clusters = len(centers)
-    if n_clusters < 2 or fitted.inertia_ <= 0:
+    if len(centers) < 2 or fitted.inertia_ <= 0:
         return None
-    nearest, second = _two_distances(X, centers)
-    spread = np.bincount(labels, weights=nearest, minlength=n_clusters)
-    loss = np.bincount(labels, weights=second - nearest, minlength=n_clusters)
-    order = np.argsort(labels, kind="stable")
-    members = np.split(order, np.cumsum(np.bincount(labels, minlength=n_clusters))[:-1])
-    halves: dict[int, Array] = {}
-    moves: list[tuple[float, int, int]] = []
-    cheapest = np.argsort(loss, kind="stable")[: TRIALS + 1]
-    for split in map(int, np.argsort(-spread, kind="stable")[:CANDIDATES]):
-        rows = X[members[split]]
-        if len(rows) < 2 or (rows == rows[0]).all():
-            continue
-        two = _fit(rows, 2, max_iter=TRIAL_STEPS)
-        halves[split] = two.cluster_centers_
-        gain = spread[split] - two.inertia_
-        moves += [(float(loss[gone] - gain), split, int(gone)) for gone in cheapest if gone != split]
-    for _, split, gone in sorted(moves)[:TRIALS]:
-        trial = centers.copy()
-        trial[[split, gone]] = halves[split]
-        moved = _fit(X, n_clusters, init=trial, max_iter=TRIAL_STEPS)
+    nearest, second = two_distances(X, centers)
+    spread = np.bincount(labels, weights=nearest, minlength=len(centers))
+    loss = np.bincount(labels, weights=second - nearest, minlength=len(centers))
+    for trial in moves(X, labels, centers, spread, loss)[:tried]:
+        moved = _fit(X, len(centers), init=trial, max_iter=TRIAL_STEPS)
         if moved.inertia_ < (1 - WORTH) * fitted.inertia_:
             return np.asarray(moved.cluster_centers_)
     return None
 
 
-def _two_distances(X: Array, centers: Array) -> tuple[Array, Array]:
+def moves(rows: Array, labels: Array, centers: Array, spread: Array, loss: Array) -> list[Array]:
+    """Centres, (K, M) each, after moves that may lower the inertia, the most promising first.
+
+    Parameters
+    ----------
+    rows, labels
+        (n, M) and (n,): members of the clusters, all or a sample, in which the halves of a cluster are sought.
+    centers
+        (K, M).
+    spread
+        (K,) sum of the squared distances of a cluster's members to its centre.
+    loss
+        (K,) what the inertia gains when a cluster is dissolved and its members go to the second nearest centres.
+    """
+    n_clusters = len(centers)
+    order = np.argsort(labels, kind="stable")
+    members = np.split(order, np.cumsum(np.bincount(labels, minlength=n_clusters))[:-1])
+    halves: dict[int, Array] = {}
+    found: list[tuple[float, int, int]] = []
+    cheapest = np.argsort(loss, kind="stable")[: CHEAPEST + 1]
+    with threadpool_limits(1):
+        for split in map(int, np.argsort(-spread, kind="stable")[:CANDIDATES]):
+            own = rows[members[split]]
+            if len(own) < 2 or (own == own[0]).all():
+                continue
+            two = _fit(own, 2, max_iter=TRIAL_STEPS)
+            halves[split] = two.cluster_centers_
+            gain = spread[split] * (1 - two.inertia_ / (own.var(axis=0, dtype=np.float64).sum() * len(own)))
+            found += [(float(loss[gone] - gain), split, int(gone)) for gone in cheapest if gone != split]
+    trials = []
+    for _, split, gone in sorted(found):
+        trial = np.array(centers, dtype=np.float64)
+        trial[[split, gone]] = halves[split]
+        trials.append(trial)
+    return trials
+
+
+def two_distances(X: Array, centers: Array) -> tuple[Array, Array]:
     """Squared distances of each row of X to its nearest and its second nearest centre, (n,) each."""
     origin = centers.mean(axis=0)  # or the squares would cancel far from the origin
     away = centers - origin

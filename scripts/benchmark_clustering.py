@@ -10,7 +10,8 @@ sweep     K = 2…20 on 100,000 × 32 features, scored on a sample and refined o
           k-means (n_init=10) of all rows; processor time of one thread each.
 segment   a new K on a run of 6,000 patterns, in this process and after start-up.
 --large   2,000,000 × 256 float32 features (2 GB) in Zarr through PCA and k-means (K = 6), workers of 1 GB each:
-          nothing may be spilled. Needs 4 GB of disk in the system's temporary folder.
+          nothing may be spilled, no worker may hold more or die, the clumps must be found. Needs 4 GB of disk in the
+          system's temporary folder.
 
 Exit code 1 if a promise is broken.
 """
@@ -30,24 +31,20 @@ import zarr
 from sklearn.cluster import KMeans as Reference
 from threadpoolctl import threadpool_limits
 
-from laue_dask import clustering, pca, pipeline
+from laue_dask import clustering, pca
 from laue_dask.clustering import KMeans, cluster_moments, nearest
 from laue_dask.compute import cluster
 from laue_dask.config import ClusterConfig, ClusteringConfig, Config
-from laue_dask.io.geometry import ScanGrid
-from laue_dask.io.results import ResultsWriter
-from laue_dask.io.scan_store import ScanStore
 from laue_dask.pca import IncrementalPCA
-from laue_dask.progress import QuietProgress
-from laue_dask.record import Run, write
-from laue_dask.scores import score_labels
 from laue_dask.seeding import sample_rows, search
-from laue_dask.stages import segmentation
-from laue_dask.stages.specimen import Map
 
+# What only `segment` and `sweep` need is imported there: every worker of `--large` imports this module, and torch would
+# take a quarter of its memory.
 LAYOUTS = 5
 SWEPT = range(2, 21)
 K_LARGE = 6
+LIMIT = 10**9
+"""Bytes of memory of a worker of the large run."""
 
 
 def generated(seed: int) -> tuple[np.ndarray, int]:
@@ -124,10 +121,14 @@ def clumps(n: int, m: int, k: int, seed: int = 0) -> np.ndarray:
 
 
 def sweep() -> list[str]:
+    from laue_dask.scores import score_labels
+
     X = clumps(100_000, 32, 12)
     config = ClusteringConfig()
     sample = X[sample_rows(len(X), config.sample, config.seed)]
     seconds, ratios = np.zeros(3), []
+    print(f"sweep of K = {SWEPT[0]} to {SWEPT[-1]} ({len(SWEPT)}) on 100,000 × 32, processor time of one thread:")
+    print("    K   on the sample   on all rows   scikit-learn   inertia / scikit-learn's", flush=True)
     # processor time of one thread each: what else the machine does has no say
     with threadpool_limits(1):
         for k in SWEPT:
@@ -138,10 +139,11 @@ def sweep() -> list[str]:
             refined = KMeans(k, init=seeds).fit(X).inertia_
             done = time.process_time()
             reference = Reference(k, n_init=10, random_state=1).fit(X).inertia_
-            seconds += np.diff([begun, scored, done, time.process_time()])
+            taken = np.diff([begun, scored, done, time.process_time()])
+            seconds += taken
             ratios.append(refined / reference)
+            print(f"  {k:3d}   {taken[0]:11.2f} s {taken[1]:11.2f} s {taken[2]:12.2f} s   {ratios[-1]:.4f}", flush=True)
     on_sample, on_all, theirs = seconds
-    print(f"sweep of K = {SWEPT[0]} to {SWEPT[-1]} ({len(SWEPT)}) on 100,000 × 32, processor time of one thread:")
     print(f"  scikit-learn, all rows, n_init=10   {theirs:6.1f} s")
     print(f"  ours, on the sample, with scores    {on_sample:6.1f} s  ({on_sample / theirs:.2f} ×)")
     print(f"  and refined on all rows             {on_sample + on_all:6.1f} s  ({(on_sample + on_all) / theirs:.2f} ×)")
@@ -152,6 +154,15 @@ def sweep() -> list[str]:
 
 def made_run(folder: Path, shape: tuple[int, int], components: np.ndarray, m_pca: int) -> None:
     """A finished run of synthetic components, K = 6, for `segment`."""
+    from laue_dask import pipeline
+    from laue_dask.io.geometry import ScanGrid
+    from laue_dask.io.results import ResultsWriter
+    from laue_dask.io.scan_store import ScanStore
+    from laue_dask.progress import QuietProgress
+    from laue_dask.record import Run, write
+    from laue_dask.stages import segmentation
+    from laue_dask.stages.specimen import Map
+
     n = shape[0] * shape[1]
     config, grid = (
         Config(clustering=ClusteringConfig(k=(6,))),
@@ -196,6 +207,9 @@ def made_run(folder: Path, shape: tuple[int, int], components: np.ndarray, m_pca
 
 
 def segment() -> list[str]:
+    from laue_dask import pipeline
+    from laue_dask.progress import QuietProgress
+
     X = clumps(6_000, 256, 8)
     X[:, 32:] *= 0.02
     broken = []
@@ -231,10 +245,10 @@ def large(n: int, m: int = 256) -> list[str]:
             noise = rng.standard_normal((size, m), dtype=np.float32)
             array[i * block : i * block + size] = centers[rng.integers(K_LARGE, size=size)] + noise
         size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
-        print(
-            f"large: {n:,} × {m} float32, {size / 1e9:.2f} GB on disk, written in {time.perf_counter() - begun:.0f} s"
-        )
-        with cluster.start(ClusterConfig(workers=2, memory="1GB", gpu="never")) as workers:
+        written = time.perf_counter() - begun
+        print(f"large: {n:,} × {m} float32, {size / 1e9:.2f} GB on disk, written in {written:.0f} s", flush=True)
+        with cluster.start(ClusterConfig(workers=2, memory=f"{LIMIT}B", gpu="never")) as workers:
+            before = _workers(workers.client)
             features = da.from_zarr(array)
             begun = time.perf_counter()
             fitted = IncrementalPCA().fit(features)
@@ -243,16 +257,34 @@ def large(n: int, m: int = 256) -> list[str]:
             )
             da.store(fitted.transform(features, dtype=np.float32), components, lock=False)  # a block is a chunk
             middle = time.perf_counter()
+            print(f"  PCA and transformation              {middle - begun:6.0f} s", flush=True)
             found = KMeans(K_LARGE).fit(da.from_zarr(components))
             done = time.perf_counter()
-            spilled = workers.client.run(_spilled)
-            peaks = workers.client.run(_peak)
-        sizes = np.bincount(found.labels_)
-        print(f"  PCA {middle - begun:.0f} s, k-means (K = {K_LARGE}, all {m} components) {done - middle:.0f} s")
-        print(f"  sizes {sizes.tolist()}, {found.n_iter_} steps, inertia {found.inertia_ / (n * m):.4f} per value")
-        print(f"  peak memory of the workers {[f'{peak / 1e6:.0f} MB' for peak in peaks.values()]}")
-        print(f"  spilled {sum(spilled.values())} bytes")
-    return [] if sum(spilled.values()) == 0 else [f"large: {sum(spilled.values())} bytes were spilled"]
+            after = _workers(workers.client)
+            spilled = sum(workers.client.run(_spilled).values())
+            peaks = workers.client.run(_peak).values()
+        sizes, inertia = np.bincount(found.labels_), found.inertia_ / (n * m)
+        print(f"  k-means, K = {K_LARGE}, all components     {done - middle:6.0f} s, {found.n_iter_} steps")
+        print(f"  sizes                               {sizes.tolist()}, inertia {inertia:.4f} per value of noise 1")
+        limits = [f"{limit / 1e6:.0f} MB" for limit in after.values()]
+        print(f"  memory: limits of the workers       {limits}, peaks {[f'{peak / 1e6:.0f} MB' for peak in peaks]}")
+        print(f"  spilled                             {spilled} bytes", flush=True)
+    broken = [] if spilled == 0 else [f"large: {spilled} bytes were spilled"]
+    if set(after.values()) != {LIMIT}:
+        broken.append(f"large: the workers' limits are {sorted(after.values())} bytes, not {LIMIT}")
+    if before != after:
+        broken.append("large: a worker died on the way")
+    if max(peaks) > LIMIT:
+        broken.append(f"large: a worker held {max(peaks) / 1e6:.0f} MB")
+    if not (0.99 < inertia < 1.01):
+        broken.append(f"large: the clumps were not found: inertia {inertia:.4f} per value of noise 1")
+    return broken
+
+
+def _workers(client: Any) -> dict[str, int]:
+    """Memory limit in bytes of each worker, by its address, which a worker that takes a dead one's place has not."""
+    workers = client.scheduler_info(n_workers=-1)["workers"].items()
+    return {address: int(worker["memory_limit"]) for address, worker in workers}
 
 
 def _spilled(dask_worker: Any) -> int:

@@ -80,6 +80,41 @@ def test_inertia_from_a_sample_is_within_one_percent_of_scikit_learns(small_bloc
     assert KMeans(k, sample=n // 2).fit(X).inertia_ <= 1.01 * reference.inertia_
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_few_rows_in_the_sample_do_not_decide(small_blocks, seed):
+    X = blobs(300, 2, 14, apart=2.0, seed=seed)
+    reference = sklearn.cluster.KMeans(12, n_init=10, random_state=0).fit(X)
+    fitted = KMeans(12, sample=150).fit(X)
+    assert fitted.inertia_ <= 1.01 * reference.inertia_
+    assert fitted.inertia_ == pytest.approx(brute_inertia(X, fitted.cluster_centers_), rel=1e-6)
+
+
+def test_moves_on_all_rows_leave_a_local_optimum(small_blocks):
+    # two centres in the left clump and one for the two clumps on the right
+    at = np.array([[0.0, 0.0], [100.0, 0.0], [103.0, 0.0]])
+    X = (at[np.repeat([0, 1, 2], 60)] + np.random.default_rng(0).normal(size=(180, 2)) * 0.1).astype(np.float32)
+    stuck = np.array([[0.0, 0.05], [0.0, -0.05], [101.5, 0.0]])
+    assert sorted(np.bincount(KMeans(3, init=stuck, sample=60).fit(X).labels_)) == [60, 60, 60]
+
+
+def test_several_sets_of_seeds_are_judged_on_all_rows(small_blocks, monkeypatch):
+    monkeypatch.setattr(clustering, "moves", lambda *state: [])
+    X = blobs(400, 3, 4, apart=20.0)
+    good = sklearn.cluster.KMeans(4, n_init=10, random_state=0).fit(X).cluster_centers_.astype(np.float64)
+    bad = np.vstack([good[:2], good[:2] + 0.1])
+    for init in (np.stack([bad, good]), good):
+        assert KMeans(4, init=init, sample=100).fit(X).inertia_ == pytest.approx(brute_inertia(X, good), rel=1e-6)
+    assert KMeans(4, init=bad, sample=100).fit(X).inertia_ > 2 * brute_inertia(X, good)
+
+
+def test_what_dissolving_a_cluster_costs_is_its_members_way_to_other_centres():
+    X = blobs(80, 3, 4)
+    centers = X[:5].astype(np.float64)
+    labels = nearest(X, centers)
+    first, second = (brute_inertia(X, centers), [brute_inertia(X, np.delete(centers, i, axis=0)) for i in range(5)])
+    assert np.allclose(clustering._dissolved(X, labels, centers=centers), np.subtract(second, first), rtol=1e-6)
+
+
 @given(st.data())
 @settings(max_examples=10, deadline=None)
 def test_chunking_does_not_change_the_partition(data):
@@ -128,6 +163,7 @@ def test_a_cluster_that_runs_empty_in_the_engine_is_reseeded(small_blocks):
     blocks = da.from_array(X, chunks=(50, 3))
     seeds = np.vstack([X[:3], [[1e6, 1e6, 1e6]]]).astype(np.float64)
     estimator = KMeans(4)
+    estimator.n_iter_ = 0
     _, labels, members = estimator._converge(blocks, seeds, 1e-6)
     assert members.n.min() > 0
     assert np.array_equal(np.bincount(labels), members.n)

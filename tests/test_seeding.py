@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 from laue_dask import seeding
-from laue_dask.seeding import distinct_rows, improve, sample_kmeans, sample_rows, search
+from laue_dask.seeding import distinct_rows, finalists, improve, moves, sample_kmeans, sample_rows, search
 
 
 def inertia(X, centers):
@@ -43,6 +43,29 @@ def test_search_is_as_good_as_other_starts(seed, k, apart):
     assert inertia(X, centers) <= 1.01 * inertia(X, reference.cluster_centers_)
 
 
+@given(st.integers(0, 2**32), st.integers(2, 6))
+@settings(max_examples=10)
+def test_finalists_are_different_and_the_best_comes_first(seed, k):
+    X = clumps(150, 3, 6, apart=1.0, seed=seed)
+    found = finalists(X, k, n_init=5, seed=0)
+    values = [inertia(X, centers) for centers in found]
+    assert np.array_equal(found[0], search(X, k, n_init=5, seed=0))
+    assert values[0] <= min(values) * (1 + 1e-5)
+    assert len({f"{value:.4e}" for value in values}) <= len(values) == len({centers.tobytes() for centers in found})
+
+
+def test_moves_replace_two_centres_and_the_most_promising_comes_first():
+    at = np.array([[0.0, 0.0], [100.0, 0.0], [103.0, 0.0]])
+    X = at[np.repeat([0, 1, 2], 40)] + np.random.default_rng(0).normal(size=(120, 2)) * 0.1
+    stuck = np.array([[0.0, 0.05], [0.0, -0.05], [101.5, 0.0]])
+    distance = cdist(X, stuck, "sqeuclidean")
+    labels, (first, second) = distance.argmin(axis=1), np.sort(distance, axis=1)[:, :2].T
+    spread, loss = (np.bincount(labels, weights=values, minlength=3) for values in (first, second - first))
+    found = moves(X, labels, stuck, spread, loss)
+    assert all((trial == stuck).all(axis=1).sum() == 1 for trial in found)
+    assert inertia(X, found[0]) < 0.1 * inertia(X, stuck)
+
+
 @given(st.integers(0, 2**32), st.integers(1, 6))
 @settings(max_examples=10)
 def test_moves_never_raise_the_inertia(seed, k):
@@ -67,7 +90,7 @@ def test_two_nearest_distances_are_those_of_scipy(seed, offset):
     rng = np.random.default_rng(seed)
     X, centers = rng.normal(size=(30, 4)) + offset, rng.normal(size=(5, 4)) + offset
     expected = np.sort(cdist(X, centers, "sqeuclidean"), axis=1)[:, :2]
-    assert np.allclose(np.column_stack(seeding._two_distances(X, centers)), expected, rtol=1e-6, atol=1e-6)
+    assert np.allclose(np.column_stack(seeding.two_distances(X, centers)), expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("k", [1, 2])

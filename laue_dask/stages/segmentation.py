@@ -22,7 +22,7 @@ from laue_dask.estimators import FINDS_K, MIXTURE_STEPS, DensityClusters, Estima
 from laue_dask.io.results import ResultsWriter
 from laue_dask.pca import IncrementalPCA
 from laue_dask.progress import Progress
-from laue_dask.seeding import distinct_rows, sample_rows, search
+from laue_dask.seeding import distinct_rows, finalists, sample_rows
 from laue_dask.selection import Repeated, repeat
 from laue_dask.smoothing import potts
 from laue_dask.stages.specimen import Map, usable
@@ -38,7 +38,8 @@ class Scores:
     Attributes
     ----------
     seeds
-        K → (K, M_PCA) float64, centres of the best partition of the sample: where k-means of all patterns starts.
+        K → (F, K, M_PCA) float64, centres of the best partitions of the sample, the best first: where k-means of all
+        patterns starts.
     repeated
         Of each K; none where repetitions are switched off.
     """
@@ -208,9 +209,9 @@ def _side_by_side(rows: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
 def _score_one(
     k: int, sample: NDArray[np.float32], config: ClusteringConfig
 ) -> tuple[dict[str, float], NDArray[np.float64], Repeated | None]:
-    """Scores of the best partition of the sample into K clusters, its centres, and the scores of repeated fits."""
-    centers = search(sample, k, n_init=config.n_init, seed=config.seed)
-    labels = nearest(sample, centers)
+    """Scores of the best partition of the sample into K clusters, centres of the best, scores of repeated fits."""
+    centers = np.array(finalists(sample, k, n_init=config.n_init, seed=config.seed))
+    labels = nearest(sample, centers[0])
     figures = scores.score_labels(sample, labels, silhouette_size=config.silhouette_sample, seed=config.seed)
     again = repeat(sample, k, draws=config.repeats, seed=config.seed) if config.repeats else None
     return figures, centers, again
