@@ -211,7 +211,7 @@ def segment(
     changes = merged({} if config_file is None else read_yaml(config_file), given)
     from laue_dask import pipeline
 
-    # Each full collection would go through all that was imported, a quarter of a second here.
+    # or each full garbage collection would go through all that was imported
     gc.freeze()
     record = pipeline.segment(run_folder, changes, command=_typed(), sweep=sweep, progress=_progress())
     for number, found in zip(record["k"], record["n_clusters"], strict=True):

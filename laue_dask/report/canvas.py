@@ -166,7 +166,7 @@ def missing_patch(label: str) -> Patch:
 def png(figure: Figure) -> bytes:
     """Draw a figure, on white.
 
-    Without the alpha channel, and packed less hard than by default, a file is as large and made in half the time.
+    Without the alpha channel, and packed less hard than by default, a file is about as large and sooner made.
     """
     drawn = FigureCanvasAgg(figure)
     drawn.draw()  # type: ignore[no-untyped-call]
