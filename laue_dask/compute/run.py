@@ -82,7 +82,7 @@ class Journal:
         return cls(Path(root) / name / "journal.jsonl")
 
 
-class Blocks(Sequence[da.Array]):
+class Blocks(Sequence[Delayed]):
     """Blocks of a lazy array, each cut out when it is asked for, with the part of the graph that it needs."""
 
     def __init__(self, array: da.Array) -> None:
@@ -92,17 +92,17 @@ class Blocks(Sequence[da.Array]):
         return int(self._array.numblocks[0])
 
     @overload
-    def __getitem__(self, index: int) -> da.Array: ...
+    def __getitem__(self, index: int) -> Delayed: ...
     @overload
-    def __getitem__(self, index: slice) -> list[da.Array]: ...
+    def __getitem__(self, index: slice) -> list[Delayed]: ...
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        return self._array.blocks[index]
+        return self._array.blocks[index].to_delayed().ravel()[0]
 
 
 def run_blocks(
-    tasks: Sequence[Delayed] | Blocks,
+    tasks: Sequence[Delayed],
     *,
     client: Client,
     journal: Journal | None = None,
@@ -151,7 +151,7 @@ def run_blocks(
 
 
 def _computed(
-    tasks: Sequence[Delayed] | Blocks,
+    tasks: Sequence[Delayed],
     waiting: Iterator[int],
     client: Client,
     resources: dict[str, float] | None,

@@ -14,7 +14,7 @@ from laue_dask.config import EncoderConfig, Recipe
 from laue_dask.encoder import weights
 from laue_dask.encoder.drift import Drift
 from laue_dask.encoder.encode import Network
-from laue_dask.encoder.extractors import Extractor, Sample, features
+from laue_dask.encoder.extractors import Extractor, Sample
 from laue_dask.encoder.peaks import Peaks
 from laue_dask.encoder.pixels import Pixels
 from laue_dask.io.results import ResultsWriter
@@ -47,6 +47,36 @@ def lazy_patterns(reduced: zarr.Array[Any]) -> da.Array:
     block = (reduced.shards or reduced.chunks)[0]
     patterns: da.Array = da.from_zarr(reduced, chunks=(block, *reduced.shape[1:]))
     return patterns
+
+
+def lazy_features(reduced: zarr.Array[Any], extractor: Extractor) -> da.Array:
+    """Features (pattern, latent) of a scan store's reduced patterns; NaN where its `valid` says so.
+
+    As `extractors.features` of an array makes them, but a single task reads a block and encodes it.
+    """
+    root, member = location(reduced)
+    n, block = reduced.shape[0], (reduced.shards or reduced.chunks)[0]
+    lazy: da.Array = da.map_blocks(
+        _encode_block,
+        root=root,
+        member=member,
+        block=block,
+        extractor=extractor,
+        dtype=np.float32,
+        chunks=((block,) * (n // block) + ((n % block,) if n % block else ()), (extractor.n_features,)),
+        meta=np.empty((0, 0), dtype=np.float32),
+    )
+    return lazy
+
+
+def _encode_block(
+    *, root: str, member: str, block: int, extractor: Extractor, block_id: tuple[int, ...] | None = None
+) -> NDArray[np.float32]:
+    if block_id is None:
+        raise ValueError("block_id is needed to know which patterns to read")
+    rows = slice(block_id[0] * block, (block_id[0] + 1) * block)
+    patterns, valid = (np.asarray(zarr.open_array(root, path=name, mode="r")[rows]) for name in (member, "valid"))
+    return extractor.extract(patterns, valid)
 
 
 def sample_of(patterns: da.Array, where: Map) -> Sample:
@@ -94,7 +124,7 @@ def extract(
     if not complete(array):
         fitted = extractor.fit(sample_of(patterns, where), learnt_file(results.path.parent, extractor))
         write_array(
-            features(fitted, patterns, where.valid),
+            lazy_features(reduced, fitted),
             array,
             stage="encode",
             client=workers.client,
