@@ -131,6 +131,39 @@ def ingest(
 
 @commands.command()
 @click.argument("source")
+@click.option("--out", default=".", type=click.Path(path_type=Path), help="Folder that the run would have [here].")
+@click.option(
+    "--extractor", type=click.Choice(["network", "pixels", "peaks"]), help="What makes features of a pattern [network]."
+)
+@click.option(
+    "--store-frames/--no-store-frames", default=None, help="Copy the frames into the run's scan store [they are]."
+)
+@_grid_options
+@_cluster_options
+def plan(
+    source: str,
+    out: Path,
+    extractor: str | None,
+    store_frames: bool | None,
+    shape: tuple[int, int] | None,
+    order: str | None,
+    config_file: Path | None,
+    workers: int | None,
+) -> int:
+    """Say what a run would take: blocks, tasks, bytes, memory, and time from a probe of about ten seconds.
+
+    SOURCE is as for `run`, which is refused here as well where the disk or a worker's memory is too small.
+    """
+    given = _overrides(shape=shape, order=order, workers=workers, extractor=extractor, store_frames=store_frames)
+    config = load(config_file, given)
+    from laue_dask import planning
+
+    click.echo(planning.plan_run(source, out, config))
+    return ExitCode.DONE
+
+
+@commands.command()
+@click.argument("source")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
 @click.option("-k", "k", type=click.IntRange(min=2), multiple=True, help="A number of clusters; may be repeated.")
 @click.option("--components", help="M_PCA: a number of components, or the share of variance to explain [0.99].")

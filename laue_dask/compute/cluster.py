@@ -80,11 +80,7 @@ def start(config: ClusterConfig) -> Iterator[Workers]:
     ComputeError
         The workers do not start.
     """
-    gpus = 0 if config.gpu == "never" else _gpu_count()
-    count = config.workers or max(1, min(available_cores(), _memory_budget() // USUAL_MEMORY - gpus))
-    memory = _memory_limit(config, count + gpus)
-    if config.gpu == "require" and not gpus:
-        raise ConfigError("cluster.gpu = require, but no GPU is found: use `auto` to go on with CPU workers")
+    count, gpus, memory = extent(config)
     # Dask logs every worker that it stops; what matters to a person is raised instead.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with (
@@ -100,6 +96,22 @@ def start(config: ClusterConfig) -> Iterator[Workers]:
         if config.dashboard:
             described += f", dashboard {client.dashboard_link}"
         yield Workers(client=client, count=count, gpu=GPU if gpus else None, described=described)
+
+
+def extent(config: ClusterConfig) -> tuple[int, int, int]:
+    """Number of CPU workers, number of GPU workers, and memory limit of each in bytes that `start` would give them.
+
+    Raises
+    ------
+    ConfigError
+        As `start`.
+    """
+    gpus = 0 if config.gpu == "never" else _gpu_count()
+    count = config.workers or max(1, min(available_cores(), _memory_budget() // USUAL_MEMORY - gpus))
+    memory = _memory_limit(config, count + gpus)
+    if config.gpu == "require" and not gpus:
+        raise ConfigError("cluster.gpu = require, but no GPU is found: use `auto` to go on with CPU workers")
+    return count, gpus, memory
 
 
 def _environment() -> dict[str, Any]:
