@@ -13,13 +13,13 @@ import numpy as np
 from laue_dask.blocks import block_size
 from laue_dask.errors import ConfigError
 from laue_dask.io.frame_array import frame_layout
-from laue_dask.pca import block_rows
 from laue_dask.schema import PATTERN_SIZE
 
 HEADERS_PER_TASK = 500
 QUALITY_PER_TASK = 128
+"""Frames whose header, and patterns whose reconstruction, one task looks at."""
 
-IMPORTED = 320 * 2**20
+IMPORTED = 384 * 2**20
 """Resident memory of a worker that has imported what ingest and reduction need, and compiled their loops."""
 
 WITH_TORCH = 700 * 2**20
@@ -87,9 +87,11 @@ class Work:
     Attributes
     ----------
     n_features
-        M_AE.
+        M_AE, the number of features of a pattern.
     extractor_bytes
         Memory that the extractor needs beside the patterns of a block.
+    table_rows
+        Rows of the feature table that a task of PCA sees.
     fused
         Whether frames are reduced while they are ingested.
     scored
@@ -102,6 +104,7 @@ class Work:
 
     n_features: int
     extractor_bytes: int
+    table_rows: int
     fused: bool
     scored: int
     sample: int
@@ -234,11 +237,11 @@ def plan(scan: Scan, work: Work, packing: Packing) -> Plan:
         # Moments of all features, then their components.
         Stage(
             "components",
-            ceil(n / block_rows(work.n_features)) + blocks,
+            ceil(n / work.table_rows) + blocks,
             n,
             2 * table,
             table + n * _MAPS,
-            WITH_TORCH + 24 * min(n, block_rows(work.n_features)) * work.n_features,
+            WITH_TORCH + 24 * min(n, work.table_rows) * work.n_features,
         ),
         Stage("scores", work.scored, work.scored, table, 0, WITH_TORCH + 28 * rows * work.n_features + 2 * DISTANCES),
     ]

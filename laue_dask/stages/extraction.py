@@ -9,6 +9,7 @@ import zarr
 from numpy.typing import NDArray
 
 from laue_dask.compute.cluster import Workers
+from laue_dask.compute.plan import QUALITY_PER_TASK
 from laue_dask.compute.run import complete, location, map_tasks, write_array
 from laue_dask.config import EncoderConfig, Recipe
 from laue_dask.encoder import weights
@@ -162,7 +163,7 @@ def reconstruction_errors(
     if quality == "sample":
         chosen = chosen[:: max(1, len(chosen) // QUALITY_SAMPLE)]
     if isinstance(extractor, Network) and quality != "none" and len(chosen):
-        parts = [chosen[i : i + 128] for i in range(0, len(chosen), 128)]
+        parts = [chosen[i : i + QUALITY_PER_TASK] for i in range(0, len(chosen), QUALITY_PER_TASK)]
         with progress.stage("quality", total=len(chosen)) as advance:
             found = map_tasks(
                 _errors,

@@ -12,16 +12,18 @@ import numpy as np
 from dask.delayed import delayed
 from numpy.typing import NDArray
 
-from laue_dask import __version__, preprocess
+from laue_dask import __version__, preprocess, schema
 from laue_dask.blocks import block_size
 from laue_dask.compute.cluster import Workers
+from laue_dask.compute.plan import HEADERS_PER_TASK, Packing, Scan, store_bytes
 from laue_dask.compute.run import Journal, Receipt, map_tasks, run_blocks, write_block
 from laue_dask.config import Recipe, ScanConfig
 from laue_dask.errors import FrameError, InputError, StoreError
 from laue_dask.io import numbering
 from laue_dask.io.frames import FrameInfo, FrameRef, discover, frame_info, read_frame, read_position
 from laue_dask.io.geometry import ScanGrid, resolve_grid
-from laue_dask.io.places import require_writable
+from laue_dask.io.packed import pack
+from laue_dask.io.places import require_space, require_writable
 from laue_dask.io.scan_store import ScanStore, ingest_shard
 from laue_dask.preprocess import Substrate
 from laue_dask.progress import Progress
@@ -31,7 +33,8 @@ SAMPLE_FRAMES = 48
 SAMPLE_BYTES = 256 * 2**20
 """The detector mask is found from at most so many frames, and so many bytes of them."""
 
-HEADERS_PER_TASK = 500
+PACKED_FRAMES = 8
+"""Frames of the sample that tell how large the store will be."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,8 @@ def ingest(
     grid = resolve_grid(
         len(refs), shape=scan.shape, order=scan.order, positions=positions, acquired=numbering.acquired(refs)
     )
+    if scan.store_frames:
+        _require_space(out, sample, len(refs), grid.shape)
     store = ScanStore.create(
         out,
         grid=grid,
@@ -126,6 +131,17 @@ def ingest(
         raise InputError(f"none of {len(refs)} frames can be used; {first['source']}: {first['reason']}")
     _journal(store).path.unlink()  # the store itself holds all of it now
     return store.finish()
+
+
+def _require_space(out: Path, sample: Sample, n_frames: int, shape: tuple[int, int]) -> None:
+    """Refuse frames whose store, as small as the sample packs, cannot fit on the disk beside what is there of it."""
+    rows, columns = sample.frames.shape[1:]
+    some = sample.frames[:: -(-len(sample.frames) // PACKED_FRAMES)]
+    share, _ = pack(some, schema.SCAN["frames"])
+    frames = Scan(shape[0] * shape[1], n_frames, (rows, columns), sample.frames.dtype, source_bytes=0)
+    begun = out.with_name(out.name + ".part")
+    there = sum(file.stat().st_size for file in begun.rglob("*") if file.is_file())
+    require_space(out, int(store_bytes(frames, Packing(frames=share), reduced=False)) - there)
 
 
 def _ingest_blocks(

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 import h5py
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
@@ -30,8 +29,9 @@ from laue_dask.errors import FrameError, InputError
 from laue_dask.io import numbering
 from laue_dask.io.frames import TIFF_SUFFIXES, FrameRef, discover, frame_info, read_frame, read_position
 from laue_dask.io.geometry import resolve_grid
+from laue_dask.io.packed import pack
 from laue_dask.io.scan_store import ScanStore
-from laue_dask.pca import IncrementalPCA
+from laue_dask.pca import IncrementalPCA, block_rows
 from laue_dask.schema import PATTERN_SIZE
 from laue_dask.stages import specimen
 from laue_dask.stages.extraction import QUALITY_SAMPLE
@@ -160,6 +160,7 @@ def work_of(scan: Scan, config: Config, extractor: Extractor) -> Work:
     return Work(
         n_features=extractor.n_features,
         extractor_bytes=_extractor_bytes(extractor),
+        table_rows=block_rows(extractor.n_features),
         fused=config.recipe.substrate == "keep",
         scored=len(values),
         sample=config.clustering.sample,
@@ -205,21 +206,6 @@ def spread(count: int) -> list[int]:
     """Places of some of `count` frames, in an order of which any beginning is spread over the scan as well."""
     places = np.unique(np.linspace(0, count - 1, min(SAMPLE_FRAMES, count)).astype(int))
     return [int(i) for i in np.random.default_rng(0).permutation(places)]
-
-
-def pack(values: NDArray[Any], spec: schema.ArraySpec) -> tuple[float, float]:
-    """How large an array is when it is packed as its spec says, as a share of its own size, and the seconds it takes.
-
-    Parameters
-    ----------
-    values
-        (n, …); a chunk is one row of frames, and all rows of anything smaller.
-    """
-    group = zarr.open_group(zarr.storage.MemoryStore(), zarr_format=3)
-    chunks = (1 if spec is schema.SCAN["frames"] else len(values), *values.shape[1:])
-    array = schema.create(group, "packed", spec, values.shape, chunks=chunks, shards=values.shape, dtype=values.dtype)
-    _, seconds = _timed(lambda: array.with_config({"write_empty_chunks": True}).__setitem__(slice(None), values))
-    return array.nbytes_stored() / values.nbytes, seconds
 
 
 def _of_store(origin: str, config: Config) -> Survey:
