@@ -42,6 +42,8 @@ class Architecture(Model):
     """Scale the learned features to the same length, so that distances measure directions (cosine) alone."""
     peaks: int = Field(0, ge=0, le=1024)
     """So many of the brightest peaks are the last `3 * peaks` latent features, see `BrightestPeaks`."""
+    noise: float = Field(0.0, ge=0, le=1e3)
+    """Sum of the peaks' squared heights up to which a pattern shows noise alone, see `strength`; 0 for never."""
 
     @property
     def learned(self) -> int:
@@ -52,6 +54,8 @@ class Architecture(Model):
     def _something_left(self) -> Self:
         if self.learned < 1:
             raise ValueError(f"peaks: {self.peaks} peaks of 3 numbers leave nothing of {self.latent} latent features")
+        if self.noise and not self.peaks:
+            raise ValueError("noise: without peaks nothing tells noise from a signal")
         if self.bottleneck_side < 1:
             raise ValueError(f"channels: {len(self.channels)} poolings leave nothing of {PATTERN_SIZE} pixels")
         return self
@@ -73,6 +77,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         smoothing=1.0,
         unit_latent=True,
         peaks=64,
+        noise=0.3,
     ),
 }
 """Architectures by name."""
@@ -156,6 +161,24 @@ class BrightestPeaks(nn.Module):
         return ((down * height[:, :, None]).transpose(1, 2) @ across)[:, None]
 
 
+def strength(heights: Tensor, noise: float) -> Tensor:
+    """How much of a pattern's features is to be believed, (n, 1) in [0, 1].
+
+    A pattern without a spot must stay near the origin, for its direction in feature space is noise: where nothing
+    diffracts, unit vectors of the few pixels that noise lets through lie as far apart as those of a grain's boundary.
+
+    Parameters
+    ----------
+    heights : (n, peaks)
+        Of the brightest peaks, in [0, 1]; 0 where there are fewer.
+    noise
+        Sum of squared heights at which it is one half; the step is steep, and features of any clear pattern keep unit
+        length.
+    """
+    total = heights.square().sum(dim=1, keepdim=True) / noise
+    return 1 - 1 / (1 + total**4)
+
+
 def _highest(values: Tensor, axis: int) -> Tensor:
     """Highest of five neighbours along an axis: far faster than torch's own max-pooling with stride 1 on the CPU."""
     length = values.shape[axis]
@@ -198,17 +221,20 @@ class Autoencoder(nn.Module):
         """Latent features of patterns that went through `smooth` already."""
         latent = self.encoder(smoothed).flatten(1)
         if self.architecture.unit_latent:
-            # A spotless pattern must stay near the origin: its direction is noise.
             latent = latent / latent.norm(dim=1, keepdim=True).clamp(min=1e-3)
         if self.peaks is not None:
-            latent = torch.cat([latent.float(), BrightestPeaks.SCALE * self.peaks(smoothed)], dim=1)
+            numbers = self.peaks(smoothed)
+            if self.architecture.noise:
+                latent = latent * strength(numbers[:, 2 * self.architecture.peaks :], self.architecture.noise)
+            latent = torch.cat([latent.float(), BrightestPeaks.SCALE * numbers], dim=1)
         return cast(Tensor, latent)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Logits (n, 1, 128, 128) of the reconstruction; their sigmoid is the pattern."""
         learned, numbers = latent.split([self.architecture.learned, 3 * self.architecture.peaks], dim=1)
         if self.architecture.unit_latent:
-            learned = learned * math.sqrt(self.architecture.learned)
+            # What is faint has a direction, too: its length is for those who measure distances.
+            learned = nn.functional.normalize(learned, dim=1) * math.sqrt(self.architecture.learned)
         logits = self.decoder(learned[:, :, None, None])
         if self.peaks is not None and self.overlay is not None:
             drawn = self.peaks.draw(numbers.float() / BrightestPeaks.SCALE)
