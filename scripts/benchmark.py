@@ -1,0 +1,543 @@
+#!/usr/bin/env python
+"""How fast a scan is read, reduced, encoded and clustered, beside what the hardware and others can do.
+
+Usage: .venv/bin/python scripts/benchmark.py [--only floor pipeline ingest today scale table1] [--cache FOLDER]
+           [--frames 2048] [--today 720] [--scale 1000 10000 100000] [--json FILE]
+
+floor     the bare kernels one after another on one core: decode (Blosc), reduce, encode.
+pipeline  a scan store through `reduce` and `encode` on running Dask workers: one, then one per core.
+ingest    detector files (TIFF) through `ingest and reduce` and `encode`, the same workers, with and without storing.
+today     what one would write from the paper: fabio, skimage's resize, torch, joblib on all cores, scikit-learn's PCA
+          and KMeans (K = 2 … 20); and `laue-dask run` on the same files. Needs scikit-image: the extra [benchmark].
+scale     stores of many patterns, in one process with one worker per core: patterns/s, memory, tasks, size of a task,
+          and the share of the time in which workers had no task of ours.
+table1    the paper's Table 1: feature extraction and clustering, per core.
+
+Frames are 256 simulated patterns on a PILATUS 1M (1043 × 981, int32); longer scans repeat them: files and shards are
+hard links, so reading is from the operating system's cache, and decoding, reducing and encoding are done in full. For
+clustering, the repeated features get the scatter of their domain as noise.
+
+Exit code 1 if a promise is broken: pipeline on one core at least 80 % of the floor and 100 patterns/s, all cores (of
+two) at least 1.8 × one, end to end 4 × as fast as today's way with an ARI that is not lower, cost per pattern flat
+within 10 % over the scales, at most 10 tasks per 1,000 patterns.
+"""
+
+import argparse
+import json
+import os
+import pickle
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fabio
+import numpy as np
+import psutil
+import torch
+from dask.base import tokenize
+from numcodecs import blosc
+from numpy.typing import NDArray
+
+from laue_dask import scores
+from laue_dask.blocks import block_size
+from laue_dask.compute import cluster
+from laue_dask.compute.cluster import Workers, available_cores
+from laue_dask.config import ClusterConfig, Config, EncoderConfig, Recipe, ScanConfig
+from laue_dask.encoder.encode import Network
+from laue_dask.encoder.network import ARCHITECTURES, build
+from laue_dask.errors import LaueDaskError
+from laue_dask.io.geometry import resolve_grid
+from laue_dask.io.results import ResultsWriter
+from laue_dask.io.results import read as read_results
+from laue_dask.io.scan_store import ScanStore
+from laue_dask.pca import IncrementalPCA
+from laue_dask.preprocess import reduce_frames
+from laue_dask.progress import QuietProgress
+from laue_dask.simulate.campaign import write_scan
+from laue_dask.stages import extraction
+from laue_dask.stages.ingest import ingest
+from laue_dask.stages.reduction import reduce_scan, reduced_patterns
+from laue_dask.stages.segmentation import kmeans
+from laue_dask.stages.specimen import Map
+
+Array = NDArray[Any]
+Figures = dict[str, Any]
+
+BASE = (16, 16)
+SEED = 301
+KERNEL_FRAMES = 64
+TURNS = 3
+TODAY_K = range(2, 21)
+PAPER = {(30, 30): (45.0, {3: 2.3, 16: 5.6}), (30, 100): (63.0, {2: 2.7, 10: 6.7, 64: 14.3})}
+PAPER |= {(60, 100): (104.0, {2: 3.5, 12: 12.7, 64: 23.4})}
+PAPER_CORES = 6
+"""Table 1 of the paper: seconds of feature extraction, and of clustering by K, on 6 cores."""
+
+SECTIONS = ("floor", "pipeline", "ingest", "today", "scale", "table1")
+CORES = {"pipeline": "by number of workers", "ingest": "all cores"}
+
+NOISE = 0.02
+"""Scatter of the features of a domain, where they are repeated; theirs have unit length."""
+
+STEADY = 10_000
+"""Patterns of a scan from which on a run's cost per pattern is flat."""
+
+ONE_OF_FLOOR, CORES_OF_ONE, LEAST_RATE, TIMES_TODAY, FLAT, TASKS, IDLE = 0.8, 0.9, 100.0, 4.0, 0.1, 10.0, 0.05
+
+
+# What is measured on
+
+
+def base(cache: Path) -> tuple[Path, ScanStore, Array]:
+    """Files, store and true domains of the simulated patterns; made where they are missing."""
+    files, store, truth = cache / "frames", cache / "base.zarr", cache / "frames" / "truth.npz"
+    if not truth.exists():
+        say("simulating the frames")
+        write_scan(
+            "grains",
+            files,
+            shape=BASE,
+            seed=SEED,
+            detector="pilatus1m",
+            config=Config(),
+            progress=QuietProgress(),
+        )
+    if not store.exists():
+        with workers(1) as one:
+            ingest(str(files), store, ScanConfig(shape=BASE), workers=one, progress=QuietProgress())
+    return files, ScanStore.open(store), np.load(truth)["domain"].ravel()
+
+
+def repeated_files(cache: Path, files: Path, shape: tuple[int, int]) -> Path:
+    """Folder of hard links to the base's files, one for each point."""
+    names = sorted(files.glob("*.tif"))
+    folder = fresh(cache / "many")
+    folder.mkdir()
+    for i in range(shape[0] * shape[1]):
+        os.link(names[i % len(names)], folder / f"f_{i:06d}.tif")
+    return folder
+
+
+def repeated_store(path: Path, shape: tuple[int, int], of: ScanStore) -> ScanStore:
+    """Scan store whose shards are hard links to the base's."""
+    n, unit = shape[0] * shape[1], of.shard_frames
+    store = ScanStore.create(
+        fresh(path),
+        grid=resolve_grid(n, shape=shape),
+        frame_shape=of.frame_shape,
+        dtype=of.dtype,
+        detector=None,
+        pixel_size_um=None,
+        provenance={"source": str(of.path)},
+    )
+    if store.shard_frames != unit:
+        raise SystemExit(f"shards of {store.shard_frames} frames, the base has {unit}")
+    store.write_detector_mask(of.detector_mask)
+    shards = len(of.source) // unit
+    receipts = []
+    for block, start in enumerate(range(0, n, unit)):
+        stop = min(start + unit, n)
+        source = of.path / "frames" / "c" / str(block % shards) / "0" / "0"
+        target = Path(store.writing_path) / "frames" / "c" / str(block) / "0" / "0"
+        target.parent.mkdir(parents=True)
+        os.link(source, target)
+        crc = of.root.attrs["crc32c"][block % shards]
+        names = [f"f_{i}.tif" for i in range(start, stop)]
+        receipts.append(
+            {"block": block, "start": start, "stop": stop, "crc32c": crc, "source": names}
+            | {"set_aside": [], "positions": None}
+        )
+    store.record(receipts)
+    return store.finish()
+
+
+def fresh(path: Path) -> Path:
+    """The path, with nothing at it."""
+    for stale in (path, path.with_name(path.name + ".part")):
+        shutil.rmtree(stale, ignore_errors=True)
+    return path
+
+
+@contextmanager
+def workers(count: int) -> Iterator[Workers]:
+    """Running workers that have imported all they need."""
+    with cluster.start(ClusterConfig(workers=count, gpu="never")) as started:
+        started.client.run(_warm)
+        yield started
+
+
+def _warm() -> None:
+    torch.set_num_threads(1)
+    reduced = reduce_frames(np.ones((1, 256, 256), np.int32), None, Recipe())
+    Network.load(EncoderConfig(), Recipe()).extract(reduced, np.ones(1, bool))
+
+
+def say(text: str) -> None:
+    """Progress, for people."""
+    print(text, file=sys.stderr, flush=True)
+
+
+# What is measured
+
+
+def floor(store: ScanStore) -> Figures:
+    """Milliseconds per frame of the kernels on this core, each the best of several turns."""
+    torch.set_num_threads(1)
+    blosc.set_nthreads(1)
+    frames, mask, recipe = store.read_frames(0, KERNEL_FRAMES), store.detector_mask, Recipe()
+    packed = [blosc.compress(frame.tobytes(), b"lz4", 5, blosc.BITSHUFFLE, typesize=4) for frame in frames]
+    memory = np.empty(frames.shape[1:], frames.dtype)
+    reduced = reduce_frames(frames, mask, recipe)
+    network, valid = Network.load(EncoderConfig(), recipe), np.ones(len(frames), bool)
+
+    def decode() -> None:
+        for one in packed:
+            blosc.decompress(one, memory)
+
+    kernels: dict[str, Callable[[], Any]] = {
+        "decode": decode,
+        "reduce": lambda: reduce_frames(frames, mask, recipe),
+        "encode": lambda: network.extract(reduced, valid),
+    }
+    found = {name: 1e3 * best(kernel) / KERNEL_FRAMES for name, kernel in kernels.items()}
+    total = sum(found.values())
+    return {"ms": found, "patterns_per_s": 1e3 / total}
+
+
+def best(function: Callable[[], Any]) -> float:
+    """Seconds of the best of several turns, after one that does not count."""
+    function()
+    return min(seconds(function) for _ in range(TURNS))
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    """Seconds of a call."""
+    begun = time.perf_counter()
+    function()
+    return time.perf_counter() - begun
+
+
+def features_of(store: ScanStore, folder: Path, started: Workers) -> Any:
+    """Reduce and encode a scan as a run does; the lazy features."""
+    config, where = Config(), Map(store.valid, store.scan_shape)
+    extractor = extraction.extractor_of(config.encoder, config.recipe)
+    reduced = reduce_scan(store, config.recipe, workers=started, progress=QuietProgress())
+    results = ResultsWriter(folder, {"scan": str(store.path), "scan_shape": list(store.scan_shape)}, fresh=True)
+    return extraction.extract(
+        reduced, where, extractor, results, key=tokenize(time.time()), workers=started, progress=QuietProgress()
+    )
+
+
+def pipeline(cache: Path, of: ScanStore, n: int) -> Figures:
+    """Patterns/s of one worker, and of one per core."""
+    rates = {}
+    for count in sorted({1, available_cores()}):
+        with workers(count) as started:
+            store = repeated_store(cache / "pipeline.zarr", (n // 32, 32), of)
+            folder = fresh(cache / "run")
+            folder.mkdir()
+            rates[count] = n / seconds(lambda: features_of(store, folder, started))  # noqa: B023  called here
+        say(f"pipeline, {count} workers: {rates[count]:.0f} patterns/s")
+    return {"patterns": n, "patterns_per_s": rates}
+
+
+def ingested(cache: Path, files: Path, n: int) -> Figures:
+    """Patterns/s from detector files, with one worker per core."""
+    shape, rates = (n // 32, 32), {}
+    folder = repeated_files(cache, files, shape)
+    with workers(available_cores()) as started:
+        for kept in (True, False):
+
+            def run(kept: bool = kept) -> None:
+                scan = ScanConfig(shape=shape, store_frames=kept)
+                store = ingest(
+                    str(folder),
+                    fresh(cache / "ingest.zarr"),
+                    scan,
+                    recipe=Recipe(),
+                    workers=started,
+                    progress=QuietProgress(),
+                )
+                features_of(store, fresh(cache / "run"), started)
+
+            (cache / "run").mkdir(exist_ok=True)
+            rates["frames stored" if kept else "--no-store-frames"] = n / seconds(run)
+            size = sum(path.stat().st_size for path in (cache / "ingest.zarr").rglob("*") if path.is_file())
+            say(f"ingest, {'' if kept else 'not '}stored: {size / n / 1e3:.0f} kB per pattern on disk")
+    shutil.rmtree(folder)
+    return {"patterns": n, "patterns_per_s": rates}
+
+
+def today(cache: Path, files: Path, domain: Array, n: int) -> Figures:
+    """Seconds of the way that a scientist would write from the paper, and of `laue-dask run`, on the same files."""
+    shape = (n // 30, 30)
+    folder = repeated_files(cache, files, shape)
+    truth = np.resize(domain, shape)
+    k = len(np.unique(truth))
+    out = cache / "today.npz"
+    begun = time.perf_counter()
+    subprocess.run([sys.executable, __file__, "--as-today", str(folder), str(out)], check=True)
+    theirs = time.perf_counter() - begun
+    labels = np.load(out)[f"k{k}"].reshape(shape)
+    result = {"today_s": theirs, "today_ari": scores.adjusted_rand(truth, labels)}
+    run = fresh(cache / "todays-run")
+    command = [sys.executable, "-m", "laue_dask", "run", str(folder), "--out", str(run), "--shape", *map(str, shape)]
+    begun = time.perf_counter()
+    subprocess.run([*command, "-k", str(k)], check=True, stdout=subprocess.DEVNULL)
+    ours = time.perf_counter() - begun
+    found = read_results(run)
+    labels = found["labels"].values[found["k"].values.tolist().index(k)]
+    shutil.rmtree(folder)
+    shutil.rmtree(run)
+    return result | {"patterns": n, "k": k, "ours_s": ours, "ours_ari": scores.adjusted_rand(truth, labels)}
+
+
+def as_today(folder: Path, out: Path) -> None:
+    """The paper's method as written with today's usual tools; `out` gets the labels of each K."""
+    from joblib import Parallel, delayed
+    from skimage.transform import resize
+    from sklearn.cluster import KMeans
+    from sklearn.decomposition import PCA
+
+    def features(paths: list[Path]) -> Array:
+        torch.set_num_threads(1)
+        network = build(ARCHITECTURES["paper"], seed=0).eval()
+        found = []
+        for path in paths:
+            frame = fabio.open(path).data.astype(np.float32)
+            small = resize(frame / frame.max(), (128, 128), anti_aliasing=True).astype(np.float32)
+            with torch.no_grad():
+                found.append(network.encode(torch.from_numpy(small)[None, None]).numpy()[0])
+        return np.array(found)
+
+    paths = sorted(folder.glob("*.tif"))
+    parts = [paths[i : i + 60] for i in range(0, len(paths), 60)]
+    table = np.concatenate(Parallel(n_jobs=available_cores())(delayed(features)(part) for part in parts))
+    components = PCA(min(256, *table.shape)).fit_transform(table)[:, :32]
+    labels = {f"k{k}": KMeans(k, n_init=10, random_state=0).fit_predict(components) for k in TODAY_K}
+    np.savez(out, **labels)
+
+
+class Watch:
+    """Peak resident memory of this process and its children, while it is entered."""
+
+    def __enter__(self) -> "Watch":
+        self.peak, self._over = 0, threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        me = psutil.Process()
+        while not self._over.wait(0.2):
+            try:
+                sizes = [process.memory_info().rss for process in (me, *me.children(recursive=True))]
+            except psutil.Error:
+                continue
+            self.peak = max(self.peak, sum(sizes))
+
+
+def scale(cache: Path, of: ScanStore, sizes: list[int]) -> list[Figures]:
+    """Cost per pattern from small scans to large ones."""
+    rows = []
+    for n in sizes:
+        shape = (-(-n // 256), 256)
+        n = shape[0] * shape[1]
+        store = repeated_store(cache / "scale.zarr", shape, of)
+        folder = fresh(cache / "run")
+        folder.mkdir()
+        with workers(available_cores()) as started, Watch() as watch:
+            took = seconds(lambda: features_of(store, folder, started))  # noqa: B023  called here
+            spans = started.client.run_on_scheduler(_busy)
+        block = block_size(n)
+        lazy = reduced_patterns(store, Recipe())
+        rows.append(
+            {
+                "patterns": n,
+                "patterns_per_s": n / took,
+                "peak_GB": watch.peak / 1e9,
+                "tasks_per_1000": 1e3 * sum(count for count, _ in spans.values()) / n,
+                "task_bytes": len(pickle.dumps(lazy.blocks[0].__dask_graph__().to_dict())),
+                "blocks": -(-n // block),
+                "idle_share": 1 - sum(busy for _, busy in spans.values()) / (took * available_cores()),
+            }
+        )
+        say(f"scale: {rows[-1]}")
+    fresh(cache / "scale.zarr")
+    return rows
+
+
+def _busy(dask_scheduler: Any) -> dict[str, tuple[int, float]]:
+    """Number of finished tasks and seconds of computing, by the tasks' name."""
+    return {
+        name: (int(prefix.state_counts["memory"]), float(prefix.all_durations["compute"]))
+        for name, prefix in dask_scheduler.task_prefixes.items()
+    }
+
+
+def table1(cache: Path, of: ScanStore) -> list[Figures]:
+    """Seconds of feature extraction and of clustering for the paper's scans, on all cores."""
+    torch.set_num_threads(1)
+    rng, recipe = np.random.default_rng(SEED), Recipe()
+    n_base = of.n_patterns
+    reduced = reduce_frames(of.read_frames(0, n_base), of.detector_mask, recipe)
+    known = Network.load(EncoderConfig(), recipe).extract(reduced, np.ones(n_base, bool))
+    rows = []
+    for shape, (extraction_s, clustering_s) in PAPER.items():
+        n = shape[0] * shape[1]
+        folder = fresh(cache / "run")
+        folder.mkdir()
+        with workers(available_cores()) as started:
+            store = repeated_store(cache / "table.zarr", shape, of)
+            took = seconds(lambda: features_of(store, folder, started))  # noqa: B023  called here
+        table = np.resize(known, (n, known.shape[1]))
+        table += rng.normal(0, NOISE, table.shape).astype(np.float32)
+        pca = IncrementalPCA(32).fit(table)
+        X = pca.transform(table, dtype=np.float32)[:, :32]
+        times = {k: seconds(lambda: kmeans(k, Config().clustering).fit(X)) for k in clustering_s}  # noqa: B023
+        rows.append(
+            {"shape": shape, "extraction_s": took, "clustering_s": times, "paper": (extraction_s, clustering_s)}
+        )
+        say(f"table 1: {rows[-1]}")
+    fresh(cache / "table.zarr")
+    return rows
+
+
+# What is said of it
+
+
+def promises(found: Figures) -> list[tuple[str, float, str, bool]]:
+    """Each promise that was measured: what, the figure, the limit, and whether it is kept."""
+    rows: list[tuple[str, float, str, bool]] = []
+
+    def promise(what: str, figure: float, least: float | None = None, most: float | None = None) -> None:
+        limit = f"≥ {least:g}" if least is not None else f"≤ {most:g}"
+        kept = figure >= least if least is not None else figure <= (most or 0.0)
+        rows.append((what, figure, limit, bool(kept)))
+
+    if "pipeline" in found:
+        rates = found["pipeline"]["patterns_per_s"]
+        promise("one core, patterns/s", rates[1], least=LEAST_RATE)
+        if "floor" in found:
+            promise("one core, share of the floor", rates[1] / found["floor"]["patterns_per_s"], least=ONE_OF_FLOOR)
+        for count in set(rates) - {1}:
+            promise(f"{count} cores, times one", rates[count] / rates[1], least=CORES_OF_ONE * count)
+    if "today" in found:
+        one = found["today"]
+        promise("end to end, times today's way", one["today_s"] / one["ours_s"], least=TIMES_TODAY)
+        promise("ARI ahead of today's way", one["ours_ari"] - one["today_ari"], least=0.0)
+    if "scale" in found:
+        large = [row for row in found["scale"] if row["patterns"] >= STEADY]
+        for row in large:
+            promise(f"{row['patterns']} patterns: tasks per 1,000", row["tasks_per_1000"], most=TASKS)
+            promise(f"{row['patterns']} patterns: bytes of a task", row["task_bytes"], most=2**20)
+            promise(f"{row['patterns']} patterns: idle share of the workers", row["idle_share"], most=IDLE)
+        for name, what in (("patterns_per_s", "rate"), ("peak_GB", "peak memory")):
+            if len(large) > 1:
+                values = [row[name] for row in large]
+                promise(f"{what}, largest / smallest over the scales", max(values) / min(values), most=1 + FLAT)
+    return rows
+
+
+def page(found: Figures) -> str:
+    """The figures as Markdown tables."""
+    lines: list[str] = []
+    if "floor" in found:
+        kernels = ", ".join(f"{name} {ms:.2f} ms" for name, ms in found["floor"]["ms"].items())
+        lines += [f"floor, one core: {kernels}; together {found['floor']['patterns_per_s']:.0f} patterns/s", ""]
+    for name in ("pipeline", "ingest"):
+        if name in found:
+            said = [f"{key}: {rate:.0f}" for key, rate in found[name]["patterns_per_s"].items()]
+            lines += [f"{name}, {found[name]['patterns']} patterns, patterns/s ({CORES[name]}): " + ", ".join(said), ""]
+    if "today" in found:
+        one = found["today"]
+        ways = (("today's way", "today"), ("laue-dask run", "ours"))
+        said = [f"{way} {one[f'{key}_s']:.0f} s (ARI {one[f'{key}_ari']:.3f})" for way, key in ways]
+        lines += [f"end to end, {one['patterns']} files: " + ", ".join(said), ""]
+    if "scale" in found:
+        lines += ["| patterns | patterns/s | peak memory, GB | tasks / 1,000 | bytes of a task | workers idle |"]
+        lines += ["|---|---|---|---|---|---|"]
+        lines += [
+            f"| {row['patterns']:,} | {row['patterns_per_s']:.0f} | {row['peak_GB']:.2f} "
+            f"| {row['tasks_per_1000']:.1f} | {row['task_bytes']:,} | {row['idle_share']:.1%} |"
+            for row in found["scale"]
+        ]
+        lines.append("")
+    if "table1" in found:
+        cores = available_cores()
+        lines += ["| scan | | paper, s | here, s | patterns/s per core: paper | here |", "|---|---|---|---|---|---|"]
+        for row in found["table1"]:
+            n = row["shape"][0] * row["shape"][1]
+            extraction_s, clustering_s = row["paper"]
+            stages = {"extraction": (extraction_s, row["extraction_s"])}
+            stages |= {f"K = {k}": (clustering_s[k], took) for k, took in row["clustering_s"].items()}
+            lines += [
+                f"| {row['shape'][0]} × {row['shape'][1]} | {stage} | {theirs} | {ours:.2f} | "
+                f"{n / theirs / PAPER_CORES:.1f} | {n / ours / cores:.1f} |"
+                for stage, (theirs, ours) in stages.items()
+            ]
+        lines.append("")
+    kept = promises(found)
+    if kept:
+        lines += ["| promise | figure | limit | |", "|---|---|---|---|"]
+        lines += [
+            f"| {what} | {figure:.3g} | {limit} | {'kept' if ok else 'BROKEN'} |" for what, figure, limit, ok in kept
+        ]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "laue-dask-speed")
+    parser.add_argument("--frames", type=int, default=2048, help="of the sections `pipeline` and `ingest`")
+    parser.add_argument("--today", type=int, default=720, help="frames of the section `today`; the promise is for 6000")
+    parser.add_argument("--scale", type=int, nargs="+", default=[1_000, 10_000, 100_000])
+    parser.add_argument("--json", type=Path, help="all figures go there")
+    parser.add_argument("--as-today", type=Path, nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.as_today:
+        as_today(*options.as_today)
+        return 0
+    cache = options.cache.absolute()
+    cache.mkdir(parents=True, exist_ok=True)
+    found: Figures = {"machine": f"{platform.machine()}, {available_cores()} cores, torch {torch.__version__}"}
+    try:
+        files, store, domain = base(cache)
+        sections: dict[str, Callable[[], Any]] = {
+            "floor": lambda: floor(store),
+            "pipeline": lambda: pipeline(cache, store, options.frames),
+            "ingest": lambda: ingested(cache, files, options.frames),
+            "today": lambda: today(cache, files, domain, options.today),
+            "scale": lambda: scale(cache, store, options.scale),
+            "table1": lambda: table1(cache, store),
+        }
+        for name in options.only:
+            say(name)
+            found[name] = sections[name]()
+    except LaueDaskError as error:
+        print(error, file=sys.stderr)
+        return 2
+    finally:
+        for left in ("run", "pipeline.zarr", "ingest.zarr", "scale.zarr", "table.zarr", "many", "todays-run"):
+            fresh(cache / left)
+    print(page(found))
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1, default=str), encoding="utf-8")
+    return int(not all(kept for *_, kept in promises(found)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

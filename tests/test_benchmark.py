@@ -1,0 +1,74 @@
+"""What `scripts/benchmark.py` says of its figures, and the long scans that it makes of short ones."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from laue_dask.config import ScanConfig
+from laue_dask.io.scan_store import ScanStore
+from laue_dask.progress import QuietProgress
+from laue_dask.stages.ingest import ingest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+import benchmark
+
+
+def figures():
+    row = {"patterns": 10_000, "patterns_per_s": 300.0, "peak_GB": 1.0, "tasks_per_1000": 8.0}
+    row |= {"task_bytes": 1000, "idle_share": 0.01, "blocks": 20}
+    return {
+        "floor": {"ms": {"decode": 1.0, "reduce": 3.0, "encode": 1.0}, "patterns_per_s": 200.0},
+        "pipeline": {"patterns": 2048, "patterns_per_s": {1: 170.0, 2: 320.0}},
+        "today": {"patterns": 720, "k": 5, "today_s": 90.0, "ours_s": 20.0, "today_ari": 0.5, "ours_ari": 0.9},
+        "scale": [{**row, "patterns": 1000, "patterns_per_s": 100.0}, row, {**row, "patterns": 100_000}],
+    }
+
+
+def broken(found):
+    return [what for what, _, _, kept in benchmark.promises(found) if not kept]
+
+
+def test_promises_that_are_kept():
+    assert broken(figures()) == []
+    assert len(benchmark.promises(figures())) == 13
+    page = benchmark.page(figures())
+    assert "BROKEN" not in page
+    assert "| 100,000 | 300 |" in page
+
+
+@pytest.mark.parametrize(
+    ("section", "changed", "expected"),
+    [
+        ("pipeline", {"patterns_per_s": {1: 150.0, 2: 320.0}}, ["one core, share of the floor"]),
+        ("pipeline", {"patterns_per_s": {1: 170.0, 2: 300.0}}, ["2 cores, times one"]),
+        ("today", {"ours_s": 23.0}, ["end to end, times today's way"]),
+        ("today", {"ours_ari": 0.4}, ["ARI ahead of today's way"]),
+    ],
+)
+def test_a_promise_that_is_broken_is_named(section, changed, expected):
+    found = figures()
+    found[section] |= changed
+    assert broken(found) == expected
+    assert "BROKEN" in benchmark.page(found)
+
+
+def test_cost_per_pattern_is_compared_over_the_large_scans_alone():
+    found = figures()
+    found["scale"][2]["patterns_per_s"] = 270.0
+    assert broken(found) == ["rate, largest / smallest over the scales"]
+
+
+def test_a_long_store_repeats_the_frames_of_a_short_one(small_run, tmp_path, workers):
+    source = ScanStore.open(small_run / "scan.zarr").provenance["source"]
+    short = ingest(source, tmp_path / "s.zarr", ScanConfig(shape=(8, 9)), workers=workers, progress=QuietProgress())
+    unit = short.shard_frames
+    long = benchmark.repeated_store(tmp_path / "l.zarr", (5, unit), short)
+    whole = short.n_patterns // unit
+    for block in range(5):
+        start = (block % max(1, whole)) * unit
+        np.testing.assert_array_equal(
+            long.read_frames(block * unit, (block + 1) * unit), short.read_frames(start, start + unit)
+        )
+    assert long.valid.all()
