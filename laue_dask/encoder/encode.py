@@ -20,7 +20,7 @@ from laue_dask.encoder import weights
 from laue_dask.encoder.drift import unexplained
 from laue_dask.encoder.extractors import Sample
 from laue_dask.encoder.network import Autoencoder
-from laue_dask.errors import StoreError
+from laue_dask.errors import ComputeError, StoreError
 
 
 @dataclass(frozen=True)
@@ -159,18 +159,27 @@ def _in_batches(
     batch_size: int,
     precision: str,
 ) -> NDArray[np.float32]:
-    """Apply `function` to batches of one size.
+    """Apply `function` to batches of one size; the size halves where a GPU's memory does not hold a batch.
 
     The last batch is filled up with empty patterns: the arithmetic of a convolution may depend on the size of its
     batch, and a pattern's features must not depend on how many patterns came with it.
     """
     result = np.empty((len(reduced), *shape), dtype=np.float32)
-    for start in range(0, len(reduced), batch_size):
+    start = 0
+    while start < len(reduced):
         part = reduced[start : start + batch_size]
         batch = np.zeros((batch_size, 1, *reduced.shape[1:]), dtype=np.uint8)
         batch[: len(part), 0] = part
-        patterns = torch.from_numpy(batch).to(device).float().div_(255)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
-            output = function(patterns)
-        result[start : start + len(part)] = output.float().cpu().numpy()[: len(part)]
+        try:
+            patterns = torch.from_numpy(batch).to(device).float().div_(255)
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+                output = function(patterns)
+            result[start : start + len(part)] = output.float().cpu().numpy()[: len(part)]
+        except torch.cuda.OutOfMemoryError as error:
+            if batch_size == 1:
+                raise ComputeError(f"{device}: no memory for a single pattern: is another program using it?") from error
+            batch_size //= 2
+            torch.cuda.empty_cache()
+            continue
+        start += len(part)
     return result

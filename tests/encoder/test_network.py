@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from scipy.ndimage import gaussian_filter, maximum_filter
 from torch import nn
 
-from laue_dask.encoder.network import ARCHITECTURES, Architecture, BrightestPeaks, Smoothing, build
+from laue_dask.encoder.network import ARCHITECTURES, Architecture, BrightestPeaks, Smoothing, build, strength
 
 SIDE = 128
 TINY = Architecture(name="tiny", channels=(4, 8, 8, 8, 8), latent=16)
@@ -123,10 +123,38 @@ def test_building_leaves_torch_s_random_numbers_alone():
 def test_unit_latent_vectors_have_length_1(seed):
     model = build(ARCHITECTURES["contrastive"].model_copy(update={"channels": (4, 8, 8, 8)}), seed=seed).eval()
     with torch.inference_mode():
-        latent = model.encode(torch.from_numpy(spots(np.random.default_rng(seed), 3)))
+        latent = model.encode(torch.from_numpy(spots(np.random.default_rng(seed), 3, per_pattern=100)))
     learned = model.architecture.learned
-    np.testing.assert_allclose(latent[:, :learned].norm(dim=1).numpy(), 1, atol=1e-6)
+    np.testing.assert_allclose(latent[:, :learned].norm(dim=1).numpy(), 1, atol=1e-3)
     assert float(latent[:, learned:].square().sum(dim=1).max()) < 1e-3
+
+
+@given(heights=st.lists(st.floats(0, 1, width=32), min_size=8, max_size=8), noise=st.floats(0.05, 5))
+def test_strength_grows_with_the_peaks_from_nothing_to_one(heights, noise):
+    values = torch.tensor([heights, [min(1, 1.1 * h) for h in heights], [0.0] * 8])
+    found = strength(values, noise).ravel().tolist()
+    assert 0 <= found[0] <= found[1] <= 1
+    assert found[2] == 0
+    total = sum(h * h for h in heights)
+    assert total < 4 * noise or found[0] > 0.99
+    assert total > noise / 4 or found[0] < 0.01
+
+
+def test_patterns_of_noise_lie_close_together_and_those_of_spots_far_apart():
+    model = build(ARCHITECTURES["contrastive"], seed=0).eval()
+    rng = np.random.default_rng(0)
+    noise, clear = np.zeros((2, 20, 1, SIDE, SIDE), dtype=np.float32)
+    for i in range(20):
+        noise[i, 0][tuple(rng.integers(0, SIDE, (2, 5)))] = 0.28  # just above the clip at 4 sigmas
+        clear[i, 0][tuple(rng.integers(0, SIDE, (2, 30)))] = 1
+    with torch.inference_mode():
+        apart = [float(torch.pdist(model.encode(torch.from_numpy(some))).mean()) for some in (noise, clear)]
+    assert apart[0] < 0.05 * apart[1]
+
+
+def test_noise_needs_peaks_to_be_told_from():
+    with pytest.raises(ValidationError, match="without peaks"):
+        Architecture(noise=0.3)
 
 
 @settings(max_examples=20)
