@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import psutil
 from dask.utils import format_bytes
 
 from laue_dask.compute import cluster
@@ -10,6 +11,9 @@ from laue_dask.config import Config
 from laue_dask.io.places import require_space, require_writable
 from laue_dask.stages import extraction
 from laue_dask.stages.probe import SECONDS, probe, survey, work_of
+
+BUSY = 0.5
+"""Load for each core from which the probe, which is a single process, is too optimistic for several."""
 
 
 def plan_run(origin: str, folder: Path, config: Config, *, seconds: float = SECONDS) -> str:
@@ -65,6 +69,9 @@ def plan_run(origin: str, folder: Path, config: Config, *, seconds: float = SECO
         "",
         "Not in the time: starting workers, k-means of all patterns, grains, figures and report.",
     ]
+    cores, load = cluster.available_cores(), psutil.getloadavg()[0]
+    if load > BUSY * cores:
+        lines.append(f"The machine is busy (load {load:.1f} on {cores} cores): a run takes longer until it is free.")
     return "\n".join(lines)
 
 

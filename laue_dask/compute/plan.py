@@ -22,8 +22,8 @@ QUALITY_PER_TASK = 128
 IMPORTED = 384 * 2**20
 """Resident memory of a worker that has imported what ingest and reduction need, and compiled their loops."""
 
-WITH_TORCH = 700 * 2**20
-"""The same with PyTorch and scikit-learn, after an ingest, of whose memory the allocator keeps some."""
+WITH_TORCH = 832 * 2**20
+"""The same with PyTorch and scikit-learn, and what the C library keeps of earlier tasks (`cluster.KEPT_MEMORY`)."""
 
 CONCURRENT = 10
 """Chunks that Zarr packs at a time (its `async.concurrency`), each with room for as much as it was before."""

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import tracemalloc
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import given
@@ -194,3 +195,19 @@ def test_a_disk_without_room_for_the_frames_is_told_before_anything_is_written(
     assert not out.parent.exists()
     # What is not copied needs no room.
     assert ingest.ingest(str(small_scan), out, ScanConfig(store_frames=False), **arguments).valid.all()
+
+
+def test_frames_of_a_stack_take_what_they_take_in_their_file(tmp_path, quick):
+    frames = np.random.default_rng(0).poisson(1, (16, 200, 180)).astype(np.uint16)
+    with h5py.File(tmp_path / "packed.h5", "w") as file:
+        file.create_dataset("entry/data", data=frames, chunks=(1, 200, 180), compression="gzip")
+    with h5py.File(tmp_path / "virtual.h5", "w") as file:
+        layout = h5py.VirtualLayout(frames.shape, frames.dtype)
+        layout[:] = h5py.VirtualSource(tmp_path / "packed.h5", "entry/data", frames.shape)
+        file.create_virtual_dataset("entry/data", layout)
+    config = quick(scan={"shape": (4, 4)})
+    packed, virtual = (survey(str(tmp_path / name), config).scan for name in ("packed.h5", "virtual.h5"))
+    assert packed.n_frames == virtual.n_frames == 16
+    # The file holds little else; what is elsewhere counts as if it were not packed.
+    assert 16 * packed.source_bytes == pytest.approx((tmp_path / "packed.h5").stat().st_size, rel=0.05)
+    assert 16 * virtual.source_bytes == frames.nbytes
