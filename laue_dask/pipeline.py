@@ -22,7 +22,9 @@ from laue_dask.config import ClusterConfig, Config, dump, merged, validate
 from laue_dask.encoder import weights
 from laue_dask.encoder.extractors import Extractor
 from laue_dask.errors import ConfigError, InputError
+from laue_dask.io import lock
 from laue_dask.io import results as io_results
+from laue_dask.io.lock import locked
 from laue_dask.io.places import replace_file, require_writable
 from laue_dask.io.results import ResultsWriter
 from laue_dask.io.scan_store import ScanStore
@@ -71,6 +73,12 @@ def run(origin: str, folder: Path, config: Config, *, command: str, progress: Pr
     folder, config = folder.absolute(), _with_absolute_weights(config)
     extractor = extraction.extractor_of(config.encoder, config.recipe)
     choose_components(np.full(extractor.n_features, 1 / extractor.n_features), config.pca.components)
+    with locked(folder, command):
+        return _run(origin, folder, config, extractor, command=command, progress=progress)
+
+
+def _run(origin: str, folder: Path, config: Config, extractor: Extractor, *, command: str, progress: Progress) -> Run:
+    """`run` of a folder that is this process's own, with everything checked that can be before."""
     record = Run(command=command, source=origin, config=config)
     with cluster.start(config.cluster) as workers:
         record.workers = workers.described
@@ -233,8 +241,16 @@ def segment(
     InputError
         There is no finished run, its scan is gone, or a parameter does not fit it.
     """
+    records.read(folder, withdrawn=True)  # refused before anything is written there
+    with locked(folder, command):
+        return _segment(folder.absolute(), changes, command=command, progress=progress, sweep=sweep)
+
+
+def _segment(
+    folder: Path, changes: dict[str, Any], *, command: str, progress: Progress, sweep: bool | None
+) -> dict[str, Any]:
+    """`segment` of a run that is this process's own."""
     record = records.read(folder, withdrawn=True)
-    folder = folder.absolute()
     before = validate(record["config"], str(folder / records.NAME))
     config = _changed(before, changes)
     old = io_results.read(folder)
@@ -349,6 +365,15 @@ def evaluate(
     InputError
         There is no finished run, its scan is gone, or the truth does not fit.
     """
+    records.read(folder)  # refused before anything is written there
+    with locked(folder, f"evaluate {folder}"):
+        return _evaluate(folder, truth, workers=workers, progress=progress)
+
+
+def _evaluate(
+    folder: Path, truth: Path, *, workers: int | None, progress: Progress
+) -> list[dict[str, float | int | str]]:
+    """`evaluate` of a run that is this process's own."""
     record = records.read(folder)
     dataset = io_results.read(folder)
     config = validate(record["config"], str(folder / records.NAME))
@@ -396,5 +421,9 @@ def _check_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; --out names the folder of the run")
     ours = ("config.yaml", records.NAME, "scan.zarr", "scan.zarr.part", io_results.NAME)
-    if folder.is_dir() and any(folder.iterdir()) and not any((folder / name).exists() for name in ours):
+    if (
+        folder.is_dir()
+        and any(not path.name.startswith(lock.NAME) for path in folder.iterdir())
+        and not any((folder / name).exists() for name in ours)
+    ):
         raise InputError(f"{folder}: holds other files and no run: choose an empty or a new folder for --out")

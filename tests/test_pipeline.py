@@ -20,6 +20,7 @@ from laue_dask.encoder import weights
 from laue_dask.encoder.network import ARCHITECTURES, build
 from laue_dask.errors import ComputeError, InputError
 from laue_dask.io.geometry import acquisition
+from laue_dask.io.lock import locked
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.progress import QuietProgress
 from laue_dask.stages import reduction
@@ -403,3 +404,18 @@ def test_more_components_than_features_are_refused_before_anything_is_made(small
     with pytest.raises(InputError, match="300"):
         segmented(small_scan, tmp_path / "run", quick(pca={"components": 300}))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_has_one_owner(small_run, tmp_path, quick):
+    folder = shutil.copytree(small_run, tmp_path / "run")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    with locked(folder, "laue-dask run elsewhere"):
+        commands = (
+            lambda: segmented(folder / "scan.zarr", folder, quick()),
+            lambda: pipeline.segment(folder, {"clustering": {"k": [3]}}, command="b", progress=QuietProgress()),
+            lambda: pipeline.evaluate(folder, tmp_path / "truth.npz", workers=1, progress=QuietProgress()),
+        )
+        for command in commands:
+            with pytest.raises(InputError, match=r"in use by process .*`laue-dask run elsewhere`"):
+                command()
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before

@@ -46,7 +46,6 @@ def open_scan(source: str, folder: Path, config: Config, *, workers: Workers, pr
         _check_ingested(store, source, scan)
         specimen.require_enough(int(store.valid.sum()), config.clustering.k)
         return store
-    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         # A substrate is what the frames have in common: those are all read before it can be removed.
@@ -55,7 +54,8 @@ def open_scan(source: str, folder: Path, config: Config, *, workers: Workers, pr
         specimen.require_enough(int(store.valid.sum()), config.clustering.k)
     except InputError:
         # A run that never started leaves nothing behind.
-        shutil.rmtree(folder if made else own, ignore_errors=True)
+        for left in (own, own.with_name(own.name + ".part")):
+            shutil.rmtree(left, ignore_errors=True)
         raise
     return store
 

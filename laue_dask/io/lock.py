@@ -1,0 +1,176 @@
+"""One owner per run: a lock that works on shared file systems, says who holds it, and is freed when its owner is dead.
+
+A lock is a file whose name appears only together with its content (a hard link, which is atomic on NFS too). Its owner
+touches it now and then. On the owner's own machine the process itself tells whether it is alive; elsewhere a lock that
+was not touched for `PATIENCE` seconds of the file system's own clock is taken for a dead owner's.
+"""
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from laue_dask.errors import ComputeError, InputError
+
+NAME = ".lock"
+
+HEARTBEAT = 20.0
+"""Seconds between two touches of a held lock."""
+
+PATIENCE = 300.0
+"""Seconds without a touch after which the owner, on another machine, is taken for dead."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who holds a lock.
+
+    Attributes
+    ----------
+    host, pid
+        Machine and process.
+    began
+        When that process began, in seconds since 1970: another one may get its number.
+    command
+        What it does.
+    token
+        Of this very lock.
+    """
+
+    host: str
+    pid: int
+    began: float
+    command: str
+    token: str
+
+    @classmethod
+    def myself(cls, command: str) -> "Owner":
+        """The process that asks, for a new lock."""
+        return cls(socket.gethostname(), os.getpid(), _began(os.getpid()), command, uuid.uuid4().hex)
+
+    def dead(self, idle: float) -> bool:
+        """Whether the owner of a lock that was touched `idle` seconds ago is dead for all that can be known."""
+        if self.host != socket.gethostname():
+            return idle > PATIENCE
+        return abs(_began(self.pid) - self.began) > 1
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host} (`{self.command}`)"
+
+
+@contextmanager
+def locked(folder: Path, command: str) -> Iterator[None]:
+    """Own a folder, which is made where it is missing, and goes again if nothing is in it at the end.
+
+    Parameters
+    ----------
+    folder
+        What is owned.
+    command
+        What others are told that it is used for.
+
+    Raises
+    ------
+    InputError
+        A living process owns it.
+    ComputeError
+        The lock cannot be written.
+    """
+    path, owner = folder / NAME, Owner.myself(command)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        while not _taken(path, owner):
+            holder, idle = _holder(path)
+            if holder is not None and not holder.dead(idle):
+                raise InputError(f"{folder}: in use by {holder}: wait for it, or choose another --out")
+            _discard(path, holder)
+    except OSError as error:
+        raise ComputeError(f"{path}: cannot be locked: {error.strerror or error}") from error
+    over = threading.Event()
+    beat = threading.Thread(target=_beat, args=(path, owner, over), name="lock", daemon=True)
+    beat.start()
+    try:
+        yield
+    finally:
+        over.set()
+        beat.join()
+        if _holder(path)[0] == owner:
+            path.unlink(missing_ok=True)
+        with suppress(OSError):
+            folder.rmdir()  # of a command that wrote nothing
+
+
+def _taken(path: Path, owner: Owner) -> bool:
+    """Whether the lock was free and is the owner's now."""
+    draft = path.with_name(f"{path.name}.{owner.token}")
+    try:
+        draft.write_text(json.dumps(asdict(owner)), encoding="utf-8")
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            return False
+        return True
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _holder(path: Path) -> tuple[Owner | None, float]:
+    """Who holds a lock, None where nobody does or its content is no lock's; and seconds since it was touched."""
+    try:
+        touched = path.stat().st_mtime
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None, 0.0
+    try:
+        return Owner(**json.loads(text)), _now(path) - touched
+    except (ValueError, TypeError):
+        return None, 0.0
+
+
+def _discard(path: Path, holder: Owner | None) -> None:
+    """Remove a dead owner's lock; of several who try, one does."""
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return
+    found, _ = _holder(aside)
+    if found != holder:  # someone else was quicker, and this is a living one's
+        with suppress(FileExistsError):
+            os.link(aside, path)
+    aside.unlink(missing_ok=True)
+
+
+def _beat(path: Path, owner: Owner, over: threading.Event) -> None:
+    while not over.wait(HEARTBEAT):
+        with suppress(OSError):
+            if _holder(path)[0] == owner:
+                os.utime(path)
+
+
+def _now(path: Path) -> float:
+    """Time by the clock of the file system, which need not be this machine's."""
+    probe = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    except OSError:
+        return time.time()
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _began(pid: int) -> float:
+    """When a process began, in seconds since 1970; 0 where there is none."""
+    try:
+        return float(psutil.Process(pid).create_time())
+    except psutil.Error:
+        return 0.0
