@@ -46,8 +46,11 @@ TOGETHER = 8
 TOGETHER_STEPS = 4
 """Lloyd steps after which they are compared, a pass each."""
 
-HELD_SHARE = 0.25
-"""Share of the workers' memory that a table may take between the steps; a larger one is read again for each step."""
+HELD_SHARE = 0.5
+"""Share of what workers have free that a table may take between the steps; a larger one is read again for each step."""
+
+TARGET = 0.6
+"""Share of its memory limit from which on a worker of Dask puts data on the disk."""
 
 
 @dataclass(frozen=True)
@@ -187,8 +190,8 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         """Find the clusters of X, (n, M) NumPy or dask array of finite values.
 
         A table of up to `IN_MEMORY` values is taken into this process whole. A larger dask array is read once and then
-        held in the memory of the scheduler's workers where that is less than `HELD_SHARE` of it, or else read for each
-        step; a larger NumPy array is worked on by threads of this process, whatever Dask client exists.
+        held by the scheduler's workers where it takes less than `HELD_SHARE` of what they have free, or else read for
+        each step; a larger NumPy array is worked on by threads of this process, whatever Dask client exists.
 
         Raises
         ------
@@ -370,15 +373,17 @@ def _rows(X: Any, rows: Array) -> Array:
 
 
 def _workers_memory() -> float:
-    """Memory in bytes of all workers of the Dask client in use, or what is free where there is none."""
+    """Bytes that all workers of the Dask client in use have free before they spill; without workers, what is free."""
     from distributed import get_client
 
+    free = float(psutil.virtual_memory().available)
     try:
         workers = get_client().scheduler_info(n_workers=-1)["workers"].values()
     except ValueError:
-        return float(psutil.virtual_memory().available)
-    # 0 stands for no limit
-    return float(sum(worker["memory_limit"] or psutil.virtual_memory().available for worker in workers))
+        return free
+    # 0 stands for no limit; what a worker has imported, PyTorch above all, takes its part of it
+    limits = [TARGET * worker["memory_limit"] - worker["metrics"]["memory"] for worker in workers]
+    return sum(max(0.0, left) if worker["memory_limit"] else free for left, worker in zip(limits, workers, strict=True))
 
 
 def unusable(X: Array) -> int:

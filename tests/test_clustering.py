@@ -1,6 +1,7 @@
 import logging
 from collections.abc import Iterator
 from functools import reduce
+from unittest import mock
 
 import dask.array as da
 import numpy as np
@@ -268,3 +269,16 @@ def test_distinct_rows_are_those_of_numpy(X):
     kinds = X[distinct_rows(X)]
     assert np.array_equal(np.unique(kinds, axis=0), np.unique(X, axis=0))
     assert len(kinds) == len(np.unique(X, axis=0))
+
+
+def test_what_workers_hold_already_is_not_free(monkeypatch):
+    def info(**workers):
+        described = {
+            name: {"memory_limit": limit, "metrics": {"memory": held}} for name, (limit, held) in workers.items()
+        }
+        return mock.Mock(scheduler_info=lambda n_workers: {"workers": described})
+
+    monkeypatch.setattr("distributed.get_client", lambda: info(a=(1000, 100), b=(1000, 550), c=(1000, 900)))
+    assert clustering._workers_memory() == pytest.approx(500 + 50 + 0)
+    monkeypatch.setattr("distributed.get_client", lambda: info(a=(0, 100)))
+    assert clustering._workers_memory() > 2**27

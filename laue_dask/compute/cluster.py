@@ -38,7 +38,7 @@ DEATHS = 8
 USUAL_MEMORY = 2**30
 """What a worker needs for frames of any size; with less for each core, fewer workers are started."""
 
-KEPT_MEMORY = {"MALLOC_TRIM_THRESHOLD_": 128 * 2**20, "MALLOC_MMAP_THRESHOLD_": 32 * 2**20}
+KEPT_MEMORY = {"MALLOC_TRIM_THRESHOLD_": 64 * 2**20, "MALLOC_MMAP_THRESHOLD_": 8 * 2**20}
 """For the C library of a worker, in bytes: what is freed stays with the process, up to so much, and is used again.
 Dask's own setting gives everything back at once, and a worker that asks for megabytes with every frame spends a third
 of its time on getting empty pages from the system."""
