@@ -2,7 +2,7 @@
 """How fast a scan is read, reduced, encoded and clustered, beside what the hardware and others can do.
 
 Usage: .venv/bin/python scripts/benchmark.py [--only floor pipeline ingest today scale table1] [--cache FOLDER]
-           [--frames 2048] [--today 720] [--scale 1000 10000 100000] [--json FILE]
+           [--frames 8192] [--today 720] [--scale 1000 10000 100000] [--json FILE]
 
 floor     the bare kernels one after another on one core: decode (Blosc), reduce, encode.
 pipeline  a scan store through `reduce` and `encode` on running Dask workers: one, then one per core.
@@ -502,7 +502,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "laue-dask-speed")
-    parser.add_argument("--frames", type=int, default=2048, help="of the sections `pipeline` and `ingest`")
+    parser.add_argument("--frames", type=int, default=8192, help="of the sections `pipeline` and `ingest`")
     parser.add_argument("--today", type=int, default=720, help="frames of the section `today`; the promise is for 6000")
     parser.add_argument("--scale", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     parser.add_argument("--json", type=Path, help="all figures go there")
