@@ -348,6 +348,20 @@ def test_store_with_a_lost_or_damaged_shard_fails_and_leaves_no_results(refused,
     assert not (tmp_path / "run" / "results.zarr").exists()
 
 
+def test_a_wrong_option_costs_nothing_of_what_a_killed_ingest_did(command, refused, frames, tmp_path, monkeypatch):
+    def kill(self, receipts):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ScanStore, "record", kill)
+        assert command("run", frames, *options(tmp_path / "run")).code != 0
+    part = tmp_path / "run" / "scan.zarr.part"
+    before = {path: path.stat().st_mtime_ns for path in part.rglob("*") if path.is_file()}
+    assert before
+    refused("run", frames, "--out", tmp_path / "run", "--shape", 3, 3, mentions="--shape 3 3")
+    assert {path: path.stat().st_mtime_ns for path in part.rglob("*") if path.is_file()} == before
+
+
 def test_shape_that_is_not_the_stores_is_refused_with_both(refused, own_store, tmp_path):
     refused("run", own_store, *options(tmp_path / "run"), mentions=("8 × 9", "3 × 4"))
     assert names(tmp_path) == ["own.zarr"]

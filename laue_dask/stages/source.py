@@ -47,14 +47,16 @@ def open_scan(source: str, folder: Path, config: Config, *, workers: Workers, pr
         specimen.require_enough(int(store.valid.sum()), config.clustering.k)
         return store
     folder.mkdir(parents=True, exist_ok=True)
+    part = own.with_name(own.name + ".part")
+    begun = part.exists()
     try:
         # A substrate is what the frames have in common: those are all read before it can be removed.
         recipe = config.recipe if config.recipe.substrate == "keep" else None
         store = ingest(source, own, scan, recipe=recipe, workers=workers, progress=progress)
         specimen.require_enough(int(store.valid.sum()), config.clustering.k)
     except InputError:
-        # A run that never started leaves nothing behind.
-        for left in (own, own.with_name(own.name + ".part")):
+        # A run that never started leaves nothing behind; what a killed one did is kept for the right command.
+        for left in (own,) if begun else (own, part):
             shutil.rmtree(left, ignore_errors=True)
         raise
     return store
