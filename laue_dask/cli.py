@@ -87,6 +87,14 @@ def _cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+_extractor_option = click.option(
+    "--extractor", type=click.Choice(["network", "pixels", "peaks"]), help="What makes features of a pattern [network]."
+)
+_store_option = click.option(
+    "--store-frames/--no-store-frames", default=None, help="Copy the frames into the run's scan store [they are]."
+)
+
+
 @commands.command()
 @click.argument("folder", type=click.Path(path_type=Path), default="demo")
 @click.option("--shape", type=click.IntRange(min=8), nargs=2, metavar="NY NX", default=(24, 30), show_default=True)
@@ -132,12 +140,8 @@ def ingest(
 @commands.command()
 @click.argument("source")
 @click.option("--out", default=".", type=click.Path(path_type=Path), help="Folder that the run would have [here].")
-@click.option(
-    "--extractor", type=click.Choice(["network", "pixels", "peaks"]), help="What makes features of a pattern [network]."
-)
-@click.option(
-    "--store-frames/--no-store-frames", default=None, help="Copy the frames into the run's scan store [they are]."
-)
+@_extractor_option
+@_store_option
 @_grid_options
 @_cluster_options
 def plan(
@@ -167,14 +171,10 @@ def plan(
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
 @click.option("-k", "k", type=click.IntRange(min=2), multiple=True, help="A number of clusters; may be repeated.")
 @click.option("--components", help="M_PCA: a number of components, or the share of variance to explain [0.99].")
-@click.option(
-    "--extractor", type=click.Choice(["network", "pixels", "peaks"]), help="What makes features of a pattern [network]."
-)
+@_extractor_option
 @click.option("--weights", help="`default`, `untrained` or a .safetensors file.")
 @click.option("--substrate", type=click.Choice(["keep", "remove"]), help="Subtract the scan's own median pattern.")
-@click.option(
-    "--store-frames/--no-store-frames", default=None, help="Copy the frames into the run's scan store [they are]."
-)
+@_store_option
 @_grid_options
 @_cluster_options
 def run(

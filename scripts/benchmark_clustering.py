@@ -1,14 +1,13 @@
 #!/usr/bin/env python
-"""Promises of PCA and k-means on generated problems, and how long the sweep over K and `segment` take.
+"""Promises of PCA and k-means on generated problems, and how long the sweep over K takes.
 
-Usage: .venv/bin/python scripts/benchmark_clustering.py [--problems 200] [--skip promises sweep segment] [--large]
+Usage: .venv/bin/python scripts/benchmark_clustering.py [--problems 200] [--skip promises sweep] [--large]
 
 promises  on each problem: inertia true to 1e-6, within 1 % of scikit-learn's (n_init=10, another seed), the same label
           map for five chunk layouts, no empty cluster; PCA within 1e-10 of a float64 full SVD for any chunking. Every
           fourth problem is forced out of core: small blocks, and seeds from half of the rows.
 sweep     K = 2…20 on 100,000 × 32 features, scored on a sample and refined on all rows, against scikit-learn's
           k-means (n_init=10) of all rows; processor time of one thread each.
-segment   a new K on a run of 6,000 patterns, in this process and after start-up.
 --large   2,000,000 × 256 float32 features (2 GB) in Zarr through PCA and k-means (K = 6), workers of 1 GB each:
           nothing may be spilled, no worker may hold more or die, the clumps must be found. Needs 4 GB of disk in the
           system's temporary folder.
@@ -17,7 +16,6 @@ Exit code 1 if a promise is broken.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -34,12 +32,11 @@ from threadpoolctl import threadpool_limits
 from laue_dask import clustering, pca
 from laue_dask.clustering import KMeans, cluster_moments, nearest
 from laue_dask.compute import cluster
-from laue_dask.config import ClusterConfig, ClusteringConfig, Config
+from laue_dask.config import ClusterConfig, ClusteringConfig
 from laue_dask.pca import IncrementalPCA
 from laue_dask.seeding import sample_rows, search
 
-# What only `segment` and `sweep` need is imported there: every worker of `--large` imports this module, and torch would
-# take a quarter of its memory.
+# What only `sweep` needs is imported there: every worker of `--large` imports this module, and its memory is tested.
 LAYOUTS = 5
 SWEPT = range(2, 21)
 K_LARGE = 6
@@ -152,87 +149,6 @@ def sweep() -> list[str]:
     return broken + ([] if max(ratios) <= 1.01 else [f"sweep: inertia {max(ratios):.4f} × scikit-learn's"])
 
 
-def made_run(folder: Path, shape: tuple[int, int], components: np.ndarray, m_pca: int) -> None:
-    """A finished run of synthetic components, K = 6, for `segment`."""
-    from laue_dask import pipeline
-    from laue_dask.io.geometry import ScanGrid
-    from laue_dask.io.results import ResultsWriter
-    from laue_dask.io.scan_store import ScanStore
-    from laue_dask.progress import QuietProgress
-    from laue_dask.record import Run, write
-    from laue_dask.stages import segmentation
-    from laue_dask.stages.specimen import Map
-
-    n = shape[0] * shape[1]
-    config, grid = (
-        Config(clustering=ClusteringConfig(k=(6,))),
-        ScanGrid(shape, "raster", np.arange(n), np.full((n, 2), np.nan), "made", "x"),
-    )
-    store = ScanStore.create(
-        folder / "scan.zarr",
-        grid=grid,
-        frame_shape=(8, 8),
-        dtype="uint16",
-        detector=None,
-        pixel_size_um=None,
-        provenance={},
-        store_frames=False,
-    )
-    store.root["valid"][:] = True
-    store.root["source"][:] = np.array([f"frame_{i:06d}.tif" for i in range(n)], dtype=object)
-    store.root.attrs.update({"complete": True, "crc32": []})
-    store.create_reduced(config.recipe.digest(), 500, {})
-    (folder / "scan.zarr.part").rename(folder / "scan.zarr")
-    store = ScanStore.open(folder / "scan.zarr")
-    record = Run(command="benchmark", source="synthetic", config=config)
-    record.describe_scan(store)
-    record.m_pca = m_pca
-    results = ResultsWriter(folder, {"scan": str(store.path), "scan_shape": list(shape)})
-    variance = components.var(axis=0, ddof=1, dtype=np.float64)
-    results.put("features", components)
-    results.put("components", components, attributes={"m_pca": m_pca})
-    results.put("explained_variance", variance)
-    results.put("explained_variance_ratio", variance / variance.sum())
-    results.put("reconstruction_error", np.full(shape, np.nan, np.float32))
-    where, table = Map(store.valid, shape), da.from_array(components, chunks=(len(components), -1))
-    segmentation.write_direct_colouring(table, where, results)
-    clustering_config, quiet = config.clustering, QuietProgress()
-    found = segmentation.score(table[:, :m_pca], clustering_config, results, workers=None, progress=quiet)
-    record.suggested_k, record.k = list(found.suggested), sorted({*found.suggested, 6})
-    segmentation.segment(table, m_pca, where, record.k, clustering_config, results, progress=quiet, seeds=found.seeds)
-    results.group.attrs["suggested_k"] = record.suggested_k
-    results.finish()
-    pipeline.report(folder, record.as_json(), reduced=store.reduced(config.recipe.digest()))
-    write(folder, record.as_json())
-
-
-def segment() -> list[str]:
-    from laue_dask import pipeline
-    from laue_dask.progress import QuietProgress
-
-    X = clumps(6_000, 256, 8)
-    X[:, 32:] *= 0.02
-    broken = []
-    with tempfile.TemporaryDirectory() as folder:
-        made_run(Path(folder), (60, 100), IncrementalPCA().fit(X).transform(X, dtype=np.float32), 32)
-        before = (Path(folder) / "results.zarr" / "features" / "c" / "0" / "0").stat()
-        print("segment, 6,000 patterns × 256, M_PCA = 32, work after start-up:")
-        for k in (12, 24, 64):
-            begun, worked, quiet = time.perf_counter(), time.process_time(), QuietProgress()
-            record = pipeline.segment(Path(folder), {"clustering": {"k": (k,)}}, command="benchmark", progress=quiet)
-            taken, worked, parts = time.perf_counter() - begun, time.process_time() - worked, record["seconds"]
-            shares = ", ".join(f"{name} {parts[name]:.2f} s" for name in ("scores", "segment", "report"))
-            print(f"  K = {k:2d}: {taken:.2f} s, of the processor {worked:.2f} s ({shares})", flush=True)
-            if k == 12 and worked > 2:
-                broken.append(f"segment: {worked:.2f} s of the processor with K = {k}")
-            if k not in json.loads((Path(folder) / "run.json").read_text())["k"]:
-                broken.append(f"segment: K = {k} is not in the record")
-        after = (Path(folder) / "results.zarr" / "features" / "c" / "0" / "0").stat()
-        if (before.st_ino, before.st_mtime_ns) != (after.st_ino, after.st_mtime_ns):
-            broken.append("segment: the features were written again")
-    return broken
-
-
 def large(n: int, m: int = 256) -> list[str]:
     block = 16_384
     centers = np.random.default_rng(0).standard_normal((K_LARGE, m), dtype=np.float32)
@@ -311,7 +227,7 @@ def _peak() -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", type=int, default=200)
-    parser.add_argument("--skip", nargs="*", default=[], choices=("promises", "sweep", "segment"))
+    parser.add_argument("--skip", nargs="*", default=[], choices=("promises", "sweep"))
     parser.add_argument("--large", nargs="?", type=int, const=2_000_000, metavar="ROWS")
     options = parser.parse_args()
     broken: list[str] = []
@@ -319,8 +235,6 @@ def main() -> int:
         broken += promises(options.problems)
     if "sweep" not in options.skip:
         broken += sweep()
-    if "segment" not in options.skip:
-        broken += segment()
     if options.large:
         broken += large(options.large)
     for line in broken:
