@@ -1,10 +1,12 @@
 """One owner per run: a lock that works on shared file systems, says who holds it, and is freed when its owner is dead.
 
-A lock is a file whose name appears only together with its content (a hard link, which is atomic on NFS too). Its owner
+A lock is a file whose name appears only together with its content (a hard link, which is atomic on NFS too; where there
+are none, a file that is made exclusively). Its owner
 touches it now and then. On the owner's own machine the process itself tells whether it is alive; elsewhere a lock that
 was not touched for `PATIENCE` seconds of the file system's own clock is taken for a dead owner's.
 """
 
+import errno
 import json
 import os
 import socket
@@ -113,13 +115,27 @@ def _taken(path: Path, owner: Owner) -> bool:
     draft = path.with_name(f"{path.name}.{owner.token}")
     try:
         draft.write_text(json.dumps(asdict(owner)), encoding="utf-8")
-        try:
-            os.link(draft, path)
-        except FileExistsError:
-            return False
-        return True
+        return _appears(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _appears(draft: Path, path: Path) -> bool:
+    """Give a file a second name that nobody has taken yet, whole; whether that was so."""
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            raise
+        # A file system without hard links: the name is exclusive all the same, its content a moment later.
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(draft.read_text(encoding="utf-8"))
+        except FileExistsError:
+            return False
+    return True
 
 
 def _holder(path: Path) -> tuple[Owner | None, float]:
@@ -144,8 +160,7 @@ def _discard(path: Path, holder: Owner | None) -> None:
         return
     found, _ = _holder(aside)
     if found != holder:  # someone else was quicker, and this is a living one's
-        with suppress(FileExistsError):
-            os.link(aside, path)
+        _appears(aside, path)
     aside.unlink(missing_ok=True)
 
 

@@ -1,5 +1,6 @@
 """One owner per folder, whoever dies."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -125,3 +126,17 @@ def test_of_many_who_find_a_dead_lock_one_gets_it(tmp_path):
     for process in crowd:
         process.join(30)
     assert sum(pid > 0 for pid in found) == 1
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_file_system_without_hard_links_has_locks_too(tmp_path, monkeypatch, number):
+    def refuse(*args):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refuse)
+    left_by(tmp_path / "run", idle=lock.PATIENCE + 60)
+    with locked(tmp_path / "run", "b"):
+        with pytest.raises(InputError, match="in use by process"), locked(tmp_path / "run", "c"):
+            pytest.fail("two owners")
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [NAME]
+    assert not (tmp_path / "run").exists()
