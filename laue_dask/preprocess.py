@@ -37,6 +37,7 @@ __all__ = [
     "frame_fault",
     "reduce_frame_reference",
     "reduce_frames",
+    "reduce_usable",
 ]
 
 FAINTEST_WHITE = 20.0
@@ -156,6 +157,18 @@ def reduce_frames(
         else:
             kernels.pool_residual(*shared, median, spread)
         reduced[i] = _grey(pooled, recipe)
+    return reduced
+
+
+def reduce_usable(
+    frames: Frame, usable: Mask, mask: Mask | None, recipe: Recipe, *, substrate: Substrate | None = None
+) -> NDArray[np.uint8]:
+    """`reduce_frames` of the frames (n, rows, columns) that are `usable` (n,); the other patterns are zero."""
+    if usable.all():
+        return reduce_frames(frames, mask, recipe, substrate=substrate)
+    reduced = np.zeros((len(frames), PATTERN_SIZE, PATTERN_SIZE), dtype=np.uint8)
+    if usable.any():
+        reduced[usable] = reduce_frames(frames[usable], mask, recipe, substrate=substrate)
     return reduced
 
 

@@ -25,7 +25,6 @@ from laue_dask.io.geometry import ScanGrid, resolve_grid
 from laue_dask.io.packed import pack
 from laue_dask.io.places import require_space, require_writable
 from laue_dask.io.scan_store import ScanStore, ingest_shard
-from laue_dask.preprocess import Substrate
 from laue_dask.progress import Progress
 from laue_dask.schema import PATTERN_SIZE
 
@@ -189,7 +188,7 @@ def _ingest_block(
             mask = store.detector_mask if mask is None else mask
             bad = {pattern for pattern, _ in receipt["set_aside"]}
             usable = [ref is not None and receipt["start"] + j not in bad for j, ref in enumerate(refs)]
-            patterns.append(reduce_usable(frames, np.array(usable), mask, recipe))
+            patterns.append(preprocess.reduce_usable(frames, np.array(usable), mask, recipe))
         del frames  # before the next shard's are read
     block = {"block": index, "start": found[0]["start"], "stop": found[-1]["stop"], "shards": found}
     if recipe is None:
@@ -198,22 +197,6 @@ def _ingest_block(
     if array is None:
         raise StoreError(f"{store_path}: reduced patterns of recipe {recipe.digest()} are gone: run it again")
     return {**block, "reduced": write_block(np.concatenate(patterns), array, index)}
-
-
-def reduce_usable(
-    frames: NDArray[Any],
-    usable: NDArray[np.bool_],
-    mask: NDArray[np.bool_],
-    recipe: Recipe,
-    substrate: Substrate | None = None,
-) -> NDArray[np.uint8]:
-    """Reduced patterns (n, 128, 128) of frames (n, row, column); zeros where a frame is not `usable` (n,)."""
-    if usable.all():
-        return preprocess.reduce_frames(frames, mask, recipe, substrate=substrate)
-    reduced = np.zeros((len(frames), PATTERN_SIZE, PATTERN_SIZE), dtype=np.uint8)
-    if usable.any():
-        reduced[usable] = preprocess.reduce_frames(frames[usable], mask, recipe, substrate=substrate)
-    return reduced
 
 
 def _journal(store: ScanStore) -> Journal:

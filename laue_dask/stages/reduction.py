@@ -22,7 +22,7 @@ from laue_dask.io.scan_store import ScanStore
 from laue_dask.preprocess import LEAST_SAMPLE, Substrate
 from laue_dask.progress import Progress
 from laue_dask.schema import PATTERN_SIZE
-from laue_dask.stages.ingest import SAMPLE_BYTES, SAMPLE_FRAMES, reduce_usable
+from laue_dask.stages.ingest import SAMPLE_BYTES, SAMPLE_FRAMES
 
 
 def reduced_patterns(store: ScanStore, recipe: Recipe) -> da.Array:
@@ -105,5 +105,7 @@ def _reduce_block(
         end = min(i + step, stop)
         if valid[i:end].any():
             frames = store.read_frames(i, end, out=memory)
-            reduced[i - start : end - start] = reduce_usable(frames, valid[i:end], mask, recipe, substrate)
+            reduced[i - start : end - start] = preprocess.reduce_usable(
+                frames, valid[i:end], mask, recipe, substrate=substrate
+            )
     return reduced
