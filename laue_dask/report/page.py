@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
@@ -13,61 +12,7 @@ import xarray as xr
 
 from laue_dask.io.places import replace_file
 from laue_dask.progress import duration
-
-ROWS_UP_TO = 256
-"""Rows of a table on the page; the results and run.json hold them all."""
-
-_PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>$title</title>
-<style>
-:root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; margin: 0 auto; max-width: 62rem;
-  padding: 1rem 1.2rem 4rem; }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: .6rem 0 .2rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.25rem; margin: 2.4rem 0 .6rem; border-bottom: 1px solid #ccc; padding-bottom: .2rem; }
-h3 { font-size: 1.05rem; margin: 1.6rem 0 .4rem; }
-p { margin: .4rem 0; }
-a { color: #0b5394; }
-nav a { margin-right: 1rem; white-space: nowrap; }
-code { font: .85em ui-monospace, monospace; overflow-wrap: anywhere; }
-dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: .8rem 1.2rem; margin: 1rem 0; }
-dt { color: #666; font-size: .85rem; }
-dd { margin: 0; font-size: 1.15rem; overflow-wrap: anywhere; }
-.warning { border-left: .3rem solid #d08700; background: #fff6e0; padding: .5rem .8rem; }
-figure { margin: .8rem 0 1.4rem; }
-figure img { max-width: 100%; height: auto; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: #666; padding: .2rem 0; }
-th, td { text-align: left; padding: .22rem .8rem .22rem 0; border-bottom: 1px solid #e4e4e4; vertical-align: top; }
-th { border-bottom-color: #999; white-space: nowrap; }
-.number { text-align: right; }
-summary { cursor: pointer; margin: .5rem 0; }
-pre { font: .8rem/1.4 ui-monospace, monospace; background: #f5f5f5; padding: .8rem; overflow-x: auto; }
-@media print {
-  body { max-width: none; padding: 0; font-size: 10pt; }
-  nav { display: none; }
-  figure, tr { break-inside: avoid; }
-  h2, h3 { break-after: avoid; }
-  .scroll { overflow: visible; }
-}
-</style>
-</head>
-<body>
-<h1>$title</h1>
-$command
-$warnings
-$facts
-<nav>$links</nav>
-$sections
-</body>
-</html>
-""")
+from laue_dask.report.html import ROWS_UP_TO, document, facts_list, table, warning
 
 _CAPTIONS = {
     "grains": "Grains by neighbourhood: scan neighbours with close features, joined. A bent grain is one grain here.",
@@ -115,17 +60,16 @@ def write_page(results: xr.Dataset, plots: Sequence[Path], run: Mapping[str, Any
         The page; replaced as a whole or not at all.
     """
     figures = {plot.stem: _figure(plot) for plot in plots}
-    sections = [(title, body) for title, body in _sections(results, figures, run) if body]
-    links = "".join(f'<a href="#{_anchor(title)}">{escape(title)}</a> ' for title, _ in sections)
-    text = _PAGE.substitute(
-        title=escape(f"Laue scan {run['source']}" if run.get("source") else "Laue scan"),
-        command=f"<p><code>{escape(str(run['command']))}</code></p>" if run.get("command") else "",
-        warnings="".join(f'<p class="warning">{escape(str(line))}</p>' for line in run.get("warnings") or []),
-        facts=_facts(results, run),
-        links=links,
-        sections="\n".join(f'<h2 id="{_anchor(title)}">{escape(title)}</h2>\n{body}' for title, body in sections),
+    text = document(
+        f"Laue scan {run['source']}" if run.get("source") else "Laue scan",
+        head="".join((_command(run), *map(warning, run.get("warnings") or []), _facts(results, run))),
+        sections=_sections(results, figures, run),
     )
     replace_file(path, text.encode())
+
+
+def _command(run: Mapping[str, Any]) -> str:
+    return f"<p><code>{escape(str(run['command']))}</code></p>" if run.get("command") else ""
 
 
 def _sections(results: xr.Dataset, figures: Mapping[str, str], run: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
@@ -150,8 +94,8 @@ def _sections(results: xr.Dataset, figures: Mapping[str, str], run: Mapping[str,
     named = {*_NOT_BY_K, *(stem for stems in by_k.values() for stem in stems)}
     yield "Other figures", "".join(figure for stem, figure in figures.items() if stem not in named)
     yield "Delegates", _delegate_tables(results, run.get("delegate_sources") or {})
-    yield "Evaluation", _table(run.get("evaluation") or []) + figures.get("approximation", "")
-    yield "Patterns set aside", _table(run.get("set_aside") or [], total=run.get("n_set_aside"))
+    yield "Evaluation", table(run.get("evaluation") or []) + figures.get("approximation", "")
+    yield "Patterns set aside", table(run.get("set_aside") or [], total=run.get("n_set_aside"))
     yield "Times", _times(run)
     yield "Versions and seeds", _provenance(run)
 
@@ -174,8 +118,7 @@ def _facts(results: xr.Dataset, run: Mapping[str, Any]) -> str:
         facts["time"] = duration(sum(seconds.values()))
     if workers := run.get("workers"):
         facts["ran on"] = str(workers)
-    items = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
-    return f"<dl>{items}</dl>" if items else ""
+    return facts_list(facts)
 
 
 def _explained(results: xr.Dataset, m_pca: int) -> str:
@@ -217,8 +160,8 @@ def _delegate_tables(results: xr.Dataset, sources: Mapping[str, Any]) -> str:
     tables = []
     for k in (int(value) for value in results["k"].to_numpy()):
         rows = _delegate_rows(results, k, sources)
-        table = _table(rows, total=k if k > ROWS_UP_TO else None)
-        tables.append(f"<details{' open' if k <= 24 else ''}><summary>K = {k}</summary>{table}</details>")
+        shown = table(rows, total=k if k > ROWS_UP_TO else None)
+        tables.append(f"<details{' open' if k <= 24 else ''}><summary>K = {k}</summary>{shown}</details>")
     return "\n".join(tables)
 
 
@@ -242,32 +185,6 @@ def _delegate_rows(results: xr.Dataset, k: int, sources: Mapping[str, Any]) -> l
     return rows
 
 
-def _table(rows: Sequence[Mapping[str, Any]], *, total: int | None = None) -> str:
-    """A table of rows that need not all have the same columns; long ones are cut, and say so."""
-    if not rows:
-        return ""
-    shown = rows[:ROWS_UP_TO]
-    columns = list(dict.fromkeys(name for row in shown for name in row))
-    total = max(len(rows), total or 0)
-    note = f"<caption>the first {len(shown):,} of {total:,}</caption>" if total > len(shown) else ""
-    numeric = [all(isinstance(row.get(name, 0), int | float) for row in shown) for name in columns]
-    kinds = [' class="number"' if is_numeric else "" for is_numeric in numeric]
-    heads = "".join(f"<th{kind}>{escape(str(name))}</th>" for name, kind in zip(columns, kinds, strict=True))
-    lines = "\n".join(
-        "<tr>"
-        + "".join(f"<td{k}>{_cell(row.get(name, ''))}</td>" for name, k in zip(columns, kinds, strict=True))
-        + "</tr>"
-        for row in shown
-    )
-    return f'<div class="scroll"><table>{note}<tr>{heads}</tr>\n{lines}</table></div>'
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:#.4g}" if np.isfinite(value) else "–"
-    return escape(str(value))
-
-
 def _times(run: Mapping[str, Any]) -> str:
     rates = run.get("patterns_per_second") or {}
     rows = []
@@ -277,15 +194,13 @@ def _times(run: Mapping[str, Any]) -> str:
             row["patterns/s"] = f"{rates[stage]:,.0f}" if stage in rates else ""
         rows.append(row)
     overall = "" if isinstance(rates, Mapping) else f"<p>{rates:,.0f} patterns/s</p>"
-    return overall + _table(rows)
+    return overall + table(rows)
 
 
 def _provenance(run: Mapping[str, Any]) -> str:
     versions = {"laue_dask": run["laue_dask"]} if "laue_dask" in run else {}
     parts = [
-        _table(
-            [{"package": name, "version": value} for name, value in {**versions, **run.get("versions", {})}.items()]
-        ),
+        table([{"package": name, "version": value} for name, value in {**versions, **run.get("versions", {})}.items()]),
         _seeds(run.get("seeds")),
     ]
     for title, values in (("Configuration", run.get("config")), ("Keys of the stages", run.get("keys"))):
@@ -310,7 +225,3 @@ def _outline(values: Mapping[str, Any], *, indent: str = "") -> str:
         else:
             lines.append(f"{indent}{name}: {value}")
     return "\n".join(lines)
-
-
-def _anchor(title: str) -> str:
-    return title.lower().replace(" ", "-")
