@@ -255,6 +255,11 @@ def _check_edf(frame: Any) -> None:
         raise FrameError("truncated or unreadable EDF")
 
 
+def is_frame(name: str) -> bool:
+    """Whether a file's name is one of a detector's frames, or of a stack of them."""
+    return _suffix(name) in SUFFIXES
+
+
 def _suffix(name: str) -> str:
     path = Path(name)
     return (Path(path.stem) if path.suffix.lower() in _PACKED else path).suffix.lower()
@@ -303,7 +308,7 @@ def _listed(folder: Path) -> tuple[list[str], list[str]]:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if _suffix(entry.name) in SUFFIXES:
+                if is_frame(entry.name):
                     files.append(entry.name)
                 elif entry.is_dir():
                     folders.append(entry.name)
@@ -316,7 +321,7 @@ def _globbed(pattern: str) -> list[str]:
     if not glob.has_magic(pattern):
         raise InputError(f"{pattern}: no such file or folder")
     files = _sorted(name for name in glob.glob(pattern, recursive=True) if not Path(name).is_dir())  # noqa: PTH207
-    known = [name for name in files if _suffix(name) in SUFFIXES]
+    known = [name for name in files if is_frame(name)]
     if not files:
         raise InputError(f"{pattern}: no file matches")
     return known or files
