@@ -5,7 +5,7 @@ that was killed goes on at the first missing block; a run with other parameters 
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from laue_dask.config import ClusterConfig, Config, dump, merged, validate
 from laue_dask.encoder import weights
 from laue_dask.encoder.extractors import Extractor
 from laue_dask.errors import ConfigError, InputError
-from laue_dask.io import lock
 from laue_dask.io import results as io_results
 from laue_dask.io.lock import locked
 from laue_dask.io.places import replace_file, require_writable
@@ -44,7 +43,9 @@ _OF_CLUSTERING = {"k", "cluster", "score_k"}
 """Dimensions of the results that depend on the clustering."""
 
 
-def run(origin: str, folder: Path, config: Config, *, command: str, progress: Progress) -> Run:
+def run(
+    origin: str, folder: Path, config: Config, *, command: str, progress: Progress, workers: Workers | None = None
+) -> Run:
     """Segment a scan: the whole way from frames or a scan store to maps and report.
 
     Parameters
@@ -55,6 +56,8 @@ def run(origin: str, folder: Path, config: Config, *, command: str, progress: Pr
         The run's folder, made if need be. An earlier run there is kept where its keys still hold.
     command
         The command as typed, for the record.
+    workers
+        That are there already and go on; by default the configured ones are started for this run alone.
 
     Returns
     -------
@@ -74,13 +77,22 @@ def run(origin: str, folder: Path, config: Config, *, command: str, progress: Pr
     extractor = extraction.extractor_of(config.encoder, config.recipe)
     choose_components(np.full(extractor.n_features, 1 / extractor.n_features), config.pca.components)
     with locked(folder, command):
-        return _run(origin, folder, config, extractor, command=command, progress=progress)
+        return _run(origin, folder, config, extractor, command=command, progress=progress, given=workers)
 
 
-def _run(origin: str, folder: Path, config: Config, extractor: Extractor, *, command: str, progress: Progress) -> Run:
+def _run(
+    origin: str,
+    folder: Path,
+    config: Config,
+    extractor: Extractor,
+    *,
+    command: str,
+    progress: Progress,
+    given: Workers | None,
+) -> Run:
     """`run` of a folder that is this process's own, with everything checked that can be before."""
     record = Run(command=command, source=origin, config=config)
-    with cluster.start(config.cluster) as workers:
+    with nullcontext(given) if given else cluster.start(config.cluster) as workers:
         record.workers = workers.described
         with record.timed("ingest"):
             store = source.open_scan(origin, folder, config, workers=workers, progress=progress)
@@ -423,7 +435,7 @@ def _check_folder(folder: Path) -> None:
     ours = ("config.yaml", records.NAME, "scan.zarr", "scan.zarr.part", io_results.NAME)
     if (
         folder.is_dir()
-        and any(not path.name.startswith(lock.NAME) for path in folder.iterdir())
+        and any(not path.name.startswith(".") for path in folder.iterdir())
         and not any((folder / name).exists() for name in ours)
     ):
         raise InputError(f"{folder}: holds other files and no run: choose an empty or a new folder for --out")
