@@ -33,6 +33,14 @@ class StoreError(InputError):
     """A scan store, a results store or a weights file is missing, incomplete or not what it says it is."""
 
 
+class SpaceError(InputError):
+    """A disk has too little room for what is to be written."""
+
+
+class BusyError(InputError):
+    """Another process owns what is to be written."""
+
+
 class FrameError(LaueDaskError, ValueError):
     """One frame cannot be used; it is set aside and the scan goes on. The message is the reason alone."""
 
