@@ -5,7 +5,7 @@ import shutil
 import uuid
 from pathlib import Path
 
-from laue_dask.errors import InputError
+from laue_dask.errors import InputError, SpaceError
 
 
 def require_writable(path: Path) -> None:
@@ -32,12 +32,12 @@ def require_writable(path: Path) -> None:
 
 
 def require_space(path: Path, n_bytes: int) -> None:
-    """Raise `InputError` where the disk that `path` is or will be on has less than `n_bytes` free."""
+    """Raise `SpaceError` where the disk that `path` is or will be on has less than `n_bytes` free."""
     place = path.absolute()
     nearest = next(p for p in (place, *place.parents) if p.exists())
     free = shutil.disk_usage(nearest).free
     if n_bytes > free:
-        raise InputError(
+        raise SpaceError(
             f"{path}: needs {n_bytes / 1e9:.1f} GB, its disk has {free / 1e9:.1f} GB free: "
             "make room or choose another place"
         )
