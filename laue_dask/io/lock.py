@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from laue_dask.errors import ComputeError, InputError
+from laue_dask.errors import BusyError, ComputeError
 
 NAME = ".lock"
 
@@ -81,7 +81,7 @@ def locked(folder: Path, command: str) -> Iterator[None]:
 
     Raises
     ------
-    InputError
+    BusyError
         A living process owns it.
     ComputeError
         The lock cannot be written.
@@ -92,7 +92,7 @@ def locked(folder: Path, command: str) -> Iterator[None]:
         while not _taken(path, owner):
             holder, idle = _holder(path)
             if holder is not None and not holder.dead(idle):
-                raise InputError(f"{folder}: in use by {holder}: wait for it, or choose another --out")
+                raise BusyError(f"{folder}: in use by {holder}: wait for it, or choose another --out")
             _discard(path, holder)
     except OSError as error:
         raise ComputeError(f"{path}: cannot be locked: {error.strerror or error}") from error
