@@ -6,11 +6,22 @@ results. Nothing heavy is imported here: the command line reads it before it doe
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainSerializer,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from laue_dask.errors import ConfigError
 
@@ -54,6 +65,8 @@ class ScanConfig(Model):
     shape: Shape | None = None
     """(ny, nx): slow and fast axis."""
     order: Order = "raster"
+    aborted: bool = False
+    """Whether fewer than half of the shape's points may be there; otherwise so few say that the shape is wrong."""
     store_frames: bool = True
     """Whether `run` keeps the frames in its scan store. Without, the detector's files are the only copy; the reduced
     patterns are kept, and another recipe reads the files again."""
@@ -114,8 +127,43 @@ class ClusteringConfig(Model):
         return self
 
 
-class ClusterConfig(Model):
-    """Where it runs."""
+def _in_seconds(value: object) -> object:
+    """Seconds of `8h`, `90 min`, `08:00:00` or `1-12:00:00`; `08:00` means minutes to some, hours to others."""
+    if not isinstance(value, str):
+        # YAML itself makes seconds of an unquoted 12:00:00.
+        return value
+    written = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)", value.strip())
+    if written:
+        days, hours, minutes, seconds = (int(part or 0) for part in written.groups())
+        return ((24 * days + hours) * 60 + minutes) * 60 + seconds
+    counted = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h|d)", value.strip())
+    if counted:
+        return round(float(counted[1]) * {"s": 1, "min": 60, "h": 3600, "d": 86400}[counted[2]])
+    raise ValueError("a time such as 08:00:00, 8h or 30min was expected")
+
+
+def _as_clock(seconds: int) -> str:
+    """Seconds as `HH:MM:SS`."""
+    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+
+Seconds = Annotated[int, BeforeValidator(_in_seconds), PlainSerializer(_as_clock, return_type=str), Field(ge=1)]
+"""A time of whole seconds."""
+
+
+class _AnyCluster(Model):
+    """What all kinds of cluster have."""
+
+    gpu: Literal["auto", "never", "require"] = "auto"
+    """`auto` says so where there is no GPU, and goes on with CPU workers; `require` ends there."""
+    dashboard: bool = False
+    """Serve Dask's dashboard, on the loopback interface alone; how to get there is said at the start."""
+    report: bool = True
+    """Keep Dask's performance report of a run, `RUN/dask-report.html`."""
+
+
+class ClusterConfig(_AnyCluster):
+    """Workers of this machine; loopback interface only."""
 
     kind: Literal["local"] = "local"
     workers: int | None = Field(None, ge=1, le=4096)
@@ -124,9 +172,121 @@ class ClusterConfig(Model):
     """Memory limit of a worker, as `4GiB`; by default a safe share of the machine's."""
     scratch: Path | None = None
     """Folder for what workers spill; the system's temporary folder by default."""
-    gpu: Literal["auto", "never", "require"] = "auto"
-    dashboard: bool = False
-    """Serve Dask's dashboard on the loopback interface."""
+    timeout: Seconds = 120
+    """Time without a single worker after which the run ends."""
+
+
+class _JobsConfig(Model):
+    """Jobs of a batch system."""
+
+    memory: str = "4GiB"
+    """Memory limit of a worker; a job asks for that of its workers together."""
+    queue: str | None = None
+    """Queue, or partition."""
+    account: str | None = None
+    """Account, or project, that the time is charged to."""
+    walltime: Seconds | None = None
+    """Of a job; workers end shortly before, and jobs that ended are replaced."""
+    lifetime: Seconds | None = None
+    """Time after which a worker ends; by default shortly before the walltime."""
+    resource_spec: str | None = None
+    """What a job asks for in the batch system's own words (`-l` of PBS and SGE), instead of cores, memory and GPUs."""
+    directives: tuple[str, ...] = ()
+    """More directives of the batch system, without their prefix, as `--exclusive`."""
+    resources: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """More Dask resources of each worker."""
+
+
+class GPUJobsConfig(_JobsConfig):
+    """Jobs with GPUs; one worker process with one thread for each GPU.
+
+    Queue, account and walltime are those of the other jobs where they are not given.
+    """
+
+    workers: int = Field(1, ge=1, le=4096)
+    """GPUs, that is workers, in all."""
+    gpus: int = Field(1, ge=0, le=64)
+    """GPUs of a job, that is of a node. 0: a worker without a GPU that takes the encoding all the same, if its
+    `resources` say `GPU: 1`."""
+    cores: int = Field(1, ge=1, le=4096)
+    """Cores for each worker."""
+    memory: str = "16GiB"
+
+    @model_validator(mode="after")
+    def _tagged(self) -> Self:
+        if not self.gpus and "GPU" not in self.resources:
+            raise ValueError("gpus = 0 makes no workers with a GPU: leave gpu_jobs out")
+        return self
+
+
+class BatchConfig(_AnyCluster, _JobsConfig):
+    """Jobs of a batch system, through dask-jobqueue; the scheduler runs beside the command."""
+
+    kind: Literal["slurm", "pbs", "lsf", "sge"]
+    workers: int = Field(1, ge=0, le=4096)
+    """CPU workers in all, one core and one thread each."""
+    cores: int = Field(1, ge=1, le=4096)
+    """Cores of a job, that is its workers."""
+    gpu_jobs: GPUJobsConfig | None = None
+    """Jobs with GPUs, which take the encoding."""
+    interface: str | None = None
+    """Network interface between the scheduler and the workers, as `ib0`; the machine's own name by default."""
+    scratch: str = "${TMPDIR:-/tmp}"
+    """Folder on a node's own disk for what workers spill; the job's shell fills in variables."""
+    prologue: tuple[str, ...] = ()
+    """Shell lines of a job before its workers start, as `module load cuda`."""
+    python: Path | None = None
+    """Interpreter of the workers; the command's own by default."""
+    security: Literal["tls", "none"] = "tls"
+    """`none`: whoever reaches the scheduler's port can run anything as you."""
+    timeout: Seconds = 1800
+    """Time without a single worker after which the run ends with the batch system's own reason."""
+
+    @model_validator(mode="after")
+    def _any_workers(self) -> Self:
+        if not self.workers and self.gpu_jobs is None:
+            raise ValueError("workers = 0 and no gpu_jobs: nothing would work")
+        return self
+
+
+class SchedulerConfig(_AnyCluster):
+    """A Dask scheduler that is there already, with its workers."""
+
+    kind: Literal["scheduler"]
+    address: str | None = None
+    """As `tls://node1:8786`."""
+    file: Path | None = None
+    """Or the scheduler file, as `dask scheduler --scheduler-file` writes it."""
+    workers: int | None = Field(None, ge=1, le=4096)
+    """Workers to wait for; one by default."""
+    security: Literal["tls", "none"] = "tls"
+    """`none` for one that anybody who reaches its port can run anything on."""
+    ca: Path | None = None
+    """Files of the credentials: certificate authority, certificate, key; by default those of Dask's configuration."""
+    cert: Path | None = None
+    key: Path | None = None
+    timeout: Seconds = 300
+    """Time without a single worker after which the run ends."""
+
+    @model_validator(mode="after")
+    def _reached_one_way(self) -> Self:
+        if (self.address is None) == (self.file is None):
+            raise ValueError("give either address or file of the scheduler")
+        return self
+
+
+def _kind_of(value: object) -> str:
+    kind = value.get("kind", "local") if isinstance(value, dict) else getattr(value, "kind", "local")
+    return "kind=batch" if kind in ("slurm", "pbs", "lsf", "sge") else f"kind={kind}"
+
+
+AnyCluster = Annotated[
+    Annotated[ClusterConfig, Tag("kind=local")]
+    | Annotated[BatchConfig, Tag("kind=batch")]
+    | Annotated[SchedulerConfig, Tag("kind=scheduler")],
+    Discriminator(_kind_of),
+]
+"""Where it runs, by `kind`."""
 
 
 class Config(Model):
@@ -137,7 +297,7 @@ class Config(Model):
     encoder: EncoderConfig = EncoderConfig()
     pca: PCAConfig = PCAConfig()
     clustering: ClusteringConfig = ClusteringConfig()
-    cluster: ClusterConfig = ClusterConfig()
+    cluster: AnyCluster = ClusterConfig()
     quality: Literal["all", "sample", "none"] = "sample"
     """For which patterns the reconstruction error is computed."""
 
@@ -202,7 +362,10 @@ def checked(model: type[AnyModel], data: dict[str, Any], where: str, *, hint: st
         return model.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"] if not str(part).startswith("constrained"))
+        key = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("constrained", "kind=")))
+        if first["type"] == "union_tag_invalid":
+            kind, kinds = first["input"]["kind"], "local, slurm, pbs, lsf, sge or scheduler"
+            raise ConfigError(f"{where}: {key}.kind = {kind!r}: {kinds} was expected") from error
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"{where}: unknown key '{key}': {hint}") from error
         raise ConfigError(f"{where}: {key or 'configuration'} = {first['input']!r}: {first['msg']}") from error

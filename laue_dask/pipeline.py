@@ -92,7 +92,7 @@ def _run(
 ) -> Run:
     """`run` of a folder that is this process's own, with everything checked that can be before."""
     record = Run(command=command, source=origin, config=config)
-    with nullcontext(given) if given else cluster.start(config.cluster) as workers:
+    with nullcontext(given) if given else cluster.start(config.cluster, folder=folder, report=True) as workers:
         record.workers = workers.described
         with record.timed("ingest"):
             store = source.open_scan(origin, folder, config, workers=workers, progress=progress)
@@ -280,7 +280,7 @@ def _segment(
     array.attrs["m_pca"] = m_pca
     components = da.from_zarr(array, chunks=(array.chunks[0], array.shape[1]))
     run = Run(command=command, source=record["source"], config=config)
-    with _workers_for(components, config) as workers:
+    with _workers_for(components, config, folder) as workers:
         if workers is None:
             components = components.persist()
         with run.timed("scores"):
@@ -339,7 +339,10 @@ def _segment(
 
 def _changed(before: Config, changes: dict[str, Any]) -> Config:
     """The configuration of a run with changes that leave its features as they are."""
-    config = validate(merged(before.model_dump(mode="json"), changes), "options")
+    base = before.model_dump(mode="json")
+    if changes.get("cluster", {}).get("kind", before.cluster.kind) != before.cluster.kind:
+        base.pop("cluster")  # another kind has other keys
+    config = validate(merged(base, changes), "options")
     for section in ("scan", "recipe", "encoder", "quality"):
         if getattr(config, section) != getattr(before, section):
             raise ConfigError(
@@ -349,13 +352,13 @@ def _changed(before: Config, changes: dict[str, Any]) -> Config:
 
 
 @contextmanager
-def _workers_for(components: da.Array, config: Config) -> Iterator[Workers | None]:
+def _workers_for(components: da.Array, config: Config, folder: Path) -> Iterator[Workers | None]:
     """Workers for a large table; for others None: this process's threads are done before workers have started."""
     if components.nbytes <= IN_PROCESS:
         with dask_config.set(scheduler="threads"):
             yield None
     else:
-        with cluster.start(config.cluster) as workers:
+        with cluster.start(config.cluster, folder=folder) as workers:
             yield workers
 
 
@@ -432,7 +435,7 @@ def _check_folder(folder: Path) -> None:
     require_writable(folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; --out names the folder of the run")
-    ours = ("config.yaml", records.NAME, "scan.zarr", "scan.zarr.part", io_results.NAME)
+    ours = ("config.yaml", records.NAME, "scan.zarr", "scan.zarr.part", io_results.NAME, cluster.FOLDER)
     if (
         folder.is_dir()
         and any(not path.name.startswith(".") for path in folder.iterdir())

@@ -6,6 +6,7 @@ import psutil
 from dask.utils import format_bytes
 
 from laue_dask.compute import cluster
+from laue_dask.compute.local import available_cores
 from laue_dask.compute.plan import Packing, Plan, plan, require_memory
 from laue_dask.config import Config
 from laue_dask.io.places import require_space, require_writable
@@ -69,7 +70,7 @@ def plan_run(origin: str, folder: Path, config: Config, *, seconds: float = SECO
         "",
         "Not in the time: starting workers, k-means of all patterns, grains, figures and report.",
     ]
-    cores, load = cluster.available_cores(), psutil.getloadavg()[0]
+    cores, load = available_cores(), psutil.getloadavg()[0]
     if load > BUSY * cores:
         lines.append(f"The machine is busy (load {load:.1f} on {cores} cores): a run takes longer until it is free.")
     return "\n".join(lines)

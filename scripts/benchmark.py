@@ -49,7 +49,8 @@ from numpy.typing import NDArray
 from laue_dask import scores
 from laue_dask.blocks import block_size
 from laue_dask.compute import cluster
-from laue_dask.compute.cluster import Workers, available_cores
+from laue_dask.compute.cluster import Workers
+from laue_dask.compute.local import available_cores
 from laue_dask.config import ClusterConfig, Config, EncoderConfig, Recipe, ScanConfig
 from laue_dask.encoder.encode import Network
 from laue_dask.encoder.network import ARCHITECTURES, build

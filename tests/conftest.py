@@ -46,7 +46,7 @@ def _all_on(workers: Workers) -> Iterator[None]:
     """Whatever would start workers gets those that are running."""
 
     @contextmanager
-    def running(config: ClusterConfig) -> Iterator[Workers]:
+    def running(config: ClusterConfig, **_: object) -> Iterator[Workers]:
         yield workers
 
     with pytest.MonkeyPatch.context() as patch:

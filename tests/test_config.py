@@ -111,7 +111,7 @@ def test_any_unknown_key_is_refused_and_named(section, key):
         ({"clustering": {"k": [6, 1]}}, "clustering.k.1", "1"),
         ({"clustering": {"score_k": [9, 3]}}, "clustering", "9 is larger than last K 3"),
         ({"cluster": {"workers": 0}}, "cluster.workers", "0"),
-        ({"cluster": {"kind": "slurm"}}, "cluster.kind", "'slurm'"),
+        ({"cluster": {"kind": "abacus"}}, "cluster.kind", "'abacus'"),
         ({"quality": "some"}, "quality", "'some'"),
         ({"clustering": [1]}, "clustering", "[1]"),
     ],

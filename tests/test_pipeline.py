@@ -83,7 +83,7 @@ def damaged_run(small_scan, quick, workers, tmp_path_factory):
     cut.write_bytes(content[: len(content) // 2])
 
     @contextmanager
-    def running(config):
+    def running(config, **_):
         yield workers
 
     with pytest.MonkeyPatch.context() as patch:
@@ -102,7 +102,7 @@ def here(monkeypatch):
     """One worker that is a thread of this process, so that what it calls can be replaced."""
 
     @contextmanager
-    def running(config):
+    def running(config, **_):
         with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as client:
             yield Workers(client=client, count=1, gpu=None, described="here")
 

@@ -1,53 +1,44 @@
-"""Where it runs: the only module that starts workers.
+"""Where it runs: on this machine, in jobs of a batch system, or on a scheduler that is there already.
 
-Every worker has one thread. CPU workers read and reduce; where there is a GPU, one more worker per GPU carries the
-resource `GPU=1` and takes the encoding. A local cluster listens on the loopback interface only.
+The one way to workers is `start`: it waits for them, watches over them, and says why where they do not come.
 """
 
+import getpass
+import json
 import logging
-import os
+import signal
+import socket
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-import psutil
-from dask import config as dask_config
-from dask.utils import format_bytes, parse_bytes
-from distributed import Client, Nanny, Scheduler, SpecCluster
-from distributed.system import MEMORY_LIMIT
-from tornado.ioloop import IOLoop, PeriodicCallback
+from dask.utils import format_bytes
+from distributed import Client, SpecCluster, performance_report
 
-from laue_dask.config import ClusterConfig
+from laue_dask.compute import credentials, jobs, local
+from laue_dask.compute.crews import JobCrew, LocalCrew, OtherCrew
+from laue_dask.compute.local import GPU, LOOPBACK
+from laue_dask.compute.supervisor import Crew, Supervisor, view
+from laue_dask.config import AnyCluster, BatchConfig, ClusterConfig, SchedulerConfig
 from laue_dask.errors import ComputeError, ConfigError
 
-GPU = {"GPU": 1.0}
-"""The resource that tasks of the encoder ask for where there is a GPU."""
+FOLDER = "cluster"
+"""In a run's folder: what jobs print, and the cluster's state where it was given up."""
 
-MEMORY_SHARE = 0.75
-"""Share of the available memory that the workers may use together."""
+REPORT = "dask-report.html"
 
-SMALLEST_MEMORY = 256 * 2**20
-"""A worker that has imported the package cannot live with less; a limit below it is a forgotten unit."""
+REPORTING = 60.0
+"""Seconds that Dask's performance report may take at the end of a run."""
 
-DEATHS = 8
-"""Workers that may die with a block before it is given up: a death is suspected of every block that its worker held."""
-
-USUAL_MEMORY = 2**30
-"""What a worker needs for frames of any size; with less for each core, fewer workers are started."""
-
-KEPT_MEMORY = {"MALLOC_TRIM_THRESHOLD_": 64 * 2**20, "MALLOC_MMAP_THRESHOLD_": 8 * 2**20}
-"""For the C library of a worker, in bytes: what is freed stays with the process, up to so much, and is used again.
-Dask's own setting gives everything back at once, and a worker that asks for megabytes with every frame spends a third
-of its time on getting empty pages from the system."""
-
-SUPERVISION = 3.0
-"""Seconds between two looks at whether all workers are there."""
+logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
 class Workers:
     """A running cluster.
 
@@ -56,161 +47,364 @@ class Workers:
     client
         Connected client; also Dask's default scheduler while it is open.
     count
-        Number of CPU workers.
-    gpu
-        Resource request for tasks that run on a GPU, ``None`` without one.
+        Number of CPU workers; of a batch system, of those that were asked for.
     described
         One line for people.
     """
 
+    def __init__(
+        self,
+        *,
+        client: Client,
+        count: int,
+        gpu: dict[str, float] | Callable[[], dict[str, float] | None] | None,
+        described: str,
+    ) -> None:
+        self.client, self.count, self.described = client, count, described
+        self._gpu = gpu
+
+    @property
+    def gpu(self) -> dict[str, float] | None:
+        """Resource request for tasks that run on a GPU, ``None`` without one.
+
+        GPU workers that are still waiting in a queue are waited for, as long as `cluster.timeout` says.
+        """
+        if callable(self._gpu):
+            self._gpu = self._gpu()
+        return self._gpu
+
+
+@dataclass(frozen=True)
+class _Joined:
+    """A cluster that a client has reached.
+
+    Attributes
+    ----------
+    cpus, gpus
+        Workers that there are to be.
+    first
+        Workers to wait for before anything is done.
+    devices
+        Whether GPU workers are to have a GPU.
+    folder
+        For the cluster's state.
+    """
+
     client: Client
-    count: int
-    gpu: dict[str, float] | None
+    crew: Crew
+    cpus: int
+    gpus: int
+    first: int
     described: str
+    devices: bool = True
+    folder: Path | None = None
 
 
 @contextmanager
-def start(config: ClusterConfig) -> Iterator[Workers]:
+def start(config: AnyCluster, *, folder: Path | None = None, report: bool = False) -> Iterator[Workers]:
     """Start the configured workers and stop them at the end.
+
+    Parameters
+    ----------
+    folder
+        Of the run: in its `cluster` folder jobs leave what they print, and the cluster's state is written there when it
+        is given up.
+    report
+        Whether to leave Dask's performance report in `folder`.
 
     Raises
     ------
     ConfigError
-        The memory limit cannot be read or exceeds the machine's, or a GPU is required and none is found.
+        What is asked for cannot be: memory, a GPU, a batch system or a scheduler that is not there.
     ComputeError
-        The workers do not start.
+        No worker comes, or all are gone and none comes back; the message says why as far as anyone knows.
     """
-    count, gpus, memory = extent(config)
     # Dask logs every worker that it stops; what matters to a person is raised instead.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    with (
-        dask_config.set({"distributed.nanny.pre-spawn-environ": _environment()}),
-        tempfile.TemporaryDirectory(prefix="laue-dask-", dir=_scratch(config), ignore_cleanup_errors=True) as scratch,
-        _cluster(config, count, gpus, memory, scratch) as cluster,
-        Client(cluster) as client,
-        _revived(cluster, client.loop),
-    ):
-        client.wait_for_workers(count + gpus, timeout=120)
-        described = f"{count} CPU worker{'s' if count > 1 else ''} of {format_bytes(memory)}"
-        described += f" and {gpus} GPU worker{'s' if gpus > 1 else ''}" if gpus else ", no GPU"
-        if config.dashboard:
-            described += f", dashboard {client.dashboard_link}"
-        yield Workers(client=client, count=count, gpu=GPU if gpus else None, described=described)
+    with ExitStack() as stack:
+        stack.enter_context(_terminable())
+        match config:
+            case ClusterConfig():
+                joined = stack.enter_context(_local(config, folder))
+            case BatchConfig():
+                joined = stack.enter_context(_batch(config, folder))
+            case SchedulerConfig():
+                joined = stack.enter_context(_scheduler(config, folder))
+        supervisor = Supervisor(joined.client, joined.crew, timeout=config.timeout, folder=joined.folder)
+        stack.enter_context(supervisor.at_work())
+        try:
+            _wait_for_first(joined, supervisor, config.timeout)
+            described = _described(joined, config)
+            with _reported(joined.client, folder / REPORT if folder and report and config.report else None):
+                yield Workers(
+                    client=joined.client,
+                    count=max(1, joined.cpus),
+                    gpu=lambda: _gpu(joined, supervisor, config) if joined.gpus else None,
+                    described=described,
+                )
+        except Exception as error:
+            # Whatever waited was ended by the supervisor: its verdict is the cause.
+            if supervisor.verdict:
+                raise ComputeError(supervisor.verdict) from error
+            if isinstance(error, ComputeError):
+                supervisor.written()
+            raise
 
 
-def extent(config: ClusterConfig) -> tuple[int, int, int]:
+def extent(config: AnyCluster) -> tuple[int, int, int]:
     """Number of CPU workers, number of GPU workers, and memory limit of each in bytes that `start` would give them.
 
     Raises
     ------
     ConfigError
-        As `start`.
+        See `start`.
+    ComputeError
+        A scheduler that is there already is not reached.
     """
-    gpus = 0 if config.gpu == "never" else _gpu_count()
-    count = config.workers or max(1, min(available_cores(), _memory_budget() // USUAL_MEMORY - gpus))
-    memory = _memory_limit(config, count + gpus)
-    if config.gpu == "require" and not gpus:
-        raise ConfigError("cluster.gpu = require, but no GPU is found: use `auto` to go on with CPU workers")
-    return count, gpus, memory
+    match config:
+        case ClusterConfig():
+            return local.extent(config)
+        case BatchConfig():
+            gpus = _gpu_jobs_of(config)
+            return config.workers, gpus.workers if gpus else 0, local.memory_of(config.memory, "cluster.memory")
+        case SchedulerConfig():
+            with _scheduler(config, None) as joined:
+                workers = joined.client.scheduler_info(n_workers=-1)["workers"].values()
+                memory = min((int(worker["memory_limit"]) for worker in workers), default=0)
+                return joined.cpus, joined.gpus, memory
 
 
-def _environment() -> dict[str, Any]:
-    """Environment in which workers start: Dask's, but for how memory is kept."""
-    return {**dask_config.get("distributed.nanny.pre-spawn-environ"), **KEPT_MEMORY}
-
-
-def available_cores() -> int:
-    """Cores that this process may use, which is less than the machine's under a batch system."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _memory_budget() -> int:
-    """Memory for all workers together; a batch system or a container may allow less than is free."""
-    return int(min(psutil.virtual_memory().available, MEMORY_LIMIT) * MEMORY_SHARE)
-
-
-def _memory_limit(config: ClusterConfig, count: int) -> int:
-    if config.memory is None:
-        return max(_memory_budget() // count, SMALLEST_MEMORY)
-    try:
-        limit = int(parse_bytes(config.memory))
-    except ValueError as error:
-        raise ConfigError(f"cluster.memory = {config.memory!r}: a size such as 4GiB was expected") from error
-    if limit < SMALLEST_MEMORY:
-        raise ConfigError(
-            f"cluster.memory = {config.memory!r}: a worker needs {format_bytes(SMALLEST_MEMORY)} at least: "
-            "a size such as 4GiB was expected"
-        )
-    if limit * count > psutil.virtual_memory().total:
-        raise ConfigError(
-            f"cluster.memory: {count} workers of {format_bytes(limit)} need more than the machine's "
-            f"{format_bytes(psutil.virtual_memory().total)}: lower cluster.memory or cluster.workers"
-        )
-    return limit
-
-
-def _scratch(config: ClusterConfig) -> str | None:
-    if config.scratch is None:
+def _gpu_jobs_of(config: BatchConfig) -> Any:
+    if config.gpu == "never":
         return None
-    if not config.scratch.is_dir() or not os.access(config.scratch, os.W_OK):
-        raise ConfigError(f"cluster.scratch = {config.scratch}: not a folder that can be written to")
-    return str(config.scratch)
-
-
-def _gpu_count() -> int:
-    # Asking torch costs its import; a machine without the driver's device files has no GPU to ask for.
-    if not Path("/dev/nvidiactl").exists() and not Path("/dev/dxg").exists():
-        return 0
-    import torch
-
-    return torch.cuda.device_count()
+    if config.gpu == "require" and config.gpu_jobs is None:
+        raise ConfigError("cluster.gpu = require, but there are no cluster.gpu_jobs: say what they ask for")
+    return config.gpu_jobs
 
 
 @contextmanager
-def _revived(cluster: SpecCluster, loop: IOLoop) -> Iterator[None]:
-    """Start workers again that Dask gives up: those that were killed while they started."""
+def _local(config: ClusterConfig, folder: Path | None) -> Iterator[_Joined]:
+    count, gpus, memory = local.extent(config)
+    described = f"{_counted(count, 'CPU')} of {format_bytes(memory)}"
+    described += f" and {_counted(gpus, 'GPU')}" if gpus else ", no GPU"
+    with local.started(config) as cluster, Client(cluster) as client:
+        yield _Joined(
+            client, LocalCrew(cluster), count, gpus, count + gpus, described, folder=folder / FOLDER if folder else None
+        )
 
-    def revive() -> None:
-        if len(cluster.workers) < len(cluster.worker_spec):
-            cluster.scale(len(cluster.worker_spec))
 
-    supervisor = PeriodicCallback(revive, 1000 * SUPERVISION)
-    loop.add_callback(supervisor.start)
+@contextmanager
+def _batch(config: BatchConfig, folder: Path | None) -> Iterator[_Joined]:
+    gpus = _gpu_jobs_of(config)
+    system = jobs.SYSTEMS[config.kind]
+    with ExitStack() as stack:
+        if folder is None:
+            # Where the command was given: jobs can read it, as they can the program.
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".laue-dask-", dir=Path.cwd())))
+        else:
+            place = folder.absolute() / FOLDER
+            place.mkdir(parents=True, exist_ok=True)
+        here = there = None
+        if config.security == "tls":
+            here, there = stack.enter_context(credentials.temporary(place))
+        kinds = [jobs.cpu_jobs(config, security=there, logs=place)] if config.workers else []
+        kinds += [jobs.gpu_jobs(config, gpus, security=there, logs=place)] if gpus else []
+        cluster = stack.enter_context(
+            SpecCluster(
+                workers={},
+                scheduler=local.scheduler(
+                    config.dashboard,
+                    protocol="tls://" if here else "tcp://",
+                    security=here,
+                    interface=config.interface,
+                ),
+                security=here,
+                silence_logs=logging.CRITICAL,
+            )
+        )
+        if config.security == "none":
+            logger.warning(
+                "cluster.security = none: whoever reaches %s can run anything as %s", cluster.scheduler_address, _user()
+            )
+        client = stack.enter_context(Client(cluster, security=here))
+        described = " and ".join(f"{_counted(one.workers, one.label.upper())} in {one.count} jobs" for one in kinds)
+        yield _Joined(
+            client=client,
+            crew=JobCrew(cluster, system, kinds, place),
+            cpus=config.workers,
+            gpus=gpus.workers if gpus else 0,
+            first=1,
+            described=f"{described} of {system.job}, {'TLS' if here else 'no TLS'}",
+            devices=bool(gpus and gpus.gpus),
+            folder=place,
+        )
+
+
+@contextmanager
+def _scheduler(config: SchedulerConfig, folder: Path | None) -> Iterator[_Joined]:
+    address = config.address or _address_in(config.file)
+    encrypted = urlsplit(address).scheme == "tls"
+    if not encrypted and config.security != "none" and urlsplit(address).hostname not in (LOOPBACK, "localhost"):
+        raise ConfigError(
+            f"cluster.address = {address}: whoever reaches it can run anything: start it with TLS, or say "
+            "`security: none` if all who reach it may"
+        )
+    security = credentials.of_files(config.ca, config.cert, config.key) if encrypted else None
+    try:
+        client = Client(address, security=security, timeout=min(config.timeout, 30))
+    except (OSError, ValueError, TimeoutError) as error:
+        raise ComputeError(f"{address}: the scheduler is not reached: {' '.join(str(error).split())}") from error
+    with client:
+        try:
+            seen = client.run_on_scheduler(view)
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"{address}: its scheduler cannot import laue_dask: {error}: install it there") from error
+        tagged = len(seen.tagged()) if config.gpu != "never" else 0
+        if config.gpu == "require" and not tagged:
+            raise ConfigError(f"cluster.gpu = require, but no worker of {address} has the resource GPU")
+        threads = {worker["nthreads"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()}
+        if threads - {1}:
+            raise ConfigError(
+                f"{address}: workers have {max(threads)} threads: start them with --nthreads 1, for HDF5 and frames "
+                "are not read by several threads at once"
+            )
+        cpus = len(seen.workers) - tagged
+        described = f"{_counted(cpus, 'CPU')} and {_counted(tagged, 'GPU')} of {address}"
+        yield _Joined(
+            client=client,
+            crew=OtherCrew(address),
+            cpus=cpus,
+            gpus=tagged,
+            first=config.workers or 1,
+            described=described,
+            devices=False,
+            folder=folder / FOLDER if folder else None,
+        )
+
+
+def _address_in(file: Path | None) -> str:
+    try:
+        return str(json.loads(Path(str(file)).read_text(encoding="utf-8"))["address"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"cluster.file = {file}: not a scheduler file ({error}): `dask scheduler --scheduler-file` writes it"
+        ) from error
+
+
+def _wait_for_first(joined: _Joined, supervisor: Supervisor, timeout: float) -> None:
+    """Wait until there are workers to begin with; the supervisor knows when there will be none."""
+    begun = time.monotonic()
+    while len(supervisor.seen.workers) < joined.first:
+        if supervisor.verdict or (supervisor.seen.workers and time.monotonic() - begun > timeout):
+            break
+        time.sleep(0.05)
+    if supervisor.verdict:
+        raise ComputeError(supervisor.verdict)
+
+
+def _gpu(joined: _Joined, supervisor: Supervisor, config: AnyCluster) -> dict[str, float] | None:
+    """Wait for a GPU worker; None where CPU workers are to do its work."""
+    begun = time.monotonic()
+    reason = ""
+    while not (tagged := supervisor.seen.tagged()):
+        if supervisor.verdict:
+            raise ComputeError(supervisor.verdict)
+        reason = joined.crew.hopeless("gpu")
+        if reason or time.monotonic() - begun > config.timeout:
+            reason = f"no GPU worker: {reason or joined.crew.reason()}"
+            break
+        time.sleep(0.2)
+    if tagged and joined.devices:
+        workers = joined.client.scheduler_info(n_workers=-1)["workers"]
+        addresses = [address for address, worker in workers.items() if worker["resources"].get("GPU")]
+        seen = joined.client.run(_devices, workers=addresses, on_error="return")
+        without = [
+            workers[address]["host"] for address, found in seen.items() if not isinstance(found, int) or not found
+        ]
+        reason = f"PyTorch finds no GPU on {', '.join(sorted(set(without)))}" if without else ""
+    if not reason:
+        return GPU
+    if config.gpu == "require" or not joined.cpus:
+        raise ComputeError(f"{reason}: no GPU, but cluster.gpu = {config.gpu}")
+    logger.warning("%s: CPU workers encode", reason)
+    return None
+
+
+def _devices() -> int:
+    """Number of GPUs that this worker may use."""
+    import torch
+
+    return int(torch.cuda.device_count())
+
+
+def _described(joined: _Joined, config: AnyCluster) -> str:
+    described = joined.described
+    if config.dashboard and not isinstance(config, SchedulerConfig):
+        link = joined.client.dashboard_link
+        port = urlsplit(link).port
+        described += f", dashboard {link}"
+        logger.info(
+            "dashboard: %s, from elsewhere after: ssh -N -L %s:%s:%s %s@%s",
+            *(link, port, LOOPBACK, port, _user(), socket.gethostname()),
+        )
+    return described
+
+
+def _counted(number: int, label: str) -> str:
+    return f"{number} {label} worker{'' if number == 1 else 's'}"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "USER"
+
+
+@contextmanager
+def _reported(client: Client, path: Path | None) -> Iterator[None]:
+    """Keep Dask's performance report; a report that fails fails nothing else."""
+    if path is None:
+        yield
+        return
+    # What a browser needs is in the file: a beamline's computer may not reach the internet.
+    draft = path.with_name(f".{path.name}")
+    keeping = performance_report(filename=str(draft), mode="inline")
+    begun = _tried(lambda: client.sync(keeping.__aenter__, callback_timeout=REPORTING))
     try:
         yield
     finally:
-        loop.add_callback(supervisor.stop)
+        if begun and client.status == "running":
+            path.parent.mkdir(parents=True, exist_ok=True)
+            done = _tried(
+                lambda: client.sync(keeping.__aexit__, None, None, None, code="laue_dask", callback_timeout=REPORTING)
+            )
+            if done:
+                draft.replace(path)
+        draft.unlink(missing_ok=True)
 
 
-def _cluster(config: ClusterConfig, count: int, gpus: int, memory: int, scratch: str) -> SpecCluster:
-    common: dict[str, Any] = {
-        "nthreads": 1,
-        "host": "127.0.0.1",
-        "local_directory": scratch,
-        "dashboard": False,
-        "silence_logs": logging.CRITICAL,
-    }
-
-    def worker(devices: str, **more: Any) -> dict[str, Any]:
-        options = {**common, "memory_limit": memory, "env": {"CUDA_VISIBLE_DEVICES": devices}, **more}
-        return {"cls": Nanny, "options": options}
-
-    # A CPU worker sees no GPU: what it encodes must not fill the memory of one that is another worker's.
-    workers = {f"cpu-{i}": worker("") for i in range(count)}
-    # A batch system or a person may have given this process some of the machine's GPUs only.
-    given = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    workers |= {f"gpu-{i}": worker(given[i] if i < len(given) else str(i), resources=GPU) for i in range(gpus)}
-    scheduler = {
-        "cls": Scheduler,
-        "options": {
-            "host": "127.0.0.1",
-            "port": 0,
-            "allowed_failures": DEATHS - 1,
-            "dashboard": config.dashboard,
-            "dashboard_address": "127.0.0.1:0",
-        },
-    }
+def _tried(call: Callable[[], object]) -> bool:
     try:
-        return SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL)
-    except (OSError, RuntimeError, TimeoutError) as error:
-        raise ComputeError(f"the {count} local workers did not start: {error}") from error
+        call()
+    except Exception as error:
+        logger.debug("report: %s", error)
+        return False
+    return True
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let what ends a command from outside, as a batch system does before the walltime, end it as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

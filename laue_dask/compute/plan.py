@@ -23,7 +23,7 @@ IMPORTED = 384 * 2**20
 """Resident memory of a worker that has imported what ingest and reduction need, and compiled their loops."""
 
 WITH_TORCH = 832 * 2**20
-"""The same with PyTorch and scikit-learn, and what the C library keeps of earlier tasks (`cluster.KEPT_MEMORY`)."""
+"""The same with PyTorch and scikit-learn, and what the C library keeps of earlier tasks (`local.KEPT_MEMORY`)."""
 
 CONCURRENT = 10
 """Chunks that Zarr packs at a time (its `async.concurrency`), each with room for as much as it was before."""

@@ -20,7 +20,7 @@ from dask.delayed import Delayed
 from distributed import Client, Future, KilledWorker, as_completed, wait
 from numpy.typing import NDArray
 
-from laue_dask.compute.cluster import available_cores
+from laue_dask.compute.local import available_cores
 from laue_dask.errors import ComputeError, LaueDaskError
 from laue_dask.io.places import replace_file
 from laue_dask.progress import Progress

@@ -128,6 +128,11 @@ def reconstruction_errors(
     return _in_batches(errors, reduced, (2,), device, batch_size, precision)
 
 
+def load_default() -> None:
+    """Load the shipped weights into this process, and onto its GPU, before anything is asked of it."""
+    _network("default", weights.digest("default"))
+
+
 @lru_cache(maxsize=2)
 def _network(name: str, digest: str) -> tuple[Autoencoder, torch.device]:
     """Load the network once per process; `digest` tells apart weights that were trained again under one name."""

@@ -5,8 +5,9 @@ import psutil
 import pytest
 from dask.utils import format_bytes
 
-from laue_dask.compute import cluster
-from laue_dask.compute.cluster import available_cores, start
+from laue_dask.compute import local, supervisor
+from laue_dask.compute.cluster import start
+from laue_dask.compute.local import available_cores
 from laue_dask.config import ClusterConfig
 from laue_dask.errors import ConfigError
 
@@ -18,7 +19,7 @@ def no_cluster(monkeypatch):
     def forbidden(*_):
         raise AssertionError("a cluster was started")
 
-    monkeypatch.setattr(cluster, "_cluster", forbidden)
+    monkeypatch.setattr(local, "start_cluster", forbidden)
 
 
 def refused(**values):
@@ -53,12 +54,12 @@ def test_a_memory_limit_that_is_no_size_is_refused_with_an_example(memory):
 def test_the_default_memory_is_a_share_of_what_is_available(monkeypatch):
     machine = type("Memory", (), {"available": 8 * 10**9, "total": 10 * 10**9})
     monkeypatch.setattr(psutil, "virtual_memory", machine)
-    monkeypatch.setattr(cluster, "MEMORY_LIMIT", 9 * 10**9)
-    assert cluster._memory_limit(ClusterConfig(), 4) == 1_500_000_000
-    assert cluster._memory_limit(ClusterConfig(), 1000) == cluster.SMALLEST_MEMORY
-    monkeypatch.setattr(cluster, "MEMORY_LIMIT", 4 * 10**9)
-    assert cluster._memory_limit(ClusterConfig(), 4) == 750_000_000
-    assert cluster._memory_limit(ClusterConfig(memory="2.5GB"), 4) == 2_500_000_000
+    monkeypatch.setattr(local, "MEMORY_LIMIT", 9 * 10**9)
+    assert local.memory_limit(ClusterConfig(), 4) == 1_500_000_000
+    assert local.memory_limit(ClusterConfig(), 1000) == local.SMALLEST_MEMORY
+    monkeypatch.setattr(local, "MEMORY_LIMIT", 4 * 10**9)
+    assert local.memory_limit(ClusterConfig(), 4) == 750_000_000
+    assert local.memory_limit(ClusterConfig(memory="2.5GB"), 4) == 2_500_000_000
 
 
 @pytest.mark.usefixtures("no_cluster")
@@ -71,13 +72,13 @@ def test_a_scratch_folder_that_is_none_is_refused(tmp_path):
 
 @pytest.mark.usefixtures("no_cluster")
 def test_a_required_gpu_that_is_not_there_is_refused(monkeypatch):
-    monkeypatch.setattr(cluster, "_gpu_count", lambda: 0)
+    monkeypatch.setattr(local, "gpu_count", lambda: 0)
     assert "cluster.gpu = require, but no GPU is found" in refused(gpu="require")
 
 
 def test_gpus_are_asked_for_unless_never(monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr(cluster, "_gpu_count", lambda: 3)
+    monkeypatch.setattr(local, "gpu_count", lambda: 3)
 
     class StartedError(Exception):
         pass
@@ -86,7 +87,7 @@ def test_gpus_are_asked_for_unless_never(monkeypatch, tmp_path):
         asked.append(gpus)
         raise StartedError
 
-    monkeypatch.setattr(cluster, "_cluster", started)
+    monkeypatch.setattr(local, "start_cluster", started)
     for gpu in ("auto", "require", "never"):
         with pytest.raises(StartedError), start(ClusterConfig(gpu=gpu)):
             pass
@@ -134,7 +135,7 @@ def test_a_cluster_is_what_was_asked_for_and_leaves_nothing_behind(tmp_path):
 
 
 def test_a_worker_that_dask_gives_up_is_started_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "SUPERVISION", 0.1)
+    monkeypatch.setattr(supervisor, "LOOK", 0.1)
     with (
         dask.config.set({"distributed.deploy.lost-worker-timeout": "100ms"}),
         start(ClusterConfig(workers=1, memory="1GiB", scratch=tmp_path, gpu="never")) as running,

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from laue_dask.compute import run
-from laue_dask.compute.cluster import GPU, _cluster
+from laue_dask.compute.local import GPU, start_cluster
 from laue_dask.compute.run import Journal, map_tasks, run_blocks, write_array, write_tasks
 from laue_dask.config import ClusterConfig
 from laue_dask.errors import ComputeError, ConfigError, FrameError, StoreError
@@ -416,7 +416,7 @@ def test_a_block_that_always_kills_its_worker_ends_with_its_number(workers, monk
 
 def test_gpu_blocks_run_on_the_gpu_s_worker_alone(tmp_path):
     with (
-        _cluster(ClusterConfig(), 1, 1, 2**30, str(tmp_path)) as cluster,
+        start_cluster(ClusterConfig(), 1, 1, 2**30, str(tmp_path)) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         client.wait_for_workers(2, timeout=60)

@@ -1,0 +1,208 @@
+"""Workers of this machine, which listen on the loopback interface only.
+
+Every worker has one thread. CPU workers read and reduce; where there is a GPU, one more worker per GPU carries the
+resource `GPU=1` and takes the encoding.
+"""
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+from dask import config as dask_config
+from dask.utils import format_bytes, parse_bytes
+from distributed import Nanny, Scheduler, SpecCluster
+from distributed.system import MEMORY_LIMIT
+
+from laue_dask.config import ClusterConfig
+from laue_dask.errors import ComputeError, ConfigError
+
+GPU = {"GPU": 1.0}
+"""The resource that tasks of the encoder ask for where there are GPU workers."""
+
+LOOPBACK = "127.0.0.1"
+
+DEATHS = 8
+"""Workers that may die with a block before it is given up: a death is suspected of every block that its worker held."""
+
+MEMORY_SHARE = 0.75
+"""Share of the available memory that the workers may use together."""
+
+SMALLEST_MEMORY = 704 * 2**20
+"""A worker that has encoded a block holds 522 MiB, and Dask stops it at 80 % of its limit; a much smaller limit is a
+forgotten unit."""
+
+USUAL_MEMORY = 2**30
+"""What a worker needs for frames of any size; with less for each core, fewer workers are started."""
+
+KEPT_MEMORY = {"MALLOC_TRIM_THRESHOLD_": 64 * 2**20, "MALLOC_MMAP_THRESHOLD_": 8 * 2**20}
+"""For the C library of a worker, in bytes: what is freed stays with the process, up to so much, and is used again.
+Dask's own setting gives everything back at once, and a worker that asks for megabytes with every frame spends a third
+of its time on getting empty pages from the system."""
+
+PRELOAD = "laue_dask.compute.preload"
+"""What GPU workers do first."""
+
+
+@contextmanager
+def started(config: ClusterConfig) -> Iterator[SpecCluster]:
+    """Start the scheduler and the workers, and stop them at the end; workers may still be starting.
+
+    Raises
+    ------
+    ConfigError
+        See `extent`; or the scratch folder cannot be used.
+    ComputeError
+        They do not start.
+    """
+    count, gpus, memory = extent(config)
+    with (
+        dask_config.set({"distributed.nanny.pre-spawn-environ": _environment()}),
+        tempfile.TemporaryDirectory(prefix="laue-dask-", dir=_scratch(config), ignore_cleanup_errors=True) as scratch,
+        start_cluster(config, count, gpus, memory, scratch) as cluster,
+    ):
+        yield cluster
+
+
+def start_cluster(config: ClusterConfig, count: int, gpus: int, memory: int, scratch: str) -> SpecCluster:
+    """Start so many CPU and GPU workers, of so many bytes each.
+
+    Raises
+    ------
+    ComputeError
+        They do not start.
+    """
+    common: dict[str, Any] = {
+        "nthreads": 1,
+        "host": LOOPBACK,
+        "local_directory": scratch,
+        "dashboard": False,
+        "silence_logs": logging.CRITICAL,
+    }
+
+    def worker(devices: str, **more: Any) -> dict[str, Any]:
+        options = {**common, "memory_limit": memory, "env": {"CUDA_VISIBLE_DEVICES": devices}, **more}
+        return {"cls": Nanny, "options": options}
+
+    # A CPU worker sees no GPU: what it encodes must not fill the memory of one that is another worker's.
+    workers = {f"cpu-{i}": worker("") for i in range(count)}
+    # A batch system or a person may have given this process some of the machine's GPUs only.
+    given = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    workers |= {
+        f"gpu-{i}": worker(given[i] if i < len(given) else str(i), resources=GPU, preload=[PRELOAD])
+        for i in range(gpus)
+    }
+    try:
+        return SpecCluster(
+            workers=workers,
+            scheduler=scheduler(config.dashboard, host=LOOPBACK),
+            silence_logs=logging.CRITICAL,
+        )
+    except (OSError, RuntimeError, TimeoutError) as error:
+        raise ComputeError(f"the {count} local workers did not start: {error}") from error
+
+
+def scheduler(dashboard: bool, **options: Any) -> dict[str, Any]:
+    """A scheduler of this process, as `SpecCluster` takes it; its dashboard is on the loopback interface alone."""
+    return {
+        "cls": Scheduler,
+        "options": {
+            "port": 0,
+            "allowed_failures": DEATHS - 1,
+            "dashboard": dashboard,
+            "dashboard_address": f"{LOOPBACK}:0",
+            **options,
+        },
+    }
+
+
+def extent(config: ClusterConfig) -> tuple[int, int, int]:
+    """Number of CPU workers, number of GPU workers, and memory limit of each in bytes that `started` would give them.
+
+    Raises
+    ------
+    ConfigError
+        The memory limit cannot be read or exceeds the machine's, or a GPU is required and none is found.
+    """
+    gpus = 0 if config.gpu == "never" else gpu_count()
+    count = config.workers or max(1, min(available_cores(), memory_budget() // USUAL_MEMORY - gpus))
+    memory = memory_limit(config, count + gpus)
+    if config.gpu == "require" and not gpus:
+        raise ConfigError("cluster.gpu = require, but no GPU is found: use `auto` to go on with CPU workers")
+    return count, gpus, memory
+
+
+def _environment() -> dict[str, Any]:
+    """Environment in which workers start: Dask's, but for how memory is kept."""
+    return {**dask_config.get("distributed.nanny.pre-spawn-environ"), **KEPT_MEMORY}
+
+
+def available_cores() -> int:
+    """Cores that this process may use, which is less than the machine's under a batch system."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_budget() -> int:
+    """Memory for all workers together; a batch system or a container may allow less than is free."""
+    return int(min(psutil.virtual_memory().available, MEMORY_LIMIT) * MEMORY_SHARE)
+
+
+def memory_of(text: str, key: str) -> int:
+    """Bytes of a worker's memory limit, such as 4GiB.
+
+    Raises
+    ------
+    ConfigError
+        It is no size, or too small to be meant.
+    """
+    try:
+        limit = int(parse_bytes(text))
+    except ValueError as error:
+        raise ConfigError(f"{key} = {text!r}: a size such as 4GiB was expected") from error
+    if limit < SMALLEST_MEMORY:
+        raise ConfigError(
+            f"{key} = {text!r}: a worker needs {format_bytes(SMALLEST_MEMORY)} at least: "
+            "a size such as 4GiB was expected"
+        )
+    return limit
+
+
+def memory_limit(config: ClusterConfig, count: int) -> int:
+    """Bytes for each of so many workers.
+
+    Raises
+    ------
+    ConfigError
+        See `memory_of`; or all together have more than the machine.
+    """
+    if config.memory is None:
+        return max(memory_budget() // count, SMALLEST_MEMORY)
+    limit = memory_of(config.memory, "cluster.memory")
+    if limit * count > psutil.virtual_memory().total:
+        raise ConfigError(
+            f"cluster.memory: {count} workers of {format_bytes(limit)} need more than the machine's "
+            f"{format_bytes(psutil.virtual_memory().total)}: lower cluster.memory or cluster.workers"
+        )
+    return limit
+
+
+def _scratch(config: ClusterConfig) -> str | None:
+    if config.scratch is None:
+        return None
+    if not config.scratch.is_dir() or not os.access(config.scratch, os.W_OK):
+        raise ConfigError(f"cluster.scratch = {config.scratch}: not a folder that can be written to")
+    return str(config.scratch)
+
+
+def gpu_count() -> int:
+    """Number of GPUs that PyTorch can use here."""
+    # Asking torch costs its import; a machine without the driver's device files has no GPU to ask for.
+    if not Path("/dev/nvidiactl").exists() and not Path("/dev/dxg").exists():
+        return 0
+    import torch
+
+    return torch.cuda.device_count()

@@ -1,0 +1,197 @@
+"""Watches a running cluster: workers that ended are replaced, and what can never go on ends with its cause.
+
+Whatever waits for workers waits in Dask, which waits for ever. So the supervisor, once it is sure, closes the client:
+everything that waits ends, and `compute.cluster.start` says the cause instead.
+"""
+
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from distributed import Client
+from tornado.ioloop import IOLoop, PeriodicCallback
+
+from laue_dask.progress import duration
+
+LOOK = 3.0
+"""Seconds between two looks."""
+
+STUCK = 3600.0
+"""Seconds in which no task begins or ends, though there are workers, after which the run is taken for stuck."""
+
+TOLD = 60.0
+"""Seconds between two lines that say what is waited for."""
+
+STATE = "state.json"
+"""What was known of the cluster when it was given up."""
+
+WAITING = ("waiting", "queued", "no-worker", "processing")
+"""States of tasks that are still to be done."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class View:
+    """What the scheduler says.
+
+    Attributes
+    ----------
+    workers
+        Resources of each worker by its name.
+    tasks
+        Number of tasks in each state.
+    moved
+        Grows whenever a task changes its state.
+    """
+
+    workers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    tasks: Mapping[str, int] = field(default_factory=dict)
+    moved: int = 0
+
+    @property
+    def unfinished(self) -> int:
+        """Tasks that are still to be done."""
+        return sum(self.tasks.get(state, 0) for state in WAITING)
+
+    def tagged(self) -> list[str]:
+        """Names of the GPU workers."""
+        return [name for name, resources in self.workers.items() if resources.get("GPU")]
+
+
+def view(dask_scheduler: Any) -> View:
+    """Look at a scheduler; called inside it."""
+    return View(
+        {str(worker.name): dict(worker.resources) for worker in dask_scheduler.workers.values()},
+        Counter(task.state for task in dask_scheduler.tasks.values()),
+        dask_scheduler.transition_counter,
+    )
+
+
+class Crew(Protocol):
+    """Who starts the workers."""
+
+    async def mend(self, workers: Mapping[str, Mapping[str, float]]) -> None:
+        """Start again what ended, given the workers that there are."""
+        ...
+
+    def hopeless(self, label: str | None) -> str:
+        """Why no workers of a kind (`cpu`, `gpu`), or any, will come any more, if that is known."""
+        ...
+
+    def reason(self) -> str:
+        """Why workers are missing, as far as is known; empty if nothing is."""
+        ...
+
+    def described(self) -> Any:
+        """What is known of it, for a file."""
+        ...
+
+
+class Supervisor:
+    """Looks after a cluster while it is used.
+
+    Parameters
+    ----------
+    timeout
+        Seconds without a worker that could do what is to be done, after which the cluster is given up.
+    folder
+        Where the state of the cluster is written then.
+    """
+
+    def __init__(self, client: Client, crew: Crew, *, timeout: float, folder: Path | None) -> None:
+        self.seen = View()
+        self.verdict: str | None = None
+        self._client, self._crew, self._timeout, self._folder = client, crew, timeout, folder
+        self._lacking: float | None = None
+        self._moved = (-1, time.monotonic())
+        self._told = time.monotonic()
+        self._looking = False
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Look every few seconds."""
+        loop = cast(IOLoop, self._client.loop)
+        callback = PeriodicCallback(self.look, 1000 * LOOK)
+        loop.add_callback(self.look)
+        loop.add_callback(callback.start)
+        try:
+            yield
+        finally:
+            loop.add_callback(callback.stop)
+
+    async def look(self) -> None:
+        """Look once."""
+        if self._looking or self.verdict or self._client.status != "running":
+            return
+        self._looking = True
+        try:
+            self.seen = await self._client.run_on_scheduler(view)
+            await self._crew.mend(self.seen.workers)
+            cause = self._cause()
+            if cause:
+                await self.give_up(cause)
+        except OSError as error:
+            # The scheduler itself does not answer: whoever waits for it is told so by the client.
+            logger.debug("scheduler: %s", error)
+        finally:
+            self._looking = False
+
+    async def give_up(self, cause: str) -> None:
+        """End everything that waits for this cluster."""
+        self.verdict = cause + self.written()
+        await self._client.close()
+
+    def written(self) -> str:
+        """Write what is known of the cluster; where, in words to be added to a message."""
+        if self._folder is None:
+            return ""
+        path = self._folder / STATE
+        state = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "workers": self.seen.workers,
+            "tasks": self.seen.tasks,
+            "reason": self._crew.reason(),
+            "jobs": self._crew.described(),
+        }
+        with suppress(OSError):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(state, indent=1, default=str), encoding="utf-8")
+            return f" (the cluster's state is in {path})"
+        return ""
+
+    def _cause(self) -> str | None:
+        """Why nothing can go on, if that is so."""
+        seen, now = self.seen, time.monotonic()
+        missing = "no worker" if not seen.workers else ""
+        if not missing and seen.tasks.get("no-worker") and not seen.tagged():
+            missing = "no GPU worker"
+        hopeless = self._crew.hopeless("gpu" if seen.workers else None) if missing else ""
+        if hopeless:
+            return f"{missing}: {hopeless}"
+        if not missing:
+            self._lacking = None
+        elif self._lacking is None:
+            self._lacking = now
+        else:
+            lacking = now - self._lacking
+            reason = self._crew.reason()
+            if lacking >= self._timeout:
+                return f"{missing} for {duration(lacking)}" + (f": {reason}" if reason else "")
+            if now - self._told >= TOLD:
+                self._told = now
+                logger.info("%s for %s%s", missing, duration(lacking), f": {reason}" if reason else "")
+        if seen.moved != self._moved[0] or not seen.unfinished or missing:
+            self._moved = (seen.moved, now)
+        elif now - self._moved[1] >= STUCK:
+            return (
+                f"no task has begun or ended for {duration(STUCK)} ({seen.unfinished} to be done, {len(seen.workers)} "
+                "workers): is the disk reachable from the workers?"
+            )
+        return None
