@@ -1,12 +1,17 @@
 """The command line: parse, call, print. Nothing heavy is imported before a command runs."""
 
 import gc
+import glob
+import logging
 import os
 import shlex
+import signal
 import sys
 import tempfile
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,12 +23,25 @@ from laue_dask.errors import ExitCode, LaueDaskError
 
 if TYPE_CHECKING:
     from laue_dask.progress import Progress
+    from laue_dask.record import Run
 
 NAME = "laue-dask"
 
 
+class _Lines(logging.Handler):
+    """What happens to a cluster, as lines on stderr, above a bar that is drawn there."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        label = "warning: " if record.levelno >= logging.WARNING else ""
+        click.echo(label + record.getMessage(), err=True)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: run a command and exit with its code; every error is one line on stderr."""
+    logger = logging.getLogger("laue_dask")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(_Lines())
+    logger.propagate = False
     sys.exit(_exit_code(arguments))
 
 
@@ -209,13 +227,56 @@ def run(
     config = load(config_file, overrides)
     from laue_dask import pipeline
 
-    record = pipeline.run(source, out, config, command=_typed(), progress=_progress())
-    suggested = ", ".join(map(str, record.suggested_k)) or "none"
-    click.echo(f"{record.n_patterns} patterns, {record.m_pca} components, suggested K: {suggested}")
-    click.echo(f"maps: {out / 'plots'}   report: {out / 'report.html'}")
-    for warning in record.warnings:
-        click.echo(f"warning: {warning}", err=True)
-    return _report_set_aside(record.set_aside)
+    return _tell(pipeline.run(source, out, config, command=_typed(), progress=_progress()), out)
+
+
+@commands.command()
+@click.argument("folder")
+@click.option("--shape", type=click.IntRange(min=1), nargs=2, metavar="NY NX", help="Grid: slow and fast axis.")
+@click.option("--order", type=click.Choice(["raster", "snake"]), help="Order of acquisition [raster].")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run [FOLDER_run].")
+@click.option("-k", "k", type=click.IntRange(min=2), multiple=True, help="A number of clusters; the first is mapped.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=1),
+    default=1800,
+    show_default=True,
+    metavar="SECONDS",
+    help="The scan is over when nothing new comes for so long.",
+)
+@_cluster_options
+def watch(
+    folder: str,
+    shape: tuple[int, int] | None,
+    order: str | None,
+    out: Path | None,
+    k: tuple[int, ...],
+    timeout: float,
+    config_file: Path | None,
+    workers: int | None,
+) -> int:
+    """Map a scan while the detector writes it into FOLDER, one file per frame, and segment it when it is over.
+
+    RUN/watch.html shows the maps, suggestions and alarms. The scan is over when all frames are there, after --timeout,
+    or on Ctrl-C or SIGTERM, with what there is; the result is that of `run`. After a kill, the same command goes on.
+    """
+    config = load(config_file, _overrides(shape=shape, order=order, workers=workers, k=k))
+    from laue_dask.watch import watcher
+
+    path = Path(folder).absolute()
+    out = out or Path(f"{(path.parent if glob.has_magic(folder) else path).name}_run")
+    with _stopped_by_signal() as stop:
+        record = watcher.watch(
+            folder,
+            out,
+            config,
+            command=_typed(),
+            progress=_progress(),
+            timeout=timeout,
+            stop=stop,
+            say=lambda line: click.echo(line, err=True),
+        )
+    return _tell(record, out)
 
 
 @commands.command()
@@ -253,6 +314,34 @@ def segment(
     for warning in record["warnings"]:
         click.echo(f"warning: {warning}", err=True)
     return ExitCode.DONE
+
+
+@commands.command()
+@click.argument("root", type=click.Path(path_type=Path))
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="Configuration of the nights (YAML).")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for runs, log and pages [`out` of --config].")
+@click.option("--again", multiple=True, metavar="SCAN", help="Do a scan again; may be repeated.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing.")
+def nightly(root: Path, config_file: Path | None, out: Path | None, again: tuple[str, ...], dry_run: bool) -> int:
+    """Run every scan below a beamtime's folder that is complete, and new or changed since it was last run.
+
+    One bad scan stops nothing: it is tried again, then set aside. index.html, summary.json and nightly.log say what
+    became of each. Killed or stopped by a limit, the next night goes on. configs/nightly.yaml holds every setting.
+
+    Exit codes: 0 all done, 1 the night had to end early, 2 bad configuration, 3 some scans are set aside.
+    """
+    from laue_dask.nightly import config as nightly_config
+    from laue_dask.nightly import night
+
+    config = nightly_config.load(config_file, {} if out is None else {"out": str(out.absolute())})
+    where = str(config_file or "options")
+    if dry_run:
+        for line in night.plan_night(root, config, where=where):
+            click.echo(line)
+        return ExitCode.DONE
+    # systemd and batch systems end a process so; what is under way is then written down as when a person does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    return night.run_night(root, config, again=again, where=where, say=click.echo)
 
 
 @commands.command()
@@ -381,10 +470,15 @@ def info(path: Path) -> int:
 
 @commands.command("config")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option("--nightly", "of_nights", is_flag=True, help="The configuration of `laue-dask nightly`.")
 @click.option("--schema", is_flag=True, help="The JSON schema of the configuration.")
-def show_config(file: Path | None, schema: bool) -> int:
+def show_config(file: Path | None, of_nights: bool, schema: bool) -> int:
     """Print the configuration with every default, or FILE as it is understood."""
-    if schema:
+    if of_nights:
+        from laue_dask.nightly import config as nightly_config
+
+        click.echo(nightly_config.dump(nightly_config.load(file)), nl=False)
+    elif schema:
         import json
 
         click.echo(json.dumps(Config.model_json_schema(), indent=1))
@@ -436,6 +530,37 @@ def _progress() -> "Progress":
     from laue_dask.progress import default_progress
 
     return default_progress()
+
+
+@contextmanager
+def _stopped_by_signal() -> Iterator[threading.Event]:
+    """Set by the first Ctrl-C or SIGTERM; the next one ends the process as usual."""
+    stop = threading.Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def usual() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def end(*_: object) -> None:
+        stop.set()
+        usual()
+
+    for number in before:
+        signal.signal(number, end)
+    try:
+        yield stop
+    finally:
+        usual()
+
+
+def _tell(record: "Run", out: Path) -> int:
+    suggested = ", ".join(map(str, record.suggested_k)) or "none"
+    click.echo(f"{record.n_patterns} patterns, {record.m_pca} components, suggested K: {suggested}")
+    click.echo(f"maps: {out / 'plots'}   report: {out / 'report.html'}")
+    for warning in record.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    return _report_set_aside(record.set_aside)
 
 
 def _report_set_aside(set_aside: list[dict[str, Any]]) -> int:

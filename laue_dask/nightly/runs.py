@@ -1,0 +1,184 @@
+"""The runs that nights made: where they are, whose they are, whether they are finished, and how one is removed."""
+
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from laue_dask import __version__
+from laue_dask.config import Config
+from laue_dask.errors import ConfigError
+from laue_dask.io.lock import locked
+from laue_dask.nightly.scans import Found
+
+COMMAND = "laue-dask nightly"
+"""How the command in the record of a night's run begins."""
+
+_FACTS = ("n_patterns", "n_set_aside", "scan_shape", "k", "suggested_k", "m_pca", "warnings")
+_MARKER = ".nightly"
+_RECORD, _WITHDRAWN = "run.json", "run.json.withdrawn"
+_TRASH = ".removing-"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the run of a scan is, in the folder of the nights.
+
+    Attributes
+    ----------
+    out
+        Folder of the nights.
+    scan
+        Name of the scan.
+    """
+
+    out: Path
+    scan: str
+
+    @property
+    def _flat(self) -> str:
+        """The name as one part of a path, so that no run lies in another's folder."""
+        flat = self.scan.replace("/", "__")
+        if "__" in self.scan:
+            flat += "-" + hashlib.sha256(self.scan.encode(errors="surrogateescape")).hexdigest()[:8]
+        return flat
+
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        return self.out / "runs" / self._flat
+
+    @property
+    def log(self) -> Path:
+        """What the last try had to say."""
+        return self.out / "logs" / f"{self._flat}.log"
+
+    @property
+    def thumbnails(self) -> Path:
+        """Stem of their names."""
+        return self.out / "thumbnails" / self._flat
+
+    def mark(self, token: str) -> None:
+        """Make the folder, if need be, as one of the nights' own."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / _MARKER).write_text(token, encoding="utf-8")
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+
+    def free(self, token: str) -> bool:
+        """Whether nothing is there, or only what a night made and nobody has worked on since."""
+        try:
+            if not any(self.folder.iterdir()):
+                return True
+            mine = (self.folder / _MARKER).read_text(encoding="utf-8") == token
+        except FileNotFoundError:
+            return not self.folder.exists()
+        except OSError:
+            return False
+        record = self.record()
+        by_hand = {"segmented_by", "evaluation"} & set(record)
+        ours = not record or str(record.get("command", "")).startswith(COMMAND)
+        return mine and ours and not by_hand and not (self.folder / _WITHDRAWN).exists()
+
+    def record(self) -> dict[str, Any]:
+        """`run.json` of a finished run; empty where there is none."""
+        try:
+            record = json.loads((self.folder / _RECORD).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return record if isinstance(record, dict) else {}
+
+    def finished(self, config: Config) -> dict[str, Any]:
+        """The record of a run that was finished with this configuration by this version; empty where there is none."""
+        record = self.record()
+        wanted = config.model_dump(mode="json", exclude={"cluster"})
+        found = {name: value for name, value in record.get("config", {}).items() if name != "cluster"}
+        return record if found == wanted and record.get("laue_dask") == __version__ else {}
+
+    def remove(self, part: str = "") -> None:
+        """Remove the run, or a part of it; a kill leaves a rest that `clear` removes.
+
+        Raises
+        ------
+        BusyError
+            Someone is using it.
+        """
+        with locked(self.folder, "remove"):
+            aside = self.out / f"{_TRASH}{uuid.uuid4().hex}"
+            target = self.folder / part if part else self.folder
+            with suppress(FileNotFoundError):
+                target.rename(aside)
+            shutil.rmtree(aside, ignore_errors=True)
+        if not part:
+            for kind in ("direct", "labels"):
+                self.thumbnails.with_name(f"{self.thumbnails.name}.{kind}.png").unlink(missing_ok=True)
+
+
+def clear(out: Path) -> None:
+    """Remove what a removal that was killed left."""
+    for rest in out.glob(f"{_TRASH}*"):
+        shutil.rmtree(rest, ignore_errors=True)
+
+
+def facts(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What the nights keep of a finished run."""
+    return {name: record[name] for name in _FACTS} | {"seconds": round(sum(record["seconds"].values()), 1)}
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a run depends on.
+
+    Attributes
+    ----------
+    frames
+        Hash of the scan's files and of how they are read: a run of others begins anew.
+    rest
+        Hash of all else: what still holds of the run is kept.
+    """
+
+    frames: str
+    rest: str
+
+    @classmethod
+    def of(cls, scan: Found, config: Config) -> "Key":
+        """Key of a scan as it lies on the disk, run with a configuration by this version.
+
+        Raises
+        ------
+        ConfigError
+            The weights are missing.
+        """
+        values = config.model_dump(mode="json", exclude={"cluster", "scan"})
+        return cls(
+            _hash([scan.fingerprint, config.scan.model_dump(mode="json")]),
+            _hash([values, _weights(config.encoder.weights), __version__]),
+        )
+
+    @classmethod
+    def parse(cls, text: str) -> "Key":
+        """The key that `str` wrote."""
+        frames, _, rest = text.partition("-")
+        return cls(frames, rest)
+
+    def __str__(self) -> str:
+        return f"{self.frames}-{self.rest}"
+
+
+def _hash(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _weights(name: str) -> str:
+    """What identifies the weights: those that are shipped belong to the version."""
+    if not name.endswith(".safetensors"):
+        return name
+    try:
+        with Path(name).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise ConfigError(f"run.encoder.weights = {name!r}: cannot be read: {error.strerror}") from error

@@ -1,0 +1,117 @@
+"""The process that runs scans for a night, one after another on the same workers.
+
+It takes one job a line on its standard input and answers with one line each. It is a process of its own so that a scan
+that takes it down, by a crash or for want of memory, takes down nothing else; and it lives for several scans, because
+importing PyTorch and starting workers takes longer than a small scan does. It ends, with all its workers, when its
+input does: when the night is over, or was killed.
+"""
+
+import json
+import os
+import queue
+import shutil
+import sys
+import tempfile
+import threading
+import traceback
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+
+from laue_dask import pipeline
+from laue_dask.compute import cluster
+from laue_dask.compute.cluster import Workers
+from laue_dask.config import Config, validate
+from laue_dask.errors import BusyError, InputError, LaueDaskError, SpaceError
+from laue_dask.progress import RichProgress
+from laue_dask.report.thumbnails import write_thumbnails
+from laue_dask.stages.extraction import extractor_of
+
+
+class _Cluster:
+    """Workers that are kept from scan to scan, as long as the scans ask for the same."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._of: object = None
+        self._workers: Workers | None = None
+
+    def of(self, config: Config) -> Workers:
+        if self._workers is None or config.cluster != self._of:
+            self._stack.close()
+            self._workers = self._stack.enter_context(cluster.start(config.cluster))
+            self._of = config.cluster
+        return self._workers
+
+
+def main() -> None:
+    """Run the jobs that come in until there are no more."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what others print is no answer
+    jobs: queue.Queue[str] = queue.Queue()
+    busy = threading.Event()
+    threading.Thread(target=_listen, args=(jobs, busy), daemon=True).start()
+    with ExitStack() as stack:
+        kept = _Cluster(stack)
+        while line := jobs.get():
+            answer = _answer(json.loads(line), kept)
+            answers.write(json.dumps(answer) + "\n")
+            answers.flush()
+            busy.clear()
+
+
+def _listen(jobs: "queue.Queue[str]", busy: threading.Event) -> None:
+    for line in sys.stdin:
+        busy.set()
+        jobs.put(line)
+    jobs.put("")
+    if busy.is_set():  # the night itself was killed
+        for child in psutil.Process().children(recursive=True):
+            child.kill()
+        shutil.rmtree(tempfile.gettempdir(), ignore_errors=True)  # made for this process alone
+        os._exit(1)
+
+
+def _answer(job: dict[str, Any], kept: _Cluster) -> dict[str, Any]:
+    """What became of a job; never raises."""
+    with Path(job["log"]).open("w", encoding="utf-8") as log:
+        try:
+            config = validate(job["config"], "run")
+            extractor_of(config.encoder, config.recipe)
+        except LaueDaskError as error:
+            return {"failed": "configuration", "reason": str(error)}
+        try:
+            answer = _run(job, config, kept, RichProgress(console=Console(file=log, width=120)))
+        except SpaceError as error:
+            answer = {"failed": "space", "reason": str(error)}
+        except BusyError as error:
+            answer = {"failed": "busy", "reason": str(error)}
+        except InputError as error:
+            answer = {"failed": "input", "reason": str(error)}
+        except Exception as error:
+            traceback.print_exc(file=log)
+            reason = " ".join(str(error).split()) or type(error).__name__
+            known = isinstance(error, LaueDaskError | OSError)
+            answer = {"failed": "compute", "reason": reason if known else f"{type(error).__name__}: {reason}"}
+        log.write(json.dumps(answer, ensure_ascii=False) + "\n")
+        return {**answer, "memory": psutil.Process().memory_info().rss}
+
+
+def _run(job: dict[str, Any], config: Config, kept: _Cluster, progress: RichProgress) -> dict[str, Any]:
+    folder = Path(job["out"])
+    workers = kept.of(config)
+    record = pipeline.run(
+        job["source"], folder, config, command=job["command"], progress=progress, workers=workers
+    ).as_json()
+    names = ("n_patterns", "n_set_aside", "scan_shape", "k", "suggested_k", "m_pca", "warnings")
+    facts = {name: record[name] for name in names}
+    facts["seconds"] = round(sum(record["seconds"].values()), 1)
+    facts["thumbnails"] = write_thumbnails(folder, Path(job["thumbnails"]), suggested=record["suggested_k"])
+    return facts
+
+
+if __name__ == "__main__":
+    main()

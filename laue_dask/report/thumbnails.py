@@ -1,0 +1,57 @@
+"""Small pictures of a run's maps, a few hundred bytes to a few kilobytes each."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from laue_dask.io import results as io_results
+from laue_dask.report.canvas import MISSING, cluster_colours
+
+SIDE = 96
+"""Longest side in pixels; small maps are enlarged by whole numbers, so that points stay squares."""
+
+
+def write_thumbnails(folder: Path, stem: Path, *, suggested: list[int]) -> list[str]:
+    """Write `STEM.direct.png` (direct colouring) and `STEM.labels.png` (natural labels) of a run; their names.
+
+    Parameters
+    ----------
+    suggested
+        K of the scores' peaks: the labels shown are of the largest of them, or of the largest there are.
+    """
+    results = io_results.read(folder)
+    there = [int(k) for k in results["k"].values]
+    k = max([one for one in suggested if one in there] or there)
+    labels = np.asarray(results["labels"].sel(k=k).values)
+    direct = np.where((labels >= 0)[..., None], results["direct_rgb"].values, _rgb(MISSING))
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    names = []
+    for kind, picture in (("direct", direct), ("labels", paint(labels, k))):
+        path = stem.with_name(f"{stem.name}.{kind}.png")
+        fit(picture.astype(np.uint8)).save(path, optimize=True)
+        names.append(path.name)
+    return names
+
+
+def paint(labels: NDArray[np.int32], k: int) -> NDArray[np.uint8]:
+    """Colours, (ny, nx, 3), of natural labels, (ny, nx), as in every figure of K clusters."""
+    colours = np.vstack([(255 * cluster_colours(k)(np.arange(k))[:, :3]).round(), _rgb(MISSING)]).astype(np.uint8)
+    painted: NDArray[np.uint8] = colours[np.where(labels < 0, k, labels)]
+    return painted
+
+
+def fit(picture: NDArray[np.uint8], side: int = SIDE) -> Image.Image:
+    """A picture, (ny, nx, 3), with its longest side at most `side` pixels."""
+    ny, nx = picture.shape[:2]
+    image = Image.fromarray(picture)
+    if max(ny, nx) <= side:
+        times = side // max(ny, nx)
+        return image.resize((nx * times, ny * times), Image.Resampling.NEAREST)
+    image.thumbnail((side, side), Image.Resampling.BOX)
+    return image
+
+
+def _rgb(colour: str) -> NDArray[np.uint8]:
+    return np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)], dtype=np.uint8)
