@@ -21,7 +21,7 @@ from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils.validation import check_is_fitted
 
 from laue_dask.errors import InputError
-from laue_dask.pca import Array, block_rows, each_block
+from laue_dask.pca import Array, block_rows, each_block, slabs
 from laue_dask.seeding import WORTH, distinct_rows, finalists, improve, moves, sample_kmeans, sample_rows, two_distances
 
 SETTLING_STEPS = 20
@@ -74,12 +74,13 @@ class ClusterMoments:
     @classmethod
     def from_block(cls, X: Array, labels: Array, *, n_clusters: int) -> Self:
         """Moments of rows X, (n, M), with labels 0 to n_clusters − 1."""
-        rows = X.astype(np.float64)
-        n = np.bincount(labels, minlength=n_clusters)
-        members = csr_array((np.ones(len(rows)), labels, np.arange(len(rows) + 1)), shape=(len(rows), n_clusters))
-        mean = (members.T @ rows) / np.maximum(n, 1)[:, None]
-        rows -= mean[labels]
-        ssd = np.bincount(labels, weights=_square(rows), minlength=n_clusters)
+        n, mean = np.bincount(labels, minlength=n_clusters), np.zeros((n_clusters, X.shape[1]))
+        for rows in slabs(X):
+            own = labels[rows]
+            members = csr_array((np.ones(len(own)), own, np.arange(len(own) + 1)), shape=(len(own), n_clusters))
+            mean += members.T @ X[rows].astype(np.float64)
+        mean /= np.maximum(n, 1)[:, None]
+        ssd = np.bincount(labels, weights=squared_distances(X, labels, centers=mean), minlength=n_clusters)
         return cls(n, mean, ssd)
 
     def merge(self, other: Self) -> Self:
@@ -112,9 +113,10 @@ def nearest(X: Array, centers: Array) -> Array:
     if bad:
         raise InputError(f"{bad} of {len(X)} rows have values that are not finite: leave those patterns out")
     order = np.lexsort(centers.T[::-1])
-    slices = max(1, len(X) * len(centers) // 2**22)  # at most 64 MiB of distances at a time
-    first = [cdist(rows, centers[order], "sqeuclidean").argmin(axis=1) for rows in np.array_split(X, slices)]
-    return np.asarray(order[np.concatenate(first)], dtype=np.int32)
+    first = np.empty(len(X), dtype=np.intp)
+    for rows in slabs(X, len(centers)):
+        first[rows] = cdist(X[rows], centers[order], "sqeuclidean").argmin(axis=1)
+    return np.asarray(order[first], dtype=np.int32)
 
 
 class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
@@ -359,7 +361,10 @@ def canonical(labels: Array) -> tuple[Array, Array]:
 
 def squared_distances(X: Array, labels: Array, *, centers: Array) -> Array:
     """Squared distance of each row of X, (n, M), to the centre of its cluster, float64 (n,)."""
-    return _square(X - centers[labels].astype(np.float64))
+    distances = np.empty(len(X))
+    for rows in slabs(X):
+        distances[rows] = _square(X[rows] - centers[labels[rows]].astype(np.float64))
+    return distances
 
 
 def _square(rows: Array) -> Array:

@@ -5,7 +5,7 @@ with Chan's formula, and the components are the eigenvectors of the merged scatt
 computed anywhere and arrive at any time; nothing is read twice.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any, Self
@@ -34,6 +34,15 @@ def block_rows(columns: int) -> int:
     return min(65_536, max(1_024, 2**22 // max(1, columns)))
 
 
+def slabs(X: Array, width: int = 1) -> Iterator[slice]:
+    """Rows of X, (n, M), some at a time, of which M or `width` float64 values each take 2 MiB at most.
+
+    A worker with little memory has room for copies of that size, and they stay in the processor's cache.
+    """
+    height = max(1, 2**18 // max(1, width, X.shape[1]))
+    return (slice(start, start + height) for start in range(0, len(X), height))
+
+
 def each_block(function: Callable[..., Any], X: Any, *aligned: Array, **shared: Any) -> list[Any]:
     """Apply ``function(rows of X, rows of aligned…, **shared)`` to all blocks of rows of X; results in row order.
 
@@ -50,13 +59,22 @@ def each_block(function: Callable[..., Any], X: Any, *aligned: Array, **shared: 
     spans = [slice(start, min(start + size, len(X))) for start in range(0, max(1, len(X)), size)]
     if not isinstance(X, da.Array):
         return [function(X[rows], *(array[rows] for array in aligned), **shared) for rows in spans]
-    blocks = X.rechunk({0: size, 1: -1}).to_delayed().ravel()
-    call = delayed(function)
-    common = {name: delayed(value) for name, value in shared.items()}
-    tasks = [
-        call(block, *(array[rows] for array in aligned), **common) for block, rows in zip(blocks, spans, strict=True)
-    ]
-    return list(compute(*tasks))
+    # A block is read and worked on in one task: workers hold none that waits.
+    whole = X.rechunk({0: size, 1: -1})
+    parts = whole.map_blocks(
+        _one,
+        *(da.from_array(array[:, None], chunks=(size, 1), name=False) for array in aligned),
+        function=function,
+        shared={name: delayed(value) for name, value in shared.items()},
+        dtype=object,
+        chunks=(whole.chunks[0], (1,)),
+        meta=np.empty((0, 0), dtype=object),
+    )
+    return list(compute(*parts.to_delayed().ravel()))
+
+
+def _one(X: Array, *aligned: Array, function: Callable[..., Any], shared: dict[str, Any]) -> Any:
+    return function(X, *(array[:, 0] for array in aligned), **shared)
 
 
 @dataclass(frozen=True)
@@ -80,10 +98,15 @@ class Moments:
     @classmethod
     def from_block(cls, X: Array) -> Self:
         """Moments of the rows of X, (n, M); a row with a value that is not finite is left out."""
-        rows = X[np.isfinite(X).all(axis=1)].astype(np.float64)
-        mean = rows.mean(axis=0) if len(rows) else np.zeros(X.shape[1])
-        rows -= mean
-        return cls(len(rows), mean, rows.T @ rows)
+        usable = np.asarray(np.isfinite(X).all(axis=1))
+        n, mean, scatter = int(usable.sum()), np.zeros(X.shape[1]), np.zeros((X.shape[1], X.shape[1]))
+        for rows in slabs(X):
+            mean += X[rows][usable[rows]].sum(axis=0, dtype=np.float64)
+        mean /= max(1, n)
+        for rows in slabs(X):
+            centred = X[rows][usable[rows]] - mean
+            scatter += centred.T @ centred
+        return cls(n, mean, scatter)
 
     def merge(self, other: Self) -> Self:
         """Moments of both sets together (Chan, Golub and LeVeque 1979).
@@ -243,7 +266,10 @@ def _project(X: Array, *, mean: Array, components: Array, dtype: np.dtype[Any]) 
     if X.shape[1] != len(mean):
         raise InputError(f"the PCA was fitted to {len(mean)} features, these vectors have {X.shape[1]}")
     with np.errstate(invalid="ignore"):  # a pattern without features has no components: its row stays NaN
-        return ((X.astype(np.float64) - mean) @ components.T).astype(dtype)
+        projected = np.empty((len(X), len(components)), dtype=dtype)
+        for rows in slabs(X):
+            projected[rows] = (X[rows] - mean) @ components.T
+        return projected
 
 
 def _restore(Y: Array, *, mean: Array, components: Array, dtype: np.dtype[Any]) -> Array:

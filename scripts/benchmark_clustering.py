@@ -150,7 +150,7 @@ def sweep() -> list[str]:
 
 
 def large(n: int, m: int = 256) -> list[str]:
-    block = 16_384
+    block = 512  # patterns, as a run writes them
     centers = np.random.default_rng(0).standard_normal((K_LARGE, m), dtype=np.float32)
 
     with tempfile.TemporaryDirectory() as folder:
@@ -166,16 +166,16 @@ def large(n: int, m: int = 256) -> list[str]:
         with cluster.start(ClusterConfig(workers=2, memory=f"{LIMIT}B", gpu="never")) as workers:
             workers.client.run(_encode)
             before = _workers(workers.client)
-            features = da.from_zarr(array)
+            features = da.from_zarr(array, chunks=(pca.block_rows(m), m))
             begun = time.perf_counter()
             fitted = IncrementalPCA().fit(features)
             components = zarr.create_array(
                 f"{folder}/components.zarr", shape=(n, m), chunks=(block, m), dtype="float32"
             )
-            da.store(fitted.transform(features, dtype=np.float32), components, lock=False)  # a block is a chunk
+            da.store(fitted.transform(features, dtype=np.float32), components, lock=False)  # a block is whole chunks
             middle = time.perf_counter()
             print(f"  PCA and transformation              {middle - begun:6.0f} s", flush=True)
-            found = KMeans(K_LARGE).fit(da.from_zarr(components))
+            found = KMeans(K_LARGE).fit(da.from_zarr(components, chunks=(pca.block_rows(m), m)))
             done = time.perf_counter()
             after = _workers(workers.client)
             spilled = sum(workers.client.run(_spilled).values())

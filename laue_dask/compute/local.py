@@ -39,10 +39,11 @@ forgotten unit."""
 USUAL_MEMORY = 2**30
 """What a worker needs for frames of any size; with less for each core, fewer workers are started."""
 
-KEPT_MEMORY = {"MALLOC_TRIM_THRESHOLD_": 64 * 2**20, "MALLOC_MMAP_THRESHOLD_": 8 * 2**20}
+KEPT_MEMORY = {"MALLOC_TRIM_THRESHOLD_": 32 * 2**20, "MALLOC_MMAP_THRESHOLD_": 8 * 2**20, "MALLOC_ARENA_MAX": 1}
 """For the C library of a worker, in bytes: what is freed stays with the process, up to so much, and is used again.
 Dask's own setting gives everything back at once, and a worker that asks for megabytes with every frame spends a third
-of its time on getting empty pages from the system."""
+of its time on getting empty pages from the system. There is one store of freed memory and not one for each thread: what
+those keep adds up until Dask pauses the worker."""
 
 PRELOAD = "laue_dask.compute.preload"
 """What GPU workers do first."""
