@@ -82,6 +82,7 @@ class FrameInfo:
     pixel_size_um: float | None = None
     exposure_s: float | None = None
     detector: str | None = None
+    saturation: float | None = None
 
 
 def discover(src: str | Path) -> list[FrameRef]:
@@ -208,7 +209,8 @@ def _scan_header(ref: FrameRef) -> FrameInfo:
 
 def _info(shape: tuple[int, ...], dtype: np.dtype[Any], header: Header) -> FrameInfo:
     rows, columns = shape
-    return FrameInfo((rows, columns), dtype, header.position, header.pixel_size_um, header.exposure_s, header.detector)
+    told = (header.position, header.pixel_size_um, header.exposure_s, header.detector, header.saturation)
+    return FrameInfo((rows, columns), dtype, *told)
 
 
 def _guarded(read: Any, ref: FrameRef) -> Any:

@@ -71,6 +71,7 @@ def resolve_grid(
     order: Order = "raster",
     positions: Positions | None = None,
     acquired: NDArray[np.int64] | None = None,
+    aborted: bool = False,
 ) -> ScanGrid:
     """Find the place of every frame.
 
@@ -87,6 +88,8 @@ def resolve_grid(
     acquired : (n_frames,) int64
         Place of each frame in the acquisition where no positions tell it, from 0 and growing: a gap is a frame that was
         never written. By default the frames follow one another.
+    aborted
+        Whether the frames may be fewer than `FEWEST_POINTS` of the shape's points.
 
     Raises
     ------
@@ -111,7 +114,7 @@ def resolve_grid(
     except InputError:
         # The shape was given because of positions like these.
         found = None
-    _check_shape(n_frames, shape, found)
+    _check_shape(n_frames, shape, found, 0.0 if aborted else FEWEST_POINTS)
     return _with_shape(n_frames, shape, order, stage, found, acquired)
 
 
@@ -160,12 +163,12 @@ def _with_shape(
     return _grid(shape, order, acquisition(shape, order)[acquired], stage, f"{text}, {order}, as given{aborted}")
 
 
-def _check_shape(n_frames: int, shape: tuple[int, int], found: _Found | None) -> None:
+def _check_shape(n_frames: int, shape: tuple[int, int], found: _Found | None, fewest: float) -> None:
     ny, nx = shape
     points = ny * nx
     if ny < 1 or nx < 1:
         raise InputError(f"--shape {ny} {nx}: both must be at least 1")
-    if points * FEWEST_POINTS <= n_frames <= points:
+    if points * fewest <= n_frames <= points:
         return
     near = _near(n_frames, shape)
     if found is not None:

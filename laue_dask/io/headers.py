@@ -17,6 +17,7 @@ _COMMENT = re.compile(rf"#\s*Comment:?\s+{NUMBER}\s+{NUMBER}\s+{NUMBER}\s+{NUMBE
 _EXPOSURE = re.compile(rf"(?:\bexposure\s*=|#\s*Exposure_time:?)\s*{NUMBER}", re.IGNORECASE)
 _PIXEL = re.compile(rf"#\s*Pixel_size:?\s+{NUMBER}\s*m\b")
 _DETECTOR = re.compile(r"#\s*Detector:?\s+([^\r\n,]+)")
+_CUTOFF = re.compile(rf"#\s*Count_cutoff:?\s+{NUMBER}")
 _PILATUS_MODEL = re.compile(r"\b((?:PILATUS|EIGER)\S*(?: [XR])? \d+K?M?)\b", re.IGNORECASE)
 
 STAGE_MOTORS = (("yech", "xech"), ("sampleY", "sampleX"))
@@ -43,12 +44,15 @@ class Header:
         Exposure time in seconds.
     detector
         Name of the detector.
+    saturation
+        Counts from which a pixel is saturated.
     """
 
     position: tuple[float, float] | None = None
     pixel_size_um: float | None = None
     exposure_s: float | None = None
     detector: str | None = None
+    saturation: float | None = None
 
 
 def from_text(text: str, *, model: str = "") -> Header:
@@ -68,13 +72,14 @@ def from_text(text: str, *, model: str = "") -> Header:
         position = (float(y[1]), float(x[1]))
     elif comment:
         position = (float(comment[2]), float(comment[1]))
-    exposure, pixel = _EXPOSURE.search(text), _PIXEL.search(text)
+    exposure, pixel, cutoff = _EXPOSURE.search(text), _PIXEL.search(text), _CUTOFF.search(text)
     detector = _DETECTOR.search(text) or _PILATUS_MODEL.search(model)
     return Header(
         position=position,
         pixel_size_um=round(float(pixel[1]) * 1e6, 6) if pixel else None,
         exposure_s=float(exposure[1]) if exposure else None,
         detector=detector[1].strip() if detector else None,
+        saturation=float(cutoff[1]) if cutoff else None,
     )
 
 

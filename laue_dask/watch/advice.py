@@ -1,0 +1,80 @@
+"""What the scan so far suggests: how many clusters, and which regions are worth a finer scan (section 4.4, step 8)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from laue_dask import scores
+from laue_dask.config import ClusteringConfig
+from laue_dask.grains import NeighbourhoodGrains
+from laue_dask.regions import Region, propose, quarter
+from laue_dask.seeding import distinct_rows, sample_kmeans, sample_rows
+from laue_dask.watch.preview import Maps
+
+SAMPLE = 1_000
+"""Patterns whose segmentations are scored."""
+
+STARTS = 3
+
+FEWEST = 50
+"""Patterns from which on there are suggestions."""
+
+REGIONS = 3
+
+GROWTH = 1.25
+"""The next suggestions are due when there are so many times as many patterns: their cost stays a share of the scan."""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Suggestions.
+
+    Attributes
+    ----------
+    patterns
+        Number of patterns that they are made of.
+    suggested_k
+        K at the peaks of the scores, ascending; see `scores.suggest_k`.
+    regions
+        Worth a finer scan, the most interesting first.
+    """
+
+    patterns: int
+    suggested_k: tuple[int, ...]
+    regions: tuple[Region, ...]
+
+    @property
+    def lines(self) -> list[str]:
+        """For people: what to do next."""
+        said = []
+        if self.suggested_k:
+            said.append(f"K = {' or '.join(map(str, self.suggested_k))} (scores of {self.patterns:,} patterns)")
+        said += [f"a finer scan of y {one.y0}–{one.y1}, x {one.x0}–{one.x1}: {one.reason}" for one in self.regions]
+        return said
+
+
+def advise(maps: Maps, shape: tuple[int, int], config: ClusteringConfig) -> Advice:
+    """Score K on a sample of what is there, and look for regions where neighbouring patterns differ.
+
+    Parameters
+    ----------
+    maps
+        See `preview`.
+    shape
+        (ny, nx) of the scan.
+    """
+    sample = maps.components[sample_rows(len(maps.components), SAMPLE, config.seed)]
+    first, last = config.score_k
+    values = list(range(first, min(last, len(distinct_rows(sample)) - 1) + 1))
+    # A start or two less thorough than the run's own: that would take a core away from the frames for seconds.
+    fits = [sample_kmeans(sample, k, n_init=STARTS, seed=config.seed).labels_ for k in values]
+    found = [scores.score_labels(sample, labels, seed=config.seed) for labels in fits]
+    suggested = scores.suggest_k(
+        values, [one["silhouette"] for one in found], [one["calinski_harabasz"] for one in found]
+    )
+    where = maps.where(shape)
+    grains = NeighbourhoodGrains().fit(maps.components, shape=shape, valid=where.valid)
+    boundary = where.paint(grains.boundary_, fill=np.float32(np.nan))
+    labels = where.paint(grains.labels_, fill=np.int32(-1))
+    regions = propose(boundary, labels, size=quarter(shape), count=REGIONS)
+    return Advice(len(maps.components), suggested, tuple(regions))

@@ -1,0 +1,121 @@
+"""Blocks of the scan store that are written while the scan goes on, for `laue-dask run` to find."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from laue_dask.config import Config
+from laue_dask.errors import InputError
+from laue_dask.io.frames import FrameRef
+from laue_dask.io.scan_store import ScanStore
+from laue_dask.stages import ingest
+from laue_dask.watch.folder import State
+from laue_dask.watch.intake import Detector
+
+ENOUGH = ingest.SAMPLE_FRAMES
+"""Frames from which the unusable pixels are taken for known: as many as `run` looks at, spread over the scan. Should
+these tell otherwise in the end, every block is written again."""
+
+
+class Ahead:
+    """Writes whole blocks, one at a time.
+
+    Parameters
+    ----------
+    source
+        Folder or glob, absolute.
+    folder
+        Of the run.
+    config
+        Of the run; `scan.aborted` must be set, for the scan is not complete yet.
+
+    Attributes
+    ----------
+    patterns
+        In blocks that are on disk.
+    """
+
+    def __init__(self, source: str, folder: Path, config: Config) -> None:
+        self.patterns = 0
+        self._source, self._path, self._scan = source, folder / "scan.zarr", config.scan
+        self._recipe = config.recipe if config.recipe.substrate == "keep" else None
+        self._store: ScanStore | None = None
+        self._written: dict[int, list[list[str]]] = {}
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a store to write to."""
+        return self._store is not None
+
+    def begin(self, refs: Sequence[FrameRef], read: Sequence[FrameRef]) -> Detector | None:
+        """Begin the store of the frames `refs`, of which `read` are complete, or go on with one that was begun.
+
+        None where an earlier watch finished the scan with just these frames.
+
+        Raises
+        ------
+        InputError
+            The run's folder has a finished store with frames that are gone from the source.
+        """
+        if self._path.exists() and not self._reopen(refs):
+            return None
+        sample, grid = ingest.read_sample(read), ingest.grid_of(refs, self._scan)
+        store = ingest.begin(self._source, self._path, self._scan, refs, grid, sample, self._recipe)
+        blocks = ingest.blocks_of(store, refs, grid, self._recipe)
+        kept = ingest.written(store, blocks)
+        self._written = {block.index: block.sources for block in blocks if block.index in kept}
+        self._store = store
+        self._count()
+        return Detector(store.detector_mask, store.dtype)
+
+    def _reopen(self, refs: Sequence[FrameRef]) -> bool:
+        """Make way for a scan that goes on after it was taken for aborted; whether it does. Its files are all there."""
+        held = {name for name in ScanStore.open(self._path).source if name}
+        gone = held - {str(ref) for ref in refs}
+        if gone:
+            raise InputError(
+                f"{self._path}: holds {len(gone)} frames that are gone from {self._source}, as {min(gone)}: "
+                "choose another --out, or remove this store"
+            )
+        if len(held) == len(refs):
+            return False
+        shutil.rmtree(self._path)
+        return True
+
+    def write(self, refs: Sequence[FrameRef], read: Mapping[str, State]) -> bool:
+        """Write the next block whose frames were all read; whether there was one."""
+        if self._store is None:
+            raise ValueError("the store is begun first")
+        grid = ingest.grid_of(refs, self._scan)
+        for block in ingest.blocks_of(self._store, refs, grid, self._recipe):
+            members = [ref for shard in block.shards for ref in shard]
+            if self._written.get(block.index) == block.sources or not all(ref and ref.path in read for ref in members):
+                continue
+            states = {ref.path: read[ref.path] for ref in members if ref is not None}
+            ingest.write_ahead(self._store, block, self._recipe)
+            if _changed(states):
+                ingest.forget(self._store, [block.index])
+                self._written.pop(block.index, None)
+            else:
+                self._written[block.index] = block.sources
+            self._count()
+            return True
+        return False
+
+    def finish(self, read: Mapping[str, State]) -> None:
+        """Leave only blocks whose files are still what was read."""
+        if self._store is None:
+            return
+        stale = {
+            index
+            for index, sources in self._written.items()
+            if _changed({name: read[name] for shard in sources for name in shard if name in read})
+        }
+        ingest.forget(self._store, stale)
+
+    def _count(self) -> None:
+        self.patterns = sum(len(shard) for sources in self._written.values() for shard in sources)
+
+
+def _changed(states: Mapping[str, State]) -> bool:
+    return any(State.of(path) != state for path, state in states.items())

@@ -1,0 +1,126 @@
+"""What is known of every frame that was read while the scan went on; survives a kill at any instant.
+
+A line per frame in `frames.jsonl`, its features at the same row of `features.f32`. Features are written first, so that
+a frame whose line is there has them.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from laue_dask.io.places import replace_file
+from laue_dask.watch.folder import State
+
+LINES, FEATURES = "frames.jsonl", "features.f32"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One frame.
+
+    Attributes
+    ----------
+    file
+        Its path.
+    size, changed
+        State of the file when it was read; see `folder.State`.
+    signal
+        Mean of the usable pixels above their first percentile, in counts.
+    saturated
+        Share of the usable pixels that are saturated.
+    unexplained
+        See `encoder.drift.unexplained`; None where it was not computed.
+    """
+
+    file: str
+    size: int
+    changed: int
+    signal: float
+    saturated: float
+    unexplained: float | None
+
+    @property
+    def state(self) -> State:
+        """Of the file when it was read."""
+        return State(self.size, self.changed)
+
+
+class Log:
+    """Frames that were read, in the order in which they were.
+
+    Parameters
+    ----------
+    folder
+        Where the two files are; made if need be.
+    width
+        Features of a pattern.
+    key
+        Of what the features depend on: what an earlier log holds under another key is thrown away.
+
+    Attributes
+    ----------
+    entries
+        A file that was read again has several; the last one counts.
+    """
+
+    def __init__(self, folder: Path, *, width: int, key: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lines, self._features, self._width = folder / LINES, folder / FEATURES, width
+        header = {"key": key, "width": width}
+        found, whole = _read(self._lines, header)
+        row = 4 * width
+        there = self._features.stat().st_size // row if self._features.is_file() else 0
+        self.entries = found[:there]
+        if not whole or len(self.entries) < len(found):
+            lines = [json.dumps(header), *(json.dumps(asdict(entry)) for entry in self.entries)]
+            replace_file(self._lines, "".join(f"{line}\n" for line in lines).encode())
+        with self._features.open("ab") as file:
+            file.truncate(len(self.entries) * row)
+        self._row = {entry.file: i for i, entry in enumerate(self.entries)}
+
+    def add(self, entries: Sequence[Entry], features: NDArray[np.float32]) -> None:
+        """Append frames and their features (n, width)."""
+        with self._features.open("ab") as values:
+            values.write(np.ascontiguousarray(features, dtype="<f4").tobytes())
+        with self._lines.open("a", encoding="utf-8") as file:
+            file.write("".join(f"{json.dumps(asdict(entry))}\n" for entry in entries))
+        for entry in entries:
+            self._row[entry.file] = len(self.entries)
+            self.entries.append(entry)
+
+    def features(self) -> NDArray[np.float32]:
+        """Features (n, width) of all entries, on disk."""
+        if not self.entries:
+            return np.empty((0, self._width), dtype=np.float32)
+        shape = (len(self.entries), self._width)
+        return np.memmap(self._features, dtype="<f4", mode="r", shape=shape)
+
+    def rows(self, files: Sequence[str]) -> NDArray[np.int64]:
+        """Row of the last entry of each file, −1 for one that was not read."""
+        return np.array([self._row.get(file, -1) for file in files], dtype=np.int64)
+
+    @property
+    def states(self) -> dict[str, State]:
+        """State in which each file was read the last time."""
+        return {file: self.entries[row].state for file, row in dict(self._row).items()}  # another thread adds to it
+
+
+def _read(path: Path, header: dict[str, Any]) -> tuple[list[Entry], bool]:
+    """Entries of an earlier log, up to a line that a kill cut off, and whether all of it could be used."""
+    entries: list[Entry] = []
+    if not path.is_file():
+        return entries, False
+    first, *lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    try:
+        if json.loads(first) != header:
+            return entries, False
+        for line in lines[:-1]:
+            entries.append(Entry(**json.loads(line)))
+    except (ValueError, TypeError):
+        return entries, False
+    return entries, lines[-1:] == [""]

@@ -1,0 +1,429 @@
+"""The loop: look at the folder, take in what is complete, draw the maps, write ahead, and hand over to `pipeline.run`.
+
+Three things go on at once. This thread lists the folder, reads frames, reduces and encodes them; a second draws the
+maps; a third does what takes seconds: it finds the unusable pixels, writes blocks of the scan store, scores K. All of
+it is bounded: frames are held a few at a time, and a map is drawn when the last one is done.
+"""
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numpy as np
+
+from laue_dask import pipeline
+from laue_dask.config import Config
+from laue_dask.encoder import weights
+from laue_dask.encoder.drift import Drift
+from laue_dask.encoder.encode import Network
+from laue_dask.encoder.extractors import Extractor
+from laue_dask.errors import InputError
+from laue_dask.io.frames import FrameRef
+from laue_dask.io.lock import locked
+from laue_dask.io.places import replace_file
+from laue_dask.progress import Progress
+from laue_dask.record import Run
+from laue_dask.report import canvas
+from laue_dask.report.maps import label_figure, rgb_figure
+from laue_dask.stages import extraction, ingest
+from laue_dask.watch.advice import FEWEST as ENOUGH_FOR_ADVICE
+from laue_dask.watch.advice import GROWTH, Advice, advise
+from laue_dask.watch.ahead import ENOUGH, Ahead
+from laue_dask.watch.alarms import Alarms
+from laue_dask.watch.folder import Folder
+from laue_dask.watch.intake import Intake
+from laue_dask.watch.log import Log
+from laue_dask.watch.page import write_page
+from laue_dask.watch.preview import Maps, Preview
+
+NAME, PAGE, FOLDER = "watch.json", "watch.html", "watch"
+"""In the run's folder: the state, the page, and what belongs to them."""
+
+MAPS = {"Direct colouring": "direct_colouring.png", "Labels": "labels.png"}
+"""Caption and file of each map, in `FOLDER`."""
+
+POLL = 0.25
+"""Seconds between two looks at the folder, at least; looking takes a fifth of the time at most."""
+
+BATCH = 16
+"""Frames that are taken in before the folder is looked at again."""
+
+REFRESH = 1.0
+"""Seconds between the beginnings of two refreshes of the maps, at least; they take half of a core at most."""
+
+TELL = 10.0
+"""Seconds between two lines on the console."""
+
+LINGER = 60.0
+"""Seconds for which a scan whose frames are all there waits for those that cannot be read."""
+
+FIRST_K = 6
+"""Clusters before there is a suggestion."""
+
+RATE = 60.0
+"""Seconds over which frames/s are counted."""
+
+LATENCIES = 10_000
+"""Frames over which the time from file to map is summed up."""
+
+
+@dataclass(frozen=True)
+class _Refreshed:
+    """What came of a refresh: maps, the rows of the log that they show, and when they were on disk."""
+
+    maps: Maps | None
+    rows: int
+    drift: Drift | None
+    trouble: str
+    shown: float
+
+
+def watch(
+    origin: str,
+    folder: Path,
+    config: Config,
+    *,
+    command: str,
+    progress: Progress,
+    timeout: float,
+    stop: Event,
+    say: Callable[[str], Any],
+) -> Run:
+    """Segment a scan while it is measured, and as a whole when it is over.
+
+    Parameters
+    ----------
+    origin
+        Folder or glob of frames, one per file. It may be empty, or not there yet.
+    folder
+        The run's. What an earlier watch of the same scan left there is taken over.
+    config
+        With the shape of the scan.
+    timeout
+        Seconds without anything new after which the scan is over, counted from the first frame on.
+    stop
+        Set to end the scan with what there is.
+    say
+        Told one line at a time: how far the scan is, suggestions, alarms.
+
+    Returns
+    -------
+    Run
+        Of `pipeline.run` on the finished scan.
+
+    Raises
+    ------
+    LaueDaskError
+        See `pipeline.run`.
+    """
+    if config.scan.shape is None:
+        raise InputError("watch has to know the scan's shape before it is measured: give --shape NY NX")
+    _check_origin(origin)
+    pipeline.check_folder(folder)
+    folder, source = folder.absolute(), ingest.absolute(origin)
+    extractor = extraction.extractor_of(config.encoder, config.recipe)
+    with locked(folder, command):
+        watcher = Watcher(source, folder, config, extractor, say=say)
+        try:
+            watcher.follow(timeout, stop)
+        except BaseException as error:
+            watcher.write("failed", str(error) or "interrupted: the same command goes on")
+            raise
+        final = watcher.finish()
+    try:
+        record = pipeline.run(origin, folder, final, command=command, progress=progress)
+    except BaseException as error:
+        watcher.write("failed", str(error) or "interrupted: the same command goes on")
+        raise
+    watcher.write("finished")
+    return record
+
+
+def _check_origin(origin: str) -> None:
+    path = Path(origin)
+    if "::" in origin or path.is_file():
+        raise InputError(f"{origin}: watch takes a folder, or a glob, of frames that are a file each")
+    if path.suffix == ".zarr":
+        raise InputError(f"{origin}: is a scan store, whose scan is over: use `laue-dask run`")
+    if not any(sign in origin for sign in "*?[") and not path.absolute().parent.is_dir():
+        raise InputError(f"{origin}: no such folder, nor one that it could appear in")
+
+
+class Watcher:
+    """A scan that goes on.
+
+    Parameters
+    ----------
+    source
+        Folder or glob of frames, absolute.
+    folder
+        Of the run; this process owns it.
+    config
+        With the shape of the scan.
+    extractor
+        As configured, not fitted.
+    say
+        Told one line at a time.
+    """
+
+    def __init__(
+        self, source: str, folder: Path, config: Config, extractor: Extractor, *, say: Callable[[str], Any]
+    ) -> None:
+        self._shape = config.scan.shape or (1, 1)
+        self._source, self._run, self._config, self._say = source, folder, config, say
+        self._folder = folder / FOLDER
+        key = f"{source} {config.recipe.digest()} {extractor.digest}"
+        self._log = Log(self._folder, width=extractor.n_features, key=key)
+        self._files = Folder(source, self._log.states)
+        self._alarms = Alarms(say)
+        self._intake = Intake(
+            self._files,
+            self._log,
+            config.recipe,
+            extractor,
+            self._folder,
+            self._alarms,
+            quality=config.quality != "none",
+        )
+        # So few frames are no sign of a wrong shape yet.
+        self._scan = config.scan.model_copy(update={"aborted": True})
+        self._ahead = Ahead(source, folder, config.model_copy(update={"scan": self._scan}))
+        self._preview = Preview(config.pca, seed=config.clustering.seed)
+        self._reference = _reference(extractor)
+        self._shown: _Refreshed | None = None
+        self._advice: Advice | None = None
+        self._latency: deque[float] = deque(maxlen=LATENCIES)
+        self._taken: deque[tuple[float, int]] = deque()
+        self._kept = len(self._log.entries)
+
+    @property
+    def _points(self) -> int:
+        return self._shape[0] * self._shape[1]
+
+    @property
+    def _k(self) -> int:
+        if self._config.clustering.k:
+            return self._config.clustering.k[0]
+        return self._advice.suggested_k[-1] if self._advice and self._advice.suggested_k else FIRST_K
+
+    def follow(self, timeout: float, stop: Event) -> None:
+        """Take in frames until the scan is over; see `watch`."""
+        found = f"{self._kept:,} frames are known from before" if self._kept else "no frame is known yet"
+        self._say(f"watch: {self._source}, {self._shape[0]} × {self._shape[1]} points; {found}")
+        self._say(f"watch: the live map is {self._run / PAGE}")
+        self.write("waiting")
+        drawing: Future[_Refreshed] | None = None
+        aside: Future[Any] | None = None
+        drawn = told = written = 0.0
+        with ThreadPoolExecutor(1, "maps") as maps, ThreadPoolExecutor(1, "aside") as slow:
+            while True:
+                begun = time.monotonic()
+                ready = self._files.look()
+                looked = time.monotonic() - begun
+                new = self._intake.take(ready[:BATCH]) if ready else 0
+                now = time.monotonic()
+                if new:
+                    self._taken.append((now, new))
+                self._hear()
+                if drawing is not None and drawing.done():
+                    self._take_over(drawing.result())
+                    drawing, written = None, 0.0
+                behind = len(self._log.entries) > (self._shown.rows if self._shown else 0)
+                if drawing is None and behind and now - drawn >= REFRESH:
+                    drawing, drawn = maps.submit(self._refresh, tuple(self._files.refs), self._k), now
+                if aside is None or aside.done():
+                    if aside is not None:
+                        aside.result()
+                    work = self._next_aside()
+                    aside = slow.submit(work) if work else None
+                if now - told >= (TELL if told else 0.0) and self._files.refs:
+                    told = now
+                    self._say(self._line())
+                if now - written >= REFRESH:
+                    written = now
+                    self.write("scanning" if self._files.refs else "waiting")
+                why = self._over(timeout, stop)
+                if why:
+                    break
+                # At once where there is more to take in.
+                if len(ready) <= BATCH:
+                    stop.wait(max(0.0, begun + max(POLL, 5 * looked) - time.monotonic()))
+        if self._log.entries:
+            self._take_over(self._refresh(tuple(self._files.refs), self._k))
+        self._say(self._line())
+        self._say(f"watch: {why}; the scan is segmented as a whole now")
+
+    def finish(self) -> Config:
+        """Leave the folder to `pipeline.run`; the configuration for it."""
+        self._ahead.finish(self._log.states)
+        self.write("finishing")
+        few = len(self._files.refs) < 0.5 * self._points
+        return self._config.model_copy(update={"scan": self._scan}) if few else self._config
+
+    def _over(self, timeout: float, stop: Event) -> str:
+        """Why the scan is over; empty while it is not."""
+        files = self._files
+        quiet = time.monotonic() - files.news
+        if stop.is_set():
+            return f"ended after {len(files.refs):,} of {self._points:,} frames"
+        if len(files.refs) >= self._points and (not files.unread or files.quiet(LINGER)):
+            return f"all {self._points:,} frames are there"
+        if files.refs and quiet >= timeout:
+            return f"nothing new for {quiet:.0f} s, after {len(files.refs):,} of {self._points:,} frames"
+        return ""
+
+    def _hear(self) -> None:
+        """Raise and end the alarms that are not about single frames."""
+        if self._files.problem and self._files.refs:
+            self._alarms.begin("files", self._files.problem)
+        elif self._shown is not None and self._shown.trouble:
+            self._alarms.begin("files", self._shown.trouble)
+        else:
+            self._alarms.end("files", "the frames can be placed again")
+
+    def _next_aside(self) -> Callable[[], None] | None:
+        """What takes seconds and is due."""
+        refs, known = self._files.refs, len(self._log.entries)
+        if known >= min(ENOUGH, max(1, self._points // 2)) and not self._ahead.begun and self._files.unread < BATCH:
+            return partial(self._begin, tuple(refs))
+        maps = self._shown.maps if self._shown else None
+        if maps is not None:
+            due = GROWTH * self._advice.patterns if self._advice else ENOUGH_FOR_ADVICE
+            if len(maps.patterns) >= due:
+                return partial(self._advise, maps)
+        return partial(self._write, tuple(refs)) if self._ahead.begun else None
+
+    def _begin(self, refs: Sequence[FrameRef]) -> None:
+        read = self._log.states
+        detector = self._ahead.begin(refs, [ref for ref in refs if ref.path in read])
+        if detector is not None:
+            self._intake.detector = detector
+
+    def _write(self, refs: Sequence[FrameRef]) -> None:
+        if not self._ahead.write(refs, self._log.states):
+            time.sleep(REFRESH)  # nothing is due: not to be asked for again at once
+
+    def _advise(self, maps: Maps) -> None:
+        before = self._advice.lines if self._advice else []
+        self._advice = advise(maps, self._shape, self._config.clustering)
+        for line in self._advice.lines:
+            if line not in before:
+                self._say(f"suggestion: {line}")
+
+    def _refresh(self, refs: Sequence[FrameRef], k: int) -> _Refreshed:
+        """Place, map and draw all frames that are known."""
+        rows = len(self._log.entries)
+        errors = np.array([entry.unexplained for entry in self._log.entries[:rows]], dtype=np.float32)
+        drift = Drift.between(errors, self._reference)
+        try:
+            placed = ingest.grid_of(refs, self._scan).pattern
+        except InputError as error:
+            return _Refreshed(self._shown.maps if self._shown else None, rows, drift, str(error), time.time())
+        row = self._log.rows([ref.path for ref in refs])
+        known = np.flatnonzero((row >= 0) & (row < rows))
+        known = known[np.argsort(placed[known])]
+        maps = self._preview.update(self._log.features()[:rows], row[known], placed[known], k)
+        if maps is not None:
+            self._draw(maps)
+        return _Refreshed(maps, rows, drift, "", time.time())
+
+    def _draw(self, maps: Maps) -> None:
+        where = maps.where(self._shape)
+        labels = where.paint(maps.labels, fill=np.int32(-1))
+        facts = f"{len(maps.patterns):,} of {self._points:,} patterns, preliminary"
+        figures = (
+            rgb_figure(
+                where.paint(maps.rgb, fill=np.uint8(0)),
+                where.valid.reshape(self._shape),
+                title="Direct colouring so far",
+                facts=facts,
+                over="its middle 99 %",
+            ),
+            label_figure(labels, maps.k, delegates=None, title=f"K = {maps.k} so far", facts=facts),
+        )
+        for figure, name in zip(figures, MAPS.values(), strict=True):
+            replace_file(self._folder / name, canvas.png(figure))
+
+    def _take_over(self, found: _Refreshed) -> None:
+        self._shown = found
+        for row in [row for row in self._intake.since if row < found.rows]:
+            self._latency.append(found.shown - self._intake.since.pop(row))
+        self._alarms.compare(found.drift)
+
+    def write(self, state: str, reason: str = "") -> None:
+        """Write the state and the page."""
+        content = self._state(state, reason)
+        replace_file(self._run / NAME, json.dumps(content, indent=1, ensure_ascii=False).encode())
+        write_page(content, {caption: self._folder / name for caption, name in MAPS.items()}, self._run / PAGE)
+
+    def _state(self, state: str, reason: str) -> dict[str, Any]:
+        maps, now = self._shown.maps if self._shown else None, time.monotonic()
+        latency = np.array(self._latency) if self._latency else np.zeros(1)
+        return {
+            "state": state,
+            "reason": reason,
+            "source": self._source,
+            "scan_shape": list(self._shape),
+            "order": self._config.scan.order,
+            "points": self._points,
+            "frames": len(self._log.entries),
+            "mapped": 0 if maps is None else len(maps.patterns),
+            "backlog": self._files.unread,
+            "skipped": 0 if maps is None else int(maps.patterns.max()) + 1 - len(maps.patterns),
+            "unreadable": [{"file": path, "reason": why} for path, why in self._files.unreadable.items()],
+            "frames_per_s": round(self._rate(now), 2),
+            "latency_s": {
+                "frames": len(self._latency),
+                **{f"p{q}": round(float(np.percentile(latency, q)), 2) for q in (50, 95)},
+                "max": round(float(latency.max()), 2),
+            },
+            "quiet_s": round(now - self._files.news, 1),
+            "k": None if maps is None else maps.k,
+            "suggested_k": list(self._advice.suggested_k) if self._advice else [],
+            "suggestions": self._advice.lines if self._advice else [],
+            "alarms": [
+                {
+                    "kind": alarm.kind,
+                    "message": alarm.message,
+                    "since": _clock(alarm.since),
+                    "until": None if alarm.until is None else _clock(alarm.until),
+                }
+                for alarm in self._alarms.raised
+            ],
+            "store": {"patterns": self._ahead.patterns},
+            "updated": _clock(time.time()),
+        }
+
+    def _rate(self, now: float) -> float:
+        while self._taken and now - self._taken[0][0] > RATE:
+            self._taken.popleft()
+        if len(self._taken) < 2:
+            return 0.0
+        # The first batch came before the time that is counted.
+        return sum(count for _, count in list(self._taken)[1:]) / max(now - self._taken[0][0], 1e-9)
+
+    def _line(self) -> str:
+        state = self._state("scanning", "")
+        behind = f"{state['latency_s']['p95']:.1f} s from file to map (95 %)" if self._latency else "no map yet"
+        unreadable = f", {len(state['unreadable'])} unreadable" if state["unreadable"] else ""
+        return (
+            f"watch: {state['frames']:,} of {self._points:,} frames, {state['frames_per_s']:.1f} frames/s, "
+            f"backlog {state['backlog']}, {behind}{unreadable}"
+        )
+
+
+def _reference(extractor: Extractor) -> dict[str, float]:
+    path = weights.locate(extractor.weights_name) if isinstance(extractor, Network) else None
+    return {} if path is None else dict(weights.read_card(path).reference)
+
+
+def _clock(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
