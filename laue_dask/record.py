@@ -4,12 +4,14 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import google_crc32c
 
 from laue_dask import __version__
 from laue_dask.config import Config
@@ -17,12 +19,21 @@ from laue_dask.encoder.drift import Drift
 from laue_dask.encoder.weights import UNTRAINED_SEED
 from laue_dask.errors import InputError
 from laue_dask.io.places import replace_file
+from laue_dask.io.receipts import IN_RUN, Receipts
 from laue_dask.io.scan_store import ScanStore
 
 NAME = "run.json"
 
 WITHDRAWN = "run.json.withdrawn"
 """The record of a run while `laue-dask segment` puts other results into its place."""
+
+CHECKSUM = "crc32c"
+"""Last entry of a record: of all the others."""
+
+FILES = ("config.yaml", "report.html", "delegates.csv", "grains.csv", "regions.csv", "pixels.safetensors", "plots/*")
+"""What a run leaves beside its record and its results; other files in its folder are none of ours."""
+
+REMEDY = "run `laue-dask run`, the same command, again"
 
 PACKAGES = ("dask", "distributed", "dask-ml", "fabio", "numpy", "scikit-learn", "torch", "zarr")
 
@@ -103,9 +114,35 @@ class Run:
 
 
 def write(folder: Path, values: dict[str, Any]) -> None:
-    """Write the record of a run; it appears only when complete, and last of all: a run without it is not finished."""
-    replace_file(folder / NAME, json.dumps(values, indent=1, ensure_ascii=False).encode())
+    """Write the record of a run; it appears only when complete, and last of all: a run without it is not finished.
+
+    Just before it, the receipts of the run's other files are taken down.
+    """
+    for left in folder.glob(".*.partial"):  # of commands that were killed
+        left.unlink()
+    Receipts.of(
+        folder, [path.relative_to(folder).as_posix() for pattern in FILES for path in folder.glob(pattern)]
+    ).write(IN_RUN)
+    text = json.dumps({**values, CHECKSUM: _checksum(values)}, indent=1, ensure_ascii=False)
+    replace_file(folder / NAME, text.encode(errors="surrogatepass"))
     (folder / WITHDRAWN).unlink(missing_ok=True)
+
+
+def _checksum(values: dict[str, Any]) -> str:
+    """CRC-32C of a record's values, however they are laid out in the file."""
+    text = json.dumps({name: value for name, value in values.items() if name != CHECKSUM}, sort_keys=True)
+    return f"{google_crc32c.value(text.encode()):08x}"
+
+
+def check(folder: Path) -> None:
+    """Raise `StoreError` unless all that a finished run's receipts list, such as its figures, is as it was written."""
+    if (folder / NAME).exists():
+        Receipts.read(folder, IN_RUN).check(remedy=REMEDY)
+
+
+def release(folder: Path, names: Collection[str]) -> None:
+    """From here on these files of a finished run may change, without being taken for damaged after a kill."""
+    Receipts.read(folder, IN_RUN).without(names).write(IN_RUN)
 
 
 def withdraw(folder: Path) -> None:
@@ -131,10 +168,12 @@ def read(folder: Path, *, withdrawn: bool = False) -> dict[str, Any]:
         raise InputError(f"{folder}: no finished run (run.json is missing): start it with `laue-dask run`") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is damaged ({error}): run `laue-dask run` again") from error
     if not isinstance(record, dict) or "laue_dask" not in record:
         raise InputError(f"{path}: is not the record of a run: run `laue-dask run` again")
+    if record.pop(CHECKSUM, None) != _checksum(record):
+        raise InputError(f"{path}: is damaged or was changed, its checksum is another: {REMEDY}")
     return record
 
 

@@ -153,7 +153,7 @@ def repeated_store(path: Path, shape: tuple[int, int], of: ScanStore) -> ScanSto
         crc = of.root.attrs["crc32c"][block % shards]
         names = [f"f_{i}.tif" for i in range(start, stop)]
         receipts.append(
-            {"block": block, "start": start, "stop": stop, "crc32c": crc, "source": names}
+            {"block": block, "start": start, "stop": stop, "crc32c": crc, "source": names, "seal": store.seal(block)}
             | {"set_aside": [], "positions": None}
         )
     store.record(receipts)

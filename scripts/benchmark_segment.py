@@ -84,15 +84,20 @@ def make_run(folder: Path) -> None:
         provenance={},
         store_frames=False,
     )
-    store.root["valid"][:] = True
-    store.root["source"][:] = np.array([f"frame_{i:06d}.tif" for i in range(n)], dtype=object)
-    store.root.attrs.update({"complete": True, "crc32c": []})
+    unit = store.shard_frames
+    store.record(
+        [
+            {"block": start // unit, "start": start, "stop": min(start + unit, n), "crc32c": 0}
+            | {"source": [f"frame_{i:06d}.tif" for i in range(start, min(start + unit, n))]}
+            | {"set_aside": [], "positions": None}
+            for start in range(0, n, unit)
+        ]
+    )
+    store = store.finish()
     reduced = store.create_reduced(config.recipe.digest(), 500, {})
     some = patterns(rng, 500)
     for start in range(0, n, 500):
         reduced[start : start + 500] = some
-    (folder / "scan.zarr.part").rename(folder / "scan.zarr")
-    store = ScanStore.open(folder / "scan.zarr")
 
     X = features(rng)
     pca = IncrementalPCA(n_components=M_PCA).fit(X)

@@ -13,7 +13,7 @@ from distributed import Client
 from laue_dask import pipeline
 from laue_dask.compute import cluster
 from laue_dask.compute.cluster import Workers
-from laue_dask.compute.run import Journal
+from laue_dask.io.journal import Journal
 from laue_dask.config import Recipe, load
 from laue_dask.encoder import encode as encoder
 from laue_dask.encoder import weights

@@ -5,13 +5,9 @@ block it was at, never a finished one. A bounded number of blocks is in flight, 
 do not grow with the scan. Finished blocks are in a journal on disk, which the next run reads.
 """
 
-import json
-import os
-import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, Self, overload
+from typing import Any, overload
 
 import dask.array as da
 import numpy as np
@@ -22,64 +18,15 @@ from numpy.typing import NDArray
 
 from laue_dask.compute.local import available_cores
 from laue_dask.errors import ComputeError, LaueDaskError
-from laue_dask.io.places import replace_file
+from laue_dask.io.block_files import BlockFiles, checksum, location
+from laue_dask.io.journal import Journal, Receipt
 from laue_dask.progress import Progress
-
-Receipt = dict[str, Any]
-"""What is known of a finished block: `block`, `start`, `stop`, `crc32`, and what its stage adds."""
 
 MAPPINGS = 3
 """How often `map_tasks` is tried while workers die."""
 
 PATIENCE = 900.0
 """Seconds without a single finished block after which the run is taken for stuck."""
-
-
-class Journal:
-    """Receipts of finished blocks, one JSON line each; survives a kill at any instant.
-
-    Parameters
-    ----------
-    path
-        File; its folder is made when the first receipt is added.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def read(self) -> dict[int, Receipt]:
-        """Receipts by block; a last line that was cut off by a kill is ignored."""
-        receipts: dict[int, Receipt] = {}
-        if self.path.is_file():
-            for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
-                    receipt = json.loads(line)
-                    receipts[int(receipt["block"])] = receipt
-                except (ValueError, KeyError, TypeError):
-                    continue
-        return receipts
-
-    def add(self, receipt: Receipt) -> None:
-        """Append a receipt; it is on disk when this returns."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            # A torn line of an earlier kill must not swallow this one.
-            file.write("\n" + json.dumps(receipt, separators=(",", ":")))
-            file.flush()
-            os.fsync(file.fileno())
-
-    def keep(self, wanted: Callable[[Receipt], bool]) -> None:
-        """Forget the receipts that are not wanted, such as those of blocks that are gone."""
-        receipts = self.read()
-        kept = [receipt for receipt in receipts.values() if wanted(receipt)]
-        if len(kept) < len(receipts):
-            replace_file(self.path, "".join(f"\n{json.dumps(receipt)}" for receipt in kept).encode())
-
-    @classmethod
-    def of(cls, array: zarr.Array[Any]) -> Self:
-        """The journal of an array on disk, which lies in the array's own folder and goes when the array goes."""
-        root, name = location(array)
-        return cls(Path(root) / name / "journal.jsonl")
 
 
 class Blocks(Sequence[Delayed]):
@@ -217,8 +164,9 @@ def write_array(
     """
     if complete(target):
         return
-    journal = Journal.of(target)
-    journal.keep(lambda receipt: _is_written(target, int(receipt["block"])))
+    journal, files = Journal.of(target), BlockFiles(target)
+    files.sweep()
+    journal.keep(lambda receipt: _is_whole(files, receipt))
     done = sum(receipt["stop"] - receipt["start"] for receipt in journal.read().values())
     if done == target.shape[0]:
         target.attrs["finished"] = True
@@ -235,20 +183,19 @@ def write_array(
 
 
 def complete(array: zarr.Array[Any]) -> bool:
-    """Whether an array was finished and all its blocks are still there: a lost one would be read as fill values."""
-    blocks = -(-array.shape[0] // (array.shards or array.chunks)[0])
-    return bool(array.attrs.get("finished")) and all(_is_written(array, block) for block in range(blocks))
+    """Whether an array was finished and all its blocks are still what was written.
+
+    A damaged one would fail in the middle of the next stage; one that is gone or another's would be read as it is.
+    """
+    files, receipts = BlockFiles(array), Journal.of(array).read()
+    return bool(array.attrs.get("finished")) and all(
+        block in receipts and _is_whole(files, receipts[block]) for block in range(files.count)
+    )
 
 
-def _is_written(array: zarr.Array[Any], block: int) -> bool:
-    root, member = location(array)
-    key = array.metadata.encode_chunk_key((block, *([0] * (array.ndim - 1))))
-    return (Path(root) / member / key).is_file()
-
-
-def location(array: zarr.Array[Any]) -> tuple[str, str]:
-    """Path of an array's store, and the array's name in it: what a task needs to open it again."""
-    return str(array.store_path.store.root), array.path  # type: ignore[attr-defined]
+def _is_whole(files: BlockFiles, receipt: Receipt) -> bool:
+    block, seal = int(receipt["block"]), receipt.get("seal")
+    return 0 <= block < files.count and seal is not None and files.fault(block, seal, whole=True) is None
 
 
 def write_tasks(blocks: da.Array, target: zarr.Array[Any]) -> Blocks:
@@ -312,8 +259,8 @@ def write_block(block: NDArray[Any], array: zarr.Array[Any], index: int) -> Rece
         raise ValueError(f"{len(block)} rows are not block {index} of {unit} rows among {array.shape[0]}")
     # Written even if empty: a block that is not there is one that was lost.
     array.with_config({"write_empty_chunks": True})[start : start + len(block)] = block
-    crc = zlib.crc32(np.ascontiguousarray(block).view(np.uint8).data)
-    return {"block": index, "start": start, "stop": start + len(block), "crc32": crc}
+    found = {"crc32c": checksum(block), "seal": BlockFiles(array).seal(index)}
+    return {"block": index, "start": start, "stop": start + len(block), **found}
 
 
 def map_tasks(

@@ -1,16 +1,16 @@
 """The frames of a scan store on disk: written by whole shards, read by chunks, and never silently lost."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import google_crc32c
 import numpy as np
 import zarr
 from numpy.typing import DTypeLike, NDArray
 
 from laue_dask.blocks import block_size
 from laue_dask.errors import ComputeError, StoreError
+from laue_dask.io.block_files import BlockFiles
 from laue_dask.io.shard_file import ShardFiles
 
 SHARD_BYTES = 128 * 2**20
@@ -51,14 +51,19 @@ class FrameArray:
         The store, for messages and to see whether a shard is there.
     array
         Its array `frames`.
+    seals
+        Of its shards, each of which is held against its own before it is read; None while they are written.
     """
 
-    def __init__(self, folder: Path, array: zarr.Array[Any]) -> None:
+    def __init__(self, folder: Path, array: zarr.Array[Any], seals: Sequence[int] | None = None) -> None:
         self.folder = folder
         self.array = array
         self.shard_frames = int((array.shards or array.chunks)[0])
         self.chunk_frames = int(array.chunks[0])
-        self._files = ShardFiles.of(array)
+        self.files = BlockFiles(array)
+        self._seals = seals
+        self._sealed: dict[int, tuple[int, ...]] = {}
+        self._shards = ShardFiles.of(array)
 
     def write(self, start: int, stack: NDArray[Any]) -> None:
         """Write exactly one shard; see `ScanStore.write_frames`."""
@@ -98,9 +103,9 @@ class FrameArray:
     def _read(self, start: int, stop: int, out: NDArray[Any]) -> None:
         whole = start % self.chunk_frames == 0 and (stop - start) % self.chunk_frames == 0
         try:
-            if self._files is not None and whole and out.flags.c_contiguous:
+            if self._shards is not None and whole and out.flags.c_contiguous:
                 place = start % self.shard_frames // self.chunk_frames
-                self._files.read(self._key(start // self.shard_frames), place, out)
+                self._shards.read(self._key(start // self.shard_frames), place, out)
             else:
                 out[...] = self.array[start:stop]
         except MemoryError:
@@ -114,24 +119,27 @@ class FrameArray:
         for start in range(0, self.array.shape[0], self.shard_frames):
             self._check_shard(start)
 
-    def has_shard(self, block: int) -> bool:
-        """Whether a shard is on disk."""
-        return (self.folder / "frames" / self._key(block)).is_file()
-
     def _key(self, block: int) -> str:
         return self.array.metadata.encode_chunk_key((block, 0, 0))
 
     def _check_shard(self, start: int) -> None:
-        """A shard that is gone would be read as zeros without a word."""
+        """A shard that is gone would be read as zeros without a word, one in another's place as that one."""
         block = start // self.shard_frames
-        if not self.has_shard(block):
+        try:
+            found = self.files.path(block).stat()
+        except OSError as error:
             key = self._key(block)
-            raise StoreError(f"{self.folder}: the shard of frames {start}, … is missing ({key}): ingest again")
-
-
-def checksum(stack: NDArray[Any]) -> int:
-    """CRC-32C of an array's bytes: processors have an instruction for it."""
-    return int(google_crc32c.value(np.ascontiguousarray(stack).reshape(-1).view(np.uint8)))
+            raise StoreError(
+                f"{self.folder}: the shard of frames {start}, … is missing ({key}): ingest again"
+            ) from error
+        state = (found.st_ino, found.st_size, found.st_mtime_ns)
+        if self._seals is None or self._sealed.get(block) == state:
+            return
+        fault = self.files.fault(block, self._seals[block])
+        if fault:
+            where = f"frames {start} to {min(start + self.shard_frames, self.array.shape[0]) - 1} are damaged"
+            raise StoreError(f"{self.folder}: {where}: {self._key(block)} {fault}: ingest again")
+        self._sealed[block] = state
 
 
 def _power_of_two(limit: int) -> int:

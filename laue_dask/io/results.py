@@ -14,8 +14,14 @@ from numpy.typing import NDArray
 
 from laue_dask import schema
 from laue_dask.errors import StoreError
+from laue_dask.io.block_files import BlockFiles
+from laue_dask.io.journal import NAME as JOURNAL
+from laue_dask.io.journal import Journal
+from laue_dask.io.receipts import Receipts
 
 NAME = "results.zarr"
+
+REMEDY = "make it again with `laue-dask run`, the same command"
 
 
 class ResultsWriter:
@@ -49,7 +55,7 @@ class ResultsWriter:
             if found is None or found.attrs.get("key") != key or found.shape != shape:
                 continue
             if store == self.path:
-                if not found.attrs.get("finished"):
+                if not found.attrs.get("finished") or _is_damaged(store, f"{name}/zarr.json"):
                     continue
                 self.keep(name)
             return zarr.open_array(str(self.partial), path=name, mode="r+")
@@ -86,6 +92,9 @@ class ResultsWriter:
             # Consolidated metadata are no part of Zarr's specification yet, but xarray warns where there are none.
             warnings.simplefilter("ignore")
             zarr.consolidate_metadata(str(self.partial), zarr_format=3)
+        for left in self.partial.rglob("*.partial"):  # of writers that were killed
+            left.unlink()
+        Receipts.of(self.partial, ["zarr.json", *sorted(schema.RESULTS)]).write()
         old = self.path.with_name(NAME + ".old")
         shutil.rmtree(old, ignore_errors=True)
         if self.path.exists():
@@ -93,6 +102,13 @@ class ResultsWriter:
         self.partial.rename(self.path)
         shutil.rmtree(old, ignore_errors=True)
         return self.path
+
+
+def recover(folder: Path) -> None:
+    """Put back the results that a command was killed over just before it put others into their place."""
+    old, path = folder / (NAME + ".old"), folder / NAME
+    if old.is_dir() and not path.exists():
+        old.rename(path)
 
 
 def read(folder: Path) -> xr.Dataset:
@@ -107,21 +123,40 @@ def read(folder: Path) -> xr.Dataset:
     if not path.is_dir():
         raise StoreError(f"{folder}: no finished run ({NAME} is missing): start it with `laue-dask run`")
     try:
+        Receipts.read(path).check(remedy=REMEDY)
+        _check_blocks(path)
         group = zarr.open_group(str(path), mode="r", use_consolidated=False)
         schema.check(group, schema.RESULTS)
         dataset: xr.Dataset = xr.open_zarr(path, consolidated=False, mask_and_scale=False)
     except StoreError:
         raise
     except (OSError, KeyError, ValueError, TypeError) as error:
-        raise StoreError(f"{path}: damaged ({type(error).__name__}): make it again with `laue-dask run`") from error
+        raise StoreError(f"{path}: damaged ({type(error).__name__}): {REMEDY}") from error
     return dataset
+
+
+def _check_blocks(path: Path) -> None:
+    """Raise `StoreError` for the first block that is not the one that was written; what is in it, its codecs check."""
+    for journal in path.glob(f"*/{JOURNAL}"):
+        files = BlockFiles(zarr.open_array(str(path), path=journal.parent.name, mode="r"))
+        for block, receipt in Journal(journal).read().items():
+            fault = files.fault(block, receipt["seal"])
+            if fault:
+                raise StoreError(f"{files.path(block)}: {fault}: {REMEDY}")
 
 
 def _read_array(store: Path, name: str) -> zarr.Array[Any] | None:
     try:
         return zarr.open_array(str(store), path=name, mode="r")
-    except (FileNotFoundError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _is_damaged(store: Path, name: str) -> bool:
+    try:
+        return any(fault for _, fault in Receipts.read(store).faults([name]))
+    except StoreError:
+        return True
 
 
 def _link(source: str, target: str) -> str:

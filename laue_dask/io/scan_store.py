@@ -21,9 +21,11 @@ from numpy.typing import DTypeLike, NDArray
 
 from laue_dask import schema
 from laue_dask.errors import FrameError, StoreError
-from laue_dask.io.frame_array import FrameArray, checksum, frame_layout
+from laue_dask.io.block_files import checksum
+from laue_dask.io.frame_array import FrameArray, frame_layout
 from laue_dask.io.frames import FrameRef, read_frame
 from laue_dask.io.geometry import ScanGrid
+from laue_dask.io.receipts import Receipts
 from laue_dask.io.shards import read_shard
 
 __all__ = ["ScanStore", "frame_layout", "ingest_shard"]
@@ -31,7 +33,15 @@ __all__ = ["ScanStore", "frame_layout", "ingest_shard"]
 REDUCED_CHUNK = 32
 """Reduced patterns of a chunk: half a megabyte, small enough to look at one pattern, large enough to stream them."""
 
+REMEDY = "remove the store and ingest again"
+
 _PART = ".part"
+_UNSYNCED = 300.0
+"""Seconds before a crash of the machine in which what was written may not have reached the disk."""
+
+_GROWING = ("grid", "manifest", "asked")
+"""Provenance that more frames of a scan change. Each shard is held against the frames that it was made of."""
+
 _TABLE_CHUNK = 65_536
 _SUBSTRATE = schema.ArraySpec(("row", "column"), "float32", 0, "counts", "what the scan's patterns have in common")
 
@@ -110,8 +120,12 @@ class ScanStore:
         }
         folder = path.with_name(path.name + _PART)
         if folder.exists():
-            if _begun_with(folder, header):
-                return cls(folder)
+            if _begun_with(folder, header, store_frames):
+                store = cls(folder)
+                # "complete" is that of one that was killed just before it appeared
+                store.root.attrs.update({"complete": False, "provenance": dict(provenance)})
+                store._array("position")[:] = grid.position
+                return store
             shutil.rmtree(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         root = zarr.open_group(str(folder), mode="w", zarr_format=3)
@@ -143,6 +157,8 @@ class ScanStore:
             raise StoreError(f"{path}: no such scan store")
         store = cls(path)
         schema.check(store.root, schema.SCAN)
+        if store._receipts is not None:
+            store._receipts.check(["zarr.json"], remedy=REMEDY)
         if not store.root.attrs.get("complete"):
             raise StoreError(f"{path}: incomplete, its ingest was not finished: remove it and run it again")
         return store
@@ -248,6 +264,10 @@ class ScanStore:
         """
         self._frames.write(start, stack)
 
+    def seal(self, block: int) -> int:
+        """Seal of a shard on disk; see `block_files.BlockFiles.seal`."""
+        return self._frames.files.seal(block)
+
     def record(self, receipts: Sequence[Mapping[str, Any]]) -> None:
         """Take over what `ingest_shard` found: sources, positions, checksums and what was set aside.
 
@@ -275,11 +295,27 @@ class ScanStore:
         self._array("source")[:] = np.array(source, dtype=object)
         self._array("position")[:] = position
         self._array("valid")[:] = valid
-        self.root.attrs.update({"set_aside": set_aside, "crc32c": [int(receipt["crc32c"]) for receipt in ordered]})
+        sums = {"crc32c": [int(receipt["crc32c"]) for receipt in ordered]}
+        if self.has_frames:
+            sums["seals"] = [int(receipt["seal"]) for receipt in ordered]
+        self.root.attrs.update({"set_aside": set_aside, **sums})
 
-    def has_shard(self, block: int) -> bool:
-        """Whether a shard is on disk; always, where the store has no frames."""
-        return not self.has_frames or self._frames.has_shard(block)
+    def written(self, receipts: Sequence[Mapping[str, Any]]) -> list[bool]:
+        """Whether the shard of each receipt is on disk as it was written; always, where the store has no frames.
+
+        Of those that were written last all is read: a machine that crashed may have lost a part of them.
+        """
+        if not self.has_frames:
+            return [True] * len(receipts)
+        files = self._frames.files
+        files.sweep()
+        paths = [files.path(int(receipt["block"])) for receipt in receipts]
+        times = [path.stat().st_mtime if path.is_file() else 0.0 for path in paths]
+        recent = max(times, default=0.0) - _UNSYNCED
+        return [
+            files.fault(int(receipt["block"]), receipt.get("seal", -1), whole=time >= recent) is None
+            for receipt, time in zip(receipts, times, strict=True)
+        ]
 
     def finish(self) -> Self:
         """Make the store visible under its path.
@@ -296,6 +332,8 @@ class ScanStore:
         if self.path.exists():
             raise StoreError(f"{self.path}: exists already: choose another path or remove it")
         self.root.attrs["complete"] = True
+        names = [name for name in schema.SCAN if name != "frames"]
+        Receipts.of(self._folder, ["zarr.json", "frames/zarr.json", *names]).write()
         os.rename(self._folder, self.path)  # noqa: PTH104  Path.rename would do the same
         return type(self)(self.path)
 
@@ -336,11 +374,28 @@ class ScanStore:
 
     def reduced(self, digest: str) -> zarr.Array[Any] | None:
         """Reduced patterns of a recipe, finished or not; ``None`` where nobody began them."""
-        found = self.root.get(f"reduced/{digest}")
+        path = f"reduced/{digest}"
+        if self._receipts is not None and any(fault for _, fault in self._receipts.faults([f"{path}/zarr.json"])):
+            return None  # what describes them is damaged, so they are made again
+        try:
+            found = self.root.get(path)
+        except (ValueError, KeyError, TypeError):
+            return None
         return found if isinstance(found, zarr.Array) else None
+
+    def take_down(self, digest: str) -> None:
+        """Add the reduced patterns of a recipe, which are finished, to what the store's receipts vouch for."""
+        added = [f"reduced/{digest}", "reduced/zarr.json"]
+        if f"substrate/{digest}" in self.root:
+            added += [f"substrate/{digest}", "substrate/zarr.json"]
+        known = self.__dict__["_receipts"] = Receipts.read(self._folder)
+        found = Receipts.of(self._folder, added)
+        self._keep_receipts(known.without(added).joined(found))
 
     def create_reduced(self, digest: str, block: int, recipe: Mapping[str, Any]) -> zarr.Array[Any]:
         """Begin the reduced patterns (pattern, 128, 128) uint8 of a recipe, with shards of `block` patterns."""
+        if self._receipts is not None:
+            self._keep_receipts(self._receipts.without([f"reduced/{digest}", f"substrate/{digest}"]))
         side = schema.PATTERN_SIZE
         inner = next(size for size in range(min(block, REDUCED_CHUNK), 0, -1) if block % size == 0)
         return schema.create(
@@ -353,6 +408,11 @@ class ScanStore:
             attributes={"recipe": dict(recipe)},
             overwrite=True,
         )
+
+    def _keep_receipts(self, receipts: Receipts) -> None:
+        if receipts != self._receipts:
+            receipts.write()
+            self.__dict__["_receipts"] = receipts
 
     def write_substrate(self, digest: str, median: NDArray[np.float32], spread: NDArray[np.float32]) -> None:
         """Keep the substrate (row, column) that a recipe subtracts, which every block of the scan shares."""
@@ -394,6 +454,8 @@ class ScanStore:
             )
 
     def _array(self, name: str) -> Any:
+        if self._receipts is not None:
+            self._receipts.check([f"{name}/zarr.json" if name == "frames" else name], remedy=REMEDY)
         found = self.root.get(name)
         if not isinstance(found, zarr.Array):
             raise StoreError(f"{self.path}: array '{name}' is missing: ingest again")
@@ -407,7 +469,14 @@ class ScanStore:
 
     @cached_property
     def _frames(self) -> FrameArray:
-        return FrameArray(self._folder, self._array("frames"))
+        return FrameArray(
+            self._folder, self._array("frames"), None if self._receipts is None else self._attribute("seals")
+        )
+
+    @cached_property
+    def _receipts(self) -> Receipts | None:
+        """What the store consists of; None while it is written."""
+        return Receipts.read(self._folder) if self.root.attrs.get("complete") else None
 
     def _read_sources(self, start: int, stop: int, *, out: NDArray[Any] | None) -> NDArray[Any]:
         stack = np.empty((stop - start, *self.frame_shape), dtype=self.dtype) if out is None else out[: stop - start]
@@ -440,7 +509,8 @@ def ingest_shard(
     Returns
     -------
     receipt
-        `block`, `start`, `stop`, `crc32c` of the shard's raw bytes, `frames` (number read or set aside), `source`,
+        `block`, `start`, `stop`, `crc32c` of the shard's raw bytes, `seal` of its file, `frames` (number read or set
+        aside), `source`,
         `set_aside` (pattern and reason; zeros in the store), and `positions` ([y, x] or None per pattern; None if there
         is none at all).
     stack : (frame, row, column)
@@ -448,9 +518,12 @@ def ingest_shard(
     """
     start = shard_index * store.shard_frames
     shard = read_shard(refs, store.detector_mask, store.dtype)
+    seal = {}
     if store.has_frames:
         store.write_frames(start, shard.stack)
+        seal = {"seal": store.seal(shard_index)}
     receipt = {
+        **seal,
         "block": shard_index,
         "start": start,
         "stop": start + len(refs),
@@ -471,11 +544,19 @@ def _frames_block(*, path: str, block_id: tuple[int, ...] | None = None) -> NDAr
     return store.read_frames(start, min(start + store.shard_frames, store.n_patterns))
 
 
-def _begun_with(folder: Path, header: Mapping[str, Any]) -> bool:
-    """Whether an unfinished store was begun for the same scan."""
+def _begun_with(folder: Path, header: Mapping[str, Any], store_frames: bool) -> bool:
+    """Whether an unfinished store was begun for the same scan, maybe when it had fewer frames."""
     try:
-        found = _open_group(folder).attrs
-        return all(found.get(key) == value for key, value in header.items())
+        root = _open_group(folder)
+        fixed = header.keys() - {"complete", "provenance"}
+        before = root.attrs.get("provenance", {})
+        same = {key: value for key, value in header["provenance"].items() if key not in _GROWING}
+        return (
+            all(root.attrs.get(key) == header[key] for key in fixed)
+            and isinstance(before, dict)
+            and all(before.get(key) == value for key, value in same.items())
+            and ("frames" in root) == store_frames
+        )
     except StoreError:
         return False
 

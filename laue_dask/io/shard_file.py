@@ -19,7 +19,9 @@ from zarr.codecs.bytes import Endian
 from zarr.codecs.sharding import ShardingCodecIndexLocation
 from zarr.storage import LocalStore
 
-_CRC_BYTES = 4
+CRC_BYTES = 4
+"""Of the CRC-32C behind a chunk and behind an index."""
+
 _MISSING = np.iinfo(np.uint64).max
 
 
@@ -97,22 +99,57 @@ class ShardFiles:
                 _check(packed, length, f"chunk {first + place}")
                 if int.from_bytes(packed[4:8], "little") != size:  # of the Blosc header; less would leave old bytes
                     raise ValueError(f"chunk {first + place} does not hold {size} bytes")
-                blosc.decompress(packed[:-_CRC_BYTES], into[place * size : (place + 1) * size])
+                blosc.decompress(packed[:-CRC_BYTES], into[place * size : (place + 1) * size])
+
+    def checksums(self, descriptor: int) -> bytes:
+        """The index of an open shard and the checksum behind each of its chunks, without reading the chunks.
+
+        Raises
+        ------
+        OSError, ValueError
+            The shard cannot be read, or its index is cut or damaged.
+        """
+        index = self._index(descriptor)
+        closing = [
+            os.pread(descriptor, CRC_BYTES, int(offset + length) - CRC_BYTES)
+            for offset, length in index
+            if offset != _MISSING and CRC_BYTES < length < _MISSING - offset
+        ]
+        return b"".join([index.tobytes(), *closing])
+
+    def check(self, path: Path) -> None:
+        """Read a whole shard: every byte belongs to a chunk or to the index, and has its checksum.
+
+        Raises
+        ------
+        OSError, ValueError
+            That is not so.
+        """
+        with path.open("rb", buffering=0) as file:
+            descriptor = file.fileno()
+            index, end = self._index(descriptor), 0
+            for offset, length in sorted((int(a), int(b)) for a, b in index if a != _MISSING):
+                if offset != end:
+                    raise ValueError(f"bytes {min(offset, end)} to {max(offset, end)} belong to no chunk, or to two")
+                _check(memoryview(os.pread(descriptor, length, offset)), length, f"the chunk at byte {offset}")
+                end = offset + length
+            if end + 16 * self.chunks + CRC_BYTES != os.fstat(descriptor).st_size:
+                raise ValueError(f"bytes after {end} belong to no chunk")
 
     def _index(self, descriptor: int) -> NDArray[np.uint64]:
         """Offset and length of every chunk."""
-        length = 16 * self.chunks + _CRC_BYTES
+        length = 16 * self.chunks + CRC_BYTES
         end = os.fstat(descriptor).st_size
         packed = memoryview(os.pread(descriptor, length, max(0, end - length)))
         _check(packed, length, "the index")
-        return np.frombuffer(packed[:-_CRC_BYTES], dtype="<u8").reshape(-1, 2)
+        return np.frombuffer(packed[:-CRC_BYTES], dtype="<u8").reshape(-1, 2)
 
 
 def _check(packed: memoryview, length: int, what: str) -> None:
     """Raise `ValueError` unless the CRC-32C that closes what was read is right."""
-    if len(packed) != length or length <= _CRC_BYTES:
+    if len(packed) != length or length <= CRC_BYTES:
         raise ValueError(f"{what} is cut")
-    stored = int.from_bytes(packed[-_CRC_BYTES:], "little")
-    computed = int(google_crc32c.value(np.frombuffer(packed[:-_CRC_BYTES], np.uint8)))
+    stored = int.from_bytes(packed[-CRC_BYTES:], "little")
+    computed = int(google_crc32c.value(np.frombuffer(packed[:-CRC_BYTES], np.uint8)))
     if computed != stored:
         raise ValueError(f"checksum of {what} is {computed:08x}, {stored:08x} is stored")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from laue_dask.compute.cluster import Workers
 from laue_dask.compute.plan import QUALITY_PER_TASK
-from laue_dask.compute.run import complete, location, map_tasks, write_array
+from laue_dask.compute.run import complete, map_tasks, write_array
 from laue_dask.config import EncoderConfig, Recipe
 from laue_dask.encoder import weights
 from laue_dask.encoder.drift import Drift
@@ -18,7 +18,10 @@ from laue_dask.encoder.encode import Network
 from laue_dask.encoder.extractors import Extractor, Sample
 from laue_dask.encoder.peaks import Peaks
 from laue_dask.encoder.pixels import Pixels
+from laue_dask.io import stored
+from laue_dask.io.block_files import location
 from laue_dask.io.results import ResultsWriter
+from laue_dask.io.scan_store import ScanStore
 from laue_dask.progress import Progress
 from laue_dask.stages.specimen import Map
 
@@ -45,9 +48,7 @@ def extractor_of(config: EncoderConfig, recipe: Recipe) -> Extractor:
 
 def lazy_patterns(reduced: zarr.Array[Any]) -> da.Array:
     """Reduced patterns on disk as an array whose chunks are the blocks of work."""
-    block = (reduced.shards or reduced.chunks)[0]
-    patterns: da.Array = da.from_zarr(reduced, chunks=(block, *reduced.shape[1:]))
-    return patterns
+    return stored.lazy(reduced)
 
 
 def lazy_features(reduced: zarr.Array[Any], extractor: Extractor) -> da.Array:
@@ -76,8 +77,8 @@ def _encode_block(
     if block_id is None:
         raise ValueError("block_id is needed to know which patterns to read")
     rows = slice(block_id[0] * block, (block_id[0] + 1) * block)
-    patterns, valid = (np.asarray(zarr.open_array(root, path=name, mode="r")[rows]) for name in (member, "valid"))
-    return extractor.extract(patterns, valid)
+    patterns = stored.read_rows(zarr.open_array(root, path=member, mode="r"), rows)
+    return extractor.extract(patterns, ScanStore(root).valid[rows])
 
 
 def sample_of(patterns: da.Array, where: Map) -> Sample:
@@ -132,8 +133,7 @@ def extract(
             progress=progress,
             resources=workers.gpu if extractor.on_gpu else None,
         )
-    stored: da.Array = da.from_zarr(array, chunks=(block, extractor.n_features))
-    return stored
+    return stored.lazy(array)
 
 
 def learnt_file(folder: Path, extractor: Extractor) -> Path:
@@ -197,4 +197,4 @@ def drift_of(extractor: Extractor, unexplained: NDArray[np.float32]) -> Drift | 
 
 def _errors(patterns: NDArray[np.int64], root: str, name: str, network: Network) -> NDArray[np.float32]:
     reduced = zarr.open_array(root, path=name, mode="r")
-    return network.errors(np.asarray(reduced.oindex[patterns]))
+    return network.errors(stored.read_rows(reduced, patterns))

@@ -16,12 +16,13 @@ from laue_dask import __version__, preprocess, schema
 from laue_dask.blocks import block_size
 from laue_dask.compute.cluster import Workers
 from laue_dask.compute.plan import HEADERS_PER_TASK, Packing, Scan, store_bytes
-from laue_dask.compute.run import Journal, Receipt, map_tasks, run_blocks, write_block
+from laue_dask.compute.run import map_tasks, run_blocks, write_block
 from laue_dask.config import Recipe, ScanConfig
 from laue_dask.errors import FrameError, InputError, StoreError
 from laue_dask.io import numbering
 from laue_dask.io.frames import FrameInfo, FrameRef, discover, frame_info, read_frame, read_position
 from laue_dask.io.geometry import ScanGrid, resolve_grid
+from laue_dask.io.journal import Journal, Receipt
 from laue_dask.io.packed import pack
 from laue_dask.io.places import require_space, require_writable
 from laue_dask.io.scan_store import ScanStore, ingest_shard
@@ -128,8 +129,10 @@ def ingest(
         first = store.set_aside[0]
         shutil.rmtree(store.writing_path)
         raise InputError(f"none of {len(refs)} frames can be used; {first['source']}: {first['reason']}")
-    _journal(store).path.unlink()  # the store itself holds all of it now
-    return store.finish()
+    journal = _journal(store).path.relative_to(store.writing_path)
+    finished = store.finish()
+    (finished.path / journal).unlink()  # the store itself holds all of it now
+    return finished
 
 
 def _require_space(out: Path, sample: Sample, n_frames: int, shape: tuple[int, int]) -> None:
@@ -161,7 +164,9 @@ def _ingest_blocks(
         for i, first in enumerate(range(0, len(shards), step))
     ]
     journal = _journal(store)
-    journal.keep(lambda receipt: all(store.has_shard(int(one["block"])) for one in receipt["shards"]))
+    known = [one for receipt in journal.read().values() for one in receipt["shards"]]
+    lost = {one["block"] for one, whole in zip(known, store.written(known), strict=True) if not whole}
+    journal.keep(lambda receipt: not lost & {one["block"] for one in receipt["shards"]})
     reduced = store.reduced(recipe.digest()) if recipe is not None else None
     done = sum(one["frames"] for receipt in journal.read().values() for one in receipt["shards"])
     with progress.stage("ingest" if reduced is None else "ingest and reduce", total=len(refs), done=done) as advance:

@@ -58,6 +58,7 @@ def reduce_scan(store: ScanStore, recipe: Recipe, *, workers: Workers, progress:
     digest = recipe.digest()
     found = store.reduced(digest)
     if found is not None and complete(found):
+        store.take_down(digest)
         return found
     require_writable(store.path)
     if recipe.substrate == "remove":
@@ -65,6 +66,7 @@ def reduce_scan(store: ScanStore, recipe: Recipe, *, workers: Workers, progress:
     if found is None:
         found = store.create_reduced(digest, block_size(store.n_patterns), recipe.model_dump(mode="json"))
     write_array(reduced_patterns(store, recipe), found, stage="reduce", client=workers.client, progress=progress)
+    store.take_down(digest)
     return found
 
 

@@ -19,6 +19,7 @@ from laue_dask.compute.cluster import Workers
 from laue_dask.compute.run import map_tasks, write_array
 from laue_dask.config import ClusteringConfig, PCAConfig
 from laue_dask.estimators import FINDS_K, MIXTURE_STEPS, DensityClusters, Estimator, Mixture, Modes
+from laue_dask.io import stored
 from laue_dask.io.results import ResultsWriter
 from laue_dask.pca import IncrementalPCA
 from laue_dask.progress import Progress
@@ -103,7 +104,7 @@ def transform(
     array.attrs["m_pca"] = int(pca.n_components_)
     results.put("explained_variance", pca.explained_variance_)
     results.put("explained_variance_ratio", pca.explained_variance_ratio_)
-    return da.from_zarr(array, chunks=(block, features.shape[1])), pca
+    return stored.lazy(array), pca
 
 
 def score(

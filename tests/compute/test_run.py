@@ -6,7 +6,6 @@ import signal
 import sys
 import time
 import uuid
-import zlib
 from pathlib import Path
 
 import cloudpickle
@@ -22,9 +21,11 @@ from hypothesis import strategies as st
 
 from laue_dask.compute import run
 from laue_dask.compute.local import GPU, start_cluster
-from laue_dask.compute.run import Journal, map_tasks, run_blocks, write_array, write_tasks
+from laue_dask.compute.run import map_tasks, run_blocks, write_array, write_tasks
 from laue_dask.config import ClusterConfig
 from laue_dask.errors import ComputeError, ConfigError, FrameError, StoreError
+from laue_dask.io.block_files import checksum
+from laue_dask.io.journal import Journal
 from laue_dask.progress import QuietProgress
 
 # Workers cannot import a test module: what it defines travels with the tasks.
@@ -87,8 +88,7 @@ def test_what_is_written_is_exactly_the_lazy_array(client, tmp_path_factory, dat
     receipts = Journal.of(target).read()
     assert sorted(receipts) == list(range(-(-n // unit)))
     for receipt in receipts.values():
-        part = np.ascontiguousarray(target[receipt["start"] : receipt["stop"]])
-        assert receipt["crc32"] == zlib.crc32(part.view(np.uint8).data)
+        assert receipt["crc32c"] == checksum(target[receipt["start"] : receipt["stop"]])
 
 
 @settings(max_examples=100)
@@ -189,7 +189,7 @@ def test_progress_starts_where_the_earlier_run_was_killed(client, tmp_path, mark
     assert sum(counts) == 23 - done
 
 
-RECEIPTS = [{"block": block, "start": 4 * block, "stop": 4 * block + 4, "crc32": 7} for block in range(5)]
+RECEIPTS = [{"block": block, "start": 4 * block, "stop": 4 * block + 4, "crc32c": 7} for block in range(5)]
 
 
 @settings(max_examples=40)
@@ -200,14 +200,25 @@ def test_a_journal_cut_off_anywhere_keeps_its_whole_lines_and_takes_more(tmp_pat
         journal.add(receipt)
     content = journal.path.read_bytes()
     journal.path.write_bytes(content[:kept])
-    ends = [
-        content.index(json.dumps(r, separators=(",", ":")).encode()) + len(json.dumps(r, separators=(",", ":")))
-        for r in RECEIPTS
-    ]
+    ends = list(itertools.accumulate(len(line) + 1 for line in content.split(b"\n")[1:]))
     whole = {number: RECEIPTS[number] for number, end in enumerate(ends) if end <= kept}
     assert journal.read() == whole
     journal.add(RECEIPTS[4])
     assert journal.read() == {**whole, 4: RECEIPTS[4]}
+
+
+@settings(max_examples=100)
+@given(place=st.integers(0, 10_000), bit=st.integers(0, 7))
+def test_a_flipped_bit_in_a_journal_costs_a_receipt_and_changes_none(tmp_path_factory, place, bit):
+    journal = Journal(tmp_path_factory.mktemp("journal") / "journal.jsonl")
+    for receipt in RECEIPTS:
+        journal.add(receipt)
+    content = bytearray(journal.path.read_bytes())
+    content[place % len(content)] ^= 1 << bit
+    journal.path.write_bytes(content)
+    found = journal.read()
+    assert len(found) >= len(RECEIPTS) - 2  # two, where the line break between them is hit
+    assert all(found[block] == RECEIPTS[block] for block in found)
 
 
 @settings(max_examples=40)

@@ -1,5 +1,6 @@
 import pickle
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from laue_dask import schema
 from laue_dask.blocks import block_size
 from laue_dask.errors import ComputeError, FrameError, StoreError
 from laue_dask.io import frame_array
+from laue_dask.io.block_files import checksum
 from laue_dask.io.frames import FrameRef, discover, read_position
 from laue_dask.io.geometry import resolve_grid
 from laue_dask.io.scan_store import ScanStore, frame_layout, ingest_shard
@@ -41,7 +43,9 @@ def begun(path, n=10, dtype=np.int32, **options):
 def receipt(store, block, stack, **found):
     start = block * store.shard_frames
     source = [f"{i}.tif" for i in range(start, start + len(stack))]
-    known = {"crc32c": frame_array.checksum(stack), "source": source, "set_aside": [], "positions": None}
+    known = {"crc32c": checksum(stack), "source": source, "set_aside": [], "positions": None}
+    file = Path(store.writing_path) / "frames" / "c" / str(block) / "0" / "0"
+    known["seal"] = store.seal(block) if file.exists() else 0
     return {"block": block, "start": start, "stop": start + len(stack), **known, **found}
 
 
@@ -305,8 +309,10 @@ def test_swapped_shards_are_found_by_their_checksums(tmp_path, small_shards):
     first.write_bytes(second.read_bytes())
     second.write_bytes(whole)
     for block in (0, 1):
-        with pytest.raises(StoreError, match="checksum"):
+        with pytest.raises(StoreError, match="is not the file that was written"):
             store.check_shard_content(block)
+        with pytest.raises(StoreError, match="is not the file that was written"):
+            store.read_frames(4 * block + 1, 4 * block + 2)
 
 
 # Laziness and keys

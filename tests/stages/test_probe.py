@@ -12,7 +12,7 @@ from PIL import Image
 
 from laue_dask.blocks import block_size
 from laue_dask.compute.plan import IMPORTED, WITH_TORCH, Packing, plan
-from laue_dask.compute.run import Journal
+from laue_dask.io.journal import Journal
 from laue_dask.config import Recipe, ScanConfig
 from laue_dask.errors import InputError
 from laue_dask.io import results as io_results

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 
 from laue_dask.compute.cluster import start
+from laue_dask.compute.run import write_block
 from laue_dask.config import ClusterConfig, EncoderConfig, Recipe
 from laue_dask.encoder import encode as encoder
 from laue_dask.encoder.extractors import features as lazy_features
 from laue_dask.errors import InputError, StoreError
-from laue_dask.io.frame_array import FrameArray, checksum
+from laue_dask.io.block_files import checksum
+from laue_dask.io.frame_array import FrameArray
 from laue_dask.io.geometry import resolve_grid
+from laue_dask.io.journal import Journal
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.preprocess import reduce_frames
 from laue_dask.progress import QuietProgress
@@ -50,6 +53,8 @@ def written(path, n, *, side=SIDE, store_frames=True, valid=None):
             store.write_frames(start_at, part)
         bad = [(i, "bad") for i in range(start_at, start_at + len(part)) if valid is not None and not valid[i]]
         receipt = {"block": block, "start": start_at, "stop": start_at + len(part), "crc32c": checksum(part)}
+        if store_frames:
+            receipt["seal"] = store.seal(block)
         receipts.append({**receipt, "source": ["f"] * len(part), "set_aside": bad, "positions": None})
     store.record(receipts)
     return store.finish()
@@ -109,7 +114,7 @@ def test_reduced_patterns_outlive_the_frames_they_came_from(tmp_path, workers, u
     with pytest.raises(StoreError, match="frames are not in the store, and f: file vanished"):
         reduce_scan(store, RECIPE, workers=workers, progress=QuietProgress())
     array = store.create_reduced(RECIPE.digest(), 32, RECIPE.model_dump(mode="json"))
-    array[:] = 7
+    Journal.of(array).add(write_block(np.full((8, 128, 128), 7, np.uint8), array, 0))
     array.attrs["finished"] = True
     found = reduce_scan(ScanStore.open(store.path), RECIPE, workers=workers, progress=QuietProgress())
     assert (found[:] == 7).all()
