@@ -23,6 +23,7 @@ from laue_dask.encoder import weights
 from laue_dask.encoder.extractors import Extractor
 from laue_dask.errors import ConfigError, InputError
 from laue_dask.io import results as io_results
+from laue_dask.io import stored
 from laue_dask.io.lock import locked
 from laue_dask.io.places import replace_file, require_writable
 from laue_dask.io.results import ResultsWriter
@@ -211,7 +212,8 @@ def report(
     if dataset.nbytes <= IN_PROCESS // 4:
         dataset = dataset.load()  # figures look at the same variables again and again
     shown = np.unique(dataset["delegate"].values[:, :GALLERY_UP_TO])  # labels count from the largest cluster
-    patterns = {int(i): np.asarray(reduced[int(i)]) for i in shown[shown >= 0]}
+    shown = shown[shown >= 0]
+    patterns = dict(zip(shown.tolist(), stored.read_rows(reduced, shown), strict=True))
     plots = write_plots(
         dataset,
         folder / "plots",
@@ -262,6 +264,8 @@ def _segment(
     folder: Path, changes: dict[str, Any], *, command: str, progress: Progress, sweep: bool | None
 ) -> dict[str, Any]:
     """`segment` of a run that is this process's own."""
+    io_results.recover(folder)
+    records.check(folder)
     record = records.read(folder, withdrawn=True)
     before = validate(record["config"], str(folder / records.NAME))
     config = _changed(before, changes)
@@ -278,7 +282,7 @@ def _segment(
             results.keep(name)
     array = results.keep("components")
     array.attrs["m_pca"] = m_pca
-    components = da.from_zarr(array, chunks=(array.chunks[0], array.shape[1]))
+    components = stored.lazy(array)
     run = Run(command=command, source=record["source"], config=config)
     with _workers_for(components, config, folder) as workers:
         if workers is None:
@@ -389,6 +393,7 @@ def _evaluate(
     folder: Path, truth: Path, *, workers: int | None, progress: Progress
 ) -> list[dict[str, float | int | str]]:
     """`evaluate` of a run that is this process's own."""
+    records.check(folder)
     record = records.read(folder)
     dataset = io_results.read(folder)
     config = validate(record["config"], str(folder / records.NAME))
@@ -398,6 +403,7 @@ def _evaluate(
         rows = evaluation.evaluate(dataset, reduced, config, known, progress=progress)
         errors = evaluation.approximate(dataset, config, known, workers=started, progress=progress)
     record |= {"evaluation": rows, "approximation": errors}
+    records.release(folder, ("report.html", "plots/approximation.png"))
     report(folder, record, reduced=reduced, unchanged=record["k"], changed=("approximation",))
     records.write(folder, record)
     return rows
