@@ -26,13 +26,16 @@ from laue_dask.nightly.decisions import Decision, decide, in_order
 from laue_dask.nightly.hand import DiedError, Hand, StoppedError
 from laue_dask.nightly.ledger import Ledger, State
 from laue_dask.nightly.notify import notify
-from laue_dask.nightly.runs import COMMAND, Key, Place, clear, facts
+from laue_dask.nightly.runs import COMMAND, Key, Place, clear, facts, rest_of
 from laue_dask.nightly.scans import Found, find, matches
 from laue_dask.progress import duration
 from laue_dask.report.nights import write_index
 
 REDUCED_BYTES = 20_000
 """Of a pattern that are written beside its frame: reduced, features, components."""
+
+WRITE_EVERY = 10.0
+"""Seconds, at least, between two states of the page and the summary while a night lasts."""
 
 Say = Callable[[str], None]
 
@@ -57,6 +60,8 @@ class _Night:
     memory: list[int] = field(default_factory=list)
     stopped: str = ""
     found: list[Found] = field(default_factory=list)
+    _known: dict[int | None, tuple[Config, str]] = field(default_factory=dict)
+    written: float = 0.0
 
     def look(self) -> list[Decision]:
         """Every scan that is there, and what is to be done with it."""
@@ -71,8 +76,8 @@ class _Night:
         return decide(
             scan,
             self.ledger.states.get(scan.name),
-            Key.of(scan, self.config_of(scan.name)),
-            there=bool(self.place(scan.name).record()),
+            Key.of(scan, *self._settings(scan.name)),
+            there=self.place(scan.name).there,
             attempts=self.config.retry.attempts,
             rules=self.config.find,
             now=time.time(),
@@ -83,16 +88,18 @@ class _Night:
 
     def config_of(self, scan: str) -> Config:
         """Configuration of a scan's run."""
-        run = self.config.run
-        for special in self.config.special:
-            if matches(scan.split("/"), special.pattern.split("/")):
-                run = Config.model_validate(merged(run.model_dump(mode="json"), special.run))
-                break
-        if self.config.limits.cores is not None and run.cluster.workers is None:
-            run = run.model_copy(
-                update={"cluster": run.cluster.model_copy(update={"workers": self.config.limits.cores})}
-            )
-        return run
+        return self._settings(scan)[0]
+
+    def _settings(self, scan: str) -> tuple[Config, str]:
+        """Configuration of a scan's run, and its part of the key."""
+        parts = scan.split("/")
+        fits = (i for i, one in enumerate(self.config.special) if matches(parts, one.pattern.split("/")))
+        place = next(fits, None)
+        if place not in self._known:
+            special = {} if place is None else self.config.special[place].run
+            config = Config.model_validate(merged(self.config.run.model_dump(mode="json"), special))
+            self._known[place] = config, rest_of(config)
+        return self._known[place]
 
     def over(self) -> str:
         """Why the night is over; empty where it is not."""
@@ -224,7 +231,9 @@ def _work(night: _Night, hand: Hand) -> None:
             if reason := night.over():
                 raise _OverError(reason)
             _do(night, hand, one)
-            _write_summary(night, ExitCode.DONE)
+            if time.monotonic() - night.written > WRITE_EVERY:
+                _write_summary(night, ExitCode.DONE)
+                night.written = time.monotonic()
 
 
 def _pause(night: _Night) -> None:
@@ -340,7 +349,7 @@ def _old(night: _Night, now: float) -> Iterator[tuple[str, str, float]]:
     keep: KeepConfig = night.config.keep
     for name, state in night.ledger.states.items():
         place = night.place(name)
-        if state.event != "done" or not place.record() or not place.free(night.ledger.token):
+        if state.event != "done" or not place.there or not place.free(night.ledger.token):
             continue
         days = (now - state.when) / 86400
         if keep.runs_days is not None and days >= keep.runs_days:

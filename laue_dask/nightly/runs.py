@@ -84,6 +84,11 @@ class Place:
         ours = not record or str(record.get("command", "")).startswith(COMMAND)
         return mine and ours and not by_hand and not (self.folder / _WITHDRAWN).exists()
 
+    @property
+    def there(self) -> bool:
+        """Whether a finished run is there: its record is written last."""
+        return (self.folder / _RECORD).is_file()
+
     def record(self) -> dict[str, Any]:
         """`run.json` of a finished run; empty where there is none."""
         try:
@@ -145,19 +150,9 @@ class Key:
     rest: str
 
     @classmethod
-    def of(cls, scan: Found, config: Config) -> "Key":
-        """Key of a scan as it lies on the disk, run with a configuration by this version.
-
-        Raises
-        ------
-        ConfigError
-            The weights are missing.
-        """
-        values = config.model_dump(mode="json", exclude={"cluster", "scan"})
-        return cls(
-            _hash([scan.fingerprint, config.scan.model_dump(mode="json")]),
-            _hash([values, _weights(config.encoder.weights), __version__]),
-        )
+    def of(cls, scan: Found, config: Config, rest: str) -> "Key":
+        """Key of a scan as it lies on the disk, to be run with a configuration whose `rest_of` is `rest`."""
+        return cls(_hash([scan.fingerprint, config.scan.model_dump(mode="json")]), rest)
 
     @classmethod
     def parse(cls, text: str) -> "Key":
@@ -167,6 +162,18 @@ class Key:
 
     def __str__(self) -> str:
         return f"{self.frames}-{self.rest}"
+
+
+def rest_of(config: Config) -> str:
+    """`Key.rest` of runs with a configuration by this version.
+
+    Raises
+    ------
+    ConfigError
+        The weights are missing.
+    """
+    values = config.model_dump(mode="json", exclude={"cluster", "scan"})
+    return _hash([values, _weights(config.encoder.weights), __version__])
 
 
 def _hash(values: Any) -> str:
