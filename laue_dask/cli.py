@@ -468,6 +468,24 @@ def info(path: Path) -> int:
     return ExitCode.DONE
 
 
+@commands.command()
+@click.option("--out", default=".", type=click.Path(path_type=Path), help="Folder in which runs will be [here].")
+@_cluster_options
+def doctor(out: Path, config_file: Path | None, workers: int | None) -> int:
+    """Check versions, machine, storage, locks and workers, with a job of some seconds.
+
+    Each line passes or says what to do.
+    """
+    config = load(config_file, _overrides(workers=workers))
+    from laue_dask import doctor as examination
+
+    passed = True
+    for finding in examination.examine(config, out):
+        click.echo(str(finding))
+        passed &= finding.passed
+    return ExitCode.DONE if passed else ExitCode.FAILED
+
+
 @commands.command("config")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--nightly", "of_nights", is_flag=True, help="The configuration of `laue-dask nightly`.")

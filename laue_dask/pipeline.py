@@ -108,9 +108,11 @@ def _run(
         found = _analyse(store, reduced, extractor, results, record, workers=workers, progress=progress)
     results.group.attrs.update({"suggested_k": record.suggested_k, "keys": record.keys})
     results.finish()
-    grains.write_tables(folder, io_results.read(folder), store, grains=found, where=Map(store.valid, store.scan_shape))
-    with record.timed("report"):
-        report(folder, record.as_json(), reduced=reduced)
+    with dask_config.set(scheduler="threads"):  # workers that go on are not asked for what is small
+        tables = io_results.read(folder)
+        grains.write_tables(folder, tables, store, grains=found, where=Map(store.valid, store.scan_shape))
+        with record.timed("report"):
+            report(folder, record.as_json(), reduced=reduced)
     records.write(folder, record.as_json())
     return record
 
