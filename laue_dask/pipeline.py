@@ -71,7 +71,7 @@ def run(
         See the stages.
     """
     # Refused before anything is started or made: no place, no patterns, weights that are missing or of another recipe.
-    _check_folder(folder)
+    check_folder(folder)
     source.check(origin, config)
     # Workers may have another working directory.
     folder, config = folder.absolute(), _with_absolute_weights(config)
@@ -439,11 +439,12 @@ def _with_absolute_weights(config: Config) -> Config:
     return config.model_copy(update={"encoder": config.encoder.model_copy(update={"weights": str(path.absolute())})})
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be a run's, or holds something else."""
     require_writable(folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; --out names the folder of the run")
-    ours = ("config.yaml", records.NAME, "scan.zarr", "scan.zarr.part", io_results.NAME, cluster.FOLDER)
+    ours = ("config.yaml", records.NAME, "scan.zarr", "scan.zarr.part", "watch.json", io_results.NAME, cluster.FOLDER)
     if (
         folder.is_dir()
         and any(not path.name.startswith(".") for path in folder.iterdir())

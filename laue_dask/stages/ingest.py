@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from laue_dask.compute.run import map_tasks, run_blocks, write_block
 from laue_dask.config import Recipe, ScanConfig
 from laue_dask.errors import FrameError, InputError, StoreError
 from laue_dask.io import numbering
+from laue_dask.io.block_files import checksum
 from laue_dask.io.frames import FrameInfo, FrameRef, discover, frame_info, read_frame, read_position
 from laue_dask.io.geometry import ScanGrid, resolve_grid
 from laue_dask.io.journal import Journal, Receipt
@@ -51,6 +52,30 @@ class Sample:
 
     frames: NDArray[Any]
     info: FrameInfo
+
+
+@dataclass(frozen=True)
+class Block:
+    """Work of one task: whole shards of the frames and of the reduced patterns.
+
+    Attributes
+    ----------
+    index
+        Its number.
+    first
+        Number of its first shard.
+    shards
+        Frames of each shard in the order of the patterns; ``None`` where nothing was recorded.
+    """
+
+    index: int
+    first: int
+    shards: Sequence[Sequence[FrameRef | None]]
+
+    @property
+    def sources(self) -> list[list[str]]:
+        """Of each shard, as a receipt has them."""
+        return [["" if ref is None else str(ref) for ref in shard] for shard in self.shards]
 
 
 def ingest(
@@ -99,15 +124,56 @@ def ingest(
             f"{PATTERN_SIZE} × {PATTERN_SIZE}: give unbinned frames"
         )
     positions = None if scan.shape else _positions(refs, workers, progress)
-    grid = resolve_grid(
-        len(refs), shape=scan.shape, order=scan.order, positions=positions, acquired=numbering.acquired(refs)
-    )
+    grid = grid_of(refs, scan, positions)
     if scan.store_frames:
         _require_space(out, sample, len(refs), grid.shape)
+    store = begin(source, out, scan, refs, grid, sample, recipe)
+    receipts = _ingest_blocks(store, refs, grid, recipe, workers=workers, progress=progress)
+    store.record(receipts)
+    if not store.valid.any():
+        first = store.set_aside[0]
+        shutil.rmtree(store.writing_path)
+        raise InputError(f"none of {len(refs)} frames can be used; {first['source']}: {first['reason']}")
+    journal = _journal(store).path.relative_to(store.writing_path)
+    finished = store.finish()
+    (finished.path / journal).unlink()  # the store itself holds all of it now
+    return finished
+
+
+def grid_of(
+    refs: Sequence[FrameRef], scan: ScanConfig, positions: Sequence[tuple[float, float] | None] | None = None
+) -> ScanGrid:
+    """Where each frame belongs; see `io.geometry.resolve_grid`."""
+    acquired = numbering.acquired(refs)
+    return resolve_grid(
+        len(refs), shape=scan.shape, order=scan.order, positions=positions, acquired=acquired, aborted=scan.aborted
+    )
+
+
+def begin(
+    source: str,
+    out: Path,
+    scan: ScanConfig,
+    refs: Sequence[FrameRef],
+    grid: ScanGrid,
+    sample: Sample,
+    recipe: Recipe | None,
+) -> ScanStore:
+    """Begin a store, or go on with one that was begun with fewer frames of the scan.
+
+    Parameters
+    ----------
+    source
+        Absolute.
+    sample
+        Tells the frames' shape and dtype, and which pixels are usable.
+    recipe
+        See `ingest`.
+    """
     store = ScanStore.create(
         out,
         grid=grid,
-        frame_shape=(rows, columns),
+        frame_shape=sample.frames.shape[1:],
         dtype=sample.frames.dtype,
         detector=sample.info.detector,
         pixel_size_um=sample.info.pixel_size_um,
@@ -123,16 +189,7 @@ def ingest(
     store.write_detector_mask(preprocess.detector_mask(sample.frames))
     if recipe is not None and store.reduced(recipe.digest()) is None:
         store.create_reduced(recipe.digest(), block_size(store.n_patterns), recipe.model_dump(mode="json"))
-    receipts = _ingest_blocks(store, refs, grid, recipe, workers=workers, progress=progress)
-    store.record(receipts)
-    if not store.valid.any():
-        first = store.set_aside[0]
-        shutil.rmtree(store.writing_path)
-        raise InputError(f"none of {len(refs)} frames can be used; {first['source']}: {first['reason']}")
-    journal = _journal(store).path.relative_to(store.writing_path)
-    finished = store.finish()
-    (finished.path / journal).unlink()  # the store itself holds all of it now
-    return finished
+    return store
 
 
 def _require_space(out: Path, sample: Sample, n_frames: int, shape: tuple[int, int]) -> None:
@@ -156,17 +213,10 @@ def _ingest_blocks(
     progress: Progress,
 ) -> list[Receipt]:
     """Read every frame once, write it, and reduce it while it is in memory; the receipt of each shard."""
-    shards = _in_shards(refs, grid, store)
-    # A task fills whole shards of both arrays.
-    step = 1 if recipe is None else max(1, block_size(store.n_patterns) // store.shard_frames)
-    tasks = [
-        delayed(_ingest_block)(store.writing_path, i, first, shards[first : first + step], recipe)
-        for i, first in enumerate(range(0, len(shards), step))
-    ]
+    blocks = blocks_of(store, refs, grid, recipe)
+    tasks = [delayed(_ingest_block)(store.writing_path, block, recipe) for block in blocks]
     journal = _journal(store)
-    known = [one for receipt in journal.read().values() for one in receipt["shards"]]
-    lost = {one["block"] for one, whole in zip(known, store.written(known), strict=True) if not whole}
-    journal.keep(lambda receipt: not lost & {one["block"] for one in receipt["shards"]})
+    written(store, blocks)
     reduced = store.reduced(recipe.digest()) if recipe is not None else None
     done = sum(one["frames"] for receipt in journal.read().values() for one in receipt["shards"])
     with progress.stage("ingest" if reduced is None else "ingest and reduce", total=len(refs), done=done) as advance:
@@ -180,28 +230,68 @@ def _ingest_blocks(
     return [one for receipt in receipts for one in receipt["shards"]]
 
 
-def _ingest_block(
-    store_path: str, index: int, first: int, shards: Sequence[Sequence[FrameRef | None]], recipe: Recipe | None
-) -> Receipt:
-    """Read the frames of a block shard by shard, from shard `first` on, write them and reduce them."""
-    store, mask = ScanStore(store_path), None
+def blocks_of(store: ScanStore, refs: Sequence[FrameRef], grid: ScanGrid, recipe: Recipe | None) -> list[Block]:
+    """The work of an ingest, in order of the patterns."""
+    shards = _in_shards(refs, grid, store)
+    # A task fills whole shards of both arrays.
+    step = 1 if recipe is None else max(1, block_size(store.n_patterns) // store.shard_frames)
+    return [Block(i, first, shards[first : first + step]) for i, first in enumerate(range(0, len(shards), step))]
+
+
+def written(store: ScanStore, blocks: Sequence[Block]) -> dict[int, Receipt]:
+    """Receipts of the blocks that are on disk and need not be written again; those of others are forgotten.
+
+    A block is kept if it was made of the same frames with the same usable pixels, and its shards are whole.
+    """
+    journal, mask = _journal(store), checksum(store.detector_mask)
+    sources = {block.index: block.sources for block in blocks}
+    journal.keep(
+        lambda receipt: (
+            receipt.get("mask") == mask
+            and [one["source"] for one in receipt["shards"]] == sources.get(int(receipt["block"]))
+        )
+    )
+    known = [one for receipt in journal.read().values() for one in receipt["shards"]]
+    lost = {one["block"] for one, whole in zip(known, store.written(known), strict=True) if not whole}
+    journal.keep(lambda receipt: not lost & {one["block"] for one in receipt["shards"]})
+    return journal.read()
+
+
+def write_ahead(store: ScanStore, block: Block, recipe: Recipe | None) -> Receipt:
+    """Write one block before the ingest, which then finds it; in this process, and by one of them at a time."""
+    receipt = _ingest_block(store.writing_path, block, recipe)
+    _journal(store).add(receipt)
+    if recipe is not None and (reduced := store.reduced(recipe.digest())) is not None:
+        Journal.of(reduced).add(receipt["reduced"])
+    return receipt
+
+
+def forget(store: ScanStore, blocks: Collection[int]) -> None:
+    """Have blocks written again, by number: their frames were changed."""
+    _journal(store).keep(lambda receipt: int(receipt["block"]) not in blocks)
+
+
+def _ingest_block(store_path: str, block: Block, recipe: Recipe | None) -> Receipt:
+    """Read the frames of a block shard by shard, write them and reduce them."""
+    store = ScanStore(store_path)
+    mask = store.detector_mask
     found, patterns = [], []
-    for place, refs in enumerate(shards, start=first):
+    for place, refs in enumerate(block.shards, start=block.first):
         receipt, frames = ingest_shard(store, place, refs)
         found.append(receipt)
         if recipe is not None:
-            mask = store.detector_mask if mask is None else mask
             bad = {pattern for pattern, _ in receipt["set_aside"]}
             usable = [ref is not None and receipt["start"] + j not in bad for j, ref in enumerate(refs)]
             patterns.append(preprocess.reduce_usable(frames, np.array(usable), mask, recipe))
         del frames  # before the next shard's are read
-    block = {"block": index, "start": found[0]["start"], "stop": found[-1]["stop"], "shards": found}
+    whole = {"block": block.index, "start": found[0]["start"], "stop": found[-1]["stop"], "shards": found}
+    whole["mask"] = checksum(mask)
     if recipe is None:
-        return block
+        return whole
     array = store.reduced(recipe.digest())
     if array is None:
         raise StoreError(f"{store_path}: reduced patterns of recipe {recipe.digest()} are gone: run it again")
-    return {**block, "reduced": write_block(np.concatenate(patterns), array, index)}
+    return {**whole, "reduced": write_block(np.concatenate(patterns), array, block.index)}
 
 
 def _journal(store: ScanStore) -> Journal:

@@ -26,16 +26,14 @@ from laue_dask.encoder.encode import Network
 from laue_dask.encoder.extractors import Extractor
 from laue_dask.encoder.pixels import BATCH, Pixels
 from laue_dask.errors import FrameError, InputError
-from laue_dask.io import numbering
 from laue_dask.io.frames import TIFF_SUFFIXES, FrameRef, discover, frame_info, read_frame, read_position
-from laue_dask.io.geometry import resolve_grid
 from laue_dask.io.packed import pack
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.pca import IncrementalPCA, block_rows
 from laue_dask.schema import PATTERN_SIZE
 from laue_dask.stages import specimen
 from laue_dask.stages.extraction import QUALITY_SAMPLE
-from laue_dask.stages.ingest import SAMPLE_BYTES, SAMPLE_FRAMES
+from laue_dask.stages.ingest import SAMPLE_BYTES, SAMPLE_FRAMES, grid_of
 
 SECONDS = 10.0
 """The time that a probe takes, about: no call of it is broken off."""
@@ -134,8 +132,7 @@ def survey(origin: str, config: Config) -> Survey:
     stored = float(np.mean([_stored_bytes(refs[i]) for i in chosen]))
     header: float | None = None
     if config.scan.shape is not None or info.position is None:
-        known = numbering.acquired(refs)
-        found = resolve_grid(len(refs), shape=config.scan.shape, order=config.scan.order, acquired=known)
+        found = grid_of(refs, config.scan)
         points, grid = found.shape[0] * found.shape[1], f"{found.shape[0]} × {found.shape[1]} points"
     if config.scan.shape is None:
         header = stored if _is_read_whole(refs[chosen[0]]) else 0.0

@@ -6,6 +6,7 @@ it is bounded: frames are held a few at a time, and a map is drawn when the last
 """
 
 import json
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -370,6 +371,7 @@ class Watcher:
         return {
             "state": state,
             "reason": reason,
+            "pid": os.getpid(),
             "source": self._source,
             "scan_shape": list(self._shape),
             "order": self._config.scan.order,

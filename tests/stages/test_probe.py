@@ -139,7 +139,7 @@ def test_a_task_of_the_ingest_holds_no_more_than_planned(tmp_path, kind, quick):
         Image.fromarray(frame.astype(np.int32)).save(tmp_path / f"scan_{number:02d}.tif")
     found = survey(str(tmp_path), quick(scan={"shape": (4, 8)}))
     refs = discover(str(tmp_path))
-    grid = ingest.resolve_grid(32, shape=(4, 8))
+    grid = ingest.grid_of(refs, ScanConfig(shape=(4, 8)))
     store = ScanStore.create(
         tmp_path / "s.zarr",
         grid=grid,
@@ -151,10 +151,10 @@ def test_a_task_of_the_ingest_holds_no_more_than_planned(tmp_path, kind, quick):
     )
     recipe = Recipe()
     store.create_reduced(recipe.digest(), block_size(32), recipe.model_dump(mode="json"))
-    ingest._ingest_block(store.writing_path, 0, 0, [refs], recipe)  # compiled
+    ingest._ingest_block(store.writing_path, ingest.Block(0, 0, [refs]), recipe)  # compiled
     tracemalloc.start()
     try:
-        ingest._ingest_block(store.writing_path, 0, 0, [refs], recipe)
+        ingest._ingest_block(store.writing_path, ingest.Block(0, 0, [refs]), recipe)
         held = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
