@@ -12,11 +12,11 @@ from PIL import Image
 
 from laue_dask.blocks import block_size
 from laue_dask.compute.plan import IMPORTED, WITH_TORCH, Packing, plan
-from laue_dask.io.journal import Journal
 from laue_dask.config import Recipe, ScanConfig
 from laue_dask.errors import InputError
 from laue_dask.io import results as io_results
 from laue_dask.io.frames import discover
+from laue_dask.io.journal import Journal
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.progress import QuietProgress
 from laue_dask.stages import ingest
