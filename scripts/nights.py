@@ -35,6 +35,8 @@ import psutil
 import yaml
 
 from laue_dask.nightly import config as nightly_config
+from laue_dask.nightly.config import LimitsConfig
+from laue_dask.nightly.hand import Hand
 from laue_dask.nightly.night import run_night
 from laue_dask.progress import duration
 
@@ -84,6 +86,7 @@ class Campaign:
     memory: list[int] = field(default_factory=list)
     workers: list[list[int]] = field(default_factory=list)
     ends: Counter = field(default_factory=Counter)
+    hand: Hand | None = None
 
     @property
     def root(self) -> Path:
@@ -184,7 +187,7 @@ def settings(campaign: Campaign, limits: dict[str, object]) -> Path:
         "out": "nights",
         "find": {"patterns": ["day*/scan*"], "quiet_minutes": 10},
         "run": run,
-        "limits": {"min_free": "1GB", "nice": 0, "scans_per_process": 64, **limits},
+        "limits": {"min_free": "1GB", "nice": 0, **limits},
         "retry": {"pause_seconds": 0},
     }
     path.write_text(yaml.safe_dump(values))
@@ -201,28 +204,30 @@ class Killer(threading.Thread):
         self._campaign, self._victims, self._draw = campaign, {scan.name: scan for scan in victims}, draw
 
     def run(self) -> None:
-        tried: Counter = Counter()
-        while not self.over.wait(0.02):
-            begun = Counter(line["scan"] for line in events(self._campaign) if line.get("event") == "begun")
-            for name in self._victims.keys() & begun.keys():
-                if begun[name] > tried[name] and (self._victims[name].lasting or not self.kills[name]):
-                    tried[name] = begun[name]
+        last: dict = {}
+        while self._victims and not self.over.wait(0.05):
+            event = last_event(self._campaign)
+            name = event.get("scan", "")
+            if event != last and event.get("event") == "begun" and name in self._victims:
+                last = event
+                if self._victims[name].lasting or not self.kills[name]:
                     self.over.wait(self._draw.uniform(0.0, 0.6))
                     self.kills[name] += kill_workers()
 
 
-def events(campaign: Campaign) -> list[dict]:
+def last_event(campaign: Campaign) -> dict:
+    """The last whole line of the journal."""
     try:
-        lines = (campaign.runs / "journal.jsonl").read_text().split("\n")
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
+        with (campaign.runs / "journal.jsonl").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 4000))
+            return json.loads(file.read().split(b"\n")[-2])
+    except (OSError, ValueError, IndexError):
+        return {}
+
+
+def log_lines(campaign: Campaign) -> list[str]:
+    """Lines of the log and of those that were rotated away."""
+    return [line for log in sorted(campaign.runs.glob("nightly.log*")) for line in log.read_text().splitlines()]
 
 
 def kill_workers() -> int:
@@ -241,11 +246,11 @@ def kill_workers() -> int:
 def killed_night(campaign: Campaign, path: Path, draw: random.Random, arrived: int) -> bool:
     """Start a night as a timer does, and kill it after a few scans; whether it was killed before its end."""
     command = [sys.executable, "-m", "laue_dask", "nightly", str(campaign.root), "--config", str(path)]
-    before = len(events(campaign))
+    before = len(log_lines(campaign))
     night = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
     wanted = draw.randint(1, max(1, arrived // 2))
-    while night.poll() is None and len(events(campaign)) < before + 2 * wanted:
-        time.sleep(0.05)
+    while night.poll() is None and len(log_lines(campaign)) < before + wanted:
+        time.sleep(0.1)
     time.sleep(draw.uniform(0, 1.0))
     ended = night.poll() is not None
     if not ended:
@@ -264,7 +269,7 @@ def one_night(campaign: Campaign, day: int, arrived: list[Scan], kind: str, draw
     if kind == "disk":
         limits["min_free"] = "1000TB"
     if kind == "time":
-        limits["hours"] = 20 / 3600
+        limits["hours"] = 8 / 3600
     path = settings(campaign, limits)
     if kind == "night killed":
         killed = killed_night(campaign, path, draw, len(arrived))
@@ -272,7 +277,7 @@ def one_night(campaign: Campaign, day: int, arrived: list[Scan], kind: str, draw
     killer = Killer(campaign, [scan for scan in arrived if scan.fault == "killed"], draw)
     killer.start()
     began = time.monotonic()
-    code = run_night(campaign.root, nightly_config.load(path), say=lambda line: None)
+    code = run_night(campaign.root, nightly_config.load(path), say=lambda line: None, hand=campaign.hand)
     killer.over.set()
     killer.join()
     summary = json.loads((campaign.runs / "summary.json").read_text())
@@ -312,13 +317,8 @@ def check_end(campaign: Campaign, nights: int) -> None:
     """What every run holds, and how often every scan was run to its end."""
     summary = json.loads((campaign.runs / "summary.json").read_text())
     found = {row["scan"]: row for row in summary["scans"]}
-    logs = sorted(campaign.runs.glob("nightly.log*"))
-    done = Counter(
-        line.split(" done    ", 1)[1].rsplit(": ", 1)[0]
-        for log in logs
-        for line in log.read_text().splitlines()
-        if " done    " in line
-    )
+    told = [line.partition(" done    ")[2] for line in log_lines(campaign)]
+    done = Counter(line.rsplit(": ", 1)[0] for line in told)
     page = (campaign.runs / "index.html").read_text()
     for scan in campaign.scans:
         row = found[scan.name]
@@ -369,10 +369,14 @@ def main() -> int:
     pool.start()
     pool.join()
     draw = random.Random(given.seed + 1)  # noqa: S311
-    special = draw.sample(range(1, given.nights - 1), min(6, given.nights - 2)) if given.nights > 2 else []
-    kinds = dict(zip(special, 2 * NIGHTS, strict=False))
-    for day, arrived in enumerate(plan(given.nights, given.scans, given.faults, given.seed)):
-        one_night(campaign, day, arrived, kinds.get(day, ""), draw)
+    days = plan(given.nights, given.scans, given.faults, given.seed)
+    # Whose process is to be killed, is in a night that lasts.
+    free = [day for day in range(1, given.nights - 1) if not any(scan.fault == "killed" for scan in days[day])]
+    kinds = dict(zip(draw.sample(free, min(6, len(free))), 2 * NIGHTS, strict=False))
+    # The process of the scans goes on from night to night: importing PyTorch 30 times is not what is looked at.
+    with Hand(LimitsConfig(nice=0, scans_per_process=given.scans * 10), out / "worker.log") as campaign.hand:
+        for day, arrived in enumerate(days):
+            one_night(campaign, day, arrived, kinds.get(day, ""), draw)
     check_end(campaign, given.nights)
     print(f"{len(campaign.problems)} things are not as they must be; {duration(time.monotonic() - began)} in all")
     return 1 if campaign.problems else 0

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 
@@ -71,6 +71,15 @@ class Hand:
             self.kill()
             raise
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None:
+            self.end()
+        else:
+            self.kill()
+
     def end(self) -> None:
         """Let the process end, or make it."""
         if self._process is not None and self._process.stdin is not None:
@@ -100,7 +109,7 @@ class Hand:
         environment = {**os.environ, "TMPDIR": self._scratch}
         if limits.cores is not None:
             environment |= {name: str(limits.cores) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-        with self._log.open("ab") as log:
+        with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "laue_dask.nightly.worker"],
                 stdin=subprocess.PIPE,

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from logging.handlers import RotatingFileHandler
@@ -130,7 +130,13 @@ class _Night:
 
 
 def run_night(
-    root: Path, config: NightlyConfig, *, again: Sequence[str] = (), where: str = "options", say: Say = print
+    root: Path,
+    config: NightlyConfig,
+    *,
+    again: Sequence[str] = (),
+    where: str = "options",
+    say: Say = print,
+    hand: Hand | None = None,
 ) -> ExitCode:
     """Run what is new or changed below a beamtime's folder.
 
@@ -144,6 +150,8 @@ def run_night(
         Origin of the configuration, for messages.
     say
         Takes one line for each scan.
+    hand
+        Runs the scans, and goes on to the next night; by default one is started for this night alone.
 
     Returns
     -------
@@ -168,19 +176,15 @@ def run_night(
         clear(out)
         for text in remove_old(night, datetime.now().timestamp()):
             log.say(text)
-        hand = Hand(config.limits, out / "worker.log")
-        (out / "worker.log").unlink(missing_ok=True)
         try:
-            _work(night, hand)
+            with nullcontext(hand) if hand else Hand(config.limits, out / "worker.log") as at_work:
+                _work(night, at_work)
         except _OverError as error:
             night.stopped = str(error)
-            hand.kill()
         except BaseException as error:
             night.stopped = f"interrupted ({type(error).__name__})"
-            hand.kill()
             _write_summary(night, ExitCode.FAILED)
             raise
-        hand.end()
         return _finish(night, log)
 
 
