@@ -3,11 +3,13 @@
 A lock is a file whose name appears only together with its content (a hard link, which is atomic on NFS too; where there
 are none, a file that is made exclusively). Its owner
 touches it now and then. On the owner's own machine the process itself tells whether it is alive; elsewhere a lock that
-was not touched for `PATIENCE` seconds of the file system's own clock is taken for a dead owner's.
+was not touched for `PATIENCE` seconds of the file system's own clock is taken for a dead owner's. A job of a batch
+system waits so long: it may have been queued again after its node, and its earlier self there, were lost.
 """
 
 import errno
 import json
+import logging
 import os
 import socket
 import threading
@@ -29,6 +31,9 @@ HEARTBEAT = 20.0
 
 PATIENCE = 300.0
 """Seconds without a touch after which the owner, on another machine, is taken for dead."""
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ def locked(folder: Path, command: str) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         while not _taken(path, owner):
             holder, idle = _holder(path)
-            if holder is not None and not holder.dead(idle):
+            if holder is not None and not holder.dead(idle) and not (_in_job() and _fell_silent(path, holder)):
                 raise BusyError(f"{folder}: in use by {holder}: wait for it, or choose another --out")
             _discard(path, holder)
     except OSError as error:
@@ -149,6 +154,27 @@ def _holder(path: Path) -> tuple[Owner | None, float]:
         return Owner(**json.loads(text)), _now(path) - touched
     except (ValueError, TypeError):
         return None, 0.0
+
+
+def _in_job() -> bool:
+    """Whether this process runs in a job of a batch system, where nobody waits for an answer."""
+    return any(os.environ.get(name) for name in ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID"))
+
+
+def _fell_silent(path: Path, holder: Owner) -> bool:
+    """Wait until a lock of another machine is touched, or its owner can be taken for dead."""
+    if holder.host == socket.gethostname():
+        return False
+    logger.info("%s: in use by %s: waiting for a sign of life, %.0f s at most", path.parent, holder, PATIENCE)
+    before = 0.0
+    while True:
+        current, idle = _holder(path)
+        if current != holder or holder.dead(idle):
+            return True
+        if idle < before:  # it was touched
+            return False
+        before = idle
+        time.sleep(HEARTBEAT / 4)
 
 
 def _discard(path: Path, holder: Owner | None) -> None:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -80,6 +81,29 @@ def test_an_owner_on_another_machine_that_fell_silent_is_dead(tmp_path):
     left_by(tmp_path / "run", idle=lock.PATIENCE + 60)
     with locked(tmp_path / "run", "b"):
         pass
+
+
+@pytest.mark.parametrize("number", ["SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID"])
+def test_a_job_waits_until_an_owner_on_another_machine_is_surely_dead(tmp_path, monkeypatch, number):
+    monkeypatch.setattr(lock, "PATIENCE", 2.0)
+    monkeypatch.setattr(lock, "HEARTBEAT", 0.2)
+    monkeypatch.setenv(number, "17")
+    left_by(tmp_path / "run", idle=1)
+    begun = time.monotonic()
+    with locked(tmp_path / "run", "b"):
+        assert time.monotonic() - begun > 0.8
+
+
+def test_a_job_leaves_a_folder_to_an_owner_on_another_machine_that_is_alive(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "PATIENCE", 30.0)
+    monkeypatch.setattr(lock, "HEARTBEAT", 0.2)
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    left_by(tmp_path / "run", idle=1)
+    touch = threading.Timer(0.5, os.utime, [tmp_path / "run" / NAME])
+    touch.start()
+    with pytest.raises(InputError, match="on elsewhere"), locked(tmp_path / "run", "b"):
+        pytest.fail("two owners")
+    touch.join()
 
 
 def test_another_process_under_a_dead_one_s_number_owns_nothing(tmp_path):
