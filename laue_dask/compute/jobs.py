@@ -329,6 +329,8 @@ def cpu_jobs(config: BatchConfig, *, security: Security | None, logs: Path | Non
 def gpu_jobs(config: BatchConfig, gpus: GPUJobsConfig, *, security: Security | None, logs: Path | None) -> Jobs:
     """The jobs of GPU workers; see `cpu_jobs`."""
     inherited = {name: getattr(gpus, name) or getattr(config, name) for name in ("queue", "account", "walltime")}
+    if gpus.walltime is None:
+        inherited["lifetime"] = gpus.lifetime or config.lifetime
     processes = max(1, min(gpus.gpus, gpus.workers))
     memory = memory_of(gpus.memory, "cluster.gpu_jobs.memory")
     request = Request(processes, processes * gpus.cores, min(gpus.gpus, processes), memory * processes)

@@ -7,6 +7,7 @@ do not grow with the scan. Finished blocks are in a journal on disk, which the n
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from time import monotonic
 from typing import Any, overload
 
 import dask.array as da
@@ -16,17 +17,21 @@ from dask.delayed import Delayed
 from distributed import Client, Future, KilledWorker, as_completed, wait
 from numpy.typing import NDArray
 
-from laue_dask.compute.local import available_cores
+from laue_dask.compute.local import GPU, available_cores
 from laue_dask.errors import ComputeError, LaueDaskError
 from laue_dask.io.block_files import BlockFiles, checksum, location
 from laue_dask.io.journal import Journal, Receipt
 from laue_dask.progress import Progress
 
 MAPPINGS = 3
-"""How often `map_tasks` is tried while workers die."""
+"""How often in a row `map_tasks` is tried while workers die and nothing gets done."""
 
 PATIENCE = 900.0
-"""Seconds without a single finished block after which the run is taken for stuck."""
+"""Seconds without a single finished block after which the run is taken for stuck, though there are workers for it.
+Where there are none the supervisor knows better what is waited for."""
+
+COUNTED = 5.0
+"""Seconds between two looks at how many workers there are: jobs come and go."""
 
 
 class Blocks(Sequence[Delayed]):
@@ -87,8 +92,7 @@ def run_blocks(
     receipts = journal.read() if journal else {}
     receipts = {block: receipt for block, receipt in receipts.items() if block < len(tasks)}
     waiting = iter([block for block in range(len(tasks)) if block not in receipts])
-    width = window or 3 * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
-    for block, receipt in _computed(tasks, waiting, client, resources, width):
+    for block, receipt in _computed(tasks, waiting, client, resources, _Window(client, window)):
         receipts[block] = {**receipt, "block": block}
         if journal:
             journal.add(receipts[block])
@@ -97,32 +101,56 @@ def run_blocks(
     return [receipts[block] for block in range(len(tasks))]
 
 
+class _Window:
+    """How many blocks may be in flight."""
+
+    def __init__(self, client: Client, fixed: int | None) -> None:
+        self._client, self._fixed, self._width, self._looked = client, fixed, 0, -COUNTED
+
+    @property
+    def width(self) -> int:
+        """Three for each worker that there is, so that none waits and none has many to lose."""
+        if self._fixed is None and monotonic() - self._looked >= COUNTED:
+            self._looked = monotonic()
+            self._width = 3 * max(1, len(_workers(self._client)))
+        return self._fixed or self._width
+
+
+def _workers(client: Client) -> list[dict[str, Any]]:
+    return list(client.scheduler_info(n_workers=-1)["workers"].values())
+
+
 def _computed(
     tasks: Sequence[Delayed],
     waiting: Iterator[int],
     client: Client,
     resources: dict[str, float] | None,
-    width: int,
+    window: _Window,
 ) -> Iterator[tuple[int, Receipt]]:
     flying: dict[Future[Any], int] = {}
     try:
         for block in waiting:
             flying[client.compute(tasks[block], resources=resources, retries=1)] = block
-            while len(flying) >= width:
-                yield from _landed(flying)
+            while len(flying) >= window.width:
+                yield from _landed(flying, client, resources)
         while flying:
-            yield from _landed(flying)
+            yield from _landed(flying, client, resources)
     finally:
         client.cancel(list(flying))
 
 
-def _landed(flying: dict[Future[Any], int]) -> Iterator[tuple[int, Receipt]]:
+def _landed(
+    flying: dict[Future[Any], int], client: Client, resources: dict[str, float] | None
+) -> Iterator[tuple[int, Receipt]]:
     try:
         landed = wait(list(flying), timeout=PATIENCE, return_when="FIRST_COMPLETED").done
     except TimeoutError as error:
+        workers = _workers(client)
+        if not workers or (resources == GPU and not any(worker["resources"].get("GPU") for worker in workers)):
+            return
         raise ComputeError(
-            f"no block finished for {PATIENCE:.0f} s ({len(flying)} in flight, first: block {min(flying.values())}): "
-            "are the workers alive and the disk reachable?"
+            f"no block finished for {PATIENCE:.0f} s ({len(flying)} in flight, first: block {min(flying.values())}; "
+            f"{len(workers)} workers): is the disk reachable from the workers?"
         ) from error
     except CancelledError as error:
         raise ComputeError("the scheduler is gone: the same command goes on where it stopped") from error
@@ -287,34 +315,41 @@ def map_tasks(
     LaueDaskError
         Whatever a call raised, if it is one of ours.
     ComputeError
-        A call failed otherwise, or workers died `MAPPINGS` times.
+        A call failed otherwise, or workers died `MAPPINGS` times and nothing got done.
     """
     items = list(items)
     if client is None:
         return _map_here(function, items, shared, on_done)
-    for left in reversed(range(MAPPINGS)):
-        # What was sent is lost with the worker that holds it, and everything that waits for it is cancelled.
-        held = [client.scatter(value, hash=False) for value in shared]
-        futures = [client.submit(function, item, *held, pure=False, resources=resources) for item in items]
+    results: dict[int, Any] = {}
+    left = MAPPINGS
+    while len(results) < len(items):
+        done = len(results)
         try:
-            of = dict(zip(futures, items, strict=True))
+            client.submit(int, pure=False).result()  # there may be no worker at the moment
+            # What was sent is lost with the worker that holds it, and everything that waits for it is cancelled.
+            held = [client.scatter(value, hash=False) for value in shared]
+            futures = {
+                client.submit(function, item, *held, pure=False, resources=resources): place
+                for place, item in enumerate(items)
+                if place not in results
+            }
             for future in as_completed(futures):
-                future.result()
+                results[futures[future]] = future.result()
                 if on_done:
-                    on_done(of[future])
-            return [future.result() for future in futures]
+                    on_done(items[futures[future]])
         except LaueDaskError:
             raise
         except KilledWorker as error:
             raise ComputeError(f"a worker died too often: {error}: raise cluster.memory") from error
         except CancelledError as error:
+            left = MAPPINGS if len(results) > done else left - 1
             if not left:
                 raise ComputeError(
                     "what workers shared was lost with them, time and again: are they stable?"
                 ) from error
         except Exception as error:
             raise ComputeError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
-    raise AssertionError("unreachable")
+    return [results[place] for place in range(len(items))]
 
 
 def _map_here(

@@ -357,7 +357,7 @@ def test_the_window_bounds_the_blocks_in_flight(client, monkeypatch, window):
 
 def test_a_run_in_which_nothing_moves_ends_with_its_cause(client, monkeypatch):
     monkeypatch.setattr(run, "PATIENCE", 0.3)
-    with pytest.raises(ComputeError, match=r"no block finished for 0 s \(2 in flight, first: block 0\)"):
+    with pytest.raises(ComputeError, match=r"no block finished for 0 s \(2 in flight, first: block 0; 2 workers\)"):
         run_blocks(tasks_of(lambda block: {}, 2), client=client, resources={"unobtainable": 1})
 
 
