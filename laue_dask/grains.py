@@ -5,6 +5,9 @@ feature space is below a threshold. A beam that straddles a boundary gives a mix
 either: one such point would join two grains. Regions are therefore joined by the mean distance *along* their common
 boundary, the weakest boundary first, so that a leak through one edge is outvoted by the rest of it. Time is about
 O(n log n) and memory O(n) for n patterns.
+
+Where features leave in doubt what is a boundary, as in bent grains with others buried below them, the peaks of the
+patterns on both sides decide (`laue_dask.continuity`).
 """
 
 from collections.abc import Callable
@@ -18,7 +21,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import pdist
 from sklearn.base import BaseEstimator, ClusterMixin
 
-from laue_dask import labeling
+from laue_dask import continuity, labeling
 from laue_dask.errors import InputError
 from laue_dask.pca import Array, block_rows
 from laue_dask.seeding import sample_rows
@@ -30,6 +33,10 @@ UNRELATED = 0.9
 """Quantile of the distances of any two patterns at which they are taken to have nothing in common."""
 
 UNRELATED_SAMPLE = 500
+
+DOUBTFUL, TO_BE_JUDGED = (0.5, DECISIVE_GAP), (0.3, 1.5)
+"""Where there is no gap, the share of the distance of unrelated patterns, and the least factor to the median distance
+of neighbours, from which on a boundary is taken for one, and from which on its peaks are looked at."""
 
 LEAST_SHARE = 1 / 32
 """Joins per boundary below which a round over all of them costs more than joining one by one."""
@@ -236,7 +243,7 @@ def _renumbered(labels: Array) -> Array:
 
 
 def automatic_threshold(
-    pairs: Neighbours, merges: Merges, unrelated: float, min_size: int
+    pairs: Neighbours, merges: Merges, unrelated: float, min_size: int, *, doubtful: tuple[float, float] = DOUBTFUL
 ) -> tuple[float, tuple[float, float] | None]:
     """The strength between what holds grains together and what separates them.
 
@@ -248,13 +255,15 @@ def automatic_threshold(
     ----------
     unrelated
         Distance of patterns that have nothing in common.
+    doubtful
+        Threshold where there is no gap: a share of `unrelated`, and the least factor to the median distance of
+        neighbours.
 
     Returns
     -------
     threshold
         The gap's geometric mean. Without a gap of a factor `DECISIVE_GAP`, as where grains are bent or others are
-        buried below them: half way to an unrelated pattern, but at least that factor more than the median distance of
-        neighbours.
+        buried below them: `doubtful`.
     gap
         The strengths on its two sides; None without a gap.
     """
@@ -268,7 +277,7 @@ def automatic_threshold(
             # a median of 0: most neighbours are the same, and any difference is a boundary
             middle = np.sqrt(below[at] * above[at]) if below[at] > 0 else above[at] / 2
             return float(middle), (float(below[at]), float(above[at]))
-    return max(unrelated / 2, DECISIVE_GAP * floor), None
+    return max(doubtful[0] * unrelated, doubtful[1] * floor), None
 
 
 def unrelated_distance(X: Any) -> float:
@@ -302,6 +311,41 @@ def absorb(labels: Array, pairs: Neighbours, min_size: int) -> Array:
         labels = _renumbered(connected_components(graph, directed=False)[1][labels])
 
 
+def continued(labels: Array, valid: Array, shape: tuple[int, int], patterns: Callable[[Array], Array]) -> Array:
+    """Join the regions in which one grain goes on, as their peaks show.
+
+    Two regions are joined if the line between them is either's least doubtful one. Then lines are judged again: of thin
+    regions, such as where the beam straddles a boundary, it is only seen in the joined ones what lies on either side.
+
+    Parameters
+    ----------
+    labels
+        (n,) region of each valid pattern, 0, 1, ….
+    patterns
+        See `NeighbourhoodGrains.fit`.
+    """
+    peaks = continuity.SeenPeaks(patterns)
+    known: dict[tuple[int, int], float] = {}
+    while True:
+        lines = continuity.lines(labeling.label_map(labels, valid, shape), peaks, known)
+        least = np.full(int(labels.max(initial=-1)) + 1, np.inf)
+        for side in (lines.first, lines.second):
+            np.minimum.at(least, side, lines.strength)
+        mutual = (least[lines.first] == lines.strength) & (least[lines.second] == lines.strength)
+        joined = np.flatnonzero(mutual & (lines.strength <= 1))
+        if not len(joined):
+            return _renumbered(labels)
+        # in two lines of equal strength, a chain of regions may be joined at once
+        changed = set(lines.first[joined].tolist()) | set(lines.second[joined].tolist())
+        judged = zip(lines.first.tolist(), lines.second.tolist(), lines.strength.tolist(), strict=True)
+        known = {(a, b): strength for a, b, strength in judged if a not in changed and b not in changed}
+        target = np.arange(len(least))
+        for i in joined.tolist():
+            one, other = target[lines.first[i]], target[lines.second[i]]
+            target[target == max(one, other)] = min(one, other)
+        labels = target[labels]
+
+
 class NeighbourhoodGrains(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     """Grains of a scan as connected regions of close features.
 
@@ -325,6 +369,8 @@ class NeighbourhoodGrains(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         The strength that was used.
     gap_
         Strengths below and above an automatic threshold; None where it was given or nothing separates grains.
+    by_peaks_
+        Whether boundaries stronger than the threshold were judged by peaks.
     boundary_
         (n,) float32, largest distance of each pattern to one of its neighbours; NaN where it has none.
     means_
@@ -348,7 +394,15 @@ class NeighbourhoodGrains(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self.connectivity = connectivity
         self.small = small
 
-    def fit(self, X: Any, y: None = None, *, shape: tuple[int, int], valid: Array | None = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: None = None,
+        *,
+        shape: tuple[int, int],
+        valid: Array | None = None,
+        patterns: Callable[[Array], Array] | None = None,
+    ) -> Self:
         """Find the grains.
 
         Parameters
@@ -361,6 +415,9 @@ class NeighbourhoodGrains(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             (ny, nx) of the scan.
         valid
             (ny · nx,) bool; all by default.
+        patterns
+            Gives the reduced patterns (m, 128, 128) uint8 of m points, by ascending indices in the scan. Without, or
+            where the threshold is given or a gap leaves no doubt, features alone make the grains.
 
         Raises
         ------
@@ -373,10 +430,16 @@ class NeighbourhoodGrains(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         merges = join(len(X), pairs)
         self.gap_: tuple[float, float] | None = None
         if self.threshold == "auto":
-            self.threshold_, self.gap_ = automatic_threshold(pairs, merges, unrelated_distance(X), self.min_size)
+            doubtful = DOUBTFUL if patterns is None else TO_BE_JUDGED
+            self.threshold_, self.gap_ = automatic_threshold(
+                pairs, merges, unrelated_distance(X), self.min_size, doubtful=doubtful
+            )
         else:
             self.threshold_ = float(self.threshold)
+        self.by_peaks_ = patterns is not None and self.threshold == "auto" and self.gap_ is None
         regions = cut(len(X), merges, self.threshold_)
+        if patterns is not None and self.by_peaks_:
+            regions = continued(absorb(regions, pairs, self.min_size), valid, shape, patterns)
         if self.small == "merge":
             regions = absorb(regions, pairs, self.min_size)
         else:

@@ -161,7 +161,7 @@ def _analyse(
     record.warnings += segmentation.warnings_of(made, config.clustering)
     record.advice = _advice(found, made)
     with record.timed("grains"):
-        rows = grains.find(components, record.m_pca, where, results)
+        rows = grains.find(components, record.m_pca, where, reduced, results)
     with record.timed("quality"):
         error, unexplained = extraction.reconstruction_errors(
             reduced, where, extractor, config.quality, workers=workers, progress=progress
@@ -313,7 +313,7 @@ def _segment(
                 known=known,
             )
         kept_grains = m_pca == record["m_pca"] and "grain" in old
-        rows = None if kept_grains else grains.find(components, m_pca, where, results)
+        rows = None if kept_grains else grains.find(components, m_pca, where, reduced, results)
     record |= {
         "k": [one.k for one in made],
         "n_clusters": [one.n_clusters for one in made],

@@ -119,7 +119,7 @@ def make_run(folder: Path) -> None:
     found = segmentation.score(table[:, :M_PCA], hasty, results, workers=None, progress=QUIET)
     record.suggested_k, record.k = list(found.suggested), sorted({*found.suggested, 6})
     segmentation.segment(table, M_PCA, where, record.k, hasty, results, progress=QUIET, seeds=found.seeds)
-    rows = grains.find(table, M_PCA, where, results)
+    rows = grains.find(table, M_PCA, where, reduced, results)
     results.group.attrs["suggested_k"] = record.suggested_k
     results.finish()
     grains.write_tables(folder, pipeline.io_results.read(folder), store, grains=rows, where=where)

@@ -12,10 +12,12 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import xarray as xr
+import zarr
 from numpy.typing import NDArray
 
 from laue_dask import labeling, regions
 from laue_dask.grains import NeighbourhoodGrains
+from laue_dask.io import stored
 from laue_dask.io.places import replace_file
 from laue_dask.io.results import ResultsWriter
 from laue_dask.io.scan_store import ScanStore
@@ -29,13 +31,15 @@ GRAINS, DELEGATES, REGIONS = "grains.csv", "delegates.csv", "regions.csv"
 Row = dict[str, Any]
 
 
-def find(components: da.Array, m_pca: int, where: Map, results: ResultsWriter) -> list[Row]:
+def find(components: da.Array, m_pca: int, where: Map, reduced: zarr.Array[Any], results: ResultsWriter) -> list[Row]:
     """Find the grains of a scan and write their map and how strong the boundaries are.
 
     Parameters
     ----------
     components : (pattern, M_AE)
         Of which the first `m_pca` are used.
+    reduced : (pattern, 128, 128) uint8
+        Their peaks decide where features leave doubts.
 
     Returns
     -------
@@ -43,8 +47,10 @@ def find(components: da.Array, m_pca: int, where: Map, results: ResultsWriter) -
         Of `grains.csv`, largest grain first; patterns are counted in the scan.
     """
     samples = usable(components, where)[:, :m_pca]
-    found = NeighbourhoodGrains().fit(samples, shape=where.shape, valid=where.valid)
-    attributes: dict[str, Any] = {"threshold": found.threshold_}
+    found = NeighbourhoodGrains().fit(
+        samples, shape=where.shape, valid=where.valid, patterns=lambda rows: stored.read_rows(reduced, rows)
+    )
+    attributes: dict[str, Any] = {"threshold": found.threshold_, "by_peaks": found.by_peaks_}
     if found.gap_ is not None:
         attributes["gap"] = list(found.gap_)
     results.put("grain", where.paint(found.labels_, fill=np.int32(-1)), attributes=attributes)
