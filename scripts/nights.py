@@ -12,6 +12,11 @@ complete a day later; `garbage` instead of frames, repaired a day later or never
 killed while it runs, once or every time; and, of whole nights, `night killed`: nightly itself is killed in the middle
 of a scan and the timer starts it again; `disk`: no room is left until the next night; `time`: the night ends early.
 
+    .venv/bin/python scripts/nights.py OUT --kills 20 [--scans 6] [--seed 0]
+
+Instead of nights: one night that is killed (SIGKILL) at so many random moments and started again after each. Every scan
+must be done, once, with results that are to the last bit those of a night that nobody disturbed.
+
 Exit code: 0 if everything is as it must be.
 """
 
@@ -352,6 +357,69 @@ def check_end(campaign: Campaign, nights: int) -> None:
         campaign.expect(rise <= FLAT, True, "memory of nightly is flat")
 
 
+def kill_often(campaign: Campaign, scans: int, kills: int, draw: random.Random) -> None:
+    """Kill a night at random moments until it has been killed often enough, let it end, and compare."""
+    calm = Campaign(campaign.out / "calm")
+    for one in (calm, campaign):
+        one.out.mkdir(exist_ok=True)
+        one.scans = [Scan(f"day00/scan{i:02d}", i % POOL) for i in range(scans)]
+        if one is calm:
+            (calm.out / "pool").symlink_to(campaign.out / "pool")
+        for scan in one.scans:
+            arrive(one, scan)
+    command = [sys.executable, "-m", "laue_dask", "nightly"]
+    path = settings(calm, {})
+    subprocess.run([*command, str(calm.root), "--config", str(path)], check=True, stdout=subprocess.DEVNULL)
+    path = settings(campaign, {})
+    moments: Counter = Counter()
+    while moments.total() < kills:
+        night = subprocess.Popen([*command, str(campaign.root), "--config", str(path)], stdout=subprocess.DEVNULL)
+        before = last_event(campaign)
+        if draw.random() < 0.75:  # else while it starts
+            while night.poll() is None and last_event(campaign) == before:
+                time.sleep(0.02)
+        time.sleep(draw.uniform(0, 4))
+        if night.poll() is not None:
+            # All is done before the kills are: one more scan for the others.
+            scan = Scan(f"day01/scan{len(campaign.scans):02d}", draw.randrange(POOL))
+            for one in (calm, campaign):
+                arrive(one, scan)
+                one.scans.append(scan)
+            continue
+        moments[last_event(campaign).get("event", "start")] += 1
+        night.send_signal(signal.SIGKILL)
+        night.wait()
+        print(f"{datetime.now():%H:%M:%S} kill {moments.total()} of {kills}, after {dict(moments)}", flush=True)
+    subprocess.run([*command, str(campaign.root), "--config", str(path)], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [*command, str(calm.root), "--config", str(settings(calm, {}))], check=True, stdout=subprocess.DEVNULL
+    )
+    done = Counter(line.partition(" done    ")[2].rsplit(": ", 1)[0] for line in log_lines(campaign))
+    summary = json.loads((campaign.runs / "summary.json").read_text())
+    for row in summary["scans"]:
+        campaign.expect(row["status"], "done", row["scan"])
+        campaign.expect(done[row["scan"]], 1, f"{row['scan']}: runs to the end")
+        same = same_results(calm.runs / row["run"], campaign.runs / row["run"])
+        campaign.expect(same, True, f"{row['scan']}: results as without kills")
+    campaign.expect(len(summary["scans"]), len(campaign.scans), "scans in the summary")
+    for child in psutil.process_iter(["cmdline"]):
+        mine = str(campaign.out) in " ".join(child.info["cmdline"] or ())
+        if mine and "laue_dask.nightly.worker" in " ".join(child.info["cmdline"]):
+            campaign.expect(child.pid, None, "process left behind")
+    print(f"{len(summary['scans'])} scans, killed {moments.total()} times while the journal's last line was {moments}")
+
+
+def same_results(one: Path, other: Path) -> bool:
+    """Whether the arrays of two runs are the same to the last bit."""
+    import xarray as xr
+
+    left, right = (xr.open_zarr(folder / "results.zarr", mask_and_scale=False) for folder in (one, other))
+    with left, right:
+        return set(left.variables) == set(right.variables) and all(
+            left[name].values.tobytes() == right[name].values.tobytes() for name in left.variables
+        )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="new folder")
@@ -359,6 +427,7 @@ def main() -> int:
     parser.add_argument("--scans", type=int, default=20)
     parser.add_argument("--faults", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kills", type=int, default=0, help="kill one night so often instead")
     given = parser.parse_args()
     out = given.out.absolute()
     if out.exists():
@@ -369,6 +438,10 @@ def main() -> int:
     pool.start()
     pool.join()
     draw = random.Random(given.seed + 1)  # noqa: S311
+    if given.kills:
+        kill_often(campaign, given.scans, given.kills, draw)
+        print(f"{len(campaign.problems)} things are not as they must be; {duration(time.monotonic() - began)} in all")
+        return 1 if campaign.problems else 0
     days = plan(given.nights, given.scans, given.faults, given.seed)
     # Whose process is to be killed, is in a night that lasts.
     free = [day for day in range(1, given.nights - 1) if not any(scan.fault == "killed" for scan in days[day])]
