@@ -103,7 +103,7 @@ def here(monkeypatch):
 
     @contextmanager
     def running(config, **_):
-        with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as client:
+        with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as client:
             yield Workers(client=client, count=1, gpu=None, described="here")
 
     monkeypatch.setattr(cluster, "start", running)
