@@ -369,16 +369,14 @@ def kill_often(campaign: Campaign, scans: int, kills: int, draw: random.Random) 
             arrive(one, scan)
     command = [sys.executable, "-m", "laue_dask", "nightly"]
     path = settings(calm, {})
+    began = time.monotonic()
     subprocess.run([*command, str(calm.root), "--config", str(path)], check=True, stdout=subprocess.DEVNULL)
+    span = time.monotonic() - began
     path = settings(campaign, {})
     moments: Counter = Counter()
     while moments.total() < kills:
         night = subprocess.Popen([*command, str(campaign.root), "--config", str(path)], stdout=subprocess.DEVNULL)
-        before = last_event(campaign)
-        if draw.random() < 0.75:  # else while it starts
-            while night.poll() is None and last_event(campaign) == before:
-                time.sleep(0.02)
-        time.sleep(draw.uniform(0, 4))
+        time.sleep(draw.uniform(0, span))
         if night.poll() is not None:
             # All is done before the kills are: one more scan for the others.
             scan = Scan(f"day01/scan{len(campaign.scans):02d}", draw.randrange(POOL))

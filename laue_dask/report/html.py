@@ -35,12 +35,10 @@ dd { margin: 0; font-size: 1.15rem; overflow-wrap: anywhere; }
 figure { margin: .8rem 0 1.4rem; }
 figure img { max-width: 100%; height: auto; }
 .scroll { overflow-x: auto; }
-.scan { display: grid; grid-template-columns: 13.2rem 1fr; gap: 0 1.2rem; padding: .7rem 0;
-  border-bottom: 1px solid #e4e4e4; break-inside: avoid; }
-.scan h3 { margin: 0; overflow-wrap: anywhere; }
-.scan p { margin: .15rem 0; font-size: .9rem; overflow-wrap: anywhere; }
-.scan img { margin-right: .4rem; vertical-align: top; max-width: 6rem; image-rendering: pixelated; }
-@media (max-width: 36rem) { .scan { grid-template-columns: 1fr; } }
+.scan { display: inline-block; vertical-align: top; width: 18.8rem; margin: 0 1rem 1.4rem 0; break-inside: avoid; }
+.scan h3 { margin: .2rem 0 0; overflow-wrap: anywhere; }
+.scan p { margin: .1rem 0; font-size: .88rem; overflow-wrap: anywhere; }
+.scan img { margin-right: .4rem; vertical-align: top; max-width: 9rem; image-rendering: pixelated; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: #666; padding: .2rem 0; }
 th, td { text-align: left; padding: .22rem .8rem .22rem 0; border-bottom: 1px solid #e4e4e4; vertical-align: top; }

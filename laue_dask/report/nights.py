@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from laue_dask.io.places import replace_file
 from laue_dask.progress import duration
-from laue_dask.report.html import document, facts_list, warning
+from laue_dask.report.html import document, facts_list, table, warning
 
 _TITLES = {
     "aside": "Set aside",
@@ -37,7 +37,11 @@ def write_index(summary: Mapping[str, Any], out: Path) -> None:
     sections = []
     for status, title in _TITLES.items():
         found = [row for row in rows if row["status"] == status]
-        sections.append((title, "".join(_scan(row, out) for row in found)))
+        if status in ("aside", "done"):
+            body = "".join(_scan(row, out) for row in found)
+        else:
+            body = table([{"scan": row["scan"], "why": row["reason"], "files": row.get("frames", "")} for row in found])
+        sections.append((title, body))
     text = document(f"Nights of {summary['root']}", head=_head(summary), sections=sections)
     replace_file(out / "index.html", text.encode())
 
@@ -56,7 +60,7 @@ def _head(summary: Mapping[str, Any]) -> str:
 def _scan(row: Mapping[str, Any], out: Path) -> str:
     facts = row.get("facts", {})
     pictures = "".join(_picture(out / "thumbnails" / name, name) for name in facts.get("thumbnails", ()))
-    report = row.get("report")
+    report = row.get("report") if row["status"] == "done" else None
     name = escape(row["scan"])
     title = f'<a href="{quote(report)}">{name}</a>' if report else name
     lines = [line for line in (_facts(facts), escape(row.get("reason", "")), escape(row.get("again", ""))) if line]
@@ -64,7 +68,7 @@ def _scan(row: Mapping[str, Any], out: Path) -> str:
         lines.append(f'<a href="{quote(row["log"])}">what it said</a>')
     lines += [escape(text) for text in facts.get("warnings", ())]
     text = "".join(f"<p>{line}</p>" for line in lines)
-    return f'<article class="scan"><div>{pictures}</div><div><h3>{title}</h3>{text}</div></article>\n'
+    return f'<article class="scan">{pictures}<h3>{title}</h3>{text}</article>\n'
 
 
 def _facts(facts: Mapping[str, Any]) -> str:

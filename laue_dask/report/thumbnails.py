@@ -9,7 +9,7 @@ from PIL import Image
 from laue_dask.io import results as io_results
 from laue_dask.report.canvas import MISSING, cluster_colours
 
-SIDE = 96
+SIDE = 140
 """Longest side in pixels; small maps are enlarged by whole numbers, so that points stay squares."""
 
 
