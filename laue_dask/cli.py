@@ -469,6 +469,21 @@ def info(path: Path) -> int:
 
 
 @commands.command()
+@click.argument("path", type=click.Path(path_type=Path))
+def verify(path: Path) -> int:
+    """Check every object of a scan store, a run or a weights file against its receipts.
+
+    Says what is damaged and what to do; exits with 1 if anything is. Nothing is changed.
+    """
+    from laue_dask.verify import verify as verify_path
+
+    found = verify_path(path, progress=_progress())
+    for line in found.lines():
+        click.echo(line)
+    return ExitCode.FAILED if found.findings else ExitCode.DONE
+
+
+@commands.command()
 @click.option("--out", default=".", type=click.Path(path_type=Path), help="Folder in which runs will be [here].")
 @_cluster_options
 def doctor(out: Path, config_file: Path | None, workers: int | None) -> int:

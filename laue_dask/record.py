@@ -30,7 +30,16 @@ WITHDRAWN = "run.json.withdrawn"
 CHECKSUM = "crc32c"
 """Last entry of a record: of all the others."""
 
-FILES = ("config.yaml", "report.html", "delegates.csv", "grains.csv", "regions.csv", "pixels.safetensors", "plots/*")
+FILES = (
+    "config.yaml",
+    "report.html",
+    "dask-report.html",
+    "delegates.csv",
+    "grains.csv",
+    "regions.csv",
+    "pixels.safetensors",
+    "plots/*",
+)
 """What a run leaves beside its record and its results; other files in its folder are none of ours."""
 
 REMEDY = "run `laue-dask run`, the same command, again"

@@ -4,15 +4,17 @@ The card is JSON in the file's own metadata, so that the two cannot be separated
 """
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import safetensors.torch
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from torch import Tensor
 
 from laue_dask.config import Model, Recipe
 from laue_dask.encoder.network import ARCHITECTURES, Architecture, Autoencoder, build
@@ -21,6 +23,9 @@ from laue_dask.io.places import replace_file
 
 DEFAULT = Path(str(files("laue_dask") / "weights" / "default.safetensors"))
 """The shipped weights."""
+
+LARGEST = 2**30
+"""Bytes of a weights file, beyond which it is none of ours and is not read."""
 
 UNTRAINED_SEED = 0
 """Seed of the random weights that stand beside the trained ones wherever quality is reported."""
@@ -44,12 +49,14 @@ class Card(Model):
     """Quantiles of the validation patterns' reconstruction errors (`drift.reference`): how a scan is found strange."""
     benchmark: list[dict[str, str | int | float | None]] = Field(default_factory=list)
     """Rows of the benchmark's table; filled in by `annotate`."""
+    crc32c: str = ""
+    """Of the tensors and of all the rest of the card, as it is in the file; empty once it was checked."""
 
 
 def save(model: Autoencoder, path: Path, card: Card) -> None:
     """Write weights and card; the file appears only when complete."""
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    replace_file(path, safetensors.torch.save(state, metadata={"card": card.model_dump_json()}))
+    replace_file(path, _packed(state, card))
 
 
 def annotate(
@@ -77,13 +84,17 @@ def annotate(
     """
     given = {"benchmark": benchmark, "reference": reference}
     try:
-        values = {**read_card(path).model_dump(), **{name: value for name, value in given.items() if value is not None}}
+        card, content = _card_of(path)
+        values = {
+            **card.model_dump(exclude={"crc32c"}),
+            **{name: value for name, value in given.items() if value is not None},
+        }
         card = Card.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise StoreError(f"{path}: card not changed: {where} = {first['input']!r}: {first['msg']}") from error
-    replace_file(path, safetensors.torch.save(load_file(path), metadata={"card": card.model_dump_json()}))
+    replace_file(path, _packed(safetensors.torch.load(content), card))
     return card
 
 
@@ -119,14 +130,47 @@ def read_card(path: Path) -> Card:
     StoreError
         The file is not safetensors, or has no card, or a card of another version.
     """
+    return _checked(path)[0]
+
+
+def _checked(path: Path) -> tuple[Card, bytes]:
+    """Card and content of a weights file that is as it was written."""
+    card, content = _card_of(path)
+    if card.crc32c != _checksum(card, content):
+        raise StoreError(f"{path}: damaged, or written by another version: its checksum is another")
+    return card.model_copy(update={"crc32c": ""}), content
+
+
+def _card_of(path: Path) -> tuple[Card, bytes]:
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        return Card.model_validate_json(metadata["card"])
+        if path.stat().st_size > LARGEST:
+            raise StoreError(f"{path}: {path.stat().st_size} bytes are no weights of laue-dask")
+        content = path.read_bytes()
+        safetensors.deserialize(content)  # type: ignore[no-untyped-call]  # looks at the header and what lies where
+        return Card.model_validate_json(_header(content)["__metadata__"]["card"]), content
     except (SafetensorError, OSError) as error:
         raise StoreError(f"{path}: not a safetensors file: {error}") from error
-    except (KeyError, ValidationError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise StoreError(f"{path}: no card that this laue-dask reads: train it again with `laue-dask train`") from error
+
+
+def _packed(state: dict[str, Tensor], card: Card) -> bytes:
+    """Content of a weights file, whose card has the checksum of its tensors and of itself."""
+    plain = safetensors.torch.save(state, metadata={"card": ""})
+    complete = card.model_copy(update={"crc32c": _checksum(card, plain)})
+    return safetensors.torch.save(state, metadata={"card": complete.model_dump_json()})
+
+
+def _checksum(card: Card, content: bytes) -> str:
+    tensors = {name: about for name, about in _header(content).items() if name != "__metadata__"}
+    text = json.dumps([card.model_dump(mode="json", exclude={"crc32c"}), tensors], sort_keys=True)
+    data = content[8 + int.from_bytes(content[:8], "little") :]
+    return f"{google_crc32c.extend(google_crc32c.value(text.encode()), data):08x}"
+
+
+def _header(content: bytes) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return found
 
 
 def load(name: str, *, recipe: Recipe | None = None) -> tuple[Autoencoder, Card]:
@@ -150,7 +194,7 @@ def load(name: str, *, recipe: Recipe | None = None) -> tuple[Autoencoder, Card]
         return build(architecture, seed=UNTRAINED_SEED).eval(), Card(
             architecture=architecture, recipe=recipe or Recipe()
         )
-    card = read_card(path)
+    card, content = _checked(path)
     # A removed substrate leaves patterns that look like any others; every other field changes how a spot looks.
     for field in sorted(set(Recipe.model_fields) - {"substrate"}) if recipe is not None else ():
         theirs, ours = getattr(card.recipe, field), getattr(recipe, field)
@@ -161,7 +205,7 @@ def load(name: str, *, recipe: Recipe | None = None) -> tuple[Autoencoder, Card]
             )
     model = build(card.architecture, seed=0)
     try:
-        model.load_state_dict(load_file(path))
+        model.load_state_dict(safetensors.torch.load(content))
     except (RuntimeError, SafetensorError) as error:
         raise StoreError(f"{path}: tensors do not fit the architecture of the card: train it again") from error
     return model.eval(), card

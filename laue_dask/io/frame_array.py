@@ -1,6 +1,6 @@
 """The frames of a scan store on disk: written by whole shards, read by chunks, and never silently lost."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,7 +55,7 @@ class FrameArray:
         Of its shards, each of which is held against its own before it is read; None while they are written.
     """
 
-    def __init__(self, folder: Path, array: zarr.Array[Any], seals: Sequence[int] | None = None) -> None:
+    def __init__(self, folder: Path, array: zarr.Array[Any], seals: Mapping[int, int] | None = None) -> None:
         self.folder = folder
         self.array = array
         self.shard_frames = int((array.shards or array.chunks)[0])

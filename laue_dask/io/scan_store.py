@@ -222,6 +222,11 @@ class ScanStore:
         return int(self._attribute("chunk_frames"))
 
     @property
+    def seals(self) -> dict[int, int]:
+        """Seal of each shard of a finished store; see `block_files.BlockFiles.seal`."""
+        return {block: int(seal) for block, seal in enumerate(self._attribute("seals"))}
+
+    @property
     def valid(self) -> NDArray[np.bool_]:
         """(pattern,) bool: recorded and usable."""
         return cast(NDArray[np.bool_], self._array("valid")[:])
@@ -383,6 +388,10 @@ class ScanStore:
             return None
         return found if isinstance(found, zarr.Array) else None
 
+    def vouches_for(self, digest: str) -> bool:
+        """Whether the store's receipts know the reduced patterns of a recipe."""
+        return self._receipts is not None and f"reduced/{digest}/zarr.json" in self._receipts.files
+
     def take_down(self, digest: str) -> None:
         """Add the reduced patterns of a recipe, which are finished, to what the store's receipts vouch for."""
         added = [f"reduced/{digest}", "reduced/zarr.json"]
@@ -469,9 +478,7 @@ class ScanStore:
 
     @cached_property
     def _frames(self) -> FrameArray:
-        return FrameArray(
-            self._folder, self._array("frames"), None if self._receipts is None else self._attribute("seals")
-        )
+        return FrameArray(self._folder, self._array("frames"), None if self._receipts is None else self.seals)
 
     @cached_property
     def _receipts(self) -> Receipts | None:

@@ -58,7 +58,8 @@ def reduce_scan(store: ScanStore, recipe: Recipe, *, workers: Workers, progress:
     digest = recipe.digest()
     found = store.reduced(digest)
     if found is not None and complete(found):
-        store.take_down(digest)
+        if not store.vouches_for(digest):
+            store.take_down(digest)
         return found
     require_writable(store.path)
     if recipe.substrate == "remove":
