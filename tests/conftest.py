@@ -2,6 +2,8 @@
 
 import os
 import re
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -86,6 +88,29 @@ def command(on_workers: Workers, capsys: pytest.CaptureFixture[str]) -> Callable
         return Outcome(code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folder of a real SLURM of one node, which runs while tests need it; they are skipped where it cannot be had."""
+    if os.name != "posix" or os.geteuid():
+        pytest.skip("a SLURM of one node is started by root alone")
+    if shutil.which("sbatch") is None and shutil.which("apt-get"):
+        for arguments in (["update"], ["install", "-y", "--no-install-recommends", "slurm-wlm", "munge"]):
+            environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+            subprocess.run(["apt-get", "-qq", *arguments], env=environment, capture_output=True, check=False)
+    if shutil.which("sbatch") is None:
+        pytest.skip("SLURM is not installed, and Debian's packages slurm-wlm and munge cannot be")
+    script, folder = REPOSITORY / "scripts" / "one_node_slurm", tmp_path_factory.mktemp("one-node")
+    started = subprocess.run([script, "start", folder], capture_output=True, text=True, check=False)
+    try:
+        if started.returncode:
+            pytest.skip(f"SLURM does not start here: {started.stderr.strip()}")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+            yield folder
+    finally:
+        subprocess.run([script, "stop", folder], capture_output=True, check=False)
 
 
 @pytest.fixture(scope="session")

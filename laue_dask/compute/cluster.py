@@ -252,7 +252,8 @@ def _scheduler(config: SchedulerConfig, folder: Path | None) -> Iterator[_Joined
     security = credentials.of_files(config.ca, config.cert, config.key) if encrypted else None
     try:
         client = Client(address, security=security, timeout=min(config.timeout, 30))
-    except (OSError, ValueError, TimeoutError) as error:
+    except (OSError, ValueError, TypeError, TimeoutError) as error:
+        # TypeError: there are no credentials.
         raise ComputeError(f"{address}: the scheduler is not reached: {' '.join(str(error).split())}") from error
     with client:
         try:
@@ -371,16 +372,17 @@ def _reported(client: Client, path: Path | None) -> Iterator[None]:
     draft = path.with_name(f".{path.name}")
     keeping = performance_report(filename=str(draft), mode="inline")
     begun = _tried(lambda: client.sync(keeping.__aenter__, callback_timeout=REPORTING))
+
+    def keep() -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        client.sync(keeping.__aexit__, None, None, None, code="laue_dask", callback_timeout=REPORTING)
+        draft.replace(path)
+
     try:
         yield
     finally:
         if begun and client.status == "running":
-            path.parent.mkdir(parents=True, exist_ok=True)
-            done = _tried(
-                lambda: client.sync(keeping.__aexit__, None, None, None, code="laue_dask", callback_timeout=REPORTING)
-            )
-            if done:
-                draft.replace(path)
+            _tried(keep)
         draft.unlink(missing_ok=True)
 
 

@@ -1,15 +1,24 @@
+import errno
+import json
 import os
+import signal
+import socket
+import threading
+import time
 
 import dask
+import dask.array as da
 import psutil
 import pytest
 from dask.utils import format_bytes
+from distributed import Nanny, SpecCluster
 
-from laue_dask.compute import local, supervisor
+from laue_dask.compute import cluster, credentials, crews, local, supervisor
 from laue_dask.compute.cluster import start
 from laue_dask.compute.local import available_cores
-from laue_dask.config import ClusterConfig
-from laue_dask.errors import ConfigError
+from laue_dask.compute.run import map_tasks, run_blocks
+from laue_dask.config import ClusterConfig, SchedulerConfig
+from laue_dask.errors import ComputeError, ConfigError
 
 
 @pytest.fixture
@@ -118,6 +127,25 @@ def test_everything_listens_on_loopback_alone(workers):
     assert all(address.startswith("tcp://127.0.0.1:") for address in [*nannies, workers.client.scheduler.address])
 
 
+def outward_address():
+    """The machine's own address on a network, None without one."""
+    addresses = [a for several in psutil.net_if_addrs().values() for a in several if a.family == socket.AF_INET]
+    return next((a.address for a in addresses if not a.address.startswith("127.")), None)
+
+
+def test_a_scan_from_the_network_finds_no_open_port(workers):
+    address = outward_address()
+    if address is None:
+        pytest.skip("this machine has no network")
+    family = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
+    mine = {c.laddr.port for c in psutil.net_connections("inet") if c.status == psutil.CONN_LISTEN and c.pid in family}
+    assert len(mine) >= 1 + 2 * workers.count  # the scheduler; each worker and its nanny
+    for port in mine:
+        with socket.socket() as probe:
+            probe.settimeout(2)
+            assert probe.connect_ex((address, port)) == errno.ECONNREFUSED, port
+
+
 def test_a_cluster_is_what_was_asked_for_and_leaves_nothing_behind(tmp_path):
     config = ClusterConfig(workers=1, memory="1GiB", scratch=tmp_path, gpu="never", dashboard=True)
     with start(config) as running:
@@ -144,3 +172,156 @@ def test_a_worker_that_dask_gives_up_is_started_again(tmp_path, monkeypatch):
         [before] = client.run(os.getpid).values()
         client.sync(client.cluster.workers["cpu-0"].close)
         assert client.submit(os.getpid).result(timeout=60) != before
+
+
+def test_workers_that_never_start_end_the_command_in_time_with_the_cause(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor, "LOOK", 0.1)
+    monkeypatch.setattr(local, "start_cluster", lambda config, *_: SpecCluster({}, local.scheduler(False)))
+    begun = time.monotonic()
+    with (
+        pytest.raises(
+            ComputeError, match=r"^no worker for \d\.\d s: the worker processes .*\(the cluster's state is in "
+        ),
+        start(ClusterConfig(workers=1, gpu="never", timeout=1), folder=tmp_path),
+    ):
+        pytest.fail("it started")
+    assert time.monotonic() - begun < 20
+    state = json.loads((tmp_path / "cluster" / "state.json").read_text())
+    assert (state["workers"], state["tasks"]) == ({}, {})
+
+
+async def nothing(*_):
+    """Mend nothing."""
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda client: run_blocks([dask.delayed(dict)(block=i) for i in range(5)], client=client),
+        lambda client: map_tasks(len, ["a", "b"], (), client=client),
+        lambda client: map_tasks(max, [1, 2], (3,), client=client),
+        lambda client: da.ones(10, chunks=5).sum().compute(),
+        lambda client: client.submit(len, "a").result(),
+    ],
+    ids=["blocks", "tasks", "shared", "array", "future"],
+)
+def test_whatever_waits_for_workers_that_are_gone_for_good_ends_in_time(ask, monkeypatch, tmp_path):
+    monkeypatch.setattr(supervisor, "LOOK", 0.1)
+    monkeypatch.setattr(crews.LocalCrew, "mend", nothing)
+    lost = []
+
+    def work():
+        config = ClusterConfig(workers=1, memory="1GiB", gpu="never", timeout=2)
+        with start(config, folder=tmp_path) as running:
+            running.client.sync(running.client.cluster.workers["cpu-0"].close)
+            lost.append(time.monotonic())
+            ask(running.client)
+
+    with pytest.raises(ComputeError, match=r"^no worker for \d\.\d s") as caught:
+        work()
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - lost[0] < 30
+
+
+def test_a_run_in_which_nothing_begins_or_ends_is_given_up(monkeypatch):
+    monkeypatch.setattr(supervisor, "LOOK", 0.1)
+    monkeypatch.setattr(supervisor, "STUCK", 1.0)
+    with (
+        pytest.raises(ComputeError, match=r"^no task has begun or ended for 1\.0 s \(1 to be done, 1 workers\)"),
+        start(ClusterConfig(workers=1, memory="1GiB", gpu="never")) as running,
+    ):
+        running.client.submit(time.sleep, 60).result()
+
+
+def test_a_command_that_is_told_to_end_leaves_no_worker(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    pids = []
+
+    def work():
+        with start(ClusterConfig(workers=1, memory="1GiB", gpu="never")) as running:
+            pids.extend(running.client.run(os.getpid).values())
+            threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGTERM]).start()
+            running.client.submit(time.sleep, 60).result()
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_run_leaves_a_report_that_needs_no_network(tmp_path):
+    config = ClusterConfig(workers=1, memory="1GiB", gpu="never")
+    with start(config, folder=tmp_path, report=True) as running:
+        running.client.gather(running.client.map(str, range(20)))
+    text = (tmp_path / "dask-report.html").read_text()
+    assert "Dask Performance Report" in text
+    assert "<script src=" not in text.replace(' type="text/javascript"', "")
+    assert [path.name for path in tmp_path.iterdir()] == ["dask-report.html"]
+
+
+def test_a_report_that_cannot_be_written_fails_nothing(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "dask-report.html").mkdir()
+    with start(ClusterConfig(workers=1, memory="1GiB", gpu="never"), folder=tmp_path / "run", report=True) as running:
+        assert running.client.submit(len, "abc").result() == 3
+    with start(
+        ClusterConfig(workers=1, memory="1GiB", gpu="never", report=False), folder=tmp_path / "none", report=True
+    ):
+        pass
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """A scheduler that is there already, over TLS, and the files of its credentials."""
+    with (
+        credentials.temporary(tmp_path) as (here, there),
+        SpecCluster(
+            {
+                "w": {
+                    "cls": Nanny,
+                    "options": {"nthreads": 1, "security": here, "host": "127.0.0.1", "dashboard": False},
+                }
+            },
+            local.scheduler(False, host="127.0.0.1", protocol="tls://", security=here),
+            security=here,
+        ) as running,
+    ):
+        files = {"ca": there.tls_ca_file, "cert": there.tls_worker_cert, "key": there.tls_worker_key}
+        yield running.scheduler_address, files
+
+
+def test_a_scheduler_that_is_there_already_is_used_and_left_running(elsewhere, tmp_path):
+    address, files = elsewhere
+    (tmp_path / "scheduler.json").write_text(json.dumps({"address": address}))
+    for where in ({"address": address}, {"file": tmp_path / "scheduler.json"}):
+        with start(SchedulerConfig(kind="scheduler", **where, **files)) as running:
+            assert running.client.submit(len, "abc").result() == 3
+            assert (running.count, running.gpu) == (1, None)
+            assert running.described == f"1 CPU worker and 0 GPU workers of {address}"
+
+
+def test_a_scheduler_that_cannot_be_used_is_refused_in_one_line(elsewhere, tmp_path):
+    address, files = elsewhere
+    cases = [
+        ({"address": address}, ComputeError, "the scheduler is not reached"),  # without credentials
+        ({"address": "tls://127.0.0.1:1", **files}, ComputeError, "the scheduler is not reached"),
+        ({"address": "tcp://192.0.2.7:8786"}, ConfigError, "whoever reaches it can run anything"),
+        ({"file": tmp_path / "none.json"}, ConfigError, "not a scheduler file"),
+        ({"address": address, "gpu": "require", **files}, ConfigError, "no worker of .* has the resource GPU"),
+    ]
+    for values, error, message in cases:
+        config = SchedulerConfig(kind="scheduler", timeout=2, **values)
+        with pytest.raises(error, match=message) as caught, start(config):
+            pytest.fail("it was used")
+        assert "\n" not in str(caught.value)
+
+
+def test_the_way_to_the_dashboard_is_told(monkeypatch):
+    said = []
+    monkeypatch.setattr(cluster.logger, "info", lambda text, *values: said.append(text % values))
+    with start(ClusterConfig(workers=1, memory="1GiB", gpu="never", dashboard=True)) as running:
+        port = running.client.dashboard_link.split(":")[2].split("/")[0]
+    [line] = said
+    assert f"http://127.0.0.1:{port}/status" in line
+    assert f"ssh -N -L {port}:127.0.0.1:{port} " in line
