@@ -185,7 +185,7 @@ def plan(
 
 
 @commands.command()
-@click.argument("source")
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
 @click.option("-k", "k", type=click.IntRange(min=2), multiple=True, help="A number of clusters; may be repeated.")
 @click.option("--components", help="M_PCA: a number of components, or the share of variance to explain [0.99].")
@@ -196,7 +196,7 @@ def plan(
 @_grid_options
 @_cluster_options
 def run(
-    source: str,
+    sources: tuple[str, ...],
     out: Path,
     k: tuple[int, ...],
     components: str | None,
@@ -212,6 +212,8 @@ def run(
     """Segment a scan: frames or a scan store → label maps, scores and a report.
 
     SOURCE is a scan store, or frames as `ingest` takes them. The same command goes on where a killed run stopped.
+    Several sources are a series: one PCA and one clustering of all, the run of each in a folder below --out, and
+    series.html with all maps side by side.
     """
     overrides = _overrides(
         shape=shape,
@@ -225,9 +227,15 @@ def run(
         store_frames=store_frames,
     )
     config = load(config_file, overrides)
+    if len(sources) > 1:
+        from laue_dask import series
+
+        records = series.run(sources, out, config, command=_typed(), progress=_progress())
+        click.echo(f"series: {out / 'series.html'}")
+        return max(_tell(one, out / name) for one, name in zip(records, records[0].series, strict=True))
     from laue_dask import pipeline
 
-    return _tell(pipeline.run(source, out, config, command=_typed(), progress=_progress()), out)
+    return _tell(pipeline.run(sources[0], out, config, command=_typed(), progress=_progress()), out)
 
 
 @commands.command()
