@@ -6,6 +6,7 @@ that was killed goes on at the first missing block; a run with other parameters 
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def run(
     check_folder(folder)
     source.check(origin, config)
     # Workers may have another working directory.
-    folder, config = folder.absolute(), _with_absolute_weights(config)
+    folder, config = folder.absolute(), with_absolute_weights(config)
     extractor = extraction.extractor_of(config.encoder, config.recipe)
     choose_components(np.full(extractor.n_features, 1 / extractor.n_features), config.pca.components)
     with locked(folder, command):
@@ -94,50 +95,69 @@ def _run(
     """`run` of a folder that is this process's own, with everything checked that can be before."""
     record = Run(command=command, source=origin, config=config)
     with nullcontext(given) if given else cluster.start(config.cluster, folder=folder, report=True) as workers:
-        record.workers = workers.described
-        with record.timed("ingest"):
-            store = source.open_scan(origin, folder, config, workers=workers, progress=progress)
-        record.describe_scan(store)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in (records.NAME, records.WITHDRAWN):
-            (folder / name).unlink(missing_ok=True)
-        (folder / "config.yaml").write_text(dump(config), encoding="utf-8")
-        with record.timed("reduce"):
-            reduced = reduce_scan(store, config.recipe, workers=workers, progress=progress)
-        results = ResultsWriter(folder, {"scan": str(store.path), "scan_shape": list(store.scan_shape)})
-        found = _analyse(store, reduced, extractor, results, record, workers=workers, progress=progress)
-    results.group.attrs.update({"suggested_k": record.suggested_k, "keys": record.keys})
-    results.finish()
-    with dask_config.set(scheduler="threads"):  # workers that go on are not asked for what is small
-        tables = io_results.read(folder)
-        grains.write_tables(folder, tables, store, grains=found, where=Map(store.valid, store.scan_shape))
-        with record.timed("report"):
-            report(folder, record.as_json(), reduced=reduced)
-    records.write(folder, record.as_json())
+        scan = encode(folder, record, extractor, workers=workers, progress=progress)
+        found = _analyse(scan, workers=workers, progress=progress)
+    conclude(scan, found)
     return record
 
 
-def _analyse(
-    store: ScanStore,
-    reduced: zarr.Array[Any],
-    extractor: Extractor,
-    results: ResultsWriter,
-    record: Run,
-    *,
-    workers: Workers,
-    progress: Progress,
-) -> list[grains.Row]:
-    """Everything from the reduced patterns to the label maps, into `results`; the table of the grains."""
-    config, where = record.config, Map(store.valid, store.scan_shape)
+@dataclass(frozen=True)
+class Encoded:
+    """A scan on its way, from its features on.
+
+    Attributes
+    ----------
+    folder
+        Of its run.
+    features : (pattern, latent) float32
+        On disk, lazy.
+    """
+
+    folder: Path
+    record: Run
+    store: ScanStore
+    reduced: zarr.Array[Any]
+    extractor: Extractor
+    results: ResultsWriter
+    features: da.Array
+
+    @property
+    def where(self) -> Map:
+        """Where its patterns lie."""
+        return Map(self.store.valid, self.store.scan_shape)
+
+
+def encode(folder: Path, record: Run, extractor: Extractor, *, workers: Workers, progress: Progress) -> Encoded:
+    """From the source of a run to its features; the run's last record is taken away."""
+    config = record.config
+    record.workers = workers.described
+    with record.timed("ingest"):
+        store = source.open_scan(record.source, folder, config, workers=workers, progress=progress)
+    record.describe_scan(store)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (records.NAME, records.WITHDRAWN):
+        (folder / name).unlink(missing_ok=True)
+    (folder / "config.yaml").write_text(dump(config), encoding="utf-8")
+    with record.timed("reduce"):
+        reduced = reduce_scan(store, config.recipe, workers=workers, progress=progress)
+    results = ResultsWriter(folder, {"scan": str(store.path), "scan_shape": list(store.scan_shape)})
+    where = Map(store.valid, store.scan_shape)
     with record.timed("encode"):
         key = record.keys["features"] = stage_key(
             "features", record.keys["scan"], config.recipe.digest(), extractor.digest
         )
         features = extraction.extract(reduced, where, extractor, results, key=key, workers=workers, progress=progress)
+    return Encoded(folder, record, store, reduced, extractor, results, features)
+
+
+def _analyse(scan: Encoded, *, workers: Workers, progress: Progress) -> list[grains.Row]:
+    """Everything from the features to the label maps; the table of the grains."""
+    record, where, results = scan.record, scan.where, scan.results
+    config = record.config
     with record.timed("components"):
-        key = record.keys["components"] = stage_key("components", key)
+        key = record.keys["components"] = stage_key("components", record.keys["features"])
         components, pca = segmentation.transform(
-            features, config.pca, results, key=key, workers=workers, progress=progress
+            scan.features, config.pca, results, key=key, workers=workers, progress=progress
         )
     record.m_pca = int(pca.n_components_)
     segmentation.write_direct_colouring(components, where, results)
@@ -159,21 +179,40 @@ def _analyse(
         )
     record.k = [one.k for one in made]
     record.warnings += segmentation.warnings_of(made, config.clustering)
-    record.advice = _advice(found, made)
+    record.advice = advise(found, made)
+    return examine(scan, components, workers=workers, progress=progress)
+
+
+def examine(scan: Encoded, components: da.Array, *, workers: Workers, progress: Progress) -> list[grains.Row]:
+    """What does not depend on the clustering: grains, whose table is given back, and how well the encoder does."""
+    record, where, results = scan.record, scan.where, scan.results
     with record.timed("grains"):
-        rows = grains.find(components, record.m_pca, where, reduced, results)
+        rows = grains.find(components, record.m_pca, where, scan.reduced, results)
     with record.timed("quality"):
         error, unexplained = extraction.reconstruction_errors(
-            reduced, where, extractor, config.quality, workers=workers, progress=progress
+            scan.reduced, where, scan.extractor, record.config.quality, workers=workers, progress=progress
         )
         results.put("reconstruction_error", error)
         results.put("unexplained", unexplained)
-        record.compare_with_training(extraction.drift_of(extractor, unexplained))
-    record.delegate_sources = _delegate_sources(results, store)
+        record.compare_with_training(extraction.drift_of(scan.extractor, unexplained))
+    record.delegate_sources = _delegate_sources(results, scan.store)
     return rows
 
 
-def _advice(found: segmentation.Scores, made: Sequence[segmentation.Segmentation]) -> list[str]:
+def conclude(scan: Encoded, found: list[grains.Row]) -> None:
+    """Put the results in their place, draw and write all else, and the record last."""
+    folder, record, results = scan.folder, scan.record, scan.results
+    results.group.attrs.update({"suggested_k": record.suggested_k, "keys": record.keys})
+    results.finish()
+    with dask_config.set(scheduler="threads"):  # workers that go on are not asked for what is small
+        tables = io_results.read(folder)
+        grains.write_tables(folder, tables, scan.store, grains=found, where=scan.where)
+        with record.timed("report"):
+            report(folder, record.as_json(), reduced=scan.reduced)
+    records.write(folder, record.as_json())
+
+
+def advise(found: segmentation.Scores, made: Sequence[segmentation.Segmentation]) -> list[str]:
     """What speaks for the suggested K, in words."""
     contiguity = {one.k: mapscores.contiguity(one.labels).score for one in made}
     advice = selection.advise(
@@ -257,7 +296,12 @@ def segment(
     InputError
         There is no finished run, its scan is gone, or a parameter does not fit it.
     """
-    records.read(folder, withdrawn=True)  # refused before anything is written there
+    # refused before anything is written there
+    if members := records.read(folder, withdrawn=True).get("series"):
+        raise InputError(
+            f"{folder}: is one of {len(members)} scans that share their clusters: "
+            "give `laue-dask run` all of them again, with the wanted -k"
+        )
     with locked(folder, command):
         return _segment(folder.absolute(), changes, command=command, progress=progress, sweep=sweep)
 
@@ -318,7 +362,7 @@ def _segment(
         "k": [one.k for one in made],
         "n_clusters": [one.n_clusters for one in made],
         "suggested_k": list(found.suggested),
-        "advice": _advice(found, made),
+        "advice": advise(found, made),
         "m_pca": m_pca,
         "delegate_sources": _delegate_sources(results, store),
         "warnings": [
@@ -432,7 +476,8 @@ def _reduced_of(scan: ScanStore, config: Config) -> zarr.Array[Any]:
     return reduced
 
 
-def _with_absolute_weights(config: Config) -> Config:
+def with_absolute_weights(config: Config) -> Config:
+    """The configuration with the path of its weights for any working directory."""
     path = weights.locate(config.encoder.weights) if config.encoder.extractor == "network" else None
     if path is None or config.encoder.weights == "default":
         return config

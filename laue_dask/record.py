@@ -73,6 +73,8 @@ class Run:
     workers: str = ""
     warnings: list[str] = field(default_factory=list)
     drift: dict[str, float | str] = field(default_factory=dict)
+    series: list[str] = field(default_factory=list)
+    """Names of the scans that share components and clusters with this one, itself included; see `laue_dask.series`."""
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -112,6 +114,7 @@ class Run:
             "delegate_sources": self.delegate_sources,
             "warnings": self.warnings,
             "drift": self.drift,
+            "series": self.series,
             "seconds": self.seconds,
             "patterns_per_second": rates,
             "workers": self.workers,

@@ -85,8 +85,14 @@ def transform(
     key: str,
     workers: Workers,
     progress: Progress,
+    pca: IncrementalPCA | None = None,
 ) -> tuple[da.Array, IncrementalPCA]:
     """PCA transformation (section 3.2): all components are kept, `n_components_` of them are used.
+
+    Parameters
+    ----------
+    pca
+        Fitted to these features and those of other scans; by default it is fitted to these.
 
     Returns
     -------
@@ -95,7 +101,7 @@ def transform(
     pca
         Fitted.
     """
-    pca = IncrementalPCA(n_components=config.components).fit(features)
+    pca = pca or IncrementalPCA(n_components=config.components).fit(features)
     block = features.chunks[0][0]
     array = results.blocks("components", features.shape, block=block, key=key)
     write_array(
@@ -247,6 +253,23 @@ def segment(
         A K exceeds the number of distinct patterns, or the estimator finds no clusters.
     """
     samples = usable(components, where)
+    found = clusters(samples, m_pca, where, k_values, config, progress=progress, seeds=seeds, known=known)
+    put(found, components.shape[1], results)
+    return found
+
+
+def clusters(
+    samples: da.Array,
+    m_pca: int,
+    where: Map,
+    k_values: Sequence[int],
+    config: ClusteringConfig,
+    *,
+    progress: Progress,
+    seeds: Mapping[int, NDArray[np.float64]] | None = None,
+    known: Mapping[int, Segmentation] | None = None,
+) -> list[Segmentation]:
+    """One segmentation for every K of the valid patterns' components, (n, M_AE); see `segment`."""
     wanted: Sequence[int | None] = [None] if config.estimator in FINDS_K else k_values
     found = []
     with progress.stage("segment", total=len(wanted), unit="K") as advance:
@@ -256,7 +279,6 @@ def segment(
                 one = cluster(samples, m_pca, where, k, config, seeds=seeds)
             found.append(one)
             advance(1)
-    _put(found, components.shape[1], results)
     return found
 
 
@@ -312,7 +334,7 @@ def _mapped(
     )
 
 
-def _put(found: Sequence[Segmentation], width: int, results: ResultsWriter) -> None:
+def put(found: Sequence[Segmentation], width: int, results: ResultsWriter) -> None:
     """Write segmentations side by side, those of fewer clusters padded."""
     widest = max(one.k for one in found)
     centroids = np.full((len(found), widest, width), np.nan, dtype=np.float32)

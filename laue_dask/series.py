@@ -1,0 +1,196 @@
+"""Many scans together (a series in temperature or load): one PCA and one clustering, so that maps can be compared.
+
+Each scan is read, reduced and encoded as in a run of its own, which its folder also is. The moments of all features are
+merged exactly, and all patterns are clustered at once: label 3 is the same cluster, in the same colour, in every scan.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+
+from laue_dask import __version__, pipeline
+from laue_dask.compute import cluster
+from laue_dask.compute.cluster import Workers
+from laue_dask.config import Config
+from laue_dask.encoder.extractors import Extractor
+from laue_dask.errors import ConfigError, InputError
+from laue_dask.io import results as io_results
+from laue_dask.io.lock import locked
+from laue_dask.io.places import replace_file, require_writable
+from laue_dask.pca import IncrementalPCA
+from laue_dask.pipeline import Encoded
+from laue_dask.progress import Progress
+from laue_dask.record import Run, stage_key
+from laue_dask.report.series import Member, write_series_page
+from laue_dask.stages import extraction, segmentation, source
+from laue_dask.stages import series as stages
+from laue_dask.stages.segmentation import Segmentation
+
+NAME = "series.json"
+
+
+def run(sources: Sequence[str], folder: Path, config: Config, *, command: str, progress: Progress) -> list[Run]:
+    """Segment several scans with components and clusters in common.
+
+    Parameters
+    ----------
+    sources
+        As `pipeline.run` takes them.
+    folder
+        Of the series; the run of each scan is a folder in it, named after its source.
+    config
+        Of every scan.
+    command
+        The command as typed, for the records.
+
+    Returns
+    -------
+    records
+        One per scan, as written to its `run.json`.
+
+    Raises
+    ------
+    LaueDaskError
+        As `pipeline.run`, or the configuration does not make sense for several scans.
+    """
+    names = names_of(sources)
+    _check(folder, config)
+    folder, config = folder.absolute(), pipeline.with_absolute_weights(config)
+    for name, origin in zip(names, sources, strict=True):
+        pipeline.check_folder(folder / name)
+        source.check(origin, config)
+    extractor = extraction.extractor_of(config.encoder, config.recipe)
+    records = [Run(command=command, source=origin, config=config, series=list(names)) for origin in sources]
+    with ExitStack() as owned:
+        for place in (folder, *(folder / name for name in names)):
+            owned.enter_context(locked(place, command))
+        with cluster.start(config.cluster, folder=folder, report=True) as workers:
+            _write(folder, names, records, finished=False)
+            scans = [
+                pipeline.encode(folder / name, record, extractor, workers=workers, progress=progress)
+                for name, record in zip(names, records, strict=True)
+            ]
+            tables = _analyse(scans, extractor, config, workers=workers, progress=progress)
+        for scan, rows in zip(scans, tables, strict=True):
+            pipeline.conclude(scan, rows)
+        datasets = [io_results.read(folder / name) for name in names]
+        members = [Member(name, one.source, data) for name, one, data in zip(names, records, datasets, strict=True)]
+        write_series_page(members, folder / "series.html", command=command)
+        _write(folder, names, records, finished=True)
+    return records
+
+
+def _analyse(
+    scans: Sequence[Encoded], extractor: Extractor, config: Config, *, workers: Workers, progress: Progress
+) -> list[list[dict[str, Any]]]:
+    """From the features of all scans to the label maps of each; the tables of their grains."""
+    wheres = [scan.where for scan in scans]
+    key = stage_key("components", *(scan.record.keys["features"] for scan in scans))
+    pca = IncrementalPCA(n_components=config.pca.components).fit(da.concatenate([scan.features for scan in scans]))
+    m_pca = int(pca.n_components_)
+    components = []
+    for scan in scans:
+        with scan.record.timed("components"):
+            table, _ = segmentation.transform(
+                scan.features, config.pca, scan.results, key=key, workers=workers, progress=progress, pca=pca
+            )
+        scan.record.keys["components"], scan.record.m_pca = key, m_pca
+        components.append(table)
+    for scan, colours in zip(scans, stages.direct_colours(components, wheres), strict=True):
+        scan.results.put("direct_rgb", colours)
+    first = scans[0]
+    samples, where = stages.samples_of(components, wheres), stages.together(wheres)
+    with first.record.timed("scores"):
+        scores = segmentation.score(
+            samples[:, :m_pca], config.clustering, first.results, workers=workers, progress=progress
+        )
+    k_values = sorted({*scores.suggested, *config.clustering.k}) or [2]
+    with first.record.timed("segment"):
+        found = segmentation.clusters(
+            samples, m_pca, where, k_values, config.clustering, progress=progress, seeds=scores.seeds
+        )
+    divided = [stages.divide(one, components, m_pca, wheres) for one in found]
+    tables = []
+    for i, (scan, table) in enumerate(zip(scans, components, strict=True)):
+        made: list[Segmentation] = [shares[i] for shares in divided]
+        segmentation.put_scores(scores, scan.results)
+        segmentation.put(made, table.shape[1], scan.results)
+        record = scan.record
+        record.k, record.suggested_k = [one.k for one in made], list(scores.suggested)
+        record.warnings += segmentation.warnings_of(made, config.clustering)
+        record.advice = pipeline.advise(scores, made)
+        tables.append(pipeline.examine(scan, table, workers=workers, progress=progress))
+    return tables
+
+
+def names_of(sources: Sequence[str]) -> list[str]:
+    """Short names of sources that tell them apart, fit for folders.
+
+    Examples
+    --------
+    >>> names_of(["/data/cold/scan1", "/data/warm/scan1", "runs/hot/scan.zarr"])
+    ['cold-scan1', 'warm-scan1', 'runs-hot']
+
+    Raises
+    ------
+    InputError
+        One is given twice.
+    """
+    parts = [_parts(text) for text in sources]
+    for i, one in enumerate(parts):
+        if one in parts[:i]:
+            raise InputError(f"{sources[i]}: is given twice: a series is of different scans")
+    for count in range(1, 1 + max(map(len, parts))):
+        names = ["-".join(one[-count:]) for one in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise InputError(f"{', '.join(sources)}: their names do not tell them apart: rename one")
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    name, _, dataset = text.partition("::")
+    path = Path(name).absolute()
+    parts = [*path.parts[1:-1], path.stem if path.suffix else path.name, *dataset.split("/")]
+    if path.name == "scan.zarr" and len(parts) > 1:  # a run's own, which is named after the run
+        parts = [*path.parts[1:-1]]
+    return tuple(clean for part in parts if (clean := re.sub(r"[^\w.]+", "_", part).strip("_.")))
+
+
+def _check(folder: Path, config: Config) -> None:
+    """Refuse what makes no sense for several scans, before anything is made."""
+    require_writable(folder)
+    if config.encoder.extractor == "pixels":
+        raise ConfigError(
+            "encoder.extractor = pixels learns from each scan alone, so that features of several cannot be compared: "
+            "use network or peaks"
+        )
+    if config.clustering.smoothing:
+        raise ConfigError("clustering.smoothing: is for one scan: leave it out for several")
+    if folder.is_file():
+        raise InputError(f"{folder}: is a file; --out names the folder of the series")
+    if (
+        folder.is_dir()
+        and not (folder / NAME).exists()
+        and any(not path.name.startswith(".") for path in folder.iterdir())
+    ):
+        raise InputError(f"{folder}: holds other files and no series: choose an empty or a new folder for --out")
+
+
+def _write(folder: Path, names: Sequence[str], records: Sequence[Run], *, finished: bool) -> None:
+    """Write what the series is; first of all, and again when it is finished."""
+    one = records[0]
+    values = {
+        "laue_dask": __version__,
+        "command": one.command,
+        "finished": finished,
+        "scans": [{"name": name, "source": record.source} for name, record in zip(names, records, strict=True)],
+        "k": one.k,
+        "suggested_k": one.suggested_k,
+        "m_pca": one.m_pca,
+    }
+    replace_file(folder / NAME, json.dumps(values, indent=1, ensure_ascii=False).encode())
