@@ -115,6 +115,7 @@ class JobCrew:
             job.had_workers, job.state = True, JobState("running")
             self._started.add(job.label)
             self._failures[job.label] = 0
+            self._causes.pop(job.label, None)
         silent = [name for name in self._jobs if name not in alive]
         if silent and (self._alive - alive or time.monotonic() - self._asked >= ASK):
             await self._ask(silent)
@@ -188,8 +189,6 @@ class JobCrew:
         for name, label in new.items():
             if getattr(self._cluster.workers.get(name), "job_id", None):
                 self._jobs[name] = _Job(label)
-                if not refused:
-                    self._causes.pop(label, None) if not self._failures[label] else None
             else:
                 self._cluster.worker_spec.pop(name, None)
                 self._failures[label] += 1
