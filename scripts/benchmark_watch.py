@@ -27,11 +27,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import zarr
 
 HERE = Path(__file__).parent
@@ -49,6 +51,8 @@ class Seen:
 
     states: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
     starts: list[float] = field(default_factory=list)
+    memory: int = 0
+    """Largest resident memory of the watch in bytes."""
 
 
 def observe(run: Path, seen: Seen, over: threading.Event) -> None:
@@ -59,9 +63,13 @@ def observe(run: Path, seen: Seen, over: threading.Event) -> None:
             text = (run / "watch.json").read_text(encoding="utf-8")
         except OSError:
             continue
-        if text != before:
-            before = text
-            seen.states.append((time.time(), json.loads(text)))
+        if text == before:
+            continue
+        before = text
+        seen.states.append((time.time(), json.loads(text)))
+        if seen.states[-1][1]["state"] == "scanning":
+            with suppress(psutil.Error):
+                seen.memory = max(seen.memory, psutil.Process(seen.states[-1][1]["pid"]).memory_info().rss)
 
 
 def watch(arguments: Sequence[str], seen: Seen) -> "subprocess.Popen[bytes]":
@@ -215,8 +223,11 @@ def measure(given: argparse.Namespace, folder: Path) -> int:
     written = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     broken += lost_or_twice(run, {one["name"] for one in written})
     broken += differences(run, batch)
-    figures = {"frames": len(written), "rate": given.rate, "kills": given.kills, "seconds": round(took, 1)}
+    figures: dict[str, Any] = {"frames": len(written), "kills": given.kills, "seconds": round(took, 1)}
+    measuring = written[-1]["complete"] - written[0]["complete"] - given.pause[1]
+    figures["frames_per_second_of_the_detector"] = round((len(written) - 1) / measuring, 2)
     ends = [when for when, state in seen.states if state["state"] == "finishing"]
+    figures["memory_of_watch_MB"] = round(seen.memory / 1e6)
     figures["seconds_from_last_frame_to_result"] = round(seen.states[-1][0] - written[-1]["complete"], 1)
     figures["seconds_from_last_frame_to_its_map"] = round(ends[0] - written[-1]["complete"], 1)
     calm = [

@@ -1,0 +1,69 @@
+import json
+import shutil
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from laue_dask.watch.folder import State
+from laue_dask.watch.log import FEATURES, LINES, Entry, Log
+
+WIDTH = 4
+
+
+def entry(number, changed=1):
+    return Entry(f"f_{number}.tif", 100 + number, changed, 1.5, 0.0, None if number % 2 else 0.25)
+
+
+def filled(folder, count, key="key"):
+    log = Log(folder, width=WIDTH, key=key)
+    for i in range(count):
+        log.add([entry(i)], np.full((1, WIDTH), i, np.float32))
+    return log
+
+
+def test_log_is_what_was_added(tmp_path):
+    filled(tmp_path, 3)
+    log = Log(tmp_path, width=WIDTH, key="key")
+    assert log.entries == [entry(i) for i in range(3)]
+    np.testing.assert_array_equal(log.features(), np.repeat(np.arange(3.0), WIDTH).reshape(3, WIDTH))
+    assert log.rows(["f_2.tif", "other.tif", "f_0.tif"]).tolist() == [2, -1, 0]
+    assert log.states["f_1.tif"] == State(101, 1)
+
+
+def test_frame_that_was_read_again_counts_as_it_was_read_last(tmp_path):
+    log = filled(tmp_path, 2)
+    log.add([entry(0, changed=2)], np.full((1, WIDTH), 9, np.float32))
+    for one in (log, Log(tmp_path, width=WIDTH, key="key")):
+        assert one.rows(["f_0.tif", "f_1.tif"]).tolist() == [2, 1]
+        assert one.states["f_0.tif"] == State(100, 2)
+        assert len(one.features()) == 3
+
+
+def test_other_features_make_an_earlier_log_worthless(tmp_path):
+    filled(tmp_path, 3)
+    log = Log(tmp_path, width=WIDTH, key="other")
+    assert log.entries == []
+    assert log.features().shape == (0, WIDTH)
+    assert (tmp_path / FEATURES).stat().st_size == 0
+
+
+@given(lines=st.integers(0, 600), features=st.integers(0, 70))
+def test_log_that_was_cut_off_anywhere_keeps_what_is_whole(tmp_path_factory, lines, features):
+    folder = tmp_path_factory.mktemp("cut")
+    filled(folder, 4)
+    for name, left in ((LINES, lines), (FEATURES, features)):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[:left])
+    whole = (folder / LINES).read_text().count("\n") - 1
+    expected = max(0, min(whole, features // (4 * WIDTH), 4))
+    log = Log(folder, width=WIDTH, key="key")
+    assert log.entries == [entry(i) for i in range(expected)]
+    assert log.features()[:, 0].tolist() == list(range(expected))
+    log.add([entry(7)], np.full((1, WIDTH), 7, np.float32))
+    again = Log(folder, width=WIDTH, key="key")
+    assert again.entries == [*(entry(i) for i in range(expected)), entry(7)]
+    assert again.features()[:, 0].tolist() == [*range(expected), 7]
+    for line in (folder / LINES).read_text().splitlines():
+        json.loads(line)
+    shutil.rmtree(folder)
