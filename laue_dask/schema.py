@@ -188,11 +188,16 @@ def check(group: zarr.Group, specs: Mapping[str, ArraySpec], *, only: Iterable[s
         raise StoreError(f"{where}: schema version {version!r}, this laue-dask reads {VERSION}: write the store again")
     for name in only or specs:
         spec = specs[name]
-        if name not in group:
+        try:
+            array = group.get(name)
+        except Exception as error:
+            # Whatever a Zarr library makes of metadata that are damaged.
+            reason = " ".join(str(error).split())
+            raise StoreError(f"{where}: array '{name}' is damaged ({reason}): write the store again") from error
+        if array is None:
             if spec.required:
                 raise StoreError(f"{where}: array '{name}' is missing: write the store again")
             continue
-        array = group[name]
         if not isinstance(array, zarr.Array):
             raise StoreError(f"{where}: '{name}' is a group, an array was expected: write the store again")
         dims = tuple(array.metadata.dimension_names or ())  # type: ignore[union-attr]

@@ -130,7 +130,8 @@ def read(folder: Path) -> xr.Dataset:
         dataset: xr.Dataset = xr.open_zarr(path, consolidated=False, mask_and_scale=False)
     except StoreError:
         raise
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except Exception as error:
+        # Whatever the libraries make of metadata that are damaged.
         raise StoreError(f"{path}: damaged ({type(error).__name__}): {REMEDY}") from error
     return dataset
 
@@ -148,8 +149,8 @@ def _check_blocks(path: Path) -> None:
 def _read_array(store: Path, name: str) -> zarr.Array[Any] | None:
     try:
         return zarr.open_array(str(store), path=name, mode="r")
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    except Exception:
+        return None  # whatever a Zarr library makes of metadata that are damaged
 
 
 def _is_damaged(store: Path, name: str) -> bool:

@@ -384,8 +384,8 @@ class ScanStore:
             return None  # what describes them is damaged, so they are made again
         try:
             found = self.root.get(path)
-        except (ValueError, KeyError, TypeError):
-            return None
+        except Exception:
+            return None  # whatever a Zarr library makes of metadata that are damaged
         return found if isinstance(found, zarr.Array) else None
 
     def vouches_for(self, digest: str) -> bool:
@@ -465,7 +465,11 @@ class ScanStore:
     def _array(self, name: str) -> Any:
         if self._receipts is not None:
             self._receipts.check([f"{name}/zarr.json" if name == "frames" else name], remedy=REMEDY)
-        found = self.root.get(name)
+        try:
+            found = self.root.get(name)
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise StoreError(f"{self.path}: array '{name}' is damaged ({reason}): ingest again") from error
         if not isinstance(found, zarr.Array):
             raise StoreError(f"{self.path}: array '{name}' is missing: ingest again")
         return found
