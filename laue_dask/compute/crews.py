@@ -128,7 +128,8 @@ class JobCrew:
     def hopeless(self, label: str | None) -> str:
         """Why no workers of a kind, or of any, will come: jobs fail time and again and none ever had a worker."""
         labels = [label] if label else list(self._kinds)
-        lost = [one for one in labels if self._failures[one] >= TRIES and one not in self._started]
+        hoped = self._started | {job.label for job in self._jobs.values()}
+        lost = [one for one in labels if self._failures[one] >= TRIES and one not in hoped]
         return "; ".join(self._causes[one] for one in lost) if lost == labels else ""
 
     def reason(self) -> str:
@@ -191,8 +192,9 @@ class JobCrew:
                 self._jobs[name] = _Job(label)
             else:
                 self._cluster.worker_spec.pop(name, None)
-                self._failures[label] += 1
                 self._causes[label] = refused or "the job was not taken"
+        # Several that were refused together were refused once.
+        self._failures.update({label for name, label in new.items() if name not in self._jobs})
 
     def _last_words(self, job: str | None) -> str:
         """The line of what a job printed that tells most about its end."""

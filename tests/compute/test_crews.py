@@ -94,10 +94,9 @@ def test_jobs_are_handed_in_a_few_at_a_time(batch):
 
 def test_what_is_refused_time_and_again_is_hopeless_and_says_why(batch):
     batch.refusal = "sbatch: error: Batch job submission failed: Invalid account"
-    made = crew(batch, cpus=1)
-    look(made)
-    assert made.hopeless(None) == ""
+    made = crew(batch, cpus=8)
     for _ in range(crews.TRIES):
+        assert made.hopeless(None) == ""
         look(made)
     assert made.hopeless(None) == batch.refusal
     assert not batch.handed_in
@@ -138,6 +137,20 @@ def test_jobs_that_end_before_their_workers_start_are_hopeless_and_their_last_wo
         "ended before its workers started, FAILED (NonZeroExitCode): ModuleNotFoundError: No module"
         in made.hopeless(None)
     )
+
+
+def test_jobs_that_fail_leave_hope_while_others_of_their_kind_wait(batch):
+    made = crew(batch, cpus=5)
+    look(made)
+    for name in list(batch.workers)[: crews.TRIES]:
+        batch.end(name)
+    for _ in range(3):
+        look(made)
+    assert made.hopeless(None) == ""
+    for name in batch.workers:
+        batch.end(name)
+    look(made)
+    assert made.hopeless(None)
 
 
 def test_one_kind_that_is_hopeless_leaves_hope_for_the_other(batch):
