@@ -1,6 +1,7 @@
 """The frames of a scan store on disk: written by whole shards, read by chunks, and never silently lost."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,20 +66,41 @@ class FrameArray:
         self._sealed: dict[int, tuple[int, ...]] = {}
         self._shards = ShardFiles.of(array)
 
-    def write(self, start: int, stack: NDArray[Any]) -> None:
-        """Write exactly one shard; see `ScanStore.write_frames`."""
+    @contextmanager
+    def writing(self, start: int, count: int) -> Iterator[Callable[[NDArray[Any]], None]]:
+        """Write exactly one shard; see `ScanStore.writing_frames`."""
         unit, n = self.shard_frames, self.array.shape[0]
-        if start % unit or not 0 <= start < n or len(stack) != min(unit, n - start):
-            raise ValueError(f"frames {start} to {start + len(stack)} are not one shard of {unit} among {n}")
-        shape, dtype = self.array.shape[1:], self.array.dtype
-        if stack.shape[1:] != shape or stack.dtype != dtype:
-            raise ValueError(f"{stack.shape[1:]} {stack.dtype} frames in a store of {shape} {dtype}")
-        # A shard of zeros is written as well: one that is not there is one that was lost.
-        array = self.array.with_config({"write_empty_chunks": True})
+        if start % unit or not 0 <= start < n or count != min(unit, n - start):
+            raise ValueError(f"frames {start} to {start + count} are not one shard of {unit} among {n}")
+        shape, dtype, added = self.array.shape[1:], self.array.dtype, 0
         try:
-            array[start : start + len(stack)] = stack
+            with self._writing_shard(start, count) as write:
+
+                def add(stack: NDArray[Any]) -> None:
+                    nonlocal added
+                    if stack.shape[1:] != shape or stack.dtype != dtype:
+                        raise ValueError(f"{stack.shape[1:]} {stack.dtype} frames in a store of {shape} {dtype}")
+                    if len(stack) != min(self.chunk_frames, count - added):
+                        raise ValueError(f"{len(stack)} frames after {added} of {count} are not a chunk")
+                    write(np.ascontiguousarray(stack))
+                    added += len(stack)
+
+                yield add
+                if added != count:
+                    raise ValueError(f"{added} of the {count} frames of a shard were written")
         except OSError as error:
             raise ComputeError(f"{self.folder}: frames cannot be written: {error.strerror or error}") from error
+
+    @contextmanager
+    def _writing_shard(self, start: int, count: int) -> Iterator[Callable[[NDArray[Any]], None]]:
+        if self._shards is not None:
+            with self._shards.writing(self._key(start // self.shard_frames)) as write:
+                yield write
+        else:
+            parts: list[NDArray[Any]] = []
+            yield lambda stack: parts.append(stack.copy())
+            # A shard of zeros is written as well: one that is not there is one that was lost.
+            self.array.with_config({"write_empty_chunks": True})[start : start + count] = np.concatenate(parts)
 
     def read(self, start: int, stop: int, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Read frames chunk by chunk, so that no more than a chunk is in memory twice; see `ScanStore.read_frames`."""

@@ -9,7 +9,8 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, cast
@@ -250,24 +251,37 @@ class ScanStore:
         """Set the unusable pixels (row, column)."""
         self._array("detector_mask")[:] = mask
 
-    def write_frames(self, start: int, stack: NDArray[Any]) -> None:
-        """Write one shard of frames, the only way in which frames get into a store.
+    def writing_frames(self, start: int, count: int) -> AbstractContextManager[Callable[[NDArray[Any]], None]]:
+        """Write one shard of frames chunk by chunk, the only way in which frames get into a store.
+
+        The shard is there at the end of the context, whole, or not at all.
 
         Parameters
         ----------
         start
             First pattern, a multiple of `shard_frames`.
-        stack : (pattern, row, column)
-            Exactly one shard (the last may be shorter), in the store's dtype.
+        count
+            Exactly one shard (the last may be shorter).
+
+        Returns
+        -------
+        context
+            Of a function that takes the next `read_length` frames (pattern, row, column) in the store's dtype.
 
         Raises
         ------
         ValueError
-            It is not exactly one shard.
+            It is not exactly one shard, or the frames are others.
         ComputeError
             The disk is full or fails.
         """
-        self._frames.write(start, stack)
+        return self._frames.writing(start, count)
+
+    def write_frames(self, start: int, stack: NDArray[Any]) -> None:
+        """Write one shard of frames (pattern, row, column) at once; see `writing_frames`."""
+        with self.writing_frames(start, len(stack)) as add:
+            for first in range(0, len(stack), self.read_length):
+                add(stack[first : first + self.read_length])
 
     def seal(self, block: int) -> int:
         """Seal of a shard on disk; see `block_files.BlockFiles.seal`."""
@@ -506,9 +520,13 @@ class ScanStore:
 
 
 def ingest_shard(
-    store: ScanStore, shard_index: int, refs: Sequence[FrameRef | None]
-) -> tuple[dict[str, Any], NDArray[Any]]:
-    """Read the frames of one shard, check each, and write them.
+    store: ScanStore,
+    shard_index: int,
+    refs: Sequence[FrameRef | None],
+    *,
+    look: Callable[[NDArray[Any], NDArray[np.bool_]], None] | None = None,
+) -> dict[str, Any]:
+    """Read the frames of one shard, check each, and write them, a chunk of frames after the other.
 
     Parameters
     ----------
@@ -516,35 +534,48 @@ def ingest_shard(
         While it is written.
     refs
         Frames of the shard in the order of the patterns; ``None`` where nothing was recorded.
+    look
+        Gets every chunk (frame, row, column) while it is in memory, which is used again for the next one, and which of
+        its frames are usable (frame,).
 
     Returns
     -------
     receipt
         `block`, `start`, `stop`, `crc32c` of the shard's raw bytes, `seal` of its file, `frames` (number read or set
-        aside), `source`,
-        `set_aside` (pattern and reason; zeros in the store), and `positions` ([y, x] or None per pattern; None if there
-        is none at all).
-    stack : (frame, row, column)
-        The frames; zeros where there is none.
+        aside), `source`, `set_aside` (pattern and reason; zeros in the store), and `positions` ([y, x] or None per
+        pattern; None if there is none at all).
     """
-    start = shard_index * store.shard_frames
-    shard = read_shard(refs, store.detector_mask, store.dtype)
-    seal = {}
-    if store.has_frames:
-        store.write_frames(start, shard.stack)
-        seal = {"seal": store.seal(shard_index)}
-    receipt = {
-        **seal,
+    start, mask, crc = shard_index * store.shard_frames, store.detector_mask, 0
+    memory = np.empty((min(store.read_length, len(refs)), *mask.shape), dtype=store.dtype)
+    positions: list[list[float] | None] = []
+    set_aside: list[tuple[int, str]] = []
+    with store.writing_frames(start, len(refs)) if store.has_frames else nullcontext(_no_writing) as write:
+        for first in range(0, len(refs), len(memory)):
+            some = refs[first : first + len(memory)]
+            chunk = read_shard(some, mask, store.dtype, memory=memory)
+            write(chunk.stack)
+            crc = checksum(chunk.stack, crc)
+            positions += chunk.positions
+            set_aside += [(start + first + i, reason) for i, reason in chunk.set_aside]
+            if look is not None:
+                usable = np.array([ref is not None for ref in some])
+                usable[[i for i, _ in chunk.set_aside]] = False
+                look(chunk.stack, usable)
+    return {
+        **({"seal": store.seal(shard_index)} if store.has_frames else {}),
         "block": shard_index,
         "start": start,
         "stop": start + len(refs),
-        "crc32c": checksum(shard.stack),
+        "crc32c": crc,
         "frames": sum(ref is not None for ref in refs),
         "source": ["" if ref is None else str(ref) for ref in refs],
-        "set_aside": [(start + i, reason) for i, reason in shard.set_aside],
-        "positions": shard.positions if any(shard.positions) else None,
+        "set_aside": set_aside,
+        "positions": positions if any(positions) else None,
     }
-    return receipt, shard.stack
+
+
+def _no_writing(stack: NDArray[Any]) -> None:
+    """The detector's own files are the only copy."""
 
 
 def _frames_block(*, path: str, block_id: tuple[int, ...] | None = None) -> NDArray[Any]:

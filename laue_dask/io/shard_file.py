@@ -1,11 +1,16 @@
-"""Chunks of a Zarr v3 shard, decoded straight into the caller's memory.
+"""Zarr v3 shards, decoded straight into the caller's memory and written straight from it.
 
-Zarr's own codec pipeline allocates and copies every chunk several times, which costs more than decompressing it. Frames
-are nearly all that is ever read, so the one layout that `schema.create` writes (Blosc, CRC-32C, an index at the end of
-the shard) is read here without copies; an array of any other layout is left to Zarr.
+Zarr's own codec pipeline allocates and copies every chunk several times, which costs as much as the compression. Frames
+are nearly all that is ever read and written, so the one layout that `schema.create` makes (Blosc, CRC-32C, an index at
+the end of the shard) is dealt with here without copies; what is written is what Zarr would have written, byte by byte,
+and an array of any other layout is left to Zarr.
 """
 
 import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -14,7 +19,7 @@ import numpy as np
 import zarr
 from numcodecs import blosc
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec
+from zarr.codecs import BloscCodec, BloscShuffle, BytesCodec, Crc32cCodec, ShardingCodec
 from zarr.codecs.bytes import Endian
 from zarr.codecs.sharding import ShardingCodecIndexLocation
 from zarr.storage import LocalStore
@@ -23,6 +28,12 @@ CRC_BYTES = 4
 """Of the CRC-32C behind a chunk and behind an index."""
 
 _MISSING = np.iinfo(np.uint64).max
+
+_SHUFFLES = {
+    BloscShuffle.noshuffle: blosc.NOSHUFFLE,
+    BloscShuffle.shuffle: blosc.SHUFFLE,
+    BloscShuffle.bitshuffle: blosc.BITSHUFFLE,
+}
 
 
 class ShardFiles:
@@ -36,10 +47,15 @@ class ShardFiles:
         Rows of a chunk, and chunks of a shard.
     row
         Shape of a row.
+    packing
+        The array's own.
     """
 
-    def __init__(self, folder: Path, dtype: np.dtype[Any], chunk: int, chunks: int, row: tuple[int, ...]) -> None:
+    def __init__(
+        self, folder: Path, dtype: np.dtype[Any], chunk: int, chunks: int, row: tuple[int, ...], packing: BloscCodec
+    ) -> None:
         self.folder, self.dtype, self.chunk, self.chunks, self.row = folder, dtype, chunk, chunks, row
+        self.packing = packing
 
     @classmethod
     def of(cls, array: zarr.Array[Any]) -> Self | None:
@@ -65,7 +81,58 @@ class ShardFiles:
         if not plain:
             return None
         chunk, unit = array.chunks[0], cast(tuple[int, ...], array.shards)[0]
-        return cls(Path(store.root) / array.path, array.dtype, chunk, unit // chunk, array.shape[1:])
+        packing = cast(BloscCodec, shard.codecs[1])
+        if packing.typesize != array.dtype.itemsize:
+            return None
+        return cls(Path(store.root) / array.path, array.dtype, chunk, unit // chunk, array.shape[1:], packing)
+
+    @contextmanager
+    def writing(self, key: str) -> Iterator[Callable[[NDArray[Any]], None]]:
+        """Write a shard chunk by chunk; it is there at the end of the block, whole, or else nothing of it.
+
+        Parameters
+        ----------
+        key
+            Of the shard, below the array's folder.
+
+        Yields
+        ------
+        add
+            Takes the rows of the next chunk, contiguous and of the array's dtype; of the last one those that there are.
+
+        Raises
+        ------
+        OSError
+            The shard cannot be written.
+        """
+        path = self.folder / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+        index: list[tuple[int, int]] = []
+        try:
+            with partial.open("wb", buffering=0) as file:
+
+                def add(rows: NDArray[Any]) -> None:
+                    packed = self._packed(rows)
+                    index.append((file.tell(), len(packed) + CRC_BYTES))
+                    _write(file, packed, _crc(packed))
+
+                yield add
+                missing = [(_MISSING, _MISSING)] * (self.chunks - len(index))
+                table = np.array(index + missing, dtype="<u8").tobytes()
+                _write(file, table, _crc(table))
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _packed(self, rows: NDArray[Any]) -> bytes:
+        if len(rows) < self.chunk:  # the rest of the array's last chunk is fill
+            rows = np.concatenate([rows, np.zeros((self.chunk - len(rows), *self.row), dtype=self.dtype)])
+        how = self.packing
+        flat = rows.reshape(-1)
+        shuffle = _SHUFFLES[how.shuffle]
+        packed: bytes = blosc.compress(flat, how.cname.value.encode(), how.clevel, shuffle, how.blocksize)
+        return packed
 
     def read(self, key: str, first: int, out: NDArray[Any]) -> None:
         """Decode consecutive chunks of one shard.
@@ -143,6 +210,18 @@ class ShardFiles:
         packed = memoryview(os.pread(descriptor, length, max(0, end - length)))
         _check(packed, length, "the index")
         return np.frombuffer(packed[:-CRC_BYTES], dtype="<u8").reshape(-1, 2)
+
+
+def _write(file: FileIO, *parts: bytes) -> None:
+    """Write all of it: the system may take less at once."""
+    for part in parts:
+        view, done = memoryview(part), 0
+        while done < len(view):
+            done += file.write(view[done:])
+
+
+def _crc(content: bytes) -> bytes:
+    return int(google_crc32c.value(content)).to_bytes(CRC_BYTES, "little")
 
 
 def _check(packed: memoryview, length: int, what: str) -> None:

@@ -1,4 +1,4 @@
-"""The frames of one shard: read, checked, and the bad ones put aside with a reason."""
+"""Frames of a shard, or of a part of one: read, checked, and the bad ones put aside with a reason."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from laue_dask.io.frames import FrameRef, load
 
 
 class Shard(NamedTuple):
-    """Frames of one shard.
+    """Frames of a shard or of a part of one.
 
     Attributes
     ----------
@@ -21,7 +21,7 @@ class Shard(NamedTuple):
     positions
         Stage coordinates [y, x] of each frame, ``None`` where unknown.
     set_aside
-        Place in the shard and reason of each frame that cannot be used.
+        Place among them and reason of each frame that cannot be used.
     """
 
     stack: NDArray[Any]
@@ -29,16 +29,24 @@ class Shard(NamedTuple):
     set_aside: list[tuple[int, str]]
 
 
-def read_shard(refs: Sequence[FrameRef | None], mask: NDArray[np.bool_], dtype: np.dtype[Any]) -> Shard:
+def read_shard(
+    refs: Sequence[FrameRef | None],
+    mask: NDArray[np.bool_],
+    dtype: np.dtype[Any],
+    *,
+    memory: NDArray[Any] | None = None,
+) -> Shard:
     """Read the frames of `refs`, of which ``None`` was not recorded, into one stack of the shape of `mask` and `dtype`.
 
-    No more than the stack and one frame is in memory.
+    No more than the stack and one frame is in memory; `memory` (frame, row, column), of as many frames or more, is used
+    for the stack if given, which is quicker than to ask the system for some.
     """
-    stack = np.zeros((len(refs), *mask.shape), dtype=dtype)
+    stack = np.empty((len(refs), *mask.shape), dtype=dtype) if memory is None else memory[: len(refs)]
     positions: list[list[float] | None] = [None] * len(refs)
     set_aside: list[tuple[int, str]] = []
     for i, ref in enumerate(refs):
         if ref is None:
+            stack[i] = 0
             continue
         try:
             frame, info = load(ref)
@@ -46,6 +54,7 @@ def read_shard(refs: Sequence[FrameRef | None], mask: NDArray[np.bool_], dtype: 
             check_frame(frame, mask, dtype)
             stack[i] = frame
         except FrameError as error:
+            stack[i] = 0
             set_aside.append((i, str(error)))
     return Shard(stack, positions, set_aside)
 

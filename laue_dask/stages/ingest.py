@@ -275,15 +275,15 @@ def _ingest_block(store_path: str, block: Block, recipe: Recipe | None) -> Recei
     """Read the frames of a block shard by shard, write them and reduce them."""
     store = ScanStore(store_path)
     mask = store.detector_mask
-    found, patterns = [], []
-    for place, refs in enumerate(block.shards, start=block.first):
-        receipt, frames = ingest_shard(store, place, refs)
-        found.append(receipt)
+    patterns: list[NDArray[np.uint8]] = []
+
+    def reduce(frames: NDArray[Any], usable: NDArray[np.bool_]) -> None:
         if recipe is not None:
-            bad = {pattern for pattern, _ in receipt["set_aside"]}
-            usable = [ref is not None and receipt["start"] + j not in bad for j, ref in enumerate(refs)]
-            patterns.append(preprocess.reduce_usable(frames, np.array(usable), mask, recipe))
-        del frames  # before the next shard's are read
+            patterns.append(preprocess.reduce_usable(frames, usable, mask, recipe))
+
+    found = [
+        ingest_shard(store, place, refs, look=reduce) for place, refs in enumerate(block.shards, start=block.first)
+    ]
     whole = {"block": block.index, "start": found[0]["start"], "stop": found[-1]["stop"], "shards": found}
     whole["mask"] = checksum(mask)
     if recipe is None:

@@ -199,7 +199,7 @@ def test_full_disk_ends_with_its_cause(tmp_path, small_shards, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("zarr.storage._local._put", full)
+    monkeypatch.setattr("laue_dask.io.shard_file._write", full)
     with pytest.raises(ComputeError, match="No space left on device"):
         store.write_frames(0, some_frames(4, np.int32))
 
@@ -366,7 +366,7 @@ def test_bad_frames_are_set_aside_with_their_reason_and_good_ones_kept(tmp_path,
     refs[8] = None
     store = begun(tmp_path / "s.zarr", 10, np.uint16)
     unit = store.shard_frames
-    receipts = [ingest_shard(store, i, refs[i * unit : (i + 1) * unit])[0] for i in range(-(-10 // unit))]
+    receipts = [ingest_shard(store, i, refs[i * unit : (i + 1) * unit]) for i in range(-(-10 // unit))]
     store.record(receipts)
     store = store.finish()
     reasons = {entry["pattern"]: entry["reason"] for entry in store.set_aside}
@@ -434,7 +434,7 @@ def test_frames_left_out_of_the_store_are_read_from_the_detector_files(tmp_path,
     )
     for store in (stored, left):
         unit = store.shard_frames
-        store.record([ingest_shard(store, i, refs[i * unit : (i + 1) * unit])[0] for i in range(-(-6 // unit))])
+        store.record([ingest_shard(store, i, refs[i * unit : (i + 1) * unit]) for i in range(-(-6 // unit))])
     stored, left = stored.finish(), left.finish()
     assert (stored.has_frames, left.has_frames) == (True, False)
     np.testing.assert_array_equal(left.read_frames(1, 5), frames[1:5])
@@ -456,7 +456,7 @@ def test_real_frames_are_stored_without_loss(data_dir, tmp_path):
         pixel_size_um=None,
         provenance={},
     )
-    store.record([ingest_shard(store, 0, refs)[0]])
+    store.record([ingest_shard(store, 0, refs)])
     store = store.finish()
     frames = store.read_frames(0, 2)
     assert (frames.min(), frames[0].max(), frames[1].max()) == (-2, 518605, 530264)

@@ -106,3 +106,51 @@ def test_other_layouts_are_left_to_zarr(tmp_path: Path) -> None:
     assert ShardFiles.of(root.create_array("e", **sharded, compressors=[blosc, Crc32cCodec()])) is not None
     elsewhere = zarr.create_array(MemoryStore(), **sharded, compressors=[blosc, Crc32cCodec()])
     assert ShardFiles.of(elsewhere) is None
+
+
+@given(
+    n=st.integers(1, 40),
+    chunk=st.sampled_from([1, 2, 4]),
+    per_shard=st.sampled_from([1, 2, 8]),
+    dtype=st.sampled_from(["uint8", "uint16", "int32", "float32", "float64"]),
+)
+def test_shards_are_byte_by_byte_those_that_zarr_writes(
+    tmp_path_factory: pytest.TempPathFactory, n: int, chunk: int, per_shard: int, dtype: str
+) -> None:
+    theirs, ours = (tmp_path_factory.mktemp(name) for name in ("theirs", "ours"))
+    expected = an_array(theirs, n, chunk, chunk * per_shard, dtype)
+    array = an_array(ours, n, chunk, chunk * per_shard, dtype)
+    values, frames = np.asarray(expected[:]), FrameArray(ours, array)
+    for file in (ours / "frames" / "c").rglob("*"):
+        if file.is_file():
+            file.unlink()
+    for start in range(0, n, frames.shard_frames):
+        shard = values[start : start + frames.shard_frames]
+        with frames.writing(start, len(shard)) as add:
+            for first in range(0, len(shard), chunk):
+                add(shard[first : first + chunk])
+    written = {file.relative_to(ours): file.read_bytes() for file in ours.rglob("*") if file.is_file()}
+    assert written == {file.relative_to(theirs): file.read_bytes() for file in theirs.rglob("*") if file.is_file()}
+
+
+def test_a_shard_that_is_not_written_to_its_end_is_not_there(tmp_path: Path) -> None:
+    array = an_array(tmp_path, 8, 2, 4, "int32")
+    frames, values = FrameArray(tmp_path, array), np.asarray(array[:])
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+
+    def cut(add: Any) -> None:
+        add(values[:2] + 1)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), frames.writing(0, 4) as add:
+        cut(add)
+    with pytest.raises(ValueError, match="2 of the 4 frames"), frames.writing(0, 4) as add:
+        add(values[:2] + 1)
+    with pytest.raises(ValueError, match="not a chunk"), frames.writing(0, 4) as add:
+        add(values[:1])
+    with pytest.raises(ValueError, match="in a store of"), frames.writing(0, 4) as add:
+        add(values[:2].astype("int64"))
+    for start, count in ((1, 4), (0, 3), (8, 4)):
+        with pytest.raises(ValueError, match="not one shard"), frames.writing(start, count):
+            pass
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
