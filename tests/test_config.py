@@ -203,3 +203,52 @@ def test_a_model_cannot_be_changed():
 def test_a_configuration_error_is_bad_input():
     assert issubclass(ConfigError, InputError)
     assert ConfigError.exit_code is ExitCode.BAD_INPUT
+
+
+@pytest.mark.parametrize(
+    ("written_as", "seconds"),
+    [
+        ("'08:00:00'", 28800),
+        ("08:00:00", 28800),
+        ("12:00:00", 43200),  # YAML itself takes this one for a number to the base of 60
+        ("1-12:00:00", 129600),
+        ("'100:00:00'", 360000),
+        ("90min", 5400),
+        ("8 h", 28800),
+        ("1.5h", 5400),
+        ("2d", 172800),
+        ("3600", 3600),
+    ],
+)
+def test_a_walltime_can_be_written_as_batch_systems_write_it(written, written_as, seconds):
+    found = config.load(written(f"cluster: {{kind: slurm, walltime: {written_as}}}"))
+    assert found.cluster.walltime == seconds
+    assert config.validate(yaml.safe_load(config.dump(found)), "again") == found
+
+
+@pytest.mark.parametrize("text", ["08:00", "soon", "8 hours", "-1h", "0", "08:00:00:00", "1.5", "8h30"])
+def test_a_walltime_that_could_mean_something_else_is_refused(written, text):
+    with pytest.raises(ConfigError, match=r"cluster\.walltime = "):
+        config.load(written(f"cluster: {{kind: pbs, walltime: '{text}'}}"))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"kind": "slurm", "walltme": "8h"}, "unknown key 'cluster.walltme'"),
+        ({"kind": "local", "walltime": "8h"}, "unknown key 'cluster.walltime'"),
+        ({"kind": "slurm", "workers": 0}, "workers = 0 and no gpu_jobs"),
+        ({"kind": "slurm", "gpu_jobs": {"gpus": 0}}, "leave gpu_jobs out"),
+        ({"kind": "slurm", "gpu_jobs": {"memory": 4}}, "cluster.gpu_jobs.memory = 4"),
+        ({"kind": "scheduler"}, "give either address or file"),
+        ({"kind": "scheduler", "address": "tls://a:1", "file": "s.json"}, "give either address or file"),
+        ({"kind": "slurm", "security": "off"}, "cluster.security = 'off'"),
+        ({"kind": ["slurm"]}, "local, slurm, pbs, lsf, sge or scheduler was expected"),
+        ({"kind": None}, "local, slurm, pbs, lsf, sge or scheduler was expected"),
+    ],
+)
+def test_a_cluster_is_checked_by_its_kind(values, message):
+    with pytest.raises(ConfigError) as caught:
+        config.load(None, {"cluster": values})
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)

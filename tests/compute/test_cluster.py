@@ -325,3 +325,25 @@ def test_the_way_to_the_dashboard_is_told(monkeypatch):
     [line] = said
     assert f"http://127.0.0.1:{port}/status" in line
     assert f"ssh -N -L {port}:127.0.0.1:{port} " in line
+
+
+def test_workers_that_were_to_have_a_gpu_and_have_none_are_told_and_cpu_workers_encode(monkeypatch):
+    said = []
+    monkeypatch.setattr(local, "gpu_count", lambda: 1)
+    monkeypatch.setattr(cluster.logger, "warning", lambda text, *values: said.append(text % values))
+    with start(ClusterConfig(workers=1, memory="1GiB")) as running:
+        assert running.described == "1 CPU worker of 1.00 GiB and 1 GPU worker"
+        assert running.gpu is None
+        assert running.gpu is None
+    assert said == ["PyTorch finds no GPU on 127.0.0.1: CPU workers encode"]
+
+
+def test_a_gpu_that_is_required_must_be_seen_by_its_worker(monkeypatch):
+    monkeypatch.setattr(local, "gpu_count", lambda: 1)
+
+    def work():
+        with start(ClusterConfig(workers=1, memory="1GiB", gpu="require")) as running:
+            return running.gpu
+
+    with pytest.raises(ComputeError, match=r"PyTorch finds no GPU on .*: no GPU, but cluster\.gpu = require"):
+        work()
