@@ -18,7 +18,14 @@ def describe(path: Path) -> str:
         It is none of these, or damaged.
     """
     if (path / "run.json").is_file():
-        return _run(path)
+        try:
+            return _run(path)
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"{path / 'run.json'}: is not the record of a run of this laue-dask: run it again"
+            ) from error
     if ScanStore.is_store(str(path)):
         return _scan(path)
     if path.suffix == ".safetensors":

@@ -25,6 +25,9 @@ ORDERS: tuple[Order, ...] = ("raster", "snake")
 FEWEST_POINTS = 0.5
 """A scan with a smaller share of its points than this was not aborted: its shape is wrong."""
 
+FARTHEST = 1e12
+"""Stage coordinates beyond this, in whatever unit, are not taken for any."""
+
 
 @dataclass(frozen=True)
 class ScanGrid:
@@ -301,7 +304,8 @@ def _as_array(n_frames: int, positions: Positions | None) -> NDArray[np.float64]
     if len(positions) != n_frames:
         raise ValueError(f"{len(positions)} positions for {n_frames} frames")
     for i, pair in enumerate(positions):
-        if pair is not None:
+        # No stage moves that far: a header of nonsense, whose squares would overflow.
+        if pair is not None and all(abs(value) < FARTHEST for value in pair):
             stage[i] = pair
     return stage
 

@@ -36,6 +36,10 @@ PATIENCE = 300.0
 logger = logging.getLogger(__name__)
 
 
+SETTLING = 2.0
+"""Seconds in which a lock without an owner is taken for one that is being written."""
+
+
 @dataclass(frozen=True)
 class Owner:
     """Who holds a lock.
@@ -98,6 +102,9 @@ def locked(folder: Path, command: str) -> Iterator[None]:
             holder, idle = _holder(path)
             if holder is not None and not holder.dead(idle) and not (_in_job() and _fell_silent(path, holder)):
                 raise BusyError(f"{folder}: in use by {holder}: wait for it, or choose another --out")
+            if holder is None and idle < SETTLING and path.exists():
+                time.sleep(SETTLING / 20)  # without hard links its content comes a moment after its name
+                continue
             _discard(path, holder)
     except OSError as error:
         raise ComputeError(f"{path}: cannot be locked: {error.strerror or error}") from error
@@ -147,13 +154,17 @@ def _holder(path: Path) -> tuple[Owner | None, float]:
     """Who holds a lock, None where nobody does or its content is no lock's; and seconds since it was touched."""
     try:
         touched = path.stat().st_mtime
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     except FileNotFoundError:
         return None, 0.0
+    idle = _now(path) - touched
     try:
-        return Owner(**json.loads(text)), _now(path) - touched
-    except (ValueError, TypeError):
-        return None, 0.0
+        owner = Owner(**json.loads(content))
+    except (ValueError, TypeError, RecursionError):
+        return None, idle
+    named = all(isinstance(text, str) for text in (owner.host, owner.command, owner.token))
+    numbered = isinstance(owner.pid, int) and 0 < owner.pid < 2**31 and isinstance(owner.began, int | float)
+    return (owner if named and numbered else None), idle
 
 
 def _in_job() -> bool:

@@ -230,22 +230,22 @@ class ScanStore:
     @property
     def valid(self) -> NDArray[np.bool_]:
         """(pattern,) bool: recorded and usable."""
-        return cast(NDArray[np.bool_], self._array("valid")[:])
+        return cast(NDArray[np.bool_], self._values("valid"))
 
     @property
     def source(self) -> list[str]:
         """File (and dataset, frame) of each pattern; empty where nothing was recorded."""
-        return [str(name) for name in self._array("source")[:]]
+        return [str(name) for name in self._values("source")]
 
     @property
     def position(self) -> NDArray[np.float64]:
         """(pattern, 2) float64: stage coordinates (y, x), NaN where unknown."""
-        return cast(NDArray[np.float64], self._array("position")[:])
+        return cast(NDArray[np.float64], self._values("position"))
 
     @property
     def detector_mask(self) -> NDArray[np.bool_]:
         """(row, column) bool: True where the pixel is unusable."""
-        return cast(NDArray[np.bool_], self._array("detector_mask")[:])
+        return cast(NDArray[np.bool_], self._values("detector_mask"))
 
     def write_detector_mask(self, mask: NDArray[np.bool_]) -> None:
         """Set the unusable pixels (row, column)."""
@@ -445,7 +445,7 @@ class ScanStore:
 
     def read_substrate(self, digest: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """What `write_substrate` kept: median and spread."""
-        return self._array(f"substrate/{digest}/median")[:], self._array(f"substrate/{digest}/spread")[:]
+        return self._values(f"substrate/{digest}/median"), self._values(f"substrate/{digest}/spread")
 
     def key(self) -> str:
         """Hash of the content (pixels, which of them count, their place in the scan), wherever the files are."""
@@ -487,6 +487,16 @@ class ScanStore:
         if not isinstance(found, zarr.Array):
             raise StoreError(f"{self.path}: array '{name}' is missing: ingest again")
         return found
+
+    def _values(self, name: str) -> Any:
+        array = self._array(name)
+        try:
+            return array[:]
+        except MemoryError:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise StoreError(f"{self.path}: array '{name}' is damaged ({reason}): {REMEDY}") from error
 
     def _attribute(self, name: str) -> Any:
         try:
