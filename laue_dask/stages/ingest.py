@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -257,9 +257,12 @@ def written(store: ScanStore, blocks: Sequence[Block]) -> dict[int, Receipt]:
     return journal.read()
 
 
-def write_ahead(store: ScanStore, block: Block, recipe: Recipe | None) -> Receipt:
-    """Write one block before the ingest, which then finds it; in this process, and by one of them at a time."""
-    receipt = _ingest_block(store.writing_path, block, recipe)
+def write_ahead(store: ScanStore, block: Block, recipe: Recipe | None, note: Mapping[str, Any]) -> Receipt:
+    """Write one block before the ingest, which then finds it; in this process, and by one of them at a time.
+
+    `note` is added to its receipt.
+    """
+    receipt = {**note, **_ingest_block(store.writing_path, block, recipe)}
     _journal(store).add(receipt)
     if recipe is not None and (reduced := store.reduced(recipe.digest())) is not None:
         Journal.of(reduced).add(receipt["reduced"])

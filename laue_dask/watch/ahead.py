@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from laue_dask.config import Config
@@ -15,6 +16,10 @@ from laue_dask.watch.intake import Detector
 ENOUGH = ingest.SAMPLE_FRAMES
 """Frames from which the unusable pixels are taken for known: as many as `run` looks at, spread over the scan. Should
 these tell otherwise in the end, every block is written again."""
+
+
+_FILES = "files"
+"""In a block's receipt: the state of each of its files."""
 
 
 class Ahead:
@@ -40,7 +45,7 @@ class Ahead:
         self._source, self._path, self._scan = source, folder / "scan.zarr", config.scan
         self._recipe = config.recipe if config.recipe.substrate == "keep" else None
         self._store: ScanStore | None = None
-        self._written: dict[int, list[list[str]]] = {}
+        self._written: dict[int, _Written] = {}
 
     @property
     def begun(self) -> bool:
@@ -63,7 +68,11 @@ class Ahead:
         store = ingest.begin(self._source, self._path, self._scan, refs, grid, sample, self._recipe)
         blocks = ingest.blocks_of(store, refs, grid, self._recipe)
         kept = ingest.written(store, blocks)
-        self._written = {block.index: block.sources for block in blocks if block.index in kept}
+        self._written = {
+            block.index: _Written(block.sources, _states(kept[block.index].get(_FILES)))
+            for block in blocks
+            if block.index in kept
+        }
         self._store = store
         self._count()
         return Detector(store.detector_mask, store.dtype)
@@ -89,33 +98,41 @@ class Ahead:
         grid = ingest.grid_of(refs, self._scan)
         for block in ingest.blocks_of(self._store, refs, grid, self._recipe):
             members = [ref for shard in block.shards for ref in shard]
-            if self._written.get(block.index) == block.sources or not all(ref and ref.path in read for ref in members):
+            if not all(ref and ref.path in read for ref in members):
                 continue
             states = {ref.path: read[ref.path] for ref in members if ref is not None}
-            ingest.write_ahead(self._store, block, self._recipe)
-            if _changed(states):
-                ingest.forget(self._store, [block.index])
-                self._written.pop(block.index, None)
-            else:
-                self._written[block.index] = block.sources
+            before = self._written.get(block.index)
+            if before and before.sources == block.sources and before.files in ({}, states):
+                continue
+            files = {path: [state.size, state.changed] for path, state in states.items()}
+            ingest.write_ahead(self._store, block, self._recipe, {_FILES: files})
+            self._written[block.index] = _Written(block.sources, states)
             self._count()
             return True
         return False
 
-    def finish(self, read: Mapping[str, State]) -> None:
-        """Leave only blocks whose files are still what was read."""
-        if self._store is None:
-            return
-        stale = {
-            index
-            for index, sources in self._written.items()
-            if _changed({name: read[name] for shard in sources for name in shard if name in read})
-        }
-        ingest.forget(self._store, stale)
+    def finish(self) -> None:
+        """Leave only blocks whose files are still what they were made of."""
+        if self._store is not None:
+            ingest.forget(self._store, [index for index, one in self._written.items() if one.stale])
 
     def _count(self) -> None:
-        self.patterns = sum(len(shard) for sources in self._written.values() for shard in sources)
+        self.patterns = sum(len(shard) for one in self._written.values() for shard in one.sources)
 
 
-def _changed(states: Mapping[str, State]) -> bool:
-    return any(State.of(path) != state for path, state in states.items())
+@dataclass(frozen=True)
+class _Written:
+    """What a block was made of: sources of its shards, and the state of each file before it was read."""
+
+    sources: list[list[str]]
+    files: dict[str, State]
+
+    @property
+    def stale(self) -> bool:
+        """Whether a file was changed since."""
+        return any(State.of(path) != state for path, state in self.files.items())
+
+
+def _states(files: Mapping[str, Sequence[int]] | None) -> dict[str, State]:
+    """Of a receipt; none of one that `laue-dask run` wrote, whose frames were complete."""
+    return {path: State(*state) for path, state in (files or {}).items()}

@@ -264,7 +264,7 @@ class Watcher:
 
     def finish(self) -> Config:
         """Leave the folder to `pipeline.run`; the configuration for it."""
-        self._ahead.finish(self._log.states)
+        self._ahead.finish()
         self.write("finishing")
         few = len(self._files.refs) < 0.5 * self._points
         return self._config.model_copy(update={"scan": self._scan}) if few else self._config

@@ -183,7 +183,7 @@ def test_lost_beam_and_suggestions_are_told_while_the_scan_goes_on(frames, tmp_p
     for file in frames[55:63]:
         with Image.open(file) as image:
             values = np.asarray(image)
-        Image.fromarray(np.where(values > 500, values, values // 500)).save(source / file.name)
+        Image.fromarray(np.where(values > 0, values // 500, values)).save(source / file.name)
     state = scan.until(lambda state: state["alarms"])
     assert state["alarms"][0]["kind"] == "beam"
     assert sum(line.startswith("alarm: the beam is lost") for line in scan.said) == 1
@@ -245,7 +245,8 @@ def test_killed_watch_goes_on_and_sigterm_ends_it(frames, tmp_path):
     def started(process, known):
         end = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < end:
-            if (run / "watch.json").exists() and json.loads((run / "watch.json").read_text())["frames"] >= known:
+            state = json.loads((run / "watch.json").read_text()) if (run / "watch.json").exists() else {"pid": None}
+            if state["pid"] == process.pid and state["frames"] >= known:
                 return
             time.sleep(0.05)
         pytest.fail(f"no {known} frames: {process.communicate()[1]}")
