@@ -14,6 +14,7 @@ import zarr
 from fabio.edfimage import EdfImage
 from PIL import Image
 
+from laue_dask import record as records
 from laue_dask.io.scan_store import ScanStore
 
 FAILED, BAD_INPUT, SET_ASIDE = 1, 2, 3
@@ -551,7 +552,7 @@ def test_record_that_is_damaged_is_refused(refused, small_scan, tmp_path, conten
 def test_evaluation_without_the_scan_is_refused(refused, small_run, small_scan, tmp_path):
     run = shutil.copytree(small_run, tmp_path / "run")
     record = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps({**record, "scan": str(run / "gone.zarr")}))
+    records.write(run, {**record, "scan": str(run / "gone.zarr")})
     shutil.rmtree(run / "scan.zarr")
     refused("evaluate", run, "--truth", small_scan / "truth.npz", mentions="gone.zarr")
 

@@ -25,12 +25,6 @@ IMPORTED = 384 * 2**20
 WITH_TORCH = 832 * 2**20
 """The same with PyTorch and scikit-learn, and what the C library keeps of earlier tasks (`local.KEPT_MEMORY`)."""
 
-CONCURRENT = 10
-"""Chunks that Zarr packs at a time (its `async.concurrency`), each with room for as much as it was before."""
-
-PACKED_COPIES = 3
-"""Copies of a packed shard that Zarr makes while it is put together."""
-
 DISTANCES = 2**26
 """Distances that silhouettes hold at a time, twice."""
 
@@ -206,7 +200,8 @@ def plan(scan: Scan, work: Work, packing: Packing) -> Plan:
         All ones for what is needed at most.
     """
     n, block = scan.n_patterns, block_size(scan.n_patterns)
-    shard = frame_layout(scan.frame_shape, scan.dtype, n).shard_frames
+    layout = frame_layout(scan.frame_shape, scan.dtype, n)
+    shard = layout.shard_frames
     blocks = ceil(n / block)
     reduced, table = n * _REDUCED * packing.reduced, n * work.n_features * 4 * packing.features
     rows = min(n, work.sample)
@@ -222,7 +217,7 @@ def plan(scan: Scan, work: Work, packing: Packing) -> Plan:
                 scan.n_frames,
                 scan.n_frames * scan.source_bytes,
                 store_bytes(scan, packing, reduced=work.fused),
-                IMPORTED + _ingest_bytes(scan, packing, shard, block if work.fused else 0),
+                IMPORTED + _ingest_bytes(scan, layout.chunk_frames, block if work.fused else 0),
             )
         )
     if scan.reduce and not (scan.ingest and work.fused):
@@ -271,11 +266,9 @@ def require_memory(planned: Plan, limit: int) -> None:
         )
 
 
-def _ingest_bytes(scan: Scan, packing: Packing, shard: int, block: int) -> int:
-    """Arrays of a task that ingests: a shard of frames, and what packs it or what reduces it beside one bad frame."""
-    stack = shard * scan.frame_bytes
-    packs = PACKED_COPIES * packing.frames * stack + min(shard, CONCURRENT) * scan.frame_bytes if scan.in_store else 0
-    return int(stack + max(packs, stack + _one(scan) if block else 0) + _one(scan) + 2 * block * _REDUCED)
+def _ingest_bytes(scan: Scan, chunk: int, block: int) -> int:
+    """Arrays of a task that ingests: a chunk of frames, as it is and packed, and a frame while it is read or reduced."""
+    return 3 * chunk * scan.frame_bytes + _one(scan) + 2 * block * _REDUCED
 
 
 def _reduce_bytes(scan: Scan, shard: int, block: int) -> int:
