@@ -267,7 +267,7 @@ def require_memory(planned: Plan, limit: int) -> None:
 
 
 def _ingest_bytes(scan: Scan, chunk: int, block: int) -> int:
-    """Arrays of a task that ingests: a chunk of frames, as it is and packed, and a frame while it is read or reduced."""
+    """Arrays of a task that ingests: a chunk of frames, as it is and packed, and one more that is read or reduced."""
     return 3 * chunk * scan.frame_bytes + _one(scan) + 2 * block * _REDUCED
 
 
