@@ -362,8 +362,8 @@ class Watcher:
     def write(self, state: str, reason: str = "") -> None:
         """Write the state and the page."""
         content = self._state(state, reason)
-        replace_file(self._run / NAME, json.dumps(content, indent=1, ensure_ascii=False).encode())
         write_page(content, {caption: self._folder / name for caption, name in MAPS.items()}, self._run / PAGE)
+        replace_file(self._run / NAME, json.dumps(content, indent=1, ensure_ascii=False).encode())  # the last of all
 
     def _state(self, state: str, reason: str) -> dict[str, Any]:
         maps, now = self._shown.maps if self._shown else None, time.monotonic()
