@@ -178,7 +178,10 @@ def _check_shape(n_frames: int, shape: tuple[int, int], found: _Found | None, fe
         near = [found.shape, *(one for one in near if one != found.shape)]
     proposals = " or ".join(f"{a} × {b}" for a, b in near[:2])
     relation = "do not fit" if n_frames > points else "are fewer than half of"
-    raise InputError(f"{n_frames} frames {relation} --shape {ny} {nx} = {points} points: did you mean {proposals}?")
+    aborted = "" if n_frames > points else " For a scan that was ended so early, set scan.aborted in --config"
+    raise InputError(
+        f"{n_frames} frames {relation} --shape {ny} {nx} = {points} points: did you mean {proposals}?{aborted}"
+    )
 
 
 def _from_positions(stage: NDArray[np.float64], order: Order) -> _Found | None:

@@ -192,3 +192,13 @@ def test_snake_of_two_points_per_line_is_told_from_a_raster_along_the_other_axis
     y, x = np.divmod(acquisition((2, 3), "snake", "y")[:5], 3)
     grid = resolve_grid(5, positions=list(zip(y.astype(float), x.astype(float), strict=True)))
     assert (grid.shape, grid.order, grid.fast_axis) == ((2, 3), "snake", "y")
+
+
+def test_scan_that_was_ended_early_has_its_shape_when_that_is_said():
+    with pytest.raises(InputError, match=r"For a scan that was ended so early, set scan\.aborted in --config"):
+        resolve_grid(5, shape=(4, 5))
+    grid = resolve_grid(5, shape=(4, 5), aborted=True)
+    assert grid.pattern.tolist() == [0, 1, 2, 3, 4]
+    assert grid.shape == (4, 5)
+    with pytest.raises(InputError, match="21 frames do not fit"):
+        resolve_grid(21, shape=(4, 5), aborted=True)
