@@ -25,7 +25,7 @@ from laue_dask.io.scan_store import ScanStore
 from laue_dask.progress import Progress
 from laue_dask.stages.specimen import Map
 
-QUALITY_SAMPLE = 1000
+QUALITY_SAMPLE = 500
 """Patterns, at least, whose reconstruction error is computed with `quality: sample`; all of a smaller scan."""
 
 
