@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Whether `laue-dask watch` keeps up with a detector, and ends with what `laue-dask run` makes of the finished folder.
 
-Usage: .venv/bin/python scripts/benchmark_watch.py [--frames 1200 --rate 5 --binning 1] [--pause 400 20]
-           [--kills 20 --seed 0] [--folder FOLDER] [--json FILE]
+Usage: .venv/bin/python scripts/benchmark_watch.py [--shape 30 40 --rate 5 --binning 1] [--pause 400 20]
+           [--kills 20 --seed 0] [--scan FRAMES] [--config FILE] [--folder FOLDER] [--json FILE]
 
 A simulated detector (scripts/detector.py; PILATUS 1M, 1043 × 981 pixels, int32) writes each frame in four pieces and
 pauses once. Beside it `watch` runs as a user would start it. How far it is behind is measured from outside: a frame is

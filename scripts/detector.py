@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """A simulated detector: writes the frames of a scan into a folder, one after another, as a real one does.
 
-Usage: .venv/bin/python scripts/detector.py OUT [--frames N --shape NY NX] [--rate 5] [--kind grains] [--detector NAME]
-           [--scan FOLDER] [--binning B] [--seed S] [--pieces 4] [--pause AFTER SECONDS] [--missing N ...]
+Usage: .venv/bin/python scripts/detector.py OUT [--shape 30 40] [--rate 5] [--kind grains] [--detector pilatus1m]
+           [--binning 1] [--seed 1] [--scan FOLDER] [--pieces 4] [--pause AFTER SECONDS] [--missing N ...]
            [--late N ...] [--dark FIRST LAST] [--log FILE]
 
 Frames are simulated first (or taken from --scan, a folder of `laue-dask simulate`). Then every frame is written under

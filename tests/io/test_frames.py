@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from laue_dask.errors import FrameError, InputError
-from laue_dask.io import tiff
+from laue_dask.io import headers, tiff
 from laue_dask.io.frames import FrameRef, discover, frame_info, natural_key, read_frame, read_position
 
 REAL = [
@@ -456,3 +456,8 @@ def test_files_of_a_long_series_are_not_opened(tmp_path, monkeypatch):
     monkeypatch.setattr("laue_dask.io.frames.tiff.count", lambda file: opened.append(file.name) or 1)
     assert len(discover(tmp_path)) == 300
     assert len(opened) == 2
+
+
+def test_counts_from_which_a_pixel_is_saturated_are_in_the_header_of_a_pilatus():
+    assert headers.from_text("# Count_cutoff 1275351 counts\r\n# Gain_setting: high").saturation == 1275351
+    assert headers.from_text("# Gain_setting: high").saturation is None
