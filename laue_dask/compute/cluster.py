@@ -146,8 +146,8 @@ def start(config: AnyCluster, *, folder: Path | None = None, report: bool = Fals
             # Whatever waited was ended by the supervisor: its verdict is the cause.
             if supervisor.verdict:
                 raise ComputeError(supervisor.verdict) from error
-            if isinstance(error, ComputeError):
-                supervisor.written()
+            if isinstance(error, ComputeError) and joined.folder:
+                logger.warning("the work stopped%s", supervisor.written())
             raise
 
 
@@ -339,15 +339,16 @@ def _devices() -> int:
 
 
 def _described(joined: _Joined, config: AnyCluster) -> str:
+    """What the workers are, which is also said."""
     described = joined.described
-    if config.dashboard and not isinstance(config, SchedulerConfig):
-        link = joined.client.dashboard_link
-        port = urlsplit(link).port
-        described += f", dashboard {link}"
-        logger.info(
-            "dashboard: %s, from elsewhere after: ssh -N -L %s:%s:%s %s@%s",
-            *(link, port, LOOPBACK, port, _user(), socket.gethostname()),
-        )
+    if not config.dashboard or isinstance(config, SchedulerConfig):
+        logger.info("%s", described)
+        return described
+    described += f", dashboard {joined.client.dashboard_link}"
+    logger.info("%s", described)
+    port = urlsplit(joined.client.dashboard_link).port
+    place = f"{_user()}@{socket.gethostname()}"
+    logger.info("to see the dashboard on your own computer: ssh -N -L %s:%s:%s %s", port, LOOPBACK, port, place)
     return described
 
 
@@ -402,7 +403,8 @@ def _terminable() -> Iterator[None]:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:  # a command may have its own way
         yield
         return
     before = signal.signal(signal.SIGTERM, interrupt)

@@ -340,7 +340,10 @@ def map_tasks(
         except LaueDaskError:
             raise
         except KilledWorker as error:
-            raise ComputeError(f"a worker died too often: {error}: raise cluster.memory") from error
+            raise ComputeError(
+                f"{error.allowed_failures + 1} workers died with the same task, probably for want of memory: "
+                "raise cluster.memory or lower cluster.workers"
+            ) from error
         except CancelledError as error:
             left = MAPPINGS if len(results) > done else left - 1
             if not left:

@@ -233,6 +233,18 @@ def test_a_run_in_which_nothing_begins_or_ends_is_given_up(monkeypatch):
         running.client.submit(time.sleep, 60).result()
 
 
+def test_a_command_that_knows_itself_how_to_end_is_left_to_it():
+    def own(*_):
+        pytest.fail("nobody sent a signal")
+
+    before = signal.signal(signal.SIGTERM, own)
+    try:
+        with start(ClusterConfig(workers=1, memory="1GiB", gpu="never")):
+            assert signal.getsignal(signal.SIGTERM) is own
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_a_command_that_is_told_to_end_leaves_no_worker(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     pids = []
@@ -322,9 +334,9 @@ def test_the_way_to_the_dashboard_is_told(monkeypatch):
     monkeypatch.setattr(cluster.logger, "info", lambda text, *values: said.append(text % values))
     with start(ClusterConfig(workers=1, memory="1GiB", gpu="never", dashboard=True)) as running:
         port = running.client.dashboard_link.split(":")[2].split("/")[0]
-    [line] = said
-    assert f"http://127.0.0.1:{port}/status" in line
-    assert f"ssh -N -L {port}:127.0.0.1:{port} " in line
+    workers, tunnel = said
+    assert workers == f"1 CPU worker of 1.00 GiB, no GPU, dashboard http://127.0.0.1:{port}/status"
+    assert f"ssh -N -L {port}:127.0.0.1:{port} " in tunnel
 
 
 def test_workers_that_were_to_have_a_gpu_and_have_none_are_told_and_cpu_workers_encode(monkeypatch):
