@@ -41,6 +41,9 @@ BEHIND = 5.0
 SETTLING = 15.0
 """Seconds from the start of a watch, most of them for its imports, that do not count for the backlog."""
 
+IMPORTING = 5.0
+"""Seconds that a watch needs before it listens, about."""
+
 UNLIKE = ("command", "scan", "seconds", "patterns_per_second", "workers", "crc32c")
 """What of run.json says how a run was made, not what came out."""
 
@@ -208,7 +211,8 @@ def measure(given: argparse.Namespace, folder: Path) -> int:
     begun = time.monotonic()
     try:
         if given.kills:
-            broken += killed(arguments, run, seen, given.kills, ny * nx / given.rate, given.seed)
+            working = ny * nx / given.rate - IMPORTING * given.kills
+            broken += killed(arguments, run, seen, given.kills, max(given.kills, working), given.seed)
         else:
             code = watch(arguments, seen).wait()
             if code:

@@ -52,7 +52,7 @@ MAPS = {"Direct colouring": "direct_colouring.png", "Labels": "labels.png"}
 """Caption and file of each map, in `FOLDER`."""
 
 POLL = 0.25
-"""Seconds between two looks at the folder, at least; looking takes a fifth of the time at most."""
+"""Seconds between two looks at the folder, at least; looking takes half of the time at most."""
 
 BATCH = 16
 """Frames that are taken in before the folder is looked at again."""
@@ -256,7 +256,7 @@ class Watcher:
                     break
                 # At once where there is more to take in.
                 if len(ready) <= BATCH:
-                    stop.wait(max(0.0, begun + max(POLL, 5 * looked) - time.monotonic()))
+                    stop.wait(max(0.0, begun + max(POLL, 2 * looked) - time.monotonic()))
         if self._log.entries:
             self._take_over(self._refresh(tuple(self._files.refs), self._k))
         self._say(self._line())
