@@ -51,7 +51,7 @@ POOL = 6
 
 KINDS = ("truncated", "empty", "growing", "garbage", "killed")
 NIGHTS = ("night killed", "disk", "time")
-OLD = 3600.0
+OLD = 86400.0
 """Seconds by which files of the day before are dated back."""
 
 FLAT = 0.05
@@ -190,7 +190,7 @@ def settings(campaign: Campaign, limits: dict[str, object]) -> Path:
     }
     values = {
         "out": "nights",
-        "find": {"patterns": ["day*/scan*"], "quiet_minutes": 10},
+        "find": {"patterns": ["day*/scan*"], "quiet_minutes": 600},
         "run": run,
         "limits": {"min_free": "1GB", "nice": 0, **limits},
         "retry": {"pause_seconds": 0},

@@ -38,7 +38,7 @@ figure img { max-width: 100%; height: auto; }
 .scan { display: inline-block; vertical-align: top; width: 18.8rem; margin: 0 1rem 1.4rem 0; break-inside: avoid; }
 .scan h3 { margin: .2rem 0 0; overflow-wrap: anywhere; }
 .scan p { margin: .1rem 0; font-size: .88rem; overflow-wrap: anywhere; }
-.scan img { margin-right: .4rem; vertical-align: top; max-width: 9rem; image-rendering: pixelated; }
+.scan img { margin-right: .4rem; vertical-align: top; max-width: 100%; image-rendering: pixelated; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: #666; padding: .2rem 0; }
 th, td { text-align: left; padding: .22rem .8rem .22rem 0; border-bottom: 1px solid #e4e4e4; vertical-align: top; }
