@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from dask.utils import format_bytes
-from distributed import Client, SpecCluster, performance_report
+from distributed import Client, Security, SpecCluster, performance_report
 
 from laue_dask.compute import credentials, jobs, local
 from laue_dask.compute.crews import JobCrew, LocalCrew, OtherCrew
@@ -209,25 +209,13 @@ def _batch(config: BatchConfig, folder: Path | None) -> Iterator[_Joined]:
             here, there = stack.enter_context(credentials.temporary(place))
         kinds = [jobs.cpu_jobs(config, security=there, logs=place)] if config.workers else []
         kinds += [jobs.gpu_jobs(config, gpus, security=there, logs=place)] if gpus else []
-        cluster = stack.enter_context(
-            SpecCluster(
-                workers={},
-                scheduler=local.scheduler(
-                    config.dashboard,
-                    protocol="tls://" if here else "tcp://",
-                    security=here,
-                    interface=config.interface,
-                ),
-                security=here,
-                silence_logs=logging.CRITICAL,
-            )
-        )
+        cluster = stack.enter_context(_listening(config, here))
         if config.security == "none":
             logger.warning(
                 "cluster.security = none: whoever reaches %s can run anything as %s", cluster.scheduler_address, _user()
             )
         client = stack.enter_context(Client(cluster, security=here))
-        described = " and ".join(f"{_counted(one.workers, one.label.upper())} in {one.count} jobs" for one in kinds)
+        described = " and ".join(f"{_counted(one.workers, one.label.upper())} in {_jobs(one.count)}" for one in kinds)
         yield _Joined(
             client=client,
             crew=JobCrew(cluster, system, kinds, place),
@@ -236,8 +224,23 @@ def _batch(config: BatchConfig, folder: Path | None) -> Iterator[_Joined]:
             first=1,
             described=f"{described} of {system.job}, {'TLS' if here else 'no TLS'}",
             devices=bool(gpus and gpus.gpus),
-            folder=place,
+            folder=place if folder else None,
         )
+
+
+def _listening(config: BatchConfig, security: Security | None) -> SpecCluster:
+    """A scheduler of this process that workers on other machines can reach, without any yet."""
+    scheduler = local.scheduler(
+        config.dashboard,
+        protocol="tls://" if security else "tcp://",
+        security=security,
+        interface=config.interface,
+    )
+    try:
+        return SpecCluster(workers={}, scheduler=scheduler, security=security, silence_logs=logging.CRITICAL)
+    except (OSError, RuntimeError) as error:
+        where = f"cluster.interface = {config.interface}" if config.interface else "the scheduler"
+        raise ComputeError(f"{where}: {' '.join(str(error).split())}") from error
 
 
 @contextmanager
@@ -354,6 +357,10 @@ def _described(joined: _Joined, config: AnyCluster) -> str:
 
 def _counted(number: int, label: str) -> str:
     return f"{number} {label} worker{'' if number == 1 else 's'}"
+
+
+def _jobs(number: int) -> str:
+    return f"{number} job{'' if number == 1 else 's'}"
 
 
 def _user() -> str:

@@ -137,9 +137,10 @@ class Supervisor:
             cause = self._cause()
             if cause:
                 await self.give_up(cause)
-        except OSError as error:
-            # The scheduler itself does not answer: whoever waits for it is told so by the client.
-            logger.debug("scheduler: %s", error)
+        except Exception as error:
+            # Most often the scheduler does not answer, as at the end: whoever waits for it is told so by the client.
+            # The next look may do better.
+            logger.debug("a look failed: %s: %s", type(error).__name__, error)
         finally:
             self._looking = False
 

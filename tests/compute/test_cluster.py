@@ -17,7 +17,7 @@ from laue_dask.compute import cluster, credentials, crews, local, supervisor
 from laue_dask.compute.cluster import start
 from laue_dask.compute.local import available_cores
 from laue_dask.compute.run import map_tasks, run_blocks
-from laue_dask.config import ClusterConfig, SchedulerConfig
+from laue_dask.config import BatchConfig, ClusterConfig, SchedulerConfig
 from laue_dask.errors import ComputeError, ConfigError
 
 
@@ -359,3 +359,46 @@ def test_a_gpu_that_is_required_must_be_seen_by_its_worker(monkeypatch):
 
     with pytest.raises(ComputeError, match=r"PyTorch finds no GPU on .*: no GPU, but cluster\.gpu = require"):
         work()
+
+
+@pytest.fixture
+def refusing(tmp_path, monkeypatch):
+    """A SLURM that takes no job."""
+    command = tmp_path / "sbatch"
+    command.write_text("#!/bin/sh\necho 'sbatch: error: Invalid account' >&2\nexit 1\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(supervisor, "LOOK", 0.1)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("refusing")
+@pytest.mark.parametrize("security", ["tls", "none"])
+def test_a_cluster_without_tls_is_made_with_a_warning_alone_and_leaves_nothing(security, monkeypatch, tmp_path):
+    said = []
+    monkeypatch.setattr(cluster.logger, "warning", lambda text, *values: said.append(text % values))
+    with (
+        pytest.raises(ComputeError, match=r"^no worker: sbatch: error: Invalid account$"),
+        start(BatchConfig(kind="slurm", security=security)),
+    ):
+        pytest.fail("it started")
+    assert len(said) == (security == "none")
+    assert all("cluster.security = none: whoever reaches tcp://" in text for text in said)
+    assert [path.name for path in tmp_path.iterdir()] == ["sbatch"]
+
+
+@pytest.mark.usefixtures("refusing")
+def test_an_interface_that_is_not_there_is_refused_with_those_that_are():
+    with (
+        pytest.raises(ComputeError, match=r"^cluster\.interface = ib9: .* Valid network interfaces are: \['lo'"),
+        start(BatchConfig(kind="slurm", interface="ib9")),
+    ):
+        pytest.fail("it started")
+
+
+def test_gpus_that_are_required_must_be_asked_for():
+    with (
+        pytest.raises(ConfigError, match=r"there are no cluster\.gpu_jobs"),
+        start(BatchConfig(kind="slurm", gpu="require")),
+    ):
+        pytest.fail("it started")

@@ -128,7 +128,7 @@ def test_a_run_over_tls_places_gpu_work_on_gpu_workers_and_ends_as_at_home(small
     with cluster.start(config.cluster, folder=tmp_path / "run") as running:
         client = running.client
         assert running.gpu == {"GPU": 1.0}
-        assert "2 CPU workers in 2 jobs and 1 GPU worker in 1 jobs of SLURM, TLS" in running.described
+        assert "2 CPU workers in 2 jobs and 1 GPU worker in 1 job of SLURM, TLS" in running.described
         assert stat.S_IMODE(keys.stat().st_mode) == 0o700
         assert {stat.S_IMODE(path.stat().st_mode) for path in keys.iterdir()} == {0o600}
         address = client.scheduler.address
