@@ -302,6 +302,7 @@ def _wait_for_first(joined: _Joined, supervisor: Supervisor, timeout: float) -> 
         if supervisor.verdict or (supervisor.seen.workers and time.monotonic() - begun > timeout):
             break
         time.sleep(0.05)
+    supervisor.awaited = False
     if supervisor.verdict:
         raise ComputeError(supervisor.verdict)
 

@@ -103,11 +103,21 @@ class Supervisor:
         Seconds without a worker that could do what is to be done, after which the cluster is given up.
     folder
         Where the state of the cluster is written then.
+
+    Attributes
+    ----------
+    seen
+        What the last look saw.
+    verdict
+        Why the cluster was given up, None while it is not.
+    awaited
+        Whether workers are waited for though nothing has been asked of them yet.
     """
 
     def __init__(self, client: Client, crew: Crew, *, timeout: float, folder: Path | None) -> None:
         self.seen = View()
         self.verdict: str | None = None
+        self.awaited = True
         self._client, self._crew, self._timeout, self._folder = client, crew, timeout, folder
         self._lacking: float | None = None
         self._moved = (-1, time.monotonic())
@@ -170,7 +180,8 @@ class Supervisor:
     def _cause(self) -> str | None:
         """Why nothing can go on, if that is so."""
         seen, now = self.seen, time.monotonic()
-        missing = "no worker" if not seen.workers else ""
+        # Without work to be done workers may come and go.
+        missing = "no worker" if not seen.workers and (self.awaited or seen.unfinished) else ""
         if not missing and seen.tasks.get("no-worker") and not seen.tagged():
             missing = "no GPU worker"
         hopeless = self._crew.hopeless("gpu" if seen.workers else None) if missing else ""

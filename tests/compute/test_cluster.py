@@ -223,6 +223,15 @@ def test_whatever_waits_for_workers_that_are_gone_for_good_ends_in_time(ask, mon
     assert time.monotonic() - lost[0] < 30
 
 
+def test_workers_that_are_gone_while_nothing_is_asked_of_them_end_nothing(monkeypatch):
+    monkeypatch.setattr(supervisor, "LOOK", 0.1)
+    monkeypatch.setattr(crews.LocalCrew, "mend", nothing)
+    with start(ClusterConfig(workers=1, memory="1GiB", gpu="never", timeout=1)) as running:
+        running.client.sync(running.client.cluster.workers["cpu-0"].close)
+        time.sleep(2)
+        assert running.client.status == "running"
+
+
 def test_a_run_in_which_nothing_begins_or_ends_is_given_up(monkeypatch):
     monkeypatch.setattr(supervisor, "LOOK", 0.1)
     monkeypatch.setattr(supervisor, "STUCK", 1.0)
