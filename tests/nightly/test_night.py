@@ -1,5 +1,6 @@
 import json
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -7,9 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from laue_dask import cli
 from laue_dask.errors import BusyError, ConfigError, InputError
 from laue_dask.io.lock import locked
 from laue_dask.nightly import night as nights
+from laue_dask.nightly.config import NightlyConfig, load
 from laue_dask.nightly.hand import DiedError, StoppedError
 from laue_dask.nightly.ledger import Ledger
 from laue_dask.nightly.night import plan_night
@@ -274,6 +277,39 @@ def test_the_log_is_rotated(beamtime):
         beamtime.record(f"s{i}")
         beamtime.night(log={"max_size": 150, "files": 2})
     assert len(list(beamtime.out.glob("nightly.log*"))) == 3
+
+
+# The command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["{root}"], "no folder to write to"),
+        (["{root}/no", "--out", "{root}/out"], "is it mounted?"),
+        (["{root}", "--out", "{root}/out", "--config", "{root}/no.yaml"], "cannot be read"),
+        (["{root}", "--out", "{root}/out", "--again", "nobody"], "no such scan"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(beamtime, capsys, arguments, complaint):
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        code = cli._exit_code(["nightly", *(one.format(root=beamtime.root) for one in arguments)])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    told = capsys.readouterr().err.splitlines()
+    assert code == 2
+    assert len(told) == 1
+    assert complaint in told[0]
+
+
+def test_a_dry_run_and_the_configuration_are_printed(beamtime, capsys, tmp_path):
+    beamtime.record("a")
+    assert cli._exit_code(["nightly", str(beamtime.root), "--out", str(beamtime.out), "--dry-run"]) == 0
+    assert "run      a: 4 files" in capsys.readouterr().out
+    assert cli._exit_code(["config", "--nightly"]) == 0
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
+    assert load(tmp_path / "printed.yaml") == NightlyConfig()
 
 
 # Kills
