@@ -66,10 +66,13 @@ class Hand:
         process = self._process or self._start()
         self._scans += 1
         try:
-            return self._ask(process, job, stop)
+            answer = self._ask(process, job, stop)
         except BaseException:
             self.kill()
             raise
+        if answer.get("failed") == "compute":
+            self.end()  # its workers may be what failed: the next scan has others
+        return answer
 
     def __enter__(self) -> Self:
         return self

@@ -18,6 +18,8 @@ for line in sys.stdin:
     if job["do"] == "answer":
         about = {{"pid": os.getpid(), "nice": os.nice(0), "tmp": os.environ["TMPDIR"]}}
         print(json.dumps({{**about, "cores": len(os.sched_getaffinity(0))}}), flush=True)
+    elif job["do"] == "fail":
+        print(json.dumps({{"failed": "compute", "reason": "no block finished", "pid": os.getpid()}}), flush=True)
     elif job["do"] == "die":
         os.kill(os.getpid(), job["signal"])
     elif job["do"] == "exit":
@@ -59,6 +61,13 @@ def test_scans_share_a_process_until_it_has_had_its_number(hand):
     assert pids[0] == pids[1] != pids[2] == pids[3] != pids[4]
     assert not any(psutil.pid_exists(pid) for pid in pids)
     assert not any(os.path.exists(answer["tmp"]) for answer in answers)  # noqa: PTH110
+
+
+def test_after_a_failed_computation_the_next_scan_has_another_process(hand):
+    at_work = hand()
+    first = at_work.run({"do": "fail"}, stop=goes_on)
+    assert first["failed"] == "compute"
+    assert at_work.run({"do": "answer"}, stop=goes_on)["pid"] != first["pid"]
 
 
 def test_limits_of_cores_and_priority_are_the_processes(hand):

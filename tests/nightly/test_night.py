@@ -200,6 +200,18 @@ def test_when_time_is_up_what_is_under_way_goes_on_next_night_before_the_others(
     assert beamtime.hand.jobs == ["a", "b", "b", "earlier", "c"]
 
 
+def test_a_night_that_is_interrupted_says_so_and_the_next_goes_on(beamtime):
+    beamtime.record("a", "b")
+    beamtime.hand.answers["a"] = [KeyboardInterrupt()]
+    with pytest.raises(KeyboardInterrupt):
+        beamtime.night()
+    assert beamtime.summary["exit_code"] == 1
+    assert beamtime.summary["stopped"] == "interrupted (KeyboardInterrupt)"
+    assert beamtime.states == {"a": "left", "b": "left"}
+    assert beamtime.night() == 0
+    assert beamtime.hand.jobs == ["a", "a", "b"]
+
+
 def test_after_its_end_a_night_begins_nothing(beamtime):
     beamtime.record("a")
     assert beamtime.night(limits={"hours": 1e-9}) == 0
