@@ -1,5 +1,4 @@
 import itertools
-import json
 import os
 import pickle
 import signal
@@ -475,7 +474,7 @@ def test_a_mapped_item_that_always_kills_its_worker_ends(workers, monkeypatch):
         time.sleep(0.3)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(ComputeError, match="2 workers died with the same task, .* raise cluster.memory"):
+    with pytest.raises(ComputeError, match=r"2 workers died with the same task, .* raise cluster\.memory"):
         map_tasks(kill, [1], (), client=workers.client)
     workers.client.wait_for_workers(workers.count, timeout=60)
 
