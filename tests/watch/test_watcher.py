@@ -63,7 +63,7 @@ class Scan:
         except FileNotFoundError:
             return {}
 
-    def until(self, condition, seconds=60):
+    def until(self, condition, seconds=200):
         end = time.monotonic() + seconds
         while not condition(self.state):
             assert time.monotonic() < end, self.state
@@ -72,7 +72,7 @@ class Scan:
         return self.state
 
     def end(self):
-        self._thread.join(120)
+        self._thread.join(200)
         assert not self._thread.is_alive()
         if self.error:
             raise self.error
