@@ -1,5 +1,6 @@
 """The command line: parse, call, print. Nothing heavy is imported before a command runs."""
 
+import errno
 import gc
 import glob
 import logging
@@ -60,6 +61,9 @@ def _exit_code(arguments: list[str] | None) -> int:
         return _fail(str(error), error.exit_code)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            full = "no space left on the disk, or its quota is used up: make room"
+            return _fail(f"{where}{full}; the same command goes on where it stopped", ExitCode.FAILED)
         return _fail(f"{where}{error.strerror or error}", ExitCode.FAILED)
     except Exception as error:
         # A defect of ours: the user gets one line, and the file to send to us.

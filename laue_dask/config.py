@@ -319,6 +319,30 @@ def validate(data: dict[str, Any], where: str) -> Config:
     return checked(Config, data, where, hint="`laue-dask config` prints every key with its default")
 
 
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which a key may stand but once: of two, one would be lost without a word.
+
+    Nor are there aliases, a few of which, one within the other, make a configuration of more values than any memory
+    holds.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not read", None)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"key '{key.value}' stands twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping; an empty file is an empty one.
 
@@ -328,11 +352,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         It is missing, or is something else.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  a safe one
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError(f"{path}: configuration cannot be read: {reason}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a date of the 31st of February is a ValueError
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: not a configuration: brackets nested too deeply") from error
@@ -368,7 +392,13 @@ def checked(model: type[AnyModel], data: dict[str, Any], where: str, *, hint: st
             raise ConfigError(f"{where}: {key}.kind = {kind!r}: {kinds} was expected") from error
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"{where}: unknown key '{key}': {hint}") from error
-        raise ConfigError(f"{where}: {key or 'configuration'} = {first['input']!r}: {first['msg']}") from error
+        given, reason = _short(first["input"]), first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{where}: {key or 'configuration'} = {given}: {reason}") from error
+
+
+def _short(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def dump(config: Config) -> str:

@@ -135,8 +135,7 @@ def encode(folder: Path, record: Run, extractor: Extractor, *, workers: Workers,
         store = source.open_scan(record.source, folder, config, workers=workers, progress=progress)
     record.describe_scan(store)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (records.NAME, records.WITHDRAWN):
-        (folder / name).unlink(missing_ok=True)
+    records.remove(folder)
     (folder / "config.yaml").write_text(dump(config), encoding="utf-8")
     with record.timed("reduce"):
         reduced = reduce_scan(store, config.recipe, workers=workers, progress=progress)

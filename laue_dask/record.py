@@ -157,6 +157,12 @@ def release(folder: Path, names: Collection[str]) -> None:
     Receipts.read(folder, IN_RUN).without(names).write(IN_RUN)
 
 
+def remove(folder: Path) -> None:
+    """From here on there is no finished run."""
+    for name in (NAME, WITHDRAWN, IN_RUN):
+        (folder / name).unlink(missing_ok=True)
+
+
 def withdraw(folder: Path) -> None:
     """From here on the run is not finished, but `read` still knows, if asked, what it was."""
     if (folder / NAME).exists():

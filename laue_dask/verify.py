@@ -200,9 +200,7 @@ def _store(path: Path, *, remedy: str = "remove the store and ingest again") -> 
         (Receipts(path, {n: f for n, f in receipts.files.items() if not n.startswith(reduced)}), remedy)
     )
     of_reduced = Receipts(path, {n: f for n, f in receipts.files.items() if n.startswith(reduced)})
-    checks.known.append(
-        (of_reduced, f"`laue-dask run`, the same command, makes it again; remove {path / _REDUCED} first")
-    )
+    checks.known.append((of_reduced, RUN_AGAIN))
     try:
         store = ScanStore(path)
         if store.has_frames:
@@ -276,13 +274,16 @@ def _run(path: Path) -> _Checks:
     checks = _Checks(path, own={path / IN_RUN, path / records.NAME, path / records.WITHDRAWN})
     if (path / _SCAN).exists():
         checks.parts.append(_store(path / _SCAN, remedy=f"remove {path / _SCAN}, then {RUN_AGAIN}"))
-    if not (path / records.NAME).exists():
+    withdrawn = (path / records.WITHDRAWN).exists()
+    if not (path / records.NAME).exists() and (path / IN_RUN).exists() and not withdrawn:
+        checks.broken.append(Finding(path / records.NAME, "is missing", RUN_AGAIN))
+    elif not (path / records.NAME).exists():
         checks.notes.append(f"{path}: not finished: `laue-dask run`, the same command, goes on")
         checks.own |= {path / name for name in records.FILES} | set(path.glob("plots/*"))
         return _begun(checks, path)
     try:
-        record = records.read(path)
-        if not (path / _SCAN).exists():
+        record = {} if checks.broken else records.read(path)
+        if record and not (path / _SCAN).exists():
             checks.notes.append(f"{path}: its scan store is {record['scan']}, to be verified by itself")
     except InputError as error:
         checks.broken.append(

@@ -145,7 +145,7 @@ def forked(work: Callable[[], Any], log: Path) -> int:
         os.dup2(descriptor, 2)
         work()
         code = 0
-    except LaueDaskError as error:
+    except (LaueDaskError, OSError) as error:  # one line each on the command line
         print(f"{type(error).__name__}: {error}", flush=True)
         code = 2
     except BaseException:
@@ -499,7 +499,7 @@ class Chaos:
             rng = self.random("race", number)
             folder = Path(tempfile.mkdtemp(dir=self.out))
             if rng.random() < 0.5:  # of an owner that was killed
-                dead = forked(lambda folder=folder: _hold(folder / "run", folder / "inside", 60), self.log)
+                dead = forked(lambda folder=folder: _hold(folder / "run", folder / "inside", folder / "over"), self.log)
                 while not (folder / "run" / ".lock").exists():
                     time.sleep(0.005)
                 end(dead)
@@ -508,14 +508,22 @@ class Chaos:
 
             def compete(folder: Path = folder, at: float = at) -> None:
                 time.sleep(max(0, at - time.monotonic()))
-                _hold(folder / "run", folder / "inside", 1.0)
+                _hold(folder / "run", folder / "inside", folder / "over")
 
-            pids = [forked(compete, self.log) for _ in range(count)]
-            codes = [waited(pid, 60) for pid in pids]
-            for pid, code in zip(pids, codes, strict=True):
-                if code is None:
-                    end(pid)
-            self.add("race", sorted(map(str, codes)) == sorted(["0", *["2"] * (count - 1)]), number=number, codes=codes)
+            running = {forked(compete, self.log): "" for _ in range(count)}
+            codes: list[int | None] = []
+            until = time.monotonic() + 60
+            while running and time.monotonic() < until:
+                if len(codes) == count - 1:
+                    (folder / "over").touch()  # all others have left: the owner may
+                for pid in list(running):
+                    if (code := waited(pid, 0)) is not None:
+                        del running[pid]
+                        codes.append(code)
+                time.sleep(0.01)
+            for pid in running:
+                end(pid)
+            self.add("race", codes == [*[2] * (count - 1), 0], number=number, codes=codes)
             shutil.rmtree(folder)
 
     # Promise 15
@@ -651,11 +659,12 @@ def storage_fails(at: int, number: int) -> Iterator[None]:
         _local._put = real
 
 
-def _hold(folder: Path, inside: Path, seconds: float) -> None:
-    """Own a folder for a while, alone."""
+def _hold(folder: Path, inside: Path, over: Path) -> None:
+    """Own a folder, alone, until a file appears."""
     with locked(folder, "chaos"):
         os.close(os.open(inside, os.O_CREAT | os.O_EXCL))  # raises if someone else owns it, too
-        time.sleep(seconds)
+        while not over.exists():
+            time.sleep(0.01)
         inside.unlink()
 
 

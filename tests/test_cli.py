@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from laue_dask import __version__, cli, demonstration
+from laue_dask import record as records
 from laue_dask.config import Config, dump, load, validate
 from laue_dask.encoder import weights
 from laue_dask.encoder.network import ARCHITECTURES, build
@@ -117,7 +118,7 @@ def test_options_win_over_the_configuration(command, small_run, tmp_path):
 def test_evaluation_of_a_run_that_was_moved_is_printed_kept_and_reported(command, small_run, small_scan, tmp_path):
     moved = shutil.copytree(small_run, tmp_path / "moved")
     record = json.loads((moved / "run.json").read_text())
-    (moved / "run.json").write_text(json.dumps({**record, "scan": str(tmp_path / "gone.zarr")}))
+    records.write(moved, {**record, "scan": str(tmp_path / "gone.zarr")})
     outcome = command("evaluate", moved, "--truth", small_scan / "truth.npz")
     assert outcome.code == 0, outcome.err
     assert outcome.complaints == []

@@ -26,6 +26,10 @@ _PATTERNS = ("*/data/*", "*/measurement/*", "*/instrument/*/data", "*/measuremen
 _SERIES = re.compile(r"data_\d{6}$")
 
 
+LONGEST_SIDE = 2**16
+"""Pixels along a side beyond which a dataset's shape is damaged, or made up to fill the memory."""
+
+
 def find_frames(path: str, dataset: str | None) -> list[tuple[str, int | None]]:
     """Datasets of frames, in order, each with its number of frames (``None``: the dataset is one frame).
 
@@ -90,6 +94,8 @@ def _open(path: str) -> h5py.File:
 
 def _checked(node: h5py.Dataset, index: int | None) -> int | None:
     """The index to read; a stack of one frame needs none."""
+    if any(side > LONGEST_SIDE for side in node.shape[-2:]):
+        raise FrameError(f"shape {node.shape} is no detector's")
     if node.ndim == 2 and index in (None, 0):
         return None
     if node.ndim != 3:

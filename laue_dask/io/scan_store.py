@@ -36,6 +36,9 @@ REDUCED_CHUNK = 32
 
 REMEDY = "remove the store and ingest again"
 
+MOST_PATTERNS, LONGEST_SIDE = 10**8, 2**16
+"""Points of a scan, and pixels along a side of its frames, beyond which a store is damaged or none of ours."""
+
 _PART = ".part"
 _UNSYNCED = 300.0
 """Seconds before a crash of the machine in which what was written may not have reached the disk."""
@@ -162,7 +165,21 @@ class ScanStore:
             store._receipts.check(["zarr.json"], remedy=REMEDY)
         if not store.root.attrs.get("complete"):
             raise StoreError(f"{path}: incomplete, its ingest was not finished: remove it and run it again")
+        store._check_shapes()
         return store
+
+    def _check_shapes(self) -> None:
+        """Refuse arrays of other shapes than the store's own, which might be more than any memory holds."""
+        try:
+            n, frame = self.n_patterns, self.frame_shape
+        except (ValueError, TypeError) as error:
+            raise StoreError(f"{self.path}: damaged, its shape is none: {REMEDY}") from error
+        if not 0 < n <= MOST_PATTERNS or not all(0 < side <= LONGEST_SIDE for side in frame):
+            raise StoreError(f"{self.path}: {n} patterns of {frame[0]} × {frame[1]} pixels are no scan: {REMEDY}")
+        shapes = {"valid": (n,), "source": (n,), "position": (n, 2), "detector_mask": frame}
+        for name, shape in shapes.items():
+            if (found := tuple(self._array(name).shape)) != shape:
+                raise StoreError(f"{self.path}: array '{name}' has the shape {found}, not {shape}: {REMEDY}")
 
     @property
     def writing_path(self) -> str:
@@ -210,7 +227,8 @@ class ScanStore:
     @cached_property
     def has_frames(self) -> bool:
         """Whether the frames themselves are in the store."""
-        return "frames" in self.root
+        # Those of a finished store that lost what describes them would be looked for in the detector's files.
+        return "seals" in self.root.attrs or "frames" in self.root
 
     @property
     def shard_frames(self) -> int:
@@ -395,12 +413,22 @@ class ScanStore:
         """Reduced patterns of a recipe, finished or not; ``None`` where nobody began them."""
         path = f"reduced/{digest}"
         if self._receipts is not None and any(fault for _, fault in self._receipts.faults([f"{path}/zarr.json"])):
-            return None  # what describes them is damaged, so they are made again
+            return None  # what describes them is damaged or gone, so they are made again
+        if self._receipts is not None:
+            self._receipts.check(["reduced/zarr.json"], remedy="`laue-dask run` makes it again")
         try:
             found = self.root.get(path)
         except Exception:
             return None  # whatever a Zarr library makes of metadata that are damaged
         return found if isinstance(found, zarr.Array) else None
+
+    def mend_groups(self) -> None:
+        """Write what describes the groups of a finished store again where it is damaged: it says nothing but that."""
+        for name in ("reduced", "substrate"):
+            file = f"{name}/zarr.json"
+            if self._receipts is not None and any(fault for _, fault in self._receipts.faults([file])):
+                (self._folder / file).unlink(missing_ok=True)
+                zarr.open_group(str(self._folder), path=name, mode="a", zarr_format=3)
 
     def vouches_for(self, digest: str) -> bool:
         """Whether the store's receipts know the reduced patterns of a recipe."""

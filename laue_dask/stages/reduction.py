@@ -56,6 +56,7 @@ def reduce_scan(store: ScanStore, recipe: Recipe, *, workers: Workers, progress:
         Frames are damaged; or they are not in the store and the detector's files are gone or were changed.
     """
     digest = recipe.digest()
+    store.mend_groups()
     found = store.reduced(digest)
     if found is not None and complete(found):
         if not store.vouches_for(digest):

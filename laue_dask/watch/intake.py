@@ -111,7 +111,7 @@ class Intake:
         self._faulty: set[str] = set()
         sample = folder / "sample.npy"
         if self._unfitted and log.entries and sample.is_file():
-            self._fit(np.load(sample))
+            self._fit(np.load(sample, allow_pickle=False))
 
     def take(self, ready: Sequence[tuple[FrameRef, State]]) -> int:
         """Read frames that look complete; how many of them are in the log now.
