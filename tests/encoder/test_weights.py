@@ -50,6 +50,12 @@ def rewrite(path, target, *, change):
     return target
 
 
+def header_of(path):
+    """Header of a safetensors file."""
+    content = path.read_bytes()
+    return json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+
+
 def test_tensors_and_card_are_the_same_bits_after_a_round_trip(saved):
     model, card = weights.load(str(saved))
     wanted = build(TINY, seed=4).state_dict()
@@ -173,10 +179,15 @@ def test_a_file_without_a_card_that_can_be_read_is_refused(saved, tmp_path, chan
     ids=str,
 )
 def test_tensors_of_another_architecture_are_refused(saved, tmp_path, values):
-    def change(card):
-        return json.dumps({**card, "architecture": {**card["architecture"], **values}})
-
-    path = rewrite(saved, tmp_path / "w.safetensors", change=change)
+    path = tmp_path / "w.safetensors"
+    other = CARD.model_copy(
+        update={
+            "architecture": TINY.model_copy(
+                update={k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            )
+        }
+    )
+    path.write_bytes(weights._packed(load_file(saved), other))
     assert "tensors do not fit the architecture of the card" in refused(path)
 
 
@@ -253,9 +264,12 @@ def test_a_benchmark_of_no_plain_values_is_refused_and_the_file_stays(saved, tmp
 
 def test_the_card_of_older_weights_is_read(saved, tmp_path):
     new = ("data", "seeds", "reference", "benchmark")
+    checksum = json.loads(header_of(saved)["__metadata__"]["card"])["crc32c"]
     older = rewrite(
         saved,
         tmp_path / "w.safetensors",
-        change=lambda card: json.dumps({name: value for name, value in card.items() if name not in new}),
+        change=lambda card: json.dumps(
+            {name: value for name, value in card.items() if name not in new} | {"crc32c": checksum}
+        ),
     )
     assert weights.load(str(older))[1] == CARD
