@@ -252,8 +252,8 @@ def test_killed_watch_goes_on_and_sigterm_ends_it(frames, tmp_path):
         pytest.fail(f"no {known} frames: {process.communicate()[1]}")
 
     written = {}
-    for known in (40, 66):
-        copied(frames[:known], source)
+    for before, known in ((0, 40), (40, 66)):
+        copied(frames[before:known], source)
         process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
         started(process, known)
         time.sleep(np.random.default_rng(known).uniform(0, 2))
