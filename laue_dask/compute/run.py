@@ -207,6 +207,7 @@ def write_array(
             resources=resources,
             on_receipt=lambda receipt: advance(receipt["stop"] - receipt["start"]),
         )
+    files.sweep()
     target.attrs["finished"] = True
 
 

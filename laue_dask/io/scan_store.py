@@ -366,6 +366,7 @@ class ScanStore:
             raise StoreError(f"{self.path}: its shards are not recorded: run the ingest again")
         if self.has_frames:
             self._frames.check_whole()
+            self._frames.files.sweep()  # of workers that were killed while others finished their blocks
         if self.path.exists():
             raise StoreError(f"{self.path}: exists already: choose another path or remove it")
         self.root.attrs["complete"] = True
