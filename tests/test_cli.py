@@ -25,8 +25,8 @@ from laue_dask.simulate.scan import write_scan
 from laue_dask.simulate.specimens import specimen
 
 COMMANDS = (
-    *("demo", "ingest", "plan", "run", "watch", "segment", "nightly", "evaluate", "simulate", "train", "export", "info"),
-    *("verify", "doctor", "config"),
+    *("demo", "ingest", "plan", "run", "watch", "segment", "nightly", "evaluate", "simulate", "train", "export"),
+    *("info", "verify", "doctor", "config"),
 )
 HEAVY = ("torch", "dask_ml", "distributed", "matplotlib", "numba", "sklearn", "zarr", "h5py")
 

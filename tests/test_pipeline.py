@@ -13,13 +13,13 @@ from distributed import Client
 from laue_dask import pipeline
 from laue_dask.compute import cluster
 from laue_dask.compute.cluster import Workers
-from laue_dask.io.journal import Journal
 from laue_dask.config import Recipe, load
 from laue_dask.encoder import encode as encoder
 from laue_dask.encoder import weights
 from laue_dask.encoder.network import ARCHITECTURES, build
 from laue_dask.errors import ComputeError, InputError
 from laue_dask.io.geometry import acquisition
+from laue_dask.io.journal import Journal
 from laue_dask.io.lock import locked
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.progress import QuietProgress

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from distributed import Client
+from distributed import Client, Status
 from tornado.ioloop import IOLoop, PeriodicCallback
 
 from laue_dask.progress import duration
@@ -24,6 +24,9 @@ LOOK = 3.0
 
 STUCK = 3600.0
 """Seconds in which no task begins or ends, though there are workers, after which the run is taken for stuck."""
+
+PAUSED = 60.0
+"""The same where Dask has paused every worker, as it does at 80 % of its memory, which may never be given back."""
 
 TOLD = 60.0
 """Seconds between two lines that say what is waited for."""
@@ -49,11 +52,14 @@ class View:
         Number of tasks in each state.
     moved
         Grows whenever a task changes its state.
+    paused
+        Number of workers that begin no task because of their memory.
     """
 
     workers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     tasks: Mapping[str, int] = field(default_factory=dict)
     moved: int = 0
+    paused: int = 0
 
     @property
     def unfinished(self) -> int:
@@ -71,6 +77,7 @@ def view(dask_scheduler: Any) -> View:
         {str(worker.name): dict(worker.resources) for worker in dask_scheduler.workers.values()},
         Counter(task.state for task in dask_scheduler.tasks.values()),
         dask_scheduler.transition_counter,
+        sum(worker.status == Status.paused for worker in dask_scheduler.workers.values()),
     )
 
 
@@ -201,6 +208,11 @@ class Supervisor:
                 logger.info("%s for %s%s", missing, duration(lacking), f": {reason}" if reason else "")
         if seen.moved != self._moved[0] or not seen.unfinished or missing:
             self._moved = (seen.moved, now)
+        elif seen.paused == len(seen.workers) and now - self._moved[1] >= PAUSED:
+            return (
+                f"all {seen.paused} workers have been paused for {duration(PAUSED)}, with {seen.unfinished} tasks to "
+                "be done: they hold 80 % of their memory: raise cluster.memory or lower cluster.workers"
+            )
         elif now - self._moved[1] >= STUCK:
             return (
                 f"no task has begun or ended for {duration(STUCK)} ({seen.unfinished} to be done, {len(seen.workers)} "

@@ -242,6 +242,18 @@ def test_a_run_in_which_nothing_begins_or_ends_is_given_up(monkeypatch):
         running.client.submit(time.sleep, 60).result()
 
 
+def test_a_run_whose_workers_are_all_paused_is_given_up(monkeypatch):
+    monkeypatch.setattr(supervisor, "LOOK", 0.1)
+    monkeypatch.setattr(supervisor, "PAUSED", 1.0)
+    full = {f"distributed.worker.memory.{name}": 0.01 for name in ("target", "spill", "pause")}
+    with (
+        pytest.raises(ComputeError, match=r"^all 1 workers have been paused for 1\.0 s, with 1 tasks to be done: "),
+        dask.config.set(full),
+        start(ClusterConfig(workers=1, memory="1GiB", gpu="never")) as running,
+    ):
+        running.client.submit(time.sleep, 60).result()
+
+
 def test_a_command_that_knows_itself_how_to_end_is_left_to_it():
     def own(*_):
         pytest.fail("nobody sent a signal")
