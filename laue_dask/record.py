@@ -158,8 +158,9 @@ def release(folder: Path, names: Collection[str]) -> None:
 
 
 def remove(folder: Path) -> None:
-    """From here on there is no finished run."""
-    for name in (NAME, WITHDRAWN, IN_RUN):
+    """From here on there is no finished run, nor one that lost something after a kill on the way."""
+    withdraw(folder)
+    for name in (IN_RUN, WITHDRAWN):
         (folder / name).unlink(missing_ok=True)
 
 

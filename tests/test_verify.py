@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from laue_dask import pipeline, verify
+from laue_dask import record as records
 from laue_dask.encoder import weights
 from laue_dask.errors import LaueDaskError
 from laue_dask.io.scan_store import ScanStore
@@ -93,8 +94,26 @@ def test_a_damaged_block_is_made_again_by_a_run(run, small_scan, quick, name):
         assert again == {block}
 
 
-def test_an_unfinished_run_is_no_damaged_one(run, command):
+def test_a_run_without_its_record_is_a_damaged_one(run, command):
     (run / "run.json").unlink()
+    outcome = command("verify", run)
+    assert outcome.code == 1
+    assert "run.json: is missing" in outcome.out
+
+
+def test_an_unfinished_run_is_no_damaged_one(run, command, monkeypatch):
+    def killed(path, **_):
+        if path.name == records.IN_RUN:
+            raise KeyboardInterrupt
+        return unlink(path, missing_ok=True)
+
+    unlink = Path.unlink
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            records.remove(run)
+    assert command("verify", run).code == 0
+    records.remove(run)
     (run / "results.zarr").rename(run / "results.zarr.part")
     outcome = command("verify", run)
     assert outcome.code == 0
