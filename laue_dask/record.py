@@ -11,13 +11,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
-
 from laue_dask import __version__
 from laue_dask.config import Config
 from laue_dask.encoder.drift import Drift
 from laue_dask.encoder.weights import UNTRAINED_SEED
 from laue_dask.errors import InputError
+from laue_dask.io.block_files import checksum_of_text
 from laue_dask.io.places import replace_file
 from laue_dask.io.receipts import IN_RUN, Receipts
 from laue_dask.io.scan_store import ScanStore
@@ -143,7 +142,7 @@ def write(folder: Path, values: dict[str, Any]) -> None:
 def _checksum(values: dict[str, Any]) -> str:
     """CRC-32C of a record's values, however they are laid out in the file."""
     text = json.dumps({name: value for name, value in values.items() if name != CHECKSUM}, sort_keys=True)
-    return f"{google_crc32c.value(text.encode()):08x}"
+    return checksum_of_text(text)
 
 
 def check(folder: Path) -> None:

@@ -105,3 +105,8 @@ def location(array: zarr.Array[Any]) -> tuple[str, str]:
 def checksum(values: NDArray[Any], before: int = 0) -> int:
     """CRC-32C of an array's bytes, behind others of checksum `before`: processors have an instruction for it."""
     return int(google_crc32c.extend(before, np.ascontiguousarray(values).reshape(-1).view(np.uint8)))
+
+
+def checksum_of_text(text: str) -> str:
+    """CRC-32C of a text, 8 hexadecimal digits."""
+    return f"{google_crc32c.value(text.encode(errors='replace')):08x}"

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-import google_crc32c
 import zarr
 
-from laue_dask.io.block_files import location
+from laue_dask.io.block_files import checksum_of_text, location
 from laue_dask.io.places import replace_file
 
 NAME = "journal.jsonl"
@@ -38,7 +37,7 @@ class Journal:
             for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
                 text, _, crc = line.rpartition("\t")
                 try:
-                    if _checksum(text) == crc:
+                    if checksum_of_text(text) == crc:
                         receipt = json.loads(text)
                         receipts[int(receipt["block"])] = receipt
                 except (ValueError, KeyError, TypeError, RecursionError):
@@ -70,8 +69,4 @@ class Journal:
 
 def _line(receipt: Receipt) -> str:
     text = json.dumps(receipt, separators=(",", ":"))
-    return f"{text}\t{_checksum(text)}"
-
-
-def _checksum(text: str) -> str:
-    return f"{google_crc32c.value(text.encode(errors='replace')):08x}"
+    return f"{text}\t{checksum_of_text(text)}"

@@ -15,6 +15,7 @@ import google_crc32c
 
 from laue_dask.errors import StoreError
 from laue_dask.io import journal
+from laue_dask.io.block_files import checksum_of_text
 from laue_dask.io.places import replace_file
 
 IN_STORE = "receipts/zarr.json"
@@ -135,5 +136,4 @@ def _within(name: str, path: str) -> bool:
 
 
 def _checksum(files: Mapping[str, tuple[int, int]]) -> str:
-    text = json.dumps([[name, *files[name]] for name in sorted(files)])
-    return f"{google_crc32c.value(text.encode()):08x}"
+    return checksum_of_text(json.dumps([[name, *files[name]] for name in sorted(files)]))

@@ -10,15 +10,24 @@ import numpy as np
 ROWS_UP_TO = 256
 """Rows of a table on the page; the results and run.json hold them all."""
 
-_PAGE = Template("""<!doctype html>
+_SHELL = Template("""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>$title</title>
+$meta<title>$title</title>
 <style>
-:root { color-scheme: light; }
+$style</style>
+</head>
+<body>
+<h1>$title</h1>
+$body
+</body>
+</html>
+""")
+
+_STYLE = """:root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; margin: 0 auto; max-width: 62rem;
   padding: 1rem 1.2rem 4rem; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: .6rem 0 .2rem; overflow-wrap: anywhere; }
@@ -53,16 +62,22 @@ pre { font: .8rem/1.4 ui-monospace, monospace; background: #f5f5f5; padding: .8r
   h2, h3 { break-after: avoid; }
   .scroll { overflow: visible; }
 }
-</style>
-</head>
-<body>
-<h1>$title</h1>
-$head
-<nav>$links</nav>
-$sections
-</body>
-</html>
-""")
+"""
+
+
+def shell(title: str, body: str, *, style: str, meta: str = "") -> str:
+    """A page that asks for nothing that is not in it.
+
+    Parameters
+    ----------
+    body
+        HTML below the title.
+    style
+        CSS, whole lines.
+    meta
+        More lines of the head.
+    """
+    return _SHELL.substitute(title=escape(title), body=body, style=style, meta=meta)
 
 
 def document(title: str, *, head: str, sections: Iterable[tuple[str, str]]) -> str:
@@ -77,12 +92,8 @@ def document(title: str, *, head: str, sections: Iterable[tuple[str, str]]) -> s
     """
     shown = [(name, body) for name, body in sections if body]
     links = "".join(f'<a href="#{_anchor(name)}">{escape(name)}</a> ' for name, _ in shown)
-    return _PAGE.substitute(
-        title=escape(title),
-        head=head,
-        links=links,
-        sections="\n".join(f'<h2 id="{_anchor(name)}">{escape(name)}</h2>\n{body}' for name, body in shown),
-    )
+    parts = "\n".join(f'<h2 id="{_anchor(name)}">{escape(name)}</h2>\n{body}' for name, body in shown)
+    return shell(title, f"{head}\n<nav>{links}</nav>\n{parts}", style=_STYLE)
 
 
 def warning(text: object) -> str:

@@ -9,20 +9,12 @@ from typing import Any
 
 from laue_dask.io.places import replace_file
 from laue_dask.progress import duration
+from laue_dask.report.html import facts_list, shell
 
 RELOAD = 2
 """Seconds after which the page is loaded again."""
 
-_PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-$reload
-<title>$title</title>
-<style>
-:root { color-scheme: light; }
+_STYLE = """:root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; margin: 0 auto; max-width: 78rem;
   padding: .6rem 1.2rem 3rem; }
 h1 { font-size: 1.4rem; margin: .4rem 0; overflow-wrap: anywhere; }
@@ -36,19 +28,14 @@ dd { margin: 0; font-size: 1.15rem; font-variant-numeric: tabular-nums; }
 .maps img { max-width: 100%; height: auto; }
 .bar { height: .5rem; background: #e6e6e6; margin: .6rem 0; }
 .bar div { height: 100%; background: #0077bb; }
-</style>
-</head>
-<body>
-<h1>$title</h1>
-$alarms
+"""
+
+_BODY = Template("""$alarms
 <div class="bar"><div style="width: $percent%"></div></div>
 $facts
 <div class="maps">$maps</div>
 $suggestions
-$trouble
-</body>
-</html>
-""")
+$trouble""")
 
 _STATES = {
     "waiting": "waiting for the first frames",
@@ -77,9 +64,7 @@ def write_page(state: Mapping[str, Any], maps: Mapping[str, Path], path: Path) -
         for caption, file in maps.items()
         if file.is_file()
     )
-    text = _PAGE.substitute(
-        reload="" if over else f'<meta http-equiv="refresh" content="{RELOAD}">',
-        title=escape(f"Laue scan {state['source']}"),
+    body = _BODY.substitute(
         alarms="".join(_alarm(one) for one in reversed(state["alarms"])),
         percent=f"{100 * state['frames'] / max(1, state['points']):.1f}",
         facts=_facts(state),
@@ -89,6 +74,8 @@ def write_page(state: Mapping[str, Any], maps: Mapping[str, Path], path: Path) -
             "Not readable yet, or damaged", [f"{one['file']}: {one['reason']}" for one in state["unreadable"]]
         ),
     )
+    again = "" if over else f'<meta http-equiv="refresh" content="{RELOAD}">\n'
+    text = shell(f"Laue scan {state['source']}", body, style=_STYLE, meta=again)
     replace_file(path, text.encode())
 
 
@@ -114,7 +101,7 @@ def _facts(state: Mapping[str, Any]) -> str:
         "clusters": f"{state['k']}" if state["k"] else "–",
         "as of": state["updated"][11:19],
     }
-    return "<dl>" + "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items()) + "</dl>"
+    return facts_list(facts)
 
 
 def _listed(title: str, lines: list[str]) -> str:
