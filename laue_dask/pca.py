@@ -56,8 +56,8 @@ def each_block(function: Callable[..., Any], X: Any, *aligned: Array, **shared: 
         Arguments that every block gets whole.
     """
     size = block_rows(X.shape[1])
-    spans = [slice(start, min(start + size, len(X))) for start in range(0, max(1, len(X)), size)]
     if not isinstance(X, da.Array):
+        spans = [slice(start, start + size) for start in range(0, max(1, len(X)), size)]
         return [function(X[rows], *(array[rows] for array in aligned), **shared) for rows in spans]
     # A block is read and worked on in one task: workers hold none that waits.
     whole = X.rechunk({0: size, 1: -1})
