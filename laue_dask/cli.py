@@ -43,7 +43,15 @@ def main(arguments: list[str] | None = None) -> None:
     logger.setLevel(logging.INFO)
     logger.addHandler(_Lines())
     logger.propagate = False
+    signal.signal(signal.SIGTERM, _terminated)
     sys.exit(_exit_code(arguments))
+
+
+def _terminated(*_: object) -> None:
+    # Batch systems and systemd end a command so, which is to end as on Ctrl-C; some say it twice, to the job and to its
+    # script, and the second time must not end what the first one began.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    raise KeyboardInterrupt
 
 
 def _exit_code(arguments: list[str] | None) -> int:
@@ -351,8 +359,6 @@ def nightly(root: Path, config_file: Path | None, out: Path | None, again: tuple
         for line in night.plan_night(root, config, where=where):
             click.echo(line)
         return ExitCode.DONE
-    # systemd and batch systems end a process so; what is under way is then written down as when a person does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     return night.run_night(root, config, again=again, where=where, say=click.echo)
 
 

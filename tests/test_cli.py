@@ -256,3 +256,19 @@ def test_run_killed_again_and_again_ends_with_the_same_bits(small_scan, small_ru
     with io_results.read(out) as ours, io_results.read(small_run) as theirs:
         for name in set(ours.variables) - {"reconstruction_error", "unexplained"}:
             assert ours[name].values.tobytes() == theirs[name].values.tobytes(), name
+
+
+def test_a_command_that_is_told_to_end_twice_ends_in_order(small_scan, tmp_path):
+    """Batch systems say it to the job and to its script; the second signal is not to end what the first one began."""
+    command = [sys.executable, "-m", "laue_dask", "run", str(small_scan), "--out", str(tmp_path / "run")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert any(line.startswith("ingest and reduce") for line in iter(process.stderr.readline, ""))
+        workers = children(process.pid)
+        for _ in range(6):
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.3)
+        told = process.communicate(timeout=100)[1].splitlines()
+    assert process.returncode == 1
+    assert told[-1] == "laue-dask: interrupted: the same command goes on where it stopped"
+    assert not psutil.wait_procs(workers, timeout=60)[1]
+    assert not (tmp_path / "run" / "run.json").exists()

@@ -174,8 +174,9 @@ def test_workers_that_reach_the_end_of_their_time_are_replaced_and_the_run_ends_
     first = []
 
     def until_all_are_replaced():
-        first.extend(alive())
         deadline = time.monotonic() + 120
+        while len(first) != 3:  # one may just have ended
+            first[:] = alive()
         while set(first) & set(alive()):
             assert time.monotonic() < deadline
             time.sleep(0.2)
@@ -193,15 +194,22 @@ def test_a_worker_at_the_end_of_its_time_loses_one_task_at_most(quick, tmp_path)
     config = quick(cluster=batch(lifetime="8s", gpu_jobs=None))
     marks = tmp_path / "marks"
     marks.mkdir()
+
+    def expired():
+        logs = "".join(path.read_text() for path in (tmp_path / "run" / "cluster").glob("*.err"))
+        return logs.count("worker-lifetime-reached")
+
+    asked = 0
+    deadline = time.monotonic() + 120
     with cluster.start(config.cluster, folder=tmp_path / "run") as running:
-        receipts = run_blocks(waits(24, marks, seconds=0.8), client=running.client)
-    assert [receipt["block"] for receipt in receipts] == list(range(24))
-    logs = "".join(path.read_text() for path in (tmp_path / "run" / "cluster").glob("*.err"))
-    expired = logs.count("worker-lifetime-reached")
+        while not expired():
+            assert time.monotonic() < deadline
+            receipts = run_blocks(waits(12, marks, seconds=0.8), client=running.client)
+            assert [receipt["block"] for receipt in receipts] == list(range(12))
+            asked += 12
     begun, done = (len(list(marks.glob(f"*.{what}"))) for what in ("begun", "done"))
-    assert expired >= 1
-    assert done >= 24
-    assert begun - 24 <= expired
+    assert done >= asked
+    assert begun - asked <= expired()
 
 
 @pytest.mark.usefixtures("slurm")
@@ -254,7 +262,7 @@ def test_a_driver_that_is_queued_again_goes_on_and_ends_as_at_home(slurm, small_
     [
         ({"queue": "nowhere"}, "Invalid partition name specified"),
         ({"memory": "500TiB"}, "Memory specification can not be satisfied"),
-        ({"directives": ["--begin=now+1hour"], "timeout": 6}, r"no worker for 6\.\d s: 2 jobs PENDING \(BeginTime\)"),
+        ({"directives": ["--begin=now+1hour"], "timeout": 6}, r"no worker for \d+\.\d s: 2 jobs PENDING \(BeginTime\)"),
         ({"python": "/nowhere/python"}, r"job \d+ ended before its workers started, .*/nowhere/python: No such file"),
     ],
 )

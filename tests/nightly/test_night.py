@@ -1,6 +1,5 @@
 import json
 import shutil
-import signal
 import tempfile
 from pathlib import Path
 
@@ -304,11 +303,7 @@ def test_the_log_is_rotated(beamtime):
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(beamtime, capsys, arguments, complaint):
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        code = cli._exit_code(["nightly", *(one.format(root=beamtime.root) for one in arguments)])
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    code = cli._exit_code(["nightly", *(one.format(root=beamtime.root) for one in arguments)])
     told = capsys.readouterr().err.splitlines()
     assert code == 2
     assert len(told) == 1
