@@ -3,6 +3,7 @@
 import os
 import shutil
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 
 from laue_dask.errors import InputError, SpaceError
@@ -43,11 +44,22 @@ def require_space(path: Path, n_bytes: int) -> None:
         )
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that its readers see either the old content or the new one, whole."""
+def replace_file(path: Path, content: bytes | Iterable[str]) -> None:
+    """Write a file so that its readers see either the old content or the new one, whole.
+
+    Parameters
+    ----------
+    content
+        All of it, or pieces of a text that never is in memory as a whole; of file names that are not UTF-8, what
+        JSON would write.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
     try:
-        partial.write_bytes(content)
+        if isinstance(content, bytes):
+            partial.write_bytes(content)
+        else:
+            with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+                file.writelines(content)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

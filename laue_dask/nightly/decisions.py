@@ -16,7 +16,7 @@ _ORDER = {"stopped": 0, "begun": 2, "failed": 3}
 """What was stopped is nearly done; what took a night down, or failed, lets the others go first."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Decision:
     """What is to be done with a scan.
 

@@ -5,9 +5,12 @@ Each event is one line, on the disk before anything else happens. The state of a
 
 import json
 import os
+import sys
 import uuid
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +24,7 @@ Event = Literal["begun", "done", "failed", "aside", "stopped", "again", "removed
 for it. `removed`: its run, by the rules of `KeepConfig`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class State:
     """What is known of a scan.
 
@@ -81,8 +84,7 @@ class Ledger:
         self.path = folder / NAME
         self.token = uuid.uuid4().hex
         self.states: dict[str, State] = {}
-        lines = self._lines()
-        for line in lines:
+        for line in self._lines():
             if "root" in line:
                 if line["root"] != str(root):
                     raise InputError(f"{folder}: holds the runs of {line['root']}, not of {root}: choose another `out`")
@@ -94,13 +96,13 @@ class Ledger:
             head = {"root": str(root), "token": self.token}
             states = ({"scan": name, **asdict(state)} for name, state in self.states.items())
             # What every scan has come to is all that is needed of earlier nights.
-            replace_file(self.path, "".join(map(_line, [head, *states])).encode())
+            replace_file(self.path, map(_line, chain([head], states)))
 
     def add(self, scan: str, event: Event, *, key: str = "", reason: str = "", **facts: Any) -> State:
         """Append an event; it is on the disk when this returns."""
         line = {"scan": scan, "event": event, "key": key, "reason": reason, "at": _now(), "facts": facts}
         with self.path.open("ab") as file:
-            file.write(_line(line).encode())
+            file.write(_line(line).encode(errors="backslashreplace"))
             file.flush()
             os.fsync(file.fileno())
         return self._apply(line)
@@ -117,18 +119,23 @@ class Ledger:
         self.states[line["scan"]] = state
         return state
 
-    def _lines(self) -> list[dict[str, Any]]:
+    def _lines(self) -> Iterator[dict[str, Any]]:
         """Whole lines; one that a kill cut off says nothing."""
-        lines = []
-        if self.path.is_file():
-            for text in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+        if not self.path.is_file():
+            return
+        with self.path.open(encoding="utf-8", errors="replace") as file:
+            for text in file:
                 try:
-                    line = json.loads(text)
-                    if isinstance(line, dict) and ("root" in line or {"scan", "event", "key", "at"} <= set(line)):
-                        lines.append(line)
+                    line = json.loads(text, object_pairs_hook=_interned)
                 except ValueError:
                     continue
-        return lines
+                if isinstance(line, dict) and ("root" in line or {"scan", "event", "key", "at"} <= set(line)):
+                    yield line
+
+
+def _interned(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Thousands of scans have the same few names in their facts.
+    return {sys.intern(name): value for name, value in pairs}
 
 
 def _line(values: dict[str, Any]) -> str:

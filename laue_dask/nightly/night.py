@@ -425,7 +425,7 @@ def _write_summary(night: _Night, code: ExitCode) -> dict[str, Any]:
         "memory": {"night": psutil.Process().memory_info().rss, "worker": night.memory},
         "scans": rows,
     }
-    replace_file(night.out / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False).encode())
+    replace_file(night.out / "summary.json", json.JSONEncoder(indent=1, ensure_ascii=False).iterencode(summary))
     write_index(summary, night.out)
     return summary
 

@@ -25,7 +25,7 @@ _RECORD, _WITHDRAWN = "run.json", "run.json.withdrawn"
 _TRASH = ".removing-"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Place:
     """Where the run of a scan is, in the folder of the nights.
 
@@ -134,7 +134,7 @@ def facts(record: Mapping[str, Any]) -> dict[str, Any]:
     return {name: record[name] for name in _FACTS} | {"seconds": round(sum(record["seconds"].values()), 1)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Key:
     """What a run depends on.
 

@@ -16,14 +16,16 @@ _RUN_FILES = ("run.json", "results.zarr", "scan.zarr", "scan.zarr.part")
 """A folder with one of these is somebody's run, whose own files are no scan."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Found:
     """A scan as it lies on the disk now.
 
     Attributes
     ----------
+    root
+        The beamtime's folder.
     name
-        Path below the beamtime's folder.
+        Path below it.
     frames, size
         Files of frames, and their bytes.
     newest
@@ -36,14 +38,19 @@ class Found:
         Why it cannot be looked at; empty where it can.
     """
 
+    root: Path
     name: str
-    path: Path
     frames: int = 0
     size: int = 0
     newest: float = 0.0
     fingerprint: str = ""
     marked: bool | None = None
     problem: str = ""
+
+    @property
+    def path(self) -> Path:
+        """Folder or file of the frames."""
+        return self.root / self.name
 
     def waits(self, rules: FindConfig, now: float) -> str:
         """Why it is not to be run yet; empty where it is complete."""
@@ -102,43 +109,44 @@ def find(root: Path, rules: FindConfig, *, leave_out: Path) -> list[Found]:
 
 
 def _below(
-    folder: Path, parts: tuple[str, ...], content: _Folder, rules: FindConfig, leave_out: Path, above: set[str]
+    root: Path, parts: tuple[str, ...], content: _Folder, rules: FindConfig, leave_out: Path, above: set[str]
 ) -> Iterator[Found]:
-    """Scans in a folder and below it, itself included."""
+    """Scans in a folder and below it, itself included; what is in memory is one folder's content, and its lines'."""
+    folder = root.joinpath(*parts)
     real = os.path.realpath(folder)
     if real in above:  # a link that leads back
         return
-    inner = {name: _look(folder / name) for name in content.folders if _wanted(folder / name, parts, rules, leave_out)}
+    inner = [name for name in content.folders if _wanted(folder / name, parts, rules, leave_out)]
     if parts and _matches(parts, rules.patterns):
         if content.problem:
-            yield Found("/".join(parts), folder, problem=content.problem)
+            yield Found(root, "/".join(parts), problem=content.problem)
             return
-        lines = {
-            name: one
-            for name, one in inner.items()
-            if name[-1].isdigit() and one.frames and not _matches((*parts, name), rules.patterns)
-        }
+        looked = (
+            (name, _look(folder / name))
+            for name in inner
+            if name[-1].isdigit() and not _matches((*parts, name), rules.patterns)
+        )
+        lines = {name: one.frames for name, one in looked if one.frames}
         if content.frames or lines or not (content.files or content.folders):
-            within = [(f"{line}/{name}", size, at) for line, one in lines.items() for name, size, at in one.frames]
-            stats = content.frames or within
+            within = [(f"{line}/{name}", size, at) for line, frames in lines.items() for name, size, at in frames]
             marked = None if rules.done_marker is None else rules.done_marker in content.files
-            yield _found(parts, folder, stats, marked)
-            inner = {name: one for name, one in inner.items() if name not in lines or content.frames}
+            yield _found(root, parts, content.frames or within, marked)
+            inner = [name for name in inner if name not in lines or content.frames]
     # `*/*` means folders: only a pattern such as `*.h5` makes a scan of a file.
     of_files = [pattern for pattern in rules.patterns if "." in pattern.rpartition("/")[2]]
     for stat in content.frames:
         if not _matches((*parts, stat[0]), of_files) or _matches((*parts, stat[0]), rules.exclude):
             continue
         marked = None if rules.done_marker is None else stat[0] + rules.done_marker in content.files
-        yield _found((*parts, stat[0]), folder / stat[0], [stat], marked)
-    for name, one in inner.items():
-        yield from _below(folder / name, (*parts, name), one, rules, leave_out, {*above, real})
+        yield _found(root, (*parts, stat[0]), [stat], marked)
+    for name in inner:
+        yield from _below(root, (*parts, name), _look(folder / name), rules, leave_out, {*above, real})
 
 
-def _found(parts: tuple[str, ...], path: Path, stats: Sequence[_Stat], marked: bool | None) -> Found:
-    digest = hashlib.sha256(repr(sorted(stats)).encode()).hexdigest()[:16]
+def _found(root: Path, parts: Sequence[str], stats: Sequence[_Stat], marked: bool | None) -> Found:
+    digest = hashlib.sha256(repr(sorted(stats)).encode(errors="surrogateescape")).hexdigest()[:16]
     newest = max((at for _, _, at in stats), default=0) / 1e9
-    return Found("/".join(parts), path, len(stats), sum(size for _, size, _ in stats), newest, digest, marked)
+    return Found(root, "/".join(parts), len(stats), sum(size for _, size, _ in stats), newest, digest, marked)
 
 
 def _look(folder: Path) -> _Folder:

@@ -1,6 +1,6 @@
 """Pages that need no other file and no network: one style, headings with links to them, facts, tables."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from string import Template
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 ROWS_UP_TO = 256
 """Rows of a table on the page; the results and run.json hold them all."""
 
-_SHELL = Template("""<!doctype html>
+_BEGIN = Template("""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -22,10 +22,12 @@ $style</style>
 </head>
 <body>
 <h1>$title</h1>
-$body
+""")
+
+_END = """
 </body>
 </html>
-""")
+"""
 
 _STYLE = """:root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; margin: 0 auto; max-width: 62rem;
@@ -77,7 +79,11 @@ def shell(title: str, body: str, *, style: str, meta: str = "") -> str:
     meta
         More lines of the head.
     """
-    return _SHELL.substitute(title=escape(title), body=body, style=style, meta=meta)
+    return _begin(title, style, meta) + body + _END
+
+
+def _begin(title: str, style: str, meta: str = "") -> str:
+    return _BEGIN.substitute(title=escape(title), style=style, meta=meta)
 
 
 def document(title: str, *, head: str, sections: Iterable[tuple[str, str]]) -> str:
@@ -90,10 +96,25 @@ def document(title: str, *, head: str, sections: Iterable[tuple[str, str]]) -> s
     sections
         Titles and HTML in the page's order; an empty body is left out.
     """
-    shown = [(name, body) for name, body in sections if body]
-    links = "".join(f'<a href="#{_anchor(name)}">{escape(name)}</a> ' for name, _ in shown)
-    parts = "\n".join(f'<h2 id="{_anchor(name)}">{escape(name)}</h2>\n{body}' for name, body in shown)
-    return shell(title, f"{head}\n<nav>{links}</nav>\n{parts}", style=_STYLE)
+    return "".join(pieces(title, head=head, sections=[(name, [body]) for name, body in sections if body]))
+
+
+def pieces(title: str, *, head: str, sections: Sequence[tuple[str, Iterable[str]]]) -> Iterator[str]:
+    """A whole page piece by piece, where its sections would fill the memory.
+
+    Parameters
+    ----------
+    head
+        HTML below the title.
+    sections
+        Titles and pieces of HTML in the page's order.
+    """
+    links = "".join(f'<a href="#{_anchor(name)}">{escape(name)}</a> ' for name, _ in sections)
+    yield f"{_begin(title, _STYLE)}{head}\n<nav>{links}</nav>"
+    for name, body in sections:
+        yield f'\n<h2 id="{_anchor(name)}">{escape(name)}</h2>\n'
+        yield from body
+    yield _END
 
 
 def warning(text: object) -> str:

@@ -1,7 +1,7 @@
 """One page about a beamtime's nights: every scan with its maps, what became of it, and how to bring it back."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from laue_dask.io.places import replace_file
 from laue_dask.progress import duration
-from laue_dask.report.html import document, facts_list, table, warning
+from laue_dask.report.html import facts_list, pieces, table, warning
 
 _TITLES = {
     "aside": "Set aside",
@@ -34,16 +34,18 @@ def write_index(summary: Mapping[str, Any], out: Path) -> None:
         Folder of the nights.
     """
     rows: Sequence[Mapping[str, Any]] = summary["scans"]
-    sections = []
-    for status, title in _TITLES.items():
-        found = [row for row in rows if row["status"] == status]
-        if status in ("aside", "done"):
-            body = "".join(_scan(row, out) for row in found)
-        else:
-            body = table([{"scan": row["scan"], "why": row["reason"], "files": row.get("frames", "")} for row in found])
-        sections.append((title, body))
-    text = document(f"Nights of {summary['root']}", head=_head(summary), sections=sections)
-    replace_file(out / "index.html", text.encode())
+    by_status = {status: [row for row in rows if row["status"] == status] for status in _TITLES}
+    sections = [
+        (title, _section(status, by_status[status], out)) for status, title in _TITLES.items() if by_status[status]
+    ]
+    # The pictures of a whole beamtime never are in memory together.
+    replace_file(out / "index.html", pieces(f"Nights of {summary['root']}", head=_head(summary), sections=sections))
+
+
+def _section(status: str, rows: Sequence[Mapping[str, Any]], out: Path) -> Iterable[str]:
+    if status in ("aside", "done"):
+        return (_scan(row, out) for row in rows)
+    return [table([{"scan": row["scan"], "why": row["reason"], "files": row.get("frames", "")} for row in rows])]
 
 
 def _head(summary: Mapping[str, Any]) -> str:
