@@ -19,6 +19,9 @@ _QUARTILE = 0.6744897501960817
 NOISE_WINDOW = 4.0
 """Residuals within this many first-guess sigmas of the background make the noise estimate."""
 
+_COUNTED = 256
+"""Whole numbers of a block that are counted, from the least of them on."""
+
 # No fastmath: the loops then round as NumPy does, and a pixel that sits on the clipping limit falls on the same side.
 
 
@@ -87,40 +90,76 @@ def fill_holes(grid: NDArray[np.float64]) -> bool:
 def smooth(grid: NDArray[np.float64]) -> NDArray[np.float64]:
     """Median of each node's 3 × 3 neighbourhood; nodes beyond the border repeat the border."""
     rows, columns = grid.shape
+    low, mid, high = np.empty((3, rows, columns))
+    for i in range(rows):
+        up, own, down = grid[max(i - 1, 0)], grid[i], grid[min(i + 1, rows - 1)]
+        for j in range(columns):
+            a, b = min(up[j], own[j]), max(up[j], own[j])
+            low[i, j], high[i, j] = min(a, down[j]), max(b, down[j])
+            mid[i, j] = max(a, min(b, down[j]))
     smoothed = np.empty_like(grid)
-    around = np.empty(9)
     for i in range(rows):
         for j in range(columns):
-            n = 0
-            for p in range(i - 1, i + 2):
-                for q in range(j - 1, j + 2):
-                    around[n] = grid[min(max(p, 0), rows - 1), min(max(q, 0), columns - 1)]
-                    n += 1
-            smoothed[i, j] = select(around, 9, 4)
+            p, q = max(j - 1, 0), min(j + 1, columns - 1)
+            # Of three sorted columns: the median lies between the largest low, the middle mid and the smallest high.
+            a = max(low[i, p], max(low[i, j], low[i, q]))
+            c = min(high[i, p], min(high[i, j], high[i, q]))
+            u, v = min(mid[i, p], mid[i, j]), max(mid[i, p], mid[i, j])
+            b = max(u, min(v, mid[i, q]))
+            u, v = min(a, b), max(a, b)
+            smoothed[i, j] = max(u, min(v, c))
     return smoothed
 
 
 @compiled
-def median_and_quartile(
-    values: NDArray[np.float64], n: int, least: float, counts: NDArray[np.int32]
-) -> tuple[float, float]:
-    """Values of rank n // 2 and n // 4; whole numbers near the `least` of them are counted, which is quicker."""
-    middle, quarter = n // 2, n // 4
-    if counts.size:
-        counts[:] = 0
-        for k in range(n):
-            above = values[k] - least
-            if above < counts.size:
-                counts[int(above)] += 1
-        below, lower = 0, least
-        for k in range(counts.size):
-            before = below
-            below += counts[k]
-            if before <= quarter < below:
-                lower = least + k
-            if below > middle:
-                return least + k, lower
-    return select(values, n, middle), select(values, n, quarter)
+def spread_columns(
+    grid: NDArray[np.float64], nodes: NDArray[np.int64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Values of block centres at every column of the square: (blocks, blocks) → (blocks, side)."""
+    last = grid.shape[0] - 1
+    wide = np.empty((last + 1, nodes.size))
+    for i in range(last + 1):
+        for x in range(nodes.size):
+            w = weights[x]
+            wide[i, x] = grid[i, nodes[x]] * (1.0 - w) + grid[i, min(nodes[x] + 1, last)] * w
+    return wide
+
+
+@compiled
+def between(grid: NDArray[np.float64], i: int, below: int, w: float, j: int, u: float) -> float:
+    """Value of one pixel, as `spread_columns` and then the rows tell it."""
+    k = min(j + 1, grid.shape[1] - 1)
+    upper = grid[i, j] * (1.0 - u) + grid[i, k] * u
+    lower = grid[below, j] * (1.0 - u) + grid[below, k] * u
+    return float(upper * (1.0 - w) + lower * w)
+
+
+@compiled
+def counted_ranks(counts: NDArray[np.uint16], first: int, n: int) -> tuple[int, int]:
+    """Bins of the ranks n // 2 and n // 4 of n values, by how many there are in each bin; -1 where all bins have less.
+
+    The counts of a block are two rows from `first` on, which add up; the last bin of a row is of what does not count.
+    """
+    total, quarter = 0, -1
+    for k in range(first, first + _COUNTED):
+        total += int(counts[k]) + int(counts[k + _COUNTED + 1])
+        if quarter < 0 and total > n // 4:
+            quarter = k - first
+        if total > n // 2:
+            return k - first, quarter
+    return -1, quarter
+
+
+@compiled
+def count_negative(frame: NDArray[Any], mask: NDArray[np.bool_]) -> tuple[int, int]:
+    """Pixels of `frame` (rows, columns) that are negative, and how many there are in all, without those of `mask`."""
+    negative, live = 0, 0
+    for y in range(frame.shape[0]):
+        line, hidden = frame[y], mask[y]
+        for x in range(line.size):
+            negative += (line[x] < 0) & (not hidden[x])
+            live += not hidden[x]
+    return negative, live
 
 
 @compiled
@@ -136,31 +175,68 @@ def block_statistics(
     """Median of each block and its distance to the lower quartile in sigmas; NaN where too few pixels live.
 
     Every `step`-th row is read. Spots are only ever brighter than the background, so the lower quartile is the cleaner.
-    `whole` says that the dtype is an integer one.
+    `whole` says that the dtype is an integer one: values near the least of a block are then counted, which is quicker
+    than to order them.
     """
-    blocks = edges.size - 1
+    blocks, side = edges.size - 1, edges[-1]
     level = np.full((blocks, blocks), np.nan)
     spread = np.full((blocks, blocks), np.nan)
-    largest = 0
+    widest = (edges[1:] - edges[:-1]).max()
+    values = np.empty(widest * ((widest + step - 1) // step))
+    live, least = np.empty(side), np.empty(side)
+    # Neighbours often are equal: where they are counted in turns, one need not wait for the other.
+    own, codes = np.empty(side, np.uint32), np.empty(side, np.uint32)
+    for j in range(blocks):
+        for x in range(edges[j], edges[j + 1]):
+            own[x] = (2 * j + (x & 1)) * (_COUNTED + 1)
+    counts = np.zeros(2 * blocks * (_COUNTED + 1), np.uint16)
+    counting = whole and values.size < 2**16
     for i in range(blocks):
-        largest = max(largest, edges[i + 1] - edges[i])
-    values = np.empty(largest * ((largest + step - 1) // step))
-    counts = np.empty(256 if whole else 0, np.int32)
-    for i in range(blocks):
+        # Every column for itself, without branches: many at a time.
+        live[:], least[:], rows = 0.0, np.inf, 0
+        for y in range(edges[i], edges[i + 1], step):
+            rows += 1
+            line, hidden = frame[y], mask[y]
+            for x in range(side):
+                value = float(line[x])
+                usable = (not hidden[x]) & (lowest <= value) & (value < ceiling)
+                live[x] += 1.0 if usable else 0.0
+                least[x] = value if usable & (value < least[x]) else least[x]
         for j in range(blocks):
-            n, read, least = 0, 0, np.inf
+            n, smallest = 0.0, np.inf
+            for x in range(edges[j], edges[j + 1]):
+                n += live[x]
+                smallest = min(smallest, least[x])
+            for x in range(edges[j], edges[j + 1]):
+                live[x], least[x] = n, smallest
+        if counting:
+            counts[:] = 0
             for y in range(edges[i], edges[i + 1], step):
-                run, hidden = frame[y, edges[j] : edges[j + 1]], mask[y, edges[j] : edges[j + 1]]
-                read += run.size
-                for x in range(run.size):
-                    value = float(run[x])
-                    if not hidden[x] and lowest <= value < ceiling:
-                        values[n] = value
-                        least = min(least, value)
-                        n += 1
-            if n > 0 and 4 * n >= read:
-                level[i, j], quartile = median_and_quartile(values, n, least, counts)
-                spread[i, j] = (level[i, j] - quartile) / _QUARTILE
+                line, hidden = frame[y], mask[y]
+                for x in range(side):
+                    value = float(line[x])
+                    above = value - least[x]
+                    usable = (not hidden[x]) & (lowest <= value) & (value < ceiling) & (above < _COUNTED)
+                    codes[x] = own[x] + np.uint32(above if usable else _COUNTED)
+                for x in range(side):
+                    counts[codes[x]] += np.uint16(1)
+        for j in range(blocks):
+            n = int(live[edges[j]])
+            if n == 0 or 4 * n < rows * (edges[j + 1] - edges[j]):
+                continue
+            middle, quarter = counted_ranks(counts, 2 * j * (_COUNTED + 1), n) if counting else (-1, -1)
+            if middle >= 0:
+                level[i, j], quartile = least[edges[j]] + middle, least[edges[j]] + quarter
+            else:
+                k = 0
+                for y in range(edges[i], edges[i + 1], step):
+                    for x in range(edges[j], edges[j + 1]):
+                        value = float(frame[y, x])
+                        if not mask[y, x] and lowest <= value < ceiling:
+                            values[k] = value
+                            k += 1
+                level[i, j], quartile = select(values, n, n // 2), select(values, n, n // 4)
+            spread[i, j] = (level[i, j] - quartile) / _QUARTILE
     return level, spread
 
 
@@ -178,31 +254,33 @@ def block_noise(
     window: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     """Root mean square of each block's residuals no larger than its `window`; NaN where too few pixels live."""
-    blocks = edges.size - 1
+    blocks, side = edges.size - 1, nodes.size
+    wide = spread_columns(level, nodes, weights)
     noise = np.full((blocks, blocks), np.nan)
-    line = np.empty(blocks)
-    square, live, read = np.empty(blocks), np.empty(blocks, np.int64), np.empty(blocks, np.int64)
+    square, live, widest = np.empty(side), np.empty(side), np.empty(side)
     for i in range(blocks):
-        square[:], live[:], read[:] = 0.0, 0, 0
-        for y in range(edges[i], edges[i + 1], step):
-            below, w = min(nodes[y] + 1, blocks - 1), weights[y]
-            for j in range(blocks):
-                line[j] = level[nodes[y], j] * (1.0 - w) + level[below, j] * w
-            for j in range(blocks):
-                read[j] += edges[j + 1] - edges[j]
-                run, hidden = frame[y, edges[j] : edges[j + 1]], mask[y, edges[j] : edges[j + 1]]
-                node, share = nodes[edges[j] : edges[j + 1]], weights[edges[j] : edges[j + 1]]
-                for x in range(run.size):
-                    value = float(run[x])
-                    if not hidden[x] and lowest <= value < ceiling:
-                        a, b, u = line[node[x]], line[min(node[x] + 1, blocks - 1)], share[x]
-                        residual = value - (a * (1.0 - u) + b * u)
-                        if abs(residual) <= window[i, j]:
-                            square[j] += residual * residual
-                            live[j] += 1
+        square[:], live[:] = 0.0, 0.0
         for j in range(blocks):
-            if live[j] > 0 and 4 * live[j] >= read[j]:
-                noise[i, j] = np.sqrt(square[j] / live[j])
+            widest[edges[j] : edges[j + 1]] = window[i, j]
+        read = 0
+        for y in range(edges[i], edges[i + 1], step):
+            read += 1
+            above, below, w = wide[nodes[y]], wide[min(nodes[y] + 1, blocks - 1)], weights[y]
+            line, hidden = frame[y], mask[y]
+            # Every column for itself, without branches: many at a time.
+            for x in range(side):
+                value = float(line[x])
+                residual = value - (above[x] * (1.0 - w) + below[x] * w)
+                counts = (not hidden[x]) & (lowest <= value) & (value < ceiling) & (abs(residual) <= widest[x])
+                square[x] += residual * residual if counts else 0.0
+                live[x] += 1.0 if counts else 0.0
+        for j in range(blocks):
+            total, n = 0.0, 0.0
+            for x in range(edges[j], edges[j + 1]):
+                total += square[x]
+                n += live[x]
+            if n > 0 and 4 * n >= read * (edges[j + 1] - edges[j]):
+                noise[i, j] = np.sqrt(total / n)
     return noise
 
 
@@ -219,37 +297,35 @@ def pool_signal(
     bins: NDArray[np.int64],
     pooled: NDArray[np.float64],
 ) -> None:
-    """Largest signal of each bin, in sigmas; `pooled` comes in as zeros and pixels below `clip` leave no trace.
-
-    One interpolation, of background plus `clip` sigmas, decides nearly every pixel, without branches; where one is
-    above, the run of pixels between two nodes is gone through again.
-    """
+    """Largest signal of each bin, in sigmas; `pooled` comes in as zeros and pixels below `clip` leave no trace."""
     side, last = nodes.size, level.shape[0] - 1
-    limits = level + clip * noise
-    starts = np.searchsorted(nodes, np.arange(last + 2))
-    background, sigma, limit = np.empty(last + 1), np.empty(last + 1), np.empty(last + 1)
-    for y in range(side):
-        below, w = min(nodes[y] + 1, last), weights[y]
-        for j in range(last + 1):
-            background[j] = level[nodes[y], j] * (1.0 - w) + level[below, j] * w
-            sigma[j] = noise[nodes[y], j] * (1.0 - w) + noise[below, j] * w
-            limit[j] = limits[nodes[y], j] * (1.0 - w) + limits[below, j] * w
-        start = 0
-        while start < side:
-            j = nodes[start]
-            k, stop, hits = min(j + 1, last), starts[j + 1], 0
-            a, b = limit[j], limit[k]
-            run, share = frame[y, start:stop], weights[start:stop]
-            for x in range(run.size):
-                hits += float(run[x]) > a * (1.0 - share[x]) + b * share[x]
-            if hits > 0:
-                for x in range(start, stop):
-                    u, value = weights[x], float(frame[y, x])
-                    if value > a * (1.0 - u) + b * u and not mask[y, x] and value < ceiling:
-                        signal = value - (background[j] * (1.0 - u) + background[k] * u)
-                        strength = signal / (sigma[j] * (1.0 - u) + sigma[k] * u)
-                        pooled[bins[y], bins[x]] = max(pooled[bins[y], bins[x]], strength)
-            start = stop
+    limits = spread_columns(level + clip * noise, nodes, weights)
+    highest = np.empty(side, frame.dtype)
+    start = 0
+    while start < side:
+        node = nodes[start]
+        below = min(node + 1, last)
+        upper, lower = limits[node], limits[below]
+        # The rows between two nodes together. What is not above the smaller limit of a column is above none in it.
+        stop = start
+        highest[:] = frame[start]
+        while stop < side and nodes[stop] == node:
+            line = frame[stop]
+            for x in range(side):
+                highest[x] = line[x] if line[x] > highest[x] else highest[x]
+            stop += 1
+        for x in range(side):
+            least = min(upper[x], lower[x])
+            if float(highest[x]) <= least - 1e-9 * abs(least):
+                continue
+            j, u = nodes[x], weights[x]
+            for y in range(start, stop):
+                value, w = float(frame[y, x]), weights[y]
+                if value > upper[x] * (1.0 - w) + lower[x] * w and not mask[y, x] and value < ceiling:
+                    signal = value - between(level, node, below, w, j, u)
+                    strength = signal / between(noise, node, below, w, j, u)
+                    pooled[bins[y], bins[x]] = max(pooled[bins[y], bins[x]], strength)
+        start = stop
 
 
 @compiled
@@ -269,22 +345,18 @@ def pool_residual(
 ) -> None:
     """As `pool_signal`, for what exceeds a scan's `median` pattern, whose `spread` adds to the noise."""
     side, last = nodes.size, level.shape[0] - 1
-    limits = level + clip * noise
-    background, sigma, limit = np.empty(last + 1), np.empty(last + 1), np.empty(last + 1)
+    limits = spread_columns(level + clip * noise, nodes, weights)
     for y in range(side):
-        below, w = min(nodes[y] + 1, last), weights[y]
-        for j in range(last + 1):
-            background[j] = level[nodes[y], j] * (1.0 - w) + level[below, j] * w
-            sigma[j] = noise[nodes[y], j] * (1.0 - w) + noise[below, j] * w
-            limit[j] = limits[nodes[y], j] * (1.0 - w) + limits[below, j] * w
+        node, w = nodes[y], weights[y]
+        below = min(node + 1, last)
+        upper, lower = limits[node], limits[below]
         for x in range(side):
-            j, u = nodes[x], weights[x]
-            k = min(j + 1, last)
             value = float(frame[y, x])
             above = value - float(median[y, x])
-            if above > limit[j] * (1.0 - u) + limit[k] * u and not mask[y, x] and value < ceiling:
-                signal = above - (background[j] * (1.0 - u) + background[k] * u)
-                own = sigma[j] * (1.0 - u) + sigma[k] * u
+            if above > upper[x] * (1.0 - w) + lower[x] * w and not mask[y, x] and value < ceiling:
+                j, u = nodes[x], weights[x]
+                signal = above - between(level, node, below, w, j, u)
+                own = between(noise, node, below, w, j, u)
                 strength = signal / np.sqrt(own * own + float(spread[y, x]) * float(spread[y, x]))
                 if strength > clip:
                     pooled[bins[y], bins[x]] = max(pooled[bins[y], bins[x]], strength)

@@ -90,10 +90,10 @@ class _Grid:
     def interpolate(self, grid: NDArray[np.float64], rows: slice = slice(None)) -> NDArray[np.float64]:
         """Value of every pixel of the square, or of some of its rows."""
         last = grid.shape[0] - 1
+        nodes, w = self.nodes, self.weights
+        wide = grid[:, nodes] * (1.0 - w) + grid[:, np.minimum(nodes + 1, last)] * w
         nodes, w = self.nodes[rows], self.weights[rows, None]
-        lines = grid[nodes] * (1.0 - w) + grid[np.minimum(nodes + 1, last)] * w
-        w = self.weights
-        values: NDArray[np.float64] = lines[:, self.nodes] * (1.0 - w) + lines[:, np.minimum(self.nodes + 1, last)] * w
+        values: NDArray[np.float64] = wide[nodes] * (1.0 - w) + wide[np.minimum(nodes + 1, last)] * w
         return values
 
 
@@ -367,8 +367,25 @@ def _filled(grid: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _grey(pooled: NDArray[np.float64], recipe: Recipe) -> NDArray[np.uint8]:
     """Signal in sigmas → grey levels, as steps 4 and 6 of the recipe."""
-    toned = np.arcsinh(pooled / recipe.softening_sigma)
+    signal = pooled > 0
+    toned = np.arcsinh(pooled[signal] / recipe.softening_sigma)
     white = max(
-        float(np.quantile(toned, recipe.white_quantile)), float(np.arcsinh(FAINTEST_WHITE / recipe.softening_sigma))
+        _quantile(toned, pooled.size, recipe.white_quantile), float(np.arcsinh(FAINTEST_WHITE / recipe.softening_sigma))
     )
-    return np.floor(255 * np.minimum(toned / white, 1) + 0.5).astype(np.uint8)
+    grey = np.zeros(pooled.shape, np.uint8)
+    grey[signal] = np.floor(255 * np.minimum(toned / white, 1) + 0.5)
+    return grey
+
+
+def _quantile(positive: NDArray[np.float64], size: int, quantile: float) -> float:
+    """`np.quantile` of `size` values of which all but the `positive` are zero: these are few."""
+    place = quantile * (size - 1)
+    below = int(place)
+    first = size - positive.size
+    ranks = [max(rank - first, 0) for rank in (below, min(below + 1, size - 1))]
+    if below + 1 < first or not positive.size:
+        return 0.0
+    ordered = np.partition(positive, ranks)
+    low, high = (0.0 if below < first else float(ordered[ranks[0]])), float(ordered[ranks[1]])
+    share = place - below
+    return high - (high - low) * (1 - share) if share >= 0.5 else low + (high - low) * share

@@ -39,11 +39,10 @@ from pathlib import Path
 import psutil
 import yaml
 
-from laue_dask.nightly import config as nightly_config
-from laue_dask.nightly.config import LimitsConfig
-from laue_dask.nightly.hand import Hand
-from laue_dask.nightly.night import run_night
 from laue_dask.progress import duration
+
+NIGHTLY = [sys.executable, "-m", "laue_dask", "nightly"]
+"""Every night is a process, as a timer starts it."""
 
 SHAPE = (4, 5)
 POOL = 6
@@ -91,7 +90,6 @@ class Campaign:
     memory: list[int] = field(default_factory=list)
     workers: list[list[int]] = field(default_factory=list)
     ends: Counter = field(default_factory=Counter)
-    hand: Hand | None = None
 
     @property
     def root(self) -> Path:
@@ -236,9 +234,9 @@ def log_lines(campaign: Campaign) -> list[str]:
 
 
 def kill_workers() -> int:
-    """Kill the processes that run scans for this one; how many there were."""
+    """Kill the processes that run scans for the night that lasts; how many there were."""
     killed = 0
-    for child in psutil.Process().children():
+    for child in psutil.Process().children(recursive=True):
         try:
             if "laue_dask.nightly.worker" in child.cmdline():
                 child.send_signal(signal.SIGKILL)
@@ -250,7 +248,7 @@ def kill_workers() -> int:
 
 def killed_night(campaign: Campaign, path: Path, draw: random.Random, arrived: int) -> bool:
     """Start a night as a timer does, and kill it after a few scans; whether it was killed before its end."""
-    command = [sys.executable, "-m", "laue_dask", "nightly", str(campaign.root), "--config", str(path)]
+    command = [*NIGHTLY, str(campaign.root), "--config", str(path)]
     before = len(log_lines(campaign))
     night = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
     wanted = draw.randint(1, max(1, arrived // 2))
@@ -274,7 +272,7 @@ def one_night(campaign: Campaign, day: int, arrived: list[Scan], kind: str, draw
     if kind == "disk":
         limits["min_free"] = "1000TB"
     if kind == "time":
-        limits["hours"] = 8 / 3600
+        limits["hours"] = 15 / 3600
     path = settings(campaign, limits)
     if kind == "night killed":
         killed = killed_night(campaign, path, draw, len(arrived))
@@ -282,18 +280,18 @@ def one_night(campaign: Campaign, day: int, arrived: list[Scan], kind: str, draw
     killer = Killer(campaign, [scan for scan in arrived if scan.fault == "killed"], draw)
     killer.start()
     began = time.monotonic()
-    code = run_night(campaign.root, nightly_config.load(path), say=lambda line: None, hand=campaign.hand)
+    code = subprocess.run([*NIGHTLY, str(campaign.root), "--config", str(path)], stdout=subprocess.DEVNULL).returncode
     killer.over.set()
     killer.join()
     summary = json.loads((campaign.runs / "summary.json").read_text())
-    campaign.memory.append(psutil.Process().memory_info().rss)
+    campaign.memory.append(summary["memory"]["night"])
     campaign.workers.append(summary["memory"]["worker"])
     campaign.ends[kind or "whole"] += 1
-    check_night(campaign, day, kind, int(code), summary)
+    check_night(campaign, day, kind, code, summary)
     faults = dict(Counter(scan.fault for scan in arrived if scan.fault))
     counts = {status: count for status, count in summary["counts"].items() if count}
     print(
-        f"{datetime.now():%H:%M:%S} night {day:2d}{f' ({kind})' if kind else ''}: exit {int(code)}, {counts}, "
+        f"{datetime.now():%H:%M:%S} night {day:2d}{f' ({kind})' if kind else ''}: exit {code}, {counts}, "
         f"{duration(time.monotonic() - began)}, {campaign.memory[-1] / 1e6:.1f} MB; faults {faults}",
         flush=True,
     )
@@ -343,7 +341,10 @@ def check_end(campaign: Campaign, nights: int) -> None:
     print(f"faults: {dict(faults)}; nights: {dict(campaign.ends)}")
     steady = campaign.memory[1:] or campaign.memory
     rise = max(steady) / min(steady) - 1
-    print(f"memory of nightly after each night, from the second: {min(steady) / 1e6:.1f} to {max(steady) / 1e6:.1f} MB")
+    print(
+        "memory of nightly at the end of each night, from the second: "
+        f"{min(steady) / 1e6:.1f} to {max(steady) / 1e6:.1f} MB"
+    )
     print(f"  {100 * rise:.1f} % (at most {100 * FLAT:.0f} % is asked for)")
     spans = [(one[1], one[-1]) for one in campaign.workers if len(one) > 10]
     if spans:
@@ -367,15 +368,14 @@ def kill_often(campaign: Campaign, scans: int, kills: int, draw: random.Random) 
             (calm.out / "pool").symlink_to(campaign.out / "pool")
         for scan in one.scans:
             arrive(one, scan)
-    command = [sys.executable, "-m", "laue_dask", "nightly"]
     path = settings(calm, {})
     began = time.monotonic()
-    subprocess.run([*command, str(calm.root), "--config", str(path)], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*NIGHTLY, str(calm.root), "--config", str(path)], check=True, stdout=subprocess.DEVNULL)
     span = time.monotonic() - began
     path = settings(campaign, {})
     moments: Counter = Counter()
     while moments.total() < kills:
-        night = subprocess.Popen([*command, str(campaign.root), "--config", str(path)], stdout=subprocess.DEVNULL)
+        night = subprocess.Popen([*NIGHTLY, str(campaign.root), "--config", str(path)], stdout=subprocess.DEVNULL)
         time.sleep(draw.uniform(0, span))
         if night.poll() is not None:
             # All is done before the kills are: one more scan for the others.
@@ -388,9 +388,9 @@ def kill_often(campaign: Campaign, scans: int, kills: int, draw: random.Random) 
         night.send_signal(signal.SIGKILL)
         night.wait()
         print(f"{datetime.now():%H:%M:%S} kill {moments.total()} of {kills}, after {dict(moments)}", flush=True)
-    subprocess.run([*command, str(campaign.root), "--config", str(path)], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*NIGHTLY, str(campaign.root), "--config", str(path)], check=True, stdout=subprocess.DEVNULL)
     subprocess.run(
-        [*command, str(calm.root), "--config", str(settings(calm, {}))], check=True, stdout=subprocess.DEVNULL
+        [*NIGHTLY, str(calm.root), "--config", str(settings(calm, {}))], check=True, stdout=subprocess.DEVNULL
     )
     done = Counter(line.partition(" done    ")[2].rsplit(": ", 1)[0] for line in log_lines(campaign))
     summary = json.loads((campaign.runs / "summary.json").read_text())
@@ -444,10 +444,8 @@ def main() -> int:
     # Whose process is to be killed, is in a night that lasts.
     free = [day for day in range(1, given.nights - 1) if not any(scan.fault == "killed" for scan in days[day])]
     kinds = dict(zip(draw.sample(free, min(6, len(free))), 2 * NIGHTS, strict=False))
-    # The process of the scans goes on from night to night: importing PyTorch 30 times is not what is looked at.
-    with Hand(LimitsConfig(nice=0, scans_per_process=given.scans * 10), out / "worker.log") as campaign.hand:
-        for day, arrived in enumerate(days):
-            one_night(campaign, day, arrived, kinds.get(day, ""), draw)
+    for day, arrived in enumerate(days):
+        one_night(campaign, day, arrived, kinds.get(day, ""), draw)
     check_end(campaign, given.nights)
     print(f"{len(campaign.problems)} things are not as they must be; {duration(time.monotonic() - began)} in all")
     return 1 if campaign.problems else 0

@@ -157,7 +157,8 @@ def test_limits_of_what_is_data():
     assert value_limits(np.ones(4, np.uint32)) == (0, 2**32 - 2)
     assert value_limits(np.array([-1, 5, 5, 5, 5], np.int32)) == (0, 2**31 - 2)
     assert value_limits(np.array([-1.0, -2, 5])) == (-np.inf, np.inf)
-    assert value_limits(np.array([-1.0, -2, 5, 5, 5]), np.array([True, False, False, False, False])) == (0, np.inf)
+    assert value_limits(np.array([[-1.0, -2, 5, 5, 5]]), np.array([[True, False, False, False, False]])) == (0, np.inf)
+    assert value_limits(np.array([[-1.0, -2, 5, 5]]), np.zeros((1, 4), bool)) == (-np.inf, np.inf)
 
 
 @pytest.mark.parametrize(

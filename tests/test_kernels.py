@@ -10,12 +10,54 @@ from laue_dask import kernels
 grids = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**32 - 1))
 
 
-@given(st.lists(st.integers(0, 400), min_size=1, max_size=80), st.sampled_from([0, 256]))
-def test_median_and_quartile_are_the_sorted_values_of_their_rank(numbers, n_counts):
-    values = np.array(numbers, np.float64)
-    ordered = np.sort(values)
-    found = kernels.median_and_quartile(values.copy(), len(values), values.min(), np.zeros(n_counts, np.int32))
-    assert found == (ordered[len(values) // 2], ordered[len(values) // 4])
+@given(
+    st.tuples(st.integers(1, 4), st.integers(2, 30), st.integers(1, 4), st.integers(0, 2**32 - 1)),
+    st.sampled_from(["uint16", "int32", "float32"]),
+    st.sampled_from([0.3, 30, 3000]),
+    st.floats(0, 1),
+)
+def test_statistics_of_a_block_are_those_of_its_sorted_usable_pixels(grid, dtype, counts, share):
+    blocks, width, step, seed = grid
+    rng = np.random.default_rng(seed)
+    side = blocks * width + blocks // 2
+    edges = np.arange(blocks + 1) * side // blocks
+    frame = rng.poisson(counts, (side, side)).astype(dtype)
+    frame[rng.random((side, side)) < 0.1] = 60_000
+    mask = rng.random((side, side)) < share
+    found = kernels.block_statistics(frame, mask, edges, step, 0.0, 60_000.0, int(dtype != "float32"))
+    for i, j in np.ndindex(blocks, blocks):
+        rows, columns = slice(edges[i], edges[i + 1], step), slice(edges[j], edges[j + 1])
+        usable = ~mask[rows, columns] & (frame[rows, columns] < 60_000)
+        values = np.sort(frame[rows, columns][usable]).astype(float)
+        if values.size == 0 or 4 * values.size < usable.size:
+            assert np.isnan([found[0][i, j], found[1][i, j]]).all()
+            continue
+        middle, quarter = values[values.size // 2], values[values.size // 4]
+        assert found[0][i, j] == middle
+        assert found[1][i, j] == (middle - quarter) / 0.6744897501960817
+
+
+@given(grids)
+def test_columns_are_interpolated_as_numpy_does(grid):
+    n, side = grid[0], grid[0] * grid[1]
+    values = np.random.default_rng(grid[2]).normal(size=(n, n))
+    centres = (np.arange(n) + 0.5) * grid[1] - 0.5
+    nodes = np.clip(np.searchsorted(centres, np.arange(side), side="right") - 1, 0, max(0, n - 2))
+    weights = np.clip((np.arange(side) - centres[nodes]) / grid[1], 0, 1) if n > 1 else np.zeros(side)
+    wide = kernels.spread_columns(values, nodes, weights)
+    for row, found in zip(values, wide, strict=True):
+        np.testing.assert_allclose(found, np.interp(np.arange(side), centres, row), atol=1e-12)
+    i, below, w = 0, min(1, n - 1), 0.25
+    expected = wide[i] * (1 - w) + wide[below] * w
+    own = [kernels.between(values, i, below, w, nodes[x], weights[x]) for x in range(side)]
+    np.testing.assert_array_equal(own, expected)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["int16", "int32", "float64"]))
+def test_negative_pixels_are_counted_where_they_are_not_hidden(seed, dtype):
+    rng = np.random.default_rng(seed)
+    frame, mask = rng.integers(-3, 4, (7, 9)).astype(dtype), rng.random((7, 9)) < 0.4
+    assert kernels.count_negative(frame, mask) == ((frame[~mask] < 0).sum(), (~mask).sum())
 
 
 @given(st.lists(st.floats(-1e30, 1e30), min_size=1, max_size=60), st.data())
