@@ -15,7 +15,7 @@ import numpy as np
 import zarr
 from dask import config as dask_config
 
-from laue_dask import __version__, mapscores, schema, selection
+from laue_dask import __version__, keys, mapscores, schema, selection
 from laue_dask import record as records
 from laue_dask.compute import cluster
 from laue_dask.compute.cluster import Workers
@@ -23,6 +23,7 @@ from laue_dask.config import ClusterConfig, Config, dump, merged, validate
 from laue_dask.encoder import weights
 from laue_dask.encoder.extractors import Extractor
 from laue_dask.errors import ConfigError, InputError
+from laue_dask.estimators import FINDS_K
 from laue_dask.io import results as io_results
 from laue_dask.io import stored
 from laue_dask.io.lock import locked
@@ -31,15 +32,19 @@ from laue_dask.io.results import ResultsWriter
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.pca import choose_components
 from laue_dask.progress import Progress
-from laue_dask.record import Run, stage_key
+from laue_dask.record import Run
 from laue_dask.report.page import write_page
 from laue_dask.report.plots import GALLERY_UP_TO, write_plots
+from laue_dask.reuse import Reuse, differences, update
 from laue_dask.stages import evaluation, extraction, grains, segmentation, source, specimen
 from laue_dask.stages.reduction import reduce_scan
 from laue_dask.stages.specimen import Map
 
 IN_PROCESS = 2**30
 """Bytes of components that `segment` holds in this process rather than start workers."""
+
+OF_GRAINS = ("grain", "boundary_strength")
+OF_QUALITY = ("reconstruction_error", "unexplained")
 
 _OF_CLUSTERING = {"k", "cluster", "score_k"}
 """Dimensions of the results that depend on the clustering."""
@@ -96,8 +101,8 @@ def _run(
     record = Run(command=command, source=origin, config=config)
     with nullcontext(given) if given else cluster.start(config.cluster, folder=folder, report=True) as workers:
         scan = encode(folder, record, extractor, workers=workers, progress=progress)
-        found = _analyse(scan, workers=workers, progress=progress)
-    conclude(scan, found)
+        rows = _analyse(scan, workers=workers, progress=progress)
+    conclude(scan, rows)
     return record
 
 
@@ -111,6 +116,10 @@ class Encoded:
         Of its run.
     features : (pattern, latent) float32
         On disk, lazy.
+    reuse
+        What of an earlier run holds.
+    table_of_grains
+        Whether that one's `grains.csv` is there as it was written.
     """
 
     folder: Path
@@ -120,6 +129,8 @@ class Encoded:
     extractor: Extractor
     results: ResultsWriter
     features: da.Array
+    reuse: Reuse
+    table_of_grains: bool
 
     @property
     def where(self) -> Map:
@@ -131,38 +142,66 @@ def encode(folder: Path, record: Run, extractor: Extractor, *, workers: Workers,
     """From the source of a run to its features; the run's last record is taken away."""
     config = record.config
     record.workers = workers.described
+    reuse = Reuse.of(folder, label=f"{folder.name}, " if record.series else "")
     with record.timed("ingest"):
+        there = source.is_ingested(record.source, folder)
         store = source.open_scan(record.source, folder, config, workers=workers, progress=progress)
     record.describe_scan(store)
+    reuse.tell(keys.ingested(record.keys["scan"]), kept=there)
     folder.mkdir(parents=True, exist_ok=True)
+    table_of_grains = records.vouches_for(folder, grains.GRAINS)
     records.remove(folder)
     (folder / "config.yaml").write_text(dump(config), encoding="utf-8")
+    stage = keys.reduced(record.keys["scan"], config.recipe)
+    others = store.recipes()
+    if others and config.recipe.digest() not in others:
+        wanted = config.recipe.model_dump(mode="json")
+        nearest = min(others.values(), key=lambda other: len(differences(other, wanted)))
+        reuse.compare(stage.name, keys.of_recipe(nearest))
     with record.timed("reduce"):
-        reduced = reduce_scan(store, config.recipe, workers=workers, progress=progress)
+        reduced = reduce_scan(
+            store,
+            config.recipe,
+            workers=workers,
+            progress=progress,
+            tell=lambda kept: reuse.tell(stage, kept=kept and there),
+        )
     results = ResultsWriter(folder, {"scan": str(store.path), "scan_shape": list(store.scan_shape)})
     where = Map(store.valid, store.scan_shape)
     with record.timed("encode"):
-        key = record.keys["features"] = stage_key(
-            "features", record.keys["scan"], config.recipe.digest(), extractor.digest
+        made = keys.features(record.keys["scan"], config.recipe, config.encoder, extractor)
+        record.keys["features"] = made.key
+
+        def tell(kept: bool) -> None:
+            reuse.tell(made, kept=kept)
+            reuse.write(results)  # for the next run, should this one be killed
+
+        features = extraction.extract(
+            reduced, where, extractor, results, key=made.key, workers=workers, progress=progress, tell=tell
         )
-        features = extraction.extract(reduced, where, extractor, results, key=key, workers=workers, progress=progress)
-    return Encoded(folder, record, store, reduced, extractor, results, features)
+    return Encoded(folder, record, store, reduced, extractor, results, features, reuse, table_of_grains)
 
 
-def _analyse(scan: Encoded, *, workers: Workers, progress: Progress) -> list[grains.Row]:
-    """Everything from the features to the label maps; the table of the grains."""
-    record, where, results = scan.record, scan.where, scan.results
+def _analyse(scan: Encoded, *, workers: Workers, progress: Progress) -> list[grains.Row] | None:
+    """Everything from the features to the label maps; the table of the grains, None where the last one holds."""
+    record, where, results, reuse = scan.record, scan.where, scan.results, scan.reuse
     config = record.config
     with record.timed("components"):
-        key = record.keys["components"] = stage_key("components", record.keys["features"])
-        components, pca = segmentation.transform(
-            scan.features, config.pca, results, key=key, workers=workers, progress=progress
+        stage = keys.components(record.keys["features"])
+        record.keys["components"] = stage.key
+        components, record.m_pca = segmentation.transform(
+            scan.features,
+            config.pca,
+            results,
+            key=stage.key,
+            workers=workers,
+            progress=progress,
+            known=reuse.holds(stage, segmentation.SPECTRUM),
+            tell=reuse.telling(stage),
         )
-    record.m_pca = int(pca.n_components_)
     segmentation.write_direct_colouring(components, where, results)
     with record.timed("scores"):
-        samples = specimen.usable(components, where)[:, : record.m_pca]
-        found = segmentation.score(samples, config.clustering, results, workers=workers, progress=progress)
+        found = _scores(scan, components, workers=workers, progress=progress)
     record.suggested_k = list(found.suggested)
     record.k = sorted({*found.suggested, *config.clustering.k}) or [2]
     with record.timed("segment"):
@@ -175,6 +214,7 @@ def _analyse(scan: Encoded, *, workers: Workers, progress: Progress) -> list[gra
             results,
             progress=progress,
             seeds=found.seeds,
+            known=_known_segmentations(scan),
         )
     record.k = [one.k for one in made]
     record.warnings += segmentation.warnings_of(made, config.clustering)
@@ -182,30 +222,76 @@ def _analyse(scan: Encoded, *, workers: Workers, progress: Progress) -> list[gra
     return examine(scan, components, workers=workers, progress=progress)
 
 
-def examine(scan: Encoded, components: da.Array, *, workers: Workers, progress: Progress) -> list[grains.Row]:
-    """What does not depend on the clustering: grains, whose table is given back, and how well the encoder does."""
-    record, where, results = scan.record, scan.where, scan.results
+def _scores(scan: Encoded, components: da.Array, *, workers: Workers, progress: Progress) -> segmentation.Scores:
+    """The scores of the last run where they hold, or new ones."""
+    record, results, config = scan.record, scan.results, scan.record.config.clustering
+    stage = keys.scores(record.keys["components"], record.m_pca, config)
+    kept = scan.reuse.holds(stage, ("score_k", "silhouette", "calinski_harabasz"))
+    scan.reuse.tell(stage, kept=kept)
+    if kept:
+        suggested = io_results.attributes(results.path, whole=True).get("suggested_k", [])
+        known = segmentation.read_scores(io_results.variables(scan.folder, segmentation.SCORES), suggested)
+        return segmentation.put_scores(known, results)
+    samples = specimen.usable(components, scan.where)[:, : record.m_pca]
+    return segmentation.score(samples, config, results, workers=workers, progress=progress)
+
+
+def _known_segmentations(scan: Encoded) -> dict[int, segmentation.Segmentation]:
+    """Segmentations of the last run that hold, by K."""
+    record = scan.record
+    config = record.config.clustering
+    stage = keys.segments(record.keys["components"], record.m_pca, config)
+    if not scan.reuse.holds(stage, segmentation.MAPS):
+        scan.reuse.tell(stage, kept=False)
+        return {}
+    known = segmentation.read(io_results.variables(scan.folder, segmentation.MAPS))
+    wanted = set(known) if config.estimator in FINDS_K else set(record.k)
+    parts = {"kept": wanted & set(known), "made": wanted - set(known), "left out": set(known) - wanted}
+    told = [f"K = {', '.join(map(str, sorted(ks)))} {what}" for what, ks in parts.items() if ks]
+    scan.reuse.tell(stage, kept=True, remark="" if len(told) == 1 else "; ".join(told))
+    return known
+
+
+def examine(scan: Encoded, components: da.Array, *, workers: Workers, progress: Progress) -> list[grains.Row] | None:
+    """What does not depend on the clustering: grains and their table, and how well the encoder does."""
+    record, where, results, reuse = scan.record, scan.where, scan.results, scan.reuse
+    rows = None
     with record.timed("grains"):
-        rows = grains.find(components, record.m_pca, where, scan.reduced, results)
+        stage = keys.grains(record.keys["components"], record.m_pca)
+        kept = scan.table_of_grains and reuse.holds(stage, OF_GRAINS)
+        reuse.tell(stage, kept=kept)
+        if kept:
+            for name in OF_GRAINS:
+                results.keep(name)
+        else:
+            rows = grains.find(components, record.m_pca, where, scan.reduced, results)
     with record.timed("quality"):
-        error, unexplained = extraction.reconstruction_errors(
-            scan.reduced, where, scan.extractor, record.config.quality, workers=workers, progress=progress
-        )
-        results.put("reconstruction_error", error)
-        results.put("unexplained", unexplained)
+        stage = keys.quality(record.keys["features"], record.config.quality)
+        kept = reuse.holds(stage, OF_QUALITY)
+        reuse.tell(stage, kept=kept)
+        if kept:
+            unexplained = np.asarray([results.keep(name) for name in OF_QUALITY][-1][...])
+        else:
+            error, unexplained = extraction.reconstruction_errors(
+                scan.reduced, where, scan.extractor, record.config.quality, workers=workers, progress=progress
+            )
+            results.put("reconstruction_error", error)
+            results.put("unexplained", unexplained)
         record.compare_with_training(extraction.drift_of(scan.extractor, unexplained))
     record.delegate_sources = _delegate_sources(results, scan.store)
     return rows
 
 
-def conclude(scan: Encoded, found: list[grains.Row]) -> None:
+def conclude(scan: Encoded, rows: list[grains.Row] | None) -> None:
     """Put the results in their place, draw and write all else, and the record last."""
     folder, record, results = scan.folder, scan.record, scan.results
     results.group.attrs.update({"suggested_k": record.suggested_k, "keys": record.keys})
+    scan.reuse.write(results)
+    record.stages = scan.reuse.told
     results.finish()
     with dask_config.set(scheduler="threads"):  # workers that go on are not asked for what is small
         tables = io_results.read(folder)
-        grains.write_tables(folder, tables, scan.store, grains=found, where=scan.where)
+        grains.write_tables(folder, tables, scan.store, grains=rows, where=scan.where)
         with record.timed("report"):
             report(folder, record.as_json(), reduced=scan.reduced)
     records.write(folder, record.as_json())
@@ -374,6 +460,10 @@ def _segment(
     for name in ("evaluation", "approximation"):  # of other segmentations
         record.pop(name, None)
     results.group.attrs["suggested_k"] = record["suggested_k"]
+    key = record["keys"]["components"]
+    stages = [keys.segments(key, m_pca, config.clustering), keys.grains(key, m_pca)]
+    stages += [keys.scores(key, m_pca, config.clustering)] if rescored else []
+    update(results, stages, without=() if rescored or scored else ("scores",))
     records.withdraw(folder)
     results.finish()
     grains.write_tables(folder, io_results.read(folder), store, grains=rows, where=where)

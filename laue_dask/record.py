@@ -15,7 +15,7 @@ from laue_dask import __version__
 from laue_dask.config import Config
 from laue_dask.encoder.drift import Drift
 from laue_dask.encoder.weights import UNTRAINED_SEED
-from laue_dask.errors import InputError
+from laue_dask.errors import InputError, StoreError
 from laue_dask.io.block_files import checksum_of_text
 from laue_dask.io.places import replace_file
 from laue_dask.io.receipts import IN_RUN, Receipts
@@ -45,7 +45,7 @@ REMEDY = "run `laue-dask run`, the same command, again"
 
 PACKAGES = ("dask", "distributed", "dask-ml", "fabio", "numpy", "scikit-learn", "torch", "zarr")
 
-STAGE_VERSIONS = {"features": 1, "components": 1}
+STAGE_VERSIONS = dict.fromkeys(("reduced", "features", "components", "scores", "segments", "grains", "quality"), 1)
 """Raised when a stage's code changes what it computes, so that older outputs are not taken for its own."""
 
 _PER_PATTERN = ("ingest", "reduce", "encode")
@@ -72,6 +72,8 @@ class Run:
     workers: str = ""
     warnings: list[str] = field(default_factory=list)
     drift: dict[str, float | str] = field(default_factory=dict)
+    stages: dict[str, str] = field(default_factory=dict)
+    """What became of each: `made`, `kept`, or why it was made again; see `laue_dask.reuse`."""
     series: list[str] = field(default_factory=list)
     """Names of the scans that share components and clusters with this one, itself included; see `laue_dask.series`."""
 
@@ -114,6 +116,7 @@ class Run:
             "warnings": self.warnings,
             "drift": self.drift,
             "series": self.series,
+            "stages": self.stages,
             "seconds": self.seconds,
             "patterns_per_second": rates,
             "workers": self.workers,
@@ -154,6 +157,15 @@ def check(folder: Path) -> None:
 def release(folder: Path, names: Collection[str]) -> None:
     """From here on these files of a finished run may change, without being taken for damaged after a kill."""
     Receipts.read(folder, IN_RUN).without(names).write(IN_RUN)
+
+
+def vouches_for(folder: Path, name: str) -> bool:
+    """Whether a file of a finished run is there as it was written."""
+    try:
+        receipts = Receipts.read(folder, IN_RUN)
+    except StoreError:
+        return False
+    return name in receipts.files and not any(fault for _, fault in receipts.faults([name]))
 
 
 def remove(folder: Path) -> None:

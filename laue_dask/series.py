@@ -13,7 +13,7 @@ from typing import Any
 
 import dask.array as da
 
-from laue_dask import __version__, pipeline
+from laue_dask import __version__, keys, pipeline
 from laue_dask.compute import cluster
 from laue_dask.compute.cluster import Workers
 from laue_dask.config import Config
@@ -25,7 +25,7 @@ from laue_dask.io.places import replace_file, require_writable
 from laue_dask.pca import IncrementalPCA
 from laue_dask.pipeline import Encoded
 from laue_dask.progress import Progress
-from laue_dask.record import Run, stage_key
+from laue_dask.record import Run
 from laue_dask.report.series import Member, write_series_page
 from laue_dask.stages import extraction, segmentation, source
 from laue_dask.stages import series as stages
@@ -87,19 +87,26 @@ def run(sources: Sequence[str], folder: Path, config: Config, *, command: str, p
 
 def _analyse(
     scans: Sequence[Encoded], extractor: Extractor, config: Config, *, workers: Workers, progress: Progress
-) -> list[list[dict[str, Any]]]:
+) -> list[list[dict[str, Any]] | None]:
     """From the features of all scans to the label maps of each; the tables of their grains."""
     wheres = [scan.where for scan in scans]
-    key = stage_key("components", *(scan.record.keys["features"] for scan in scans))
+    stage = keys.components(*(scan.record.keys["features"] for scan in scans))
     pca = IncrementalPCA(n_components=config.pca.components).fit(da.concatenate([scan.features for scan in scans]))
     m_pca = int(pca.n_components_)
     components = []
     for scan in scans:
         with scan.record.timed("components"):
             table, _ = segmentation.transform(
-                scan.features, config.pca, scan.results, key=key, workers=workers, progress=progress, pca=pca
+                scan.features,
+                config.pca,
+                scan.results,
+                key=stage.key,
+                workers=workers,
+                progress=progress,
+                pca=pca,
+                tell=scan.reuse.telling(stage),
             )
-        scan.record.keys["components"], scan.record.m_pca = key, m_pca
+        scan.record.keys["components"], scan.record.m_pca = stage.key, m_pca
         components.append(table)
     for scan, colours in zip(scans, stages.direct_colours(components, wheres), strict=True):
         scan.results.put("direct_rgb", colours)
@@ -115,7 +122,7 @@ def _analyse(
             samples, m_pca, where, k_values, config.clustering, progress=progress, seeds=scores.seeds
         )
     divided = [stages.divide(one, components, m_pca, wheres) for one in found]
-    tables = []
+    tables: list[list[dict[str, Any]] | None] = []
     for i, (scan, table) in enumerate(zip(scans, components, strict=True)):
         made: list[Segmentation] = [shares[i] for shares in divided]
         segmentation.put_scores(scores, scan.results)

@@ -3,7 +3,7 @@
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,38 @@ class ResultsWriter:
         self.partial.rename(self.path)
         shutil.rmtree(old, ignore_errors=True)
         return self.path
+
+
+def attributes(path: Path, *, whole: bool) -> dict[str, Any]:
+    """Root attributes of a results store, finished or not; none where it cannot be told what they were.
+
+    `whole` asks for those that the store's receipts vouch for.
+    """
+    if not path.is_dir() or (whole and _is_damaged(path, "zarr.json")):
+        return {}
+    try:
+        return dict(zarr.open_group(str(path), mode="r", use_consolidated=False).attrs)
+    except Exception:
+        return {}  # whatever a Zarr library makes of metadata that are damaged
+
+
+def whole(folder: Path, names: Collection[str]) -> bool:
+    """Whether the results of a finished run have all these arrays, as they were written.
+
+    Of those that are made of blocks, the blocks themselves are left to their journal.
+    """
+    try:
+        receipts = Receipts.read(folder / NAME)
+    except StoreError:
+        return False
+    there = all(f"{name}/zarr.json" in receipts.files for name in names)
+    return there and not any(fault for _, fault in receipts.faults(names))
+
+
+def variables(folder: Path, names: Collection[str]) -> xr.Dataset:
+    """Some results of a run, lazily, without a look at the others; see `whole`."""
+    found: xr.Dataset = xr.open_zarr(folder / NAME, consolidated=False, mask_and_scale=False)
+    return found[[name for name in names if name in found.variables]]
 
 
 def recover(folder: Path) -> None:

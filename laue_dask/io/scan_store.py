@@ -423,6 +423,15 @@ class ScanStore:
             return None  # whatever a Zarr library makes of metadata that are damaged
         return found if isinstance(found, zarr.Array) else None
 
+    def recipes(self) -> dict[str, dict[str, Any]]:
+        """Recipes whose reduced patterns are in the store, finished or not, by hash."""
+        found = {}
+        for folder in sorted(self._folder.glob("reduced/*/")):
+            array = self.reduced(folder.name)
+            if array is not None and isinstance(recipe := array.attrs.get("recipe"), dict):
+                found[folder.name] = recipe
+        return found
+
     def mend_groups(self) -> None:
         """Write what describes the groups of a finished store again where it is damaged: it says nothing but that."""
         for name in ("reduced", "substrate"):

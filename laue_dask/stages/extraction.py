@@ -1,5 +1,6 @@
 """Reduced patterns → features (Definition 4), and how well the autoencoder knows the patterns it is shown."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,7 @@ def extract(
     key: str,
     workers: Workers,
     progress: Progress,
+    tell: Callable[[bool], None] = lambda kept: None,
 ) -> da.Array:
     """Features of all patterns into `results`, on GPU workers where there are any and the extractor gains by it.
 
@@ -114,6 +116,8 @@ def extract(
         As configured; it is fitted here, and what it learnt is kept beside the results.
     key
         Of this stage: features that an earlier run left under it are kept.
+    tell
+        Called with whether all of them were there, before any is made.
 
     Returns
     -------
@@ -123,7 +127,9 @@ def extract(
     patterns = lazy_patterns(reduced)
     block = int(patterns.chunksize[0])
     array = results.blocks("features", (len(where.valid), extractor.n_features), block=block, key=key)
-    if not complete(array):
+    kept = complete(array)
+    tell(kept)
+    if not kept:
         fitted = extractor.fit(sample_of(patterns, where), learnt_file(results.path.parent, extractor))
         write_array(
             lazy_features(reduced, fitted),

@@ -4,6 +4,7 @@ The frames are the large part of a scan and are read here, once, chunk by chunk 
 a worker ever holds more than a shard of them.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import dask.array as da
@@ -42,8 +43,20 @@ def reduced_patterns(store: ScanStore, recipe: Recipe) -> da.Array:
     return reduced
 
 
-def reduce_scan(store: ScanStore, recipe: Recipe, *, workers: Workers, progress: Progress) -> zarr.Array[Any]:
+def reduce_scan(
+    store: ScanStore,
+    recipe: Recipe,
+    *,
+    workers: Workers,
+    progress: Progress,
+    tell: Callable[[bool], None] = lambda kept: None,
+) -> zarr.Array[Any]:
     """Reduce a whole scan into `reduced/<recipe hash>` of its store, or find it there.
+
+    Parameters
+    ----------
+    tell
+        Called with whether it was there, before anything is made.
 
     Returns
     -------
@@ -58,7 +71,9 @@ def reduce_scan(store: ScanStore, recipe: Recipe, *, workers: Workers, progress:
     digest = recipe.digest()
     store.mend_groups()
     found = store.reduced(digest)
-    if found is not None and complete(found):
+    kept = found is not None and complete(found)
+    tell(kept)
+    if found is not None and kept:
         if not store.vouches_for(digest):
             store.take_down(digest)
         return found

@@ -4,7 +4,7 @@ All of it works on blocks of a feature table on disk, so a scan's size is no lim
 the frames.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,17 +16,26 @@ from numpy.typing import NDArray
 from laue_dask import labeling, scores
 from laue_dask.clustering import KMeans, nearest, seed_sample
 from laue_dask.compute.cluster import Workers
-from laue_dask.compute.run import map_tasks, write_array
+from laue_dask.compute.run import complete, map_tasks, write_array
 from laue_dask.config import ClusteringConfig, PCAConfig
 from laue_dask.estimators import FINDS_K, MIXTURE_STEPS, DensityClusters, Estimator, Mixture, Modes
 from laue_dask.io import stored
 from laue_dask.io.results import ResultsWriter
-from laue_dask.pca import IncrementalPCA
+from laue_dask.pca import IncrementalPCA, choose_components
 from laue_dask.progress import Progress
 from laue_dask.seeding import distinct_rows, finalists, sample_rows
 from laue_dask.selection import Repeated, repeat
 from laue_dask.smoothing import potts
 from laue_dask.stages.specimen import Map, usable
+
+SPECTRUM = ("explained_variance", "explained_variance_ratio")
+SCORES = ("score_k", "silhouette", "calinski_harabasz", "silhouette_draws", "calinski_harabasz_draws", "stability")
+MAPS = ("k", "n_clusters", "labels", "distance_to_centroid", "pca_rgb", "centroids", "delegate")
+"""Results of the transformation, of the scores and of the segmentations."""
+
+SCORED_WITH = ("score_k", "n_init", "sample", "silhouette_sample", "repeats", "seed")
+CLUSTERED_WITH = ("estimator", "n_init", "sample", "seed", "min_cluster_size", "bandwidth", "smoothing")
+"""Parameters that the scores, and a segmentation of a given K, depend on."""
 
 PROVISIONAL = "its labels are provisional"
 """How a warning about an estimator that did not converge ends."""
@@ -86,31 +95,42 @@ def transform(
     workers: Workers,
     progress: Progress,
     pca: IncrementalPCA | None = None,
-) -> tuple[da.Array, IncrementalPCA]:
+    known: bool = False,
+    tell: Callable[[bool], None] = lambda kept: None,
+) -> tuple[da.Array, int]:
     """PCA transformation (section 3.2): all components are kept, `n_components_` of them are used.
 
     Parameters
     ----------
     pca
         Fitted to these features and those of other scans; by default it is fitted to these.
+    known
+        Whether the spectrum among the run's last results is that of these features.
+    tell
+        Called with whether all components were there, before any is made.
 
     Returns
     -------
     components : (pattern, M_AE) float32
         On disk, lazy; NaN where there are no features.
-    pca
-        Fitted.
+    m_pca
+        How many of them are used.
     """
-    pca = pca or IncrementalPCA(n_components=config.components).fit(features)
-    block = features.chunks[0][0]
-    array = results.blocks("components", features.shape, block=block, key=key)
-    write_array(
-        pca.transform(features, dtype=np.float32), array, stage="components", client=workers.client, progress=progress
-    )
-    array.attrs["m_pca"] = int(pca.n_components_)
-    results.put("explained_variance", pca.explained_variance_)
-    results.put("explained_variance_ratio", pca.explained_variance_ratio_)
-    return stored.lazy(array), pca
+    array = results.blocks("components", features.shape, block=features.chunks[0][0], key=key)
+    kept = complete(array)
+    tell(kept)
+    if kept and known and pca is None:
+        ratio = [results.keep(name) for name in SPECTRUM][-1]
+        m_pca = choose_components(np.asarray(ratio[...]), config.components)
+    else:
+        pca = pca or IncrementalPCA(n_components=config.components).fit(features)
+        lazy = pca.transform(features, dtype=np.float32)
+        write_array(lazy, array, stage="components", client=workers.client, progress=progress)
+        for name in SPECTRUM:
+            results.put(name, getattr(pca, f"{name}_"))
+        m_pca = int(pca.n_components_)
+    array.attrs["m_pca"] = m_pca
+    return stored.lazy(array), m_pca
 
 
 def score(
@@ -162,14 +182,12 @@ def score(
 
 def same_scores(before: ClusteringConfig, now: ClusteringConfig) -> bool:
     """Whether scores made with one configuration are those of the other."""
-    names = ("score_k", "n_init", "sample", "silhouette_sample", "repeats", "seed")
-    return all(getattr(before, name) == getattr(now, name) for name in names)
+    return all(getattr(before, name) == getattr(now, name) for name in SCORED_WITH)
 
 
 def same(before: ClusteringConfig, now: ClusteringConfig) -> bool:
     """Whether a segmentation made with one configuration is that of the other for the same K."""
-    names = ("estimator", "n_init", "sample", "seed", "min_cluster_size", "bandwidth", "smoothing")
-    return all(getattr(before, name) == getattr(now, name) for name in names)
+    return all(getattr(before, name) == getattr(now, name) for name in CLUSTERED_WITH)
 
 
 def read_scores(dataset: xr.Dataset, suggested: Sequence[int]) -> Scores:
@@ -274,7 +292,8 @@ def clusters(
     found = []
     with progress.stage("segment", total=len(wanted), unit="K") as advance:
         for k in wanted:
-            one = (known or {}).get(k) if k is not None else None
+            # An estimator that finds K itself has found one.
+            one = (known or {}).get(k) if k is not None else next(iter((known or {}).values()), None)
             if one is None:
                 one = cluster(samples, m_pca, where, k, config, seeds=seeds)
             found.append(one)
@@ -337,6 +356,7 @@ def _mapped(
 def put(found: Sequence[Segmentation], width: int, results: ResultsWriter) -> None:
     """Write segmentations side by side, those of fewer clusters padded."""
     widest = max(one.k for one in found)
+    results.group.attrs["provisional"] = [one.k for one in found if not one.converged]
     centroids = np.full((len(found), widest, width), np.nan, dtype=np.float32)
     delegate = np.full((len(found), widest), -1, dtype=np.int64)
     for i, one in enumerate(found):
@@ -358,7 +378,10 @@ def read(dataset: xr.Dataset) -> dict[int, Segmentation]:
         n_clusters = int(one["n_clusters"]) if "n_clusters" in one else k
         maps: dict[str, Any] = {name: one[name].values for name in ("labels", "distance_to_centroid", "pca_rgb")}
         centroids, delegate = one["centroids"].values[:n_clusters], one["delegate"].values[:n_clusters]
-        found[k] = Segmentation(k=k, n_clusters=n_clusters, centroids=centroids, delegate=delegate, **maps)
+        converged = k not in dataset.attrs.get("provisional", ())
+        found[k] = Segmentation(
+            k=k, n_clusters=n_clusters, centroids=centroids, delegate=delegate, converged=converged, **maps
+        )
     return found
 
 

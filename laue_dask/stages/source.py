@@ -18,6 +18,11 @@ def _is_store(source: str) -> bool:
     return ScanStore.is_store(source) or Path(source).suffix == ".zarr"
 
 
+def is_ingested(source: str, folder: Path) -> bool:
+    """Whether the frames of a run are in a scan store already."""
+    return _is_store(source) or (folder / "scan.zarr").exists()
+
+
 def check(source: str, config: Config) -> None:
     """Refuse a source that is missing or too small, before any worker is started."""
     count = int(ScanStore.open(source).valid.sum()) if _is_store(source) else len(discover(source))

@@ -61,7 +61,7 @@ def test_transformation_writes_the_whole_spectrum_and_says_how_much_is_used(tmp_
     features = clouds()
     features[7] = np.nan
     results = ResultsWriter(tmp_path, {})
-    components, pca = segmentation.transform(
+    components, m_pca = segmentation.transform(
         da.from_array(features, chunks=(32, 6)),
         PCAConfig(components=2),
         results,
@@ -72,7 +72,7 @@ def test_transformation_writes_the_whole_spectrum_and_says_how_much_is_used(tmp_
     found = components.compute()
     assert components.shape == (60, 6)
     assert np.isnan(found[7]).all()
-    assert results.group["components"].attrs["m_pca"] == pca.n_components_ == 2
+    assert results.group["components"].attrs["m_pca"] == m_pca == 2
     rows = np.isfinite(features[:, 0])
     centred = features[rows].astype(np.float64) - features[rows].mean(axis=0, dtype=np.float64)
     # A rotation: distances between patterns are kept.

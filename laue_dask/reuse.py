@@ -1,0 +1,165 @@
+"""Which stages of an earlier run still hold, and in words why the others are made again.
+
+A run keeps, with its results, the key of each stage and the values behind it. The next run in the same folder compares:
+the key decides, and the values say which parameter it was.
+"""
+
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from laue_dask.io import results as io_results
+from laue_dask.io.results import ResultsWriter
+
+NAME = "stages"
+"""Attribute of a results store."""
+
+KEPT = "kept"
+LOST = "what was there is damaged or gone"
+
+_TOLD = 4
+"""Changed values that are told one by one."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage's output depends on.
+
+    Attributes
+    ----------
+    name
+        As its progress is called.
+    key
+        Hash of all that its output depends on.
+    values
+        Its own parameters, by their names in the configuration.
+    after
+        Stages whose output it takes.
+    """
+
+    name: str
+    key: str
+    values: Mapping[str, Any]
+    after: tuple[str, ...] = ()
+
+
+class Reuse:
+    """The stages of a run, held against those of an earlier one in the same folder.
+
+    Parameters
+    ----------
+    folder
+        Of the run.
+    before
+        Stage → `key` and `of`, its values.
+    finished
+        Whether they are those of a finished run, whose results may be taken over.
+    label
+        What the lines of one of several scans begin with.
+
+    Attributes
+    ----------
+    told
+        Stage → `kept`, `made` or why it was made again.
+    """
+
+    def __init__(self, folder: Path, before: Mapping[str, Any], *, finished: bool, label: str = "") -> None:
+        self._folder, self._before, self._finished, self._label = folder, before, finished, label
+        self._now: dict[str, Stage] = {}
+        self.told: dict[str, str] = {}
+
+    @classmethod
+    def of(cls, folder: Path, *, label: str = "") -> Self:
+        """Read what the last run in a folder was made with, be it finished or begun; nothing where there is none."""
+        for name, finished in ((io_results.NAME, True), (io_results.NAME + ".part", False)):
+            stages = io_results.attributes(folder / name, whole=finished).get(NAME)
+            if isinstance(stages, dict) and all(_is_stage(one) for one in stages.values()):
+                return cls(folder, stages, finished=finished, label=label)
+        return cls(folder, {}, finished=False, label=label)
+
+    def compare(self, stage: str, values: Mapping[str, Any]) -> None:
+        """Take values that are known from elsewhere for those of a stage that the earlier run did not record."""
+        if stage not in self._before:
+            self._before = {**self._before, stage: {"key": "", "of": dict(values)}}
+
+    def holds(self, stage: Stage, names: Collection[str]) -> bool:
+        """Whether the earlier run's results have whole arrays `names` of this very stage."""
+        same = self._finished and self._before.get(stage.name, {}).get("key") == stage.key
+        return same and io_results.whole(self._folder, names)
+
+    def tell(self, stage: Stage, *, kept: bool, remark: str = "") -> None:
+        """Say in a line whether a stage is kept or made again, and why; nothing where there was no earlier run.
+
+        `remark` is what is said instead of `kept`, or of nothing having changed.
+        """
+        self._now[stage.name] = stage
+        earlier = self._before.get(stage.name)
+        if kept:
+            text = remark or KEPT
+        elif earlier is None:
+            text = "made"
+        else:
+            text = self._reasons(stage, earlier) or remark or f"again, {LOST}"
+        self.told[stage.name] = text
+        if earlier is not None:
+            logger.info("%s%s: %s", self._label, stage.name, text)
+
+    def telling(self, stage: Stage) -> Callable[[bool], None]:
+        """`tell` of this stage, for what finds out whether it is kept."""
+        return lambda kept: self.tell(stage, kept=kept)
+
+    def _reasons(self, stage: Stage, earlier: Mapping[str, Any]) -> str:
+        if earlier["key"] == stage.key:
+            return ""
+        reasons = differences(earlier["of"], stage.values)
+        changed = [
+            name for name in stage.after if name in self._before and self._before[name]["key"] != self._now[name].key
+        ]
+        reasons += [f"after {', '.join(changed)}"] if changed else []
+        return f"again, {'; '.join(reasons or ['its code changed'])}"
+
+    def write(self, results: ResultsWriter) -> None:
+        """Keep the keys and values of the stages so far with the results."""
+        results.group.attrs[NAME] = {name: _entry(stage) for name, stage in self._now.items()}
+
+
+def update(results: ResultsWriter, stages: Sequence[Stage], *, without: Collection[str] = ()) -> None:
+    """Replace the keys and values of some stages of results that are made from others, and drop those of some."""
+    before = results.group.attrs.get(NAME, {})
+    kept = (before if isinstance(before, dict) else {}) | {stage.name: _entry(stage) for stage in stages}
+    results.group.attrs[NAME] = {name: entry for name, entry in kept.items() if name not in without}
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What changed, one by one in words, as `recipe.substrate is remove, was keep`.
+
+    Examples
+    --------
+    >>> differences({"recipe.clip_sigma": 4.0, "scan": "a"}, {"recipe.clip_sigma": 5.0, "scan": "a"})
+    ['recipe.clip_sigma is 5.0, was 4.0']
+    """
+    names = sorted({*before, *now})
+    found = [
+        f"{name} is {_text(now.get(name))}, was {_text(before.get(name))}"
+        for name in names
+        if _text(before.get(name)) != _text(now.get(name))
+    ]
+    return found if len(found) <= _TOLD else [*found[:_TOLD], f"{len(found) - _TOLD} more values changed"]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
+
+
+def _entry(stage: Stage) -> dict[str, Any]:
+    return {"key": stage.key, "of": dict(stage.values)}
+
+
+def _is_stage(entry: object) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("key"), str) and isinstance(entry.get("of"), dict)
