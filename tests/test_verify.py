@@ -76,14 +76,19 @@ def test_what_is_damaged_is_listed_with_what_to_do_and_exit_code_1(run, command)
     assert lines[-1].endswith("2 damaged")
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [lambda content: content[:100] + bytes([content[100] ^ 16]) + content[101:], lambda content: content[:-9]],
+    ids=["bit", "cut"],
+)
 @pytest.mark.parametrize("name", ["reduced", "features", "components"])
 @pytest.mark.usefixtures("on_workers")
-def test_a_damaged_block_is_made_again_by_a_run(run, small_scan, quick, name):
+def test_a_damaged_block_is_made_again_by_a_run(run, small_scan, quick, name, damage):
     arrays = {path.parent.name: path.parent for path in run.rglob("journal.jsonl")}
     array = next(path for key, path in arrays.items() if key == name or path.parent.name == name)
     block = sorted(path for path in (array / "c").rglob("*") if path.is_file())[1]
     before = block.read_bytes()
-    block.write_bytes(before[:100] + bytes([before[100] ^ 16]) + before[101:])
+    block.write_bytes(damage(before))
     untouched = {path: path.stat().st_mtime_ns for path in block.parent.parent.rglob("*") if path.is_file()}
     assert [finding.path for finding in verify.verify(run, progress=QUIET).findings] == [block]
     pipeline.run(str(small_scan), run, quick(quality="all"), command="test", progress=QUIET)
