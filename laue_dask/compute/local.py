@@ -39,6 +39,9 @@ forgotten unit."""
 USUAL_MEMORY = 2**30
 """What a worker needs for frames of any size; with less for each core, fewer workers are started."""
 
+STARTS = 3
+"""Times that workers are started before the run gives up."""
+
 KEPT_MEMORY = {"MALLOC_TRIM_THRESHOLD_": 32 * 2**20, "MALLOC_MMAP_THRESHOLD_": 8 * 2**20, "MALLOC_ARENA_MAX": 1}
 """For the C library of a worker, in bytes: what is freed stays with the process, up to so much, and is used again.
 Dask's own setting gives everything back at once, and a worker that asks for megabytes with every frame spends a third
@@ -97,14 +100,19 @@ def start_cluster(config: ClusterConfig, count: int, gpus: int, memory: int, scr
         f"gpu-{i}": worker(given[i] if i < len(given) else str(i), resources=GPU, preload=[PRELOAD])
         for i in range(gpus)
     }
-    try:
-        return SpecCluster(
-            workers=workers,
-            scheduler=scheduler(config.dashboard, host=LOOPBACK),
-            silence_logs=logging.CRITICAL,
-        )
-    except (OSError, RuntimeError, TimeoutError) as error:
-        raise ComputeError(f"the {count} local workers did not start: {error}") from error
+    left = STARTS
+    while True:
+        left -= 1
+        try:
+            return SpecCluster(
+                workers=workers,
+                scheduler=scheduler(config.dashboard, host=LOOPBACK),
+                silence_logs=logging.CRITICAL,
+            )
+        except (OSError, RuntimeError, TimeoutError) as error:
+            # A worker that dies later is replaced by Dask; while they start, one that does is the end of all.
+            if left == 0 or not isinstance(error, RuntimeError):
+                raise ComputeError(f"the {count} local workers did not start: {error}") from error
 
 
 def scheduler(dashboard: bool, **options: Any) -> dict[str, Any]:

@@ -423,3 +423,24 @@ def test_gpus_that_are_required_must_be_asked_for():
         start(BatchConfig(kind="slurm", gpu="require")),
     ):
         pytest.fail("it started")
+
+
+@pytest.mark.parametrize(("deaths", "starts"), [(local.STARTS - 1, True), (local.STARTS, False)])
+def test_workers_that_die_while_they_start_are_started_again(monkeypatch, deaths, starts):
+    class Dying(Nanny):
+        left = deaths
+
+        async def start_unsafe(self):
+            if Dying.left:
+                Dying.left -= 1
+                raise OSError("killed")
+            return await super().start_unsafe()
+
+    monkeypatch.setattr(local, "Nanny", Dying)
+    config = ClusterConfig(workers=1, memory="1GiB", gpu="never")
+    if not starts:
+        with pytest.raises(ComputeError, match="the 1 local workers did not start"), start(config):
+            pytest.fail("it started")
+        return
+    with start(config) as running:
+        assert running.client.submit(sum, [1, 2]).result() == 3
