@@ -1,6 +1,5 @@
 """The command line: parse, call, print. Nothing heavy is imported before a command runs."""
 
-import errno
 import gc
 import glob
 import logging
@@ -21,6 +20,7 @@ import click
 from laue_dask import __version__
 from laue_dask.config import Config, dump, load, merged, read_yaml
 from laue_dask.errors import ExitCode, LaueDaskError
+from laue_dask.io.places import is_full
 
 if TYPE_CHECKING:
     from laue_dask.progress import Progress
@@ -69,7 +69,7 @@ def _exit_code(arguments: list[str] | None) -> int:
         return _fail(str(error), error.exit_code)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_full(error):
             full = "no space left on the disk, or its quota is used up: make room"
             return _fail(f"{where}{full}; the same command goes on where it stopped", ExitCode.FAILED)
         return _fail(f"{where}{error.strerror or error}", ExitCode.FAILED)

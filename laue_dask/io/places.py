@@ -1,5 +1,6 @@
 """Places to write to: asked for before hours of work, not after, and written to so that no reader sees a half."""
 
+import errno
 import os
 import shutil
 import uuid
@@ -34,14 +35,28 @@ def require_writable(path: Path) -> None:
 
 def require_space(path: Path, n_bytes: int) -> None:
     """Raise `SpaceError` where the disk that `path` is or will be on has less than `n_bytes` free."""
-    place = path.absolute()
-    nearest = next(p for p in (place, *place.parents) if p.exists())
-    free = shutil.disk_usage(nearest).free
+    free = free_space(path)
     if n_bytes > free:
         raise SpaceError(
             f"{path}: needs {n_bytes / 1e9:.1f} GB, its disk has {free / 1e9:.1f} GB free: "
             "make room or choose another place"
         )
+
+
+def free_space(path: Path) -> int:
+    """Bytes that are free on the disk that `path` is or will be on."""
+    place = path.absolute()
+    nearest = next(p for p in (place, *place.parents) if p.exists())
+    return shutil.disk_usage(nearest).free
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether a full disk, or a quota that is used up, is what an error comes from."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def replace_file(path: Path, content: bytes | Iterable[str]) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from laue_dask import __version__, preprocess, schema
 from laue_dask.blocks import block_size
 from laue_dask.compute.cluster import Workers
-from laue_dask.compute.plan import HEADERS_PER_TASK, Packing, Scan, store_bytes
+from laue_dask.compute.plan import HEADERS_PER_TASK
 from laue_dask.compute.run import map_tasks, run_blocks, write_block
 from laue_dask.config import Recipe, ScanConfig
 from laue_dask.errors import FrameError, InputError, StoreError
@@ -126,7 +126,7 @@ def ingest(
     positions = None if scan.shape else _positions(refs, workers, progress)
     grid = grid_of(refs, scan, positions)
     if scan.store_frames:
-        _require_space(out, sample, len(refs), grid.shape)
+        _require_space(out, sample, len(refs))
     store = begin(source, out, scan, refs, grid, sample, recipe)
     receipts = _ingest_blocks(store, refs, grid, recipe, workers=workers, progress=progress)
     store.record(receipts)
@@ -192,15 +192,18 @@ def begin(
     return store
 
 
-def _require_space(out: Path, sample: Sample, n_frames: int, shape: tuple[int, int]) -> None:
-    """Refuse frames whose store, as small as the sample packs, cannot fit on the disk beside what is there of it."""
-    rows, columns = sample.frames.shape[1:]
+def frame_bytes(sample: Sample) -> float:
+    """Bytes of a frame in a store, as small as the sample packs."""
     some = sample.frames[:: -(-len(sample.frames) // PACKED_FRAMES)]
     share, _ = pack(some, schema.SCAN["frames"])
-    frames = Scan(shape[0] * shape[1], n_frames, (rows, columns), sample.frames.dtype, source_bytes=0)
+    return share * float(some[0].nbytes)
+
+
+def _require_space(out: Path, sample: Sample, n_frames: int) -> None:
+    """Refuse frames whose store cannot fit on the disk beside what is there of it."""
     begun = out.with_name(out.name + ".part")
     there = sum(file.stat().st_size for file in begun.rglob("*") if file.is_file())
-    require_space(out, int(store_bytes(frames, Packing(frames=share), reduced=False)) - there)
+    require_space(out, int(n_frames * frame_bytes(sample)) - there)
 
 
 def _ingest_blocks(

@@ -9,6 +9,7 @@ from laue_dask.config import Config
 from laue_dask.errors import InputError
 from laue_dask.io.frames import FrameRef
 from laue_dask.io.scan_store import ScanStore
+from laue_dask.schema import PATTERN_SIZE
 from laue_dask.stages import ingest
 from laue_dask.watch.folder import State
 from laue_dask.watch.intake import Detector
@@ -38,14 +39,17 @@ class Ahead:
     ----------
     patterns
         In blocks that are on disk.
+    missing
+        Bytes, about, that the rest of the store takes; 0 while that is not known.
     """
 
     def __init__(self, source: str, folder: Path, config: Config) -> None:
-        self.patterns = 0
+        self.patterns = self.missing = 0
         self._source, self._path, self._scan = source, folder / "scan.zarr", config.scan
         self._recipe = config.recipe if config.recipe.substrate == "keep" else None
         self._store: ScanStore | None = None
         self._written: dict[int, _Written] = {}
+        self._per_pattern = 0.0
 
     @property
     def begun(self) -> bool:
@@ -65,6 +69,9 @@ class Ahead:
         if self._path.exists() and not self._reopen(refs):
             return None
         sample, grid = ingest.read_sample(read), ingest.grid_of(refs, self._scan)
+        self._per_pattern = ingest.frame_bytes(sample) if self._scan.store_frames else 0.0
+        self._per_pattern += 0 if self._recipe is None else PATTERN_SIZE**2
+        self.missing = int(self._per_pattern * grid.shape[0] * grid.shape[1])
         store = ingest.begin(self._source, self._path, self._scan, refs, grid, sample, self._recipe)
         blocks = ingest.blocks_of(store, refs, grid, self._recipe)
         kept = ingest.written(store, blocks)
@@ -118,6 +125,8 @@ class Ahead:
 
     def _count(self) -> None:
         self.patterns = sum(len(shard) for one in self._written.values() for shard in one.sources)
+        if self._store is not None:
+            self.missing = int(self._per_pattern * max(0, self._store.n_patterns - self.patterns))
 
 
 @dataclass(frozen=True)

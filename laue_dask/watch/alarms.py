@@ -37,7 +37,7 @@ class Alarm:
     Attributes
     ----------
     kind
-        `beam`, `saturation`, `training` or `files`.
+        `beam`, `saturation`, `training`, `files` or `disk`.
     message
         One line for people.
     since, until

@@ -120,19 +120,18 @@ class Intake:
         ------
         InputError
             The frames are none that can be reduced.
+        OSError
+            What is known of them cannot be written, as on a full disk: the next call tries that again, before it reads.
         """
+        before = len(self._log.entries)
+        self._put_down()
+        if not ready:
+            return len(self._log.entries) - before
         if self.detector is None and not self._detect(ready[:FIRST_SAMPLE]):
             return 0
-        before = len(self._log.entries)
         shots = [shot for ref, state in ready if (shot := self._read(ref, state)) is not None]
         self._held += shots
-        if self._unfitted and len(self._held) >= FITTED:
-            patterns = np.stack([shot.pattern for shot in self._held])
-            np.save(self._folder / "sample.npy", patterns)
-            self._fit(patterns)
-        if self._held and not self._unfitted:
-            self._encode(self._held)
-            self._held = []
+        self._put_down()
         return len(self._log.entries) - before
 
     def _detect(self, ready: Sequence[tuple[FrameRef, State]]) -> bool:
@@ -171,6 +170,16 @@ class Intake:
         file = self._folder / f"{self._extractor.name}.safetensors"
         self._extractor = self._extractor.fit(lambda size: patterns[:size], file)
         self._unfitted = False
+
+    def _put_down(self) -> None:
+        """Have what was read in the log, as soon as it can be encoded."""
+        if self._unfitted and len(self._held) >= FITTED:
+            patterns = np.stack([shot.pattern for shot in self._held])
+            np.save(self._folder / "sample.npy", patterns)
+            self._fit(patterns)
+        if self._held and not self._unfitted:
+            self._encode(self._held)
+            self._held = []
 
     def _encode(self, shots: Sequence[_Shot]) -> None:
         patterns = np.stack([shot.pattern for shot in shots])

@@ -5,6 +5,7 @@ a frame whose line is there has them.
 """
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -84,11 +85,17 @@ class Log:
         self._row = {entry.file: i for i, entry in enumerate(self.entries)}
 
     def add(self, entries: Sequence[Entry], features: NDArray[np.float32]) -> None:
-        """Append frames and their features (n, width)."""
-        with self._features.open("ab") as values:
-            values.write(np.ascontiguousarray(features, dtype="<f4").tobytes())
-        with self._lines.open("a", encoding="utf-8") as file:
-            file.write("".join(f"{json.dumps(asdict(entry))}\n" for entry in entries))
+        """Append frames and their features (n, width): all of them, or none where that fails, as on a full disk."""
+        before = self._lines.stat().st_size
+        try:
+            with self._features.open("ab") as values:
+                values.write(np.ascontiguousarray(features, dtype="<f4").tobytes())
+            with self._lines.open("a", encoding="utf-8") as file:
+                file.write("".join(f"{json.dumps(asdict(entry))}\n" for entry in entries))
+        except OSError:
+            os.truncate(self._features, len(self.entries) * 4 * self._width)
+            os.truncate(self._lines, before)
+            raise
         for entry in entries:
             self._row[entry.file] = len(self.entries)
             self.entries.append(entry)

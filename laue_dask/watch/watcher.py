@@ -9,8 +9,9 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -26,10 +27,10 @@ from laue_dask.encoder import weights
 from laue_dask.encoder.drift import Drift
 from laue_dask.encoder.encode import Network
 from laue_dask.encoder.extractors import Extractor
-from laue_dask.errors import InputError
+from laue_dask.errors import InputError, LaueDaskError
 from laue_dask.io.frames import FrameRef
 from laue_dask.io.lock import locked
-from laue_dask.io.places import replace_file
+from laue_dask.io.places import free_space, is_full, replace_file
 from laue_dask.progress import Progress
 from laue_dask.record import Run
 from laue_dask.report import canvas
@@ -39,7 +40,7 @@ from laue_dask.watch.advice import FEWEST as ENOUGH_FOR_ADVICE
 from laue_dask.watch.advice import GROWTH, Advice, advise
 from laue_dask.watch.ahead import ENOUGH, Ahead
 from laue_dask.watch.alarms import Alarms
-from laue_dask.watch.folder import Folder
+from laue_dask.watch.folder import Folder, State
 from laue_dask.watch.intake import Intake
 from laue_dask.watch.log import Log
 from laue_dask.watch.page import write_page
@@ -71,6 +72,15 @@ FIRST_K = 6
 
 RATE = 60.0
 """Seconds over which frames/s are counted."""
+
+RESERVE = 50_000_000
+"""Bytes of the disk that the scan store leaves free while the scan goes on: the maps come first."""
+
+RESERVE_PER_POINT = 3_000
+"""The same, for each point of the scan."""
+
+AGAIN = 10.0
+"""Seconds after which is written again what a full disk did not take."""
 
 LATENCIES = 10_000
 """Frames over which the time from file to map is summed up."""
@@ -136,13 +146,13 @@ def watch(
         try:
             watcher.follow(timeout, stop)
         except BaseException as error:
-            watcher.write("failed", str(error) or "interrupted: the same command goes on")
+            watcher.failed(error)
             raise
         final = watcher.finish()
     try:
         record = pipeline.run(origin, folder, final, command=command, progress=progress)
     except BaseException as error:
-        watcher.write("failed", str(error) or "interrupted: the same command goes on")
+        watcher.failed(error)
         raise
     watcher.write("finished")
     return record
@@ -204,6 +214,8 @@ class Watcher:
         self._latency: deque[float] = deque(maxlen=LATENCIES)
         self._taken: deque[tuple[float, int]] = deque()
         self._kept = len(self._log.entries)
+        self._refused = -AGAIN
+        """When the disk was full the last time."""
 
     @property
     def _points(self) -> int:
@@ -220,7 +232,8 @@ class Watcher:
         found = f"{self._kept:,} frames are known from before" if self._kept else "no frame is known yet"
         self._say(f"watch: {self._source}, {self._shape[0]} × {self._shape[1]} points; {found}")
         self._say(f"watch: the live map is {self._run / PAGE}")
-        self.write("waiting")
+        with self._room():
+            self.write("waiting")
         drawing: Future[_Refreshed] | None = None
         aside: Future[Any] | None = None
         drawn = told = written = 0.0
@@ -229,20 +242,22 @@ class Watcher:
                 begun = time.monotonic()
                 ready = self._files.look()
                 looked = time.monotonic() - begun
-                new = self._intake.take(ready[:BATCH]) if ready else 0
+                new = self._take(ready[:BATCH])
                 now = time.monotonic()
                 if new:
                     self._taken.append((now, new))
                 self._hear()
                 if drawing is not None and drawing.done():
-                    self._take_over(drawing.result())
+                    with self._room():
+                        self._take_over(drawing.result())
                     drawing, written = None, 0.0
                 behind = len(self._log.entries) > (self._shown.rows if self._shown else 0)
                 if drawing is None and behind and now - drawn >= REFRESH:
                     drawing, drawn = maps.submit(self._refresh, tuple(self._files.refs), self._k), now
                 if aside is None or aside.done():
                     if aside is not None:
-                        aside.result()
+                        with self._room():
+                            aside.result()
                     work = self._next_aside()
                     aside = slow.submit(work) if work else None
                 if now - told >= (TELL if told else 0.0) and self._files.refs:
@@ -250,24 +265,58 @@ class Watcher:
                     self._say(self._line())
                 if now - written >= REFRESH:
                     written = now
-                    self.write("scanning" if self._files.refs else "waiting")
+                    with self._room():
+                        self.write("scanning" if self._files.refs else "waiting")
                 why = self._over(timeout, stop)
                 if why:
                     break
                 # At once where there is more to take in.
-                if len(ready) <= BATCH:
+                if not new or len(ready) <= BATCH:
                     stop.wait(max(0.0, begun + max(POLL, 2 * looked) - time.monotonic()))
         if self._log.entries:
-            self._take_over(self._refresh(tuple(self._files.refs), self._k))
+            with self._room():
+                self._take_over(self._refresh(tuple(self._files.refs), self._k))
         self._say(self._line())
         self._say(f"watch: {why}; the scan is segmented as a whole now")
 
     def finish(self) -> Config:
         """Leave the folder to `pipeline.run`; the configuration for it."""
         self._ahead.finish()
-        self.write("finishing")
+        with self._room():
+            self.write("finishing")
         few = len(self._files.refs) < 0.5 * self._points
         return self._config.model_copy(update={"scan": self._scan}) if few else self._config
+
+    def failed(self, error: BaseException) -> None:
+        """Say on the page that there is no result, and why."""
+        with suppress(OSError):  # a full disk, perhaps, which is the error that is to be told
+            self.write("failed", str(error) or "interrupted: the same command goes on")
+
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        """What a full disk refuses is no end of the scan: it is tried again; see `_hear`."""
+        try:
+            yield
+        except (OSError, LaueDaskError) as error:
+            if not is_full(error):
+                raise
+            self._refused = time.monotonic()
+
+    def _take(self, ready: Sequence[tuple[FrameRef, State]]) -> int:
+        """Take frames in, as far as the disk has room for what is known of them; how many were."""
+        before = len(self._log.entries)
+        if time.monotonic() - self._refused >= AGAIN or self._free() > 0:
+            with self._room():
+                self._intake.take(ready)
+        return len(self._log.entries) - before
+
+    def _free(self) -> int:
+        """Bytes that the scan store may take now."""
+        return free_space(self._run) - self._reserve
+
+    @property
+    def _reserve(self) -> int:
+        return RESERVE + RESERVE_PER_POINT * self._points
 
     def _over(self, timeout: float, stop: Event) -> str:
         """Why the scan is over; empty while it is not."""
@@ -289,18 +338,30 @@ class Watcher:
             self._alarms.begin("files", self._shown.trouble)
         else:
             self._alarms.end("files", "the frames can be placed again")
+        missing, free = self._ahead.missing, self._free()
+        if missing > free or time.monotonic() - self._refused < AGAIN:
+            self._alarms.begin("disk", self._no_room(missing, free + self._reserve))
+        else:
+            self._alarms.end("disk", f"the disk of {self._run} has room again")
+
+    def _no_room(self, missing: int, free: int) -> str:
+        needed = f"the frames need {missing / 1e9:.2f} GB more and the maps {self._reserve / 1e9:.2f} GB"
+        waits = "what cannot be written waits for room"
+        return f"the disk is too full: {needed}, {self._run} has {free / 1e9:.2f} GB free: make room; {waits}"
 
     def _next_aside(self) -> Callable[[], None] | None:
         """What takes seconds and is due."""
         refs, known = self._files.refs, len(self._log.entries)
-        if known >= min(ENOUGH, max(1, self._points // 2)) and not self._ahead.begun and self._files.unread < BATCH:
+        room = time.monotonic() - self._refused >= AGAIN and self._free() > 0
+        enough = known >= min(ENOUGH, max(1, self._points // 2))
+        if room and enough and not self._ahead.begun and self._files.unread < BATCH:
             return partial(self._begin, tuple(refs))
         maps = self._shown.maps if self._shown else None
         if maps is not None:
             due = GROWTH * self._advice.patterns if self._advice else ENOUGH_FOR_ADVICE
             if len(maps.patterns) >= due:
                 return partial(self._advise, maps)
-        return partial(self._write, tuple(refs)) if self._ahead.begun else None
+        return partial(self._write, tuple(refs)) if room and self._ahead.begun else None
 
     def _begin(self, refs: Sequence[FrameRef]) -> None:
         read = self._log.states

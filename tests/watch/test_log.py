@@ -1,10 +1,13 @@
+import errno
 import json
 import shutil
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from laue_dask.watch import log as module
 from laue_dask.watch.folder import State
 from laue_dask.watch.log import FEATURES, LINES, Entry, Log
 
@@ -67,3 +70,19 @@ def test_log_that_was_cut_off_anywhere_keeps_what_is_whole(tmp_path_factory, lin
     for line in (folder / LINES).read_text().splitlines():
         json.loads(line)
     shutil.rmtree(folder)
+
+
+def test_what_a_full_disk_does_not_take_leaves_nothing_behind(tmp_path, monkeypatch):
+    log = filled(tmp_path, 2)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "asdict", full)
+        with pytest.raises(OSError, match="No space left"):
+            log.add([entry(2)], np.full((1, WIDTH), 2, np.float32))
+    log.add([entry(3)], np.full((1, WIDTH), 3, np.float32))
+    for found in (log, Log(tmp_path, width=WIDTH, key="key")):
+        assert found.entries == [entry(0), entry(1), entry(3)]
+        assert found.features()[:, 0].tolist() == [0, 1, 3]

@@ -1,4 +1,6 @@
+import errno
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -14,10 +16,11 @@ import zarr
 from PIL import Image
 
 from laue_dask import pipeline
-from laue_dask.errors import InputError
+from laue_dask.errors import ComputeError, InputError
 from laue_dask.progress import QuietProgress
 from laue_dask.stages import ingest
 from laue_dask.watch import folder, watcher
+from laue_dask.watch.log import Log
 from laue_dask.watch.watcher import watch
 
 SHAPE = (8, 9)
@@ -63,7 +66,7 @@ class Scan:
         except FileNotFoundError:
             return {}
 
-    def until(self, condition, seconds=200):
+    def until(self, condition, seconds=100):
         end = time.monotonic() + seconds
         while not condition(self.state):
             assert time.monotonic() < end, self.state
@@ -193,6 +196,74 @@ def test_lost_beam_and_suggestions_are_told_while_the_scan_goes_on(frames, tmp_p
     copied(frames[63:], source)
     scan.end()
     assert any(line.startswith("over: the beam is back") for line in scan.said)
+
+
+@pytest.mark.usefixtures("on_workers", "soon")
+def test_full_disk_is_told_and_stops_neither_map_nor_scan(frames, tmp_path, quick, monkeypatch):
+    source, config = tmp_path / "frames", quick(scan={"shape": SHAPE})
+    free, failures = [10**12], iter(range(1))
+    real = ingest.write_ahead
+
+    def write_ahead(*arguments):
+        # A quota, which the free space of the disk does not tell.
+        if next(failures, None) is not None:
+            raise ComputeError("frames cannot be written") from OSError(errno.EDQUOT, "Disk quota exceeded")
+        return real(*arguments)
+
+    monkeypatch.setattr(watcher, "free_space", lambda path: free[0])
+    monkeypatch.setattr(watcher, "AGAIN", 0.3)
+    monkeypatch.setattr(ingest, "write_ahead", write_ahead)
+    copied(frames[:60], source)
+    scan = Scan(source, tmp_path / "run", config)
+    scan.until(lambda state: state.get("store", {}).get("patterns") == 32)
+    free[0] = 1_000_000
+    copied(frames[60:70], source)
+    state = scan.until(lambda state: state["mapped"] == 70 and any(not one["until"] for one in state["alarms"]))
+    assert re.match(
+        r"the disk is too full: the frames need 0\.\d\d GB more and the maps", state["alarms"][-1]["message"]
+    )
+    assert state["store"]["patterns"] == 32
+    free[0] = 10**12
+    scan.until(lambda state: all(one["until"] for one in state["alarms"]))
+    copied(frames[70:], source)
+    scan.end()
+    assert [line.split(":")[0] for line in scan.said if ": the disk" in line] == ["alarm", "over", "alarm", "over"]
+    assert_same(tmp_path / "run", batch(source, tmp_path / "batch", config))
+
+
+@pytest.mark.usefixtures("on_workers", "soon")
+def test_maps_that_a_full_disk_does_not_take_are_drawn_later(frames, tmp_path, quick, monkeypatch):
+    source, config, full = tmp_path / "frames", quick(scan={"shape": SHAPE}), threading.Event()
+    real_maps, real_log = watcher.replace_file, Log.add
+
+    def replace_file(path, content):
+        if full.is_set():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real_maps(path, content)
+
+    def add(log, *arguments):
+        if full.is_set():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real_log(log, *arguments)
+
+    monkeypatch.setattr(watcher, "replace_file", replace_file)
+    monkeypatch.setattr(Log, "add", add)
+    monkeypatch.setattr(watcher, "AGAIN", 0.3)
+    copied(frames[:20], source)
+    scan = Scan(source, tmp_path / "run", config)
+    scan.until(lambda state: state.get("mapped") == 20)
+    full.set()
+    copied(frames[20:71], source)
+    end = time.monotonic() + 100
+    while not any(line.startswith("alarm: the disk is too full") for line in scan.said):
+        assert time.monotonic() < end, scan.said
+        time.sleep(0.02)
+    full.clear()
+    scan.until(lambda state: state["mapped"] == 71)
+    copied(frames[71:], source)
+    scan.end()
+    assert set(Counter(taken(tmp_path / "run")).values()) == {1}
+    assert_same(tmp_path / "run", batch(source, tmp_path / "batch", config))
 
 
 @pytest.mark.usefixtures("on_workers", "soon")
