@@ -6,14 +6,11 @@ raises `FrameError` with a short reason; nothing warns, prints or hangs.
 
 import base64
 import bz2
-import glob
 import gzip
 import hashlib
 import logging
-import os
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self, cast
@@ -25,17 +22,12 @@ from numpy.typing import NDArray
 from laue_dask.errors import FrameError, InputError
 from laue_dask.io import hdf5, headers, tiff
 from laue_dask.io.headers import Header
+from laue_dask.io.listing import PACKED, SUFFIXES, TIFF_SUFFIXES, Listing, is_frame, suffix_of
 
 # What fabio has to say about a damaged file is in the FrameError.
 logging.getLogger("fabio").setLevel(logging.CRITICAL + 1)
 
-TIFF_SUFFIXES = (".tif", ".tiff", ".mccd")
-SUFFIXES = frozenset(
-    (*TIFF_SUFFIXES, *hdf5.SUFFIXES, ".edf", ".cbf", ".img", ".mar3450", ".mar2300", ".sfrm", ".esperanto")
-)
-"""Files of a folder that are frames; `.gz` and `.bz2` behind them are looked through."""
-
-_PACKED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open}
+_OPENERS: dict[str, Callable[..., Any]] = dict(zip(PACKED, (gzip.open, bz2.open), strict=True))
 _CBF_BINARY = b"\x0c\x1a\x04\xd5"
 _LISTED = re.compile(r"(?P<path>.*?)(?:::(?P<dataset>[^\[\]]*))?(?:\[(?P<index>\d+)\])?", re.DOTALL)
 
@@ -120,13 +112,16 @@ def _discovered(src: str | Path) -> list[FrameRef]:
     name, separator, dataset = text.partition("::")
     path = Path(name)
     if separator:
-        files = [name] if path.exists() else _globbed(name)
-        return _expand(files, dataset)
-    if path.is_dir():
-        return _expand(_in_folder(path), None)
+        return _expand([name] if path.exists() else _listed(name), dataset)
     if path.is_file():
-        return _expand([name], None) if _suffix(name) in SUFFIXES else _in_list(path)
-    return _expand(_globbed(name), None)
+        return _expand([name], None) if is_frame(name) else _in_list(path)
+    return _expand(_listed(text), None)
+
+
+def _listed(source: str) -> list[str]:
+    listing = Listing(source)
+    listing.look()
+    return listing.files
 
 
 def read_frame(ref: FrameRef) -> NDArray[Any]:
@@ -161,7 +156,7 @@ def frame_info(ref: FrameRef) -> FrameInfo:
     FrameError
         As `read_frame`.
     """
-    if ref.dataset is None and _suffix(ref.path) not in TIFF_SUFFIXES:
+    if ref.dataset is None and suffix_of(ref.path) not in TIFF_SUFFIXES:
         return load(ref)[1]
     return cast(FrameInfo, _guarded(_scan_header, ref))
 
@@ -182,7 +177,7 @@ def _read(ref: FrameRef) -> tuple[NDArray[Any], Header]:
         return hdf5.read_frame(ref.path, ref.dataset, ref.index)
     with _open(ref.path) as file:
         head = file.read(512)
-        if head[:4] in tiff.MAGIC or _suffix(ref.path) in TIFF_SUFFIXES:
+        if head[:4] in tiff.MAGIC or suffix_of(ref.path) in TIFF_SUFFIXES:
             return tiff.read_frame(file, ref.index)
         if not head:
             raise FrameError("is empty")
@@ -224,14 +219,14 @@ def _guarded(read: Any, ref: FrameRef) -> Any:
     except PermissionError as error:
         raise FrameError("no permission to read the file") from error
     except Exception as error:
-        suffix = _suffix(ref.path)
+        suffix = suffix_of(ref.path)
         kind = {".h5": "HDF5", ".hdf5": "HDF5", ".hdf": "HDF5", ".nxs": "HDF5"}.get(suffix, suffix[1:].upper())
         kind = "TIFF" if suffix in TIFF_SUFFIXES else kind or "file"
         raise FrameError(f"truncated or unreadable {kind}") from error
 
 
 def _open(path: str) -> BinaryIO:
-    opener = _PACKED.get(Path(path).suffix.lower(), open)
+    opener = _OPENERS.get(Path(path).suffix.lower(), open)
     return cast(BinaryIO, opener(path, "rb"))
 
 
@@ -255,78 +250,6 @@ def _check_edf(frame: Any) -> None:
     packed = frame._data_compression is not None
     if frame.incomplete_data or (not packed and frame.blobsize is not None and frame.blobsize < expected):
         raise FrameError("truncated or unreadable EDF")
-
-
-def is_frame(name: str) -> bool:
-    """Whether a file's name is one of a detector's frames, or of a stack of them."""
-    return _suffix(name) in SUFFIXES
-
-
-def _suffix(name: str) -> str:
-    path = Path(name)
-    return (Path(path.stem) if path.suffix.lower() in _PACKED else path).suffix.lower()
-
-
-def natural_key(name: str) -> list[tuple[int, int | str]]:
-    """Sort key that takes digits for numbers: img_2 before img_10."""
-    parts = re.split(r"(\d+)", name)
-    return [(1, int(part)) if i % 2 else (0, part) for i, part in enumerate(parts)]
-
-
-def _sorted(names: Iterable[str]) -> list[str]:
-    # The names themselves decide between img_1 and img_01.
-    return sorted(names, key=lambda name: (natural_key(name), name))
-
-
-def _in_folder(folder: Path) -> list[str]:
-    files, folders = _listed(folder)
-    if not files:
-        lines = _sorted(name for name in folders if name[-1].isdigit() and _listed(folder / name)[0])
-        stems = {re.sub(r"\d+$", "", name) for name in lines}
-        if len(stems) > 1:
-            raise InputError(
-                f"{folder}: sub-folders of {len(stems)} scans ({', '.join(sorted(stems))}): give one's glob"
-            )
-        files = [f"{line}/{name}" for line in lines for name in _sorted(_listed(folder / line)[0])]
-    else:
-        files = _sorted(files)
-    if not files:
-        raise InputError(f"{folder}: no frames in it ({', '.join(sorted(SUFFIXES))})")
-    kinds = Counter(_suffix(name) for name in files)
-    if len(kinds) > 1:
-        found = ", ".join(f"{number} {suffix}" for suffix, number in kinds.most_common())
-        raise InputError(
-            f"{folder}: several kinds of frames ({found}): choose one with a glob, as {folder}/*{max(kinds)}"
-        )
-    masters = [name for name in files if name.endswith("_master.h5")]
-    return [str(folder / name) for name in masters or files]
-
-
-def _listed(folder: Path) -> tuple[list[str], list[str]]:
-    files: list[str] = []
-    folders: list[str] = []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if is_frame(entry.name):
-                    files.append(entry.name)
-                elif entry.is_dir():
-                    folders.append(entry.name)
-    except OSError as error:
-        raise InputError(f"{folder}: folder cannot be read: {error.strerror}") from error
-    return files, folders
-
-
-def _globbed(pattern: str) -> list[str]:
-    if not glob.has_magic(pattern):
-        raise InputError(f"{pattern}: no such file or folder")
-    files = _sorted(name for name in glob.glob(pattern, recursive=True) if not Path(name).is_dir())  # noqa: PTH207
-    known = [name for name in files if is_frame(name)]
-    if not files:
-        raise InputError(f"{pattern}: no file matches")
-    return known or files
 
 
 def _in_list(path: Path) -> list[FrameRef]:
@@ -367,7 +290,7 @@ def _first_readable(files: Sequence[str], dataset: str | None) -> list[FrameRef]
 
 
 def _frames_of(file: str, dataset: str | None) -> list[FrameRef]:
-    suffix = _suffix(file)
+    suffix = suffix_of(file)
     if suffix in hdf5.SUFFIXES or dataset is not None:
         found = hdf5.find_frames(file, dataset)
         if len(found) == 1 and found[0][1] in (None, 1):

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from laue_dask.errors import InputError
-from laue_dask.io.frames import is_frame, natural_key
+from laue_dask.io.listing import is_frame, natural_key
 from laue_dask.nightly.config import FindConfig
 
 _RUN_FILES = ("run.json", "results.zarr", "scan.zarr", "scan.zarr.part")

@@ -1,0 +1,204 @@
+"""Files of frames in a folder, or that a glob matches, in the order of acquisition; a second look costs what is new."""
+
+import bisect
+import glob
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from laue_dask.errors import InputError
+from laue_dask.io import hdf5
+
+PACKED = (".gz", ".bz2")
+TIFF_SUFFIXES = (".tif", ".tiff", ".mccd")
+SUFFIXES = frozenset(
+    (*TIFF_SUFFIXES, *hdf5.SUFFIXES, ".edf", ".cbf", ".img", ".mar3450", ".mar2300", ".sfrm", ".esperanto")
+)
+"""Files of a folder that are frames; `.gz` and `.bz2` behind them are looked through."""
+
+MASTER = "_master.h5"
+"""End of the name of a file that links those which hold the frames."""
+
+_FEW = 8
+"""A list is sorted as a whole where more than the like part of it is new."""
+
+
+def is_frame(name: str) -> bool:
+    """Whether a file's name is one of a detector's frames, or of a stack of them."""
+    return suffix_of(name) in SUFFIXES
+
+
+def suffix_of(name: str) -> str:
+    """What a file is by its name, in lower case, looking through `.gz` and `.bz2`."""
+    stem, suffix = os.path.splitext(name)  # noqa: PTH122  of 100,000 names
+    return (os.path.splitext(stem)[1] if suffix.lower() in PACKED else suffix).lower()  # noqa: PTH122
+
+
+def natural_key(name: str) -> list[tuple[int, int | str]]:
+    """Sort key that takes digits for numbers: img_2 before img_10."""
+    parts = re.split(r"(\d+)", name)
+    return [(1, int(part)) if i % 2 else (0, part) for i, part in enumerate(parts)]
+
+
+class Listing:
+    """Files of frames, listed again and again.
+
+    Parameters
+    ----------
+    source
+        Folder of frames, or of one sub-folder `…_01`, `…_02` per line of the scan; or a glob.
+
+    Attributes
+    ----------
+    files
+        In natural order of their names (img_2 before img_10); of EIGER files the masters alone.
+    """
+
+    def __init__(self, source: str | Path) -> None:
+        self.files: list[str] = []
+        self._source = str(source)
+        self._content: _Folder | _Matches | None = None
+        self._lines: dict[str, _Folder] = {}
+
+    def look(self) -> bool:
+        """List what is there now; whether anything came or went.
+
+        Raises
+        ------
+        InputError
+            There is nothing, or several kinds of frames, or scans; `files` stay as they were.
+        """
+        kind = _Folder if Path(self._source).is_dir() else _Matches
+        if not isinstance(self._content, kind):
+            self._content, self._lines = kind(self._source), {}
+        changed = self._content.look()
+        if isinstance(self._content, _Matches):
+            files = self._content.files
+        elif self._content.names:
+            files = self._chosen([self._content])
+        else:
+            lines = self._look_at_lines(self._content.folders)
+            changed |= any(line.changed for line in lines)
+            files = self._chosen(lines)
+        changed |= len(files) != len(self.files)
+        self.files = files
+        return changed
+
+    def _look_at_lines(self, folders: Iterable[str]) -> "list[_Folder]":
+        """Folders of the lines of a scan, in order."""
+        names = _sorted([name for name in folders if name[-1].isdigit()])
+        self._lines = {name: self._lines.get(name) or _Folder(f"{Path(self._source) / name}") for name in names}
+        for line in self._lines.values():
+            line.look()
+        lines = {name: line for name, line in self._lines.items() if line.names}
+        stems = {re.sub(r"\d+$", "", name) for name in lines}
+        if len(stems) > 1:
+            scans = ", ".join(sorted(stems))
+            raise InputError(f"{self._source}: sub-folders of {len(stems)} scans ({scans}): give one's glob")
+        return list(lines.values())
+
+    def _chosen(self, folders: "Sequence[_Folder]") -> list[str]:
+        kinds = sum((folder.kinds for folder in folders), Counter[str]())
+        if not kinds:
+            raise InputError(f"{self._source}: no frames in it ({', '.join(sorted(SUFFIXES))})")
+        if len(kinds) > 1:
+            found = ", ".join(f"{number} {suffix}" for suffix, number in kinds.most_common())
+            raise InputError(
+                f"{self._source}: several kinds of frames ({found}): choose one with a glob, as "
+                f"{self._source}/*{max(kinds)}"
+            )
+        files = folders[0].names if len(folders) == 1 else [name for folder in folders for name in folder.names]
+        return [name for name in files if name.endswith(MASTER)] or files if ".h5" in kinds else files
+
+
+class _Folder:
+    """One folder: paths of its frames in natural order, how many of each kind, and its folders."""
+
+    def __init__(self, path: str) -> None:
+        self.names: list[str] = []
+        self.kinds: Counter[str] = Counter()
+        self.folders: set[str] = set()
+        self.changed = False
+        self._path = path
+        self._before = str(Path(path) / "x")[:-1]
+        self._known: set[str] = set()
+
+    def look(self) -> bool:
+        try:
+            with os.scandir(self._path) as entries:
+                there = list(entries)
+        except OSError as error:
+            raise InputError(f"{self._path}: folder cannot be read: {error.strerror}") from error
+        new = [entry for entry in there if entry.name not in self._known]
+        gone = len(self._known) + len(new) > len(there)
+        if gone:
+            self._known = {entry.name for entry in there}
+            self.folders &= self._known
+            start = len(self._before)
+            self.names = [name for name in self.names if name[start:] in self._known]
+        shown = [entry for entry in new if not entry.name.startswith(".")]
+        frames = [entry.name for entry in shown if is_frame(entry.name)]
+        self.folders.update(entry.name for entry in shown if not is_frame(entry.name) and entry.is_dir())
+        _add(self.names, [self._before + name for name in frames], start=len(self._before))
+        if gone:
+            self.kinds = Counter(map(suffix_of, self.names))
+        else:
+            self.kinds.update(map(suffix_of, frames))
+        self._known.update(entry.name for entry in new)
+        self.changed = gone or bool(new)
+        return self.changed
+
+
+class _Matches:
+    """Files that a glob matches, in natural order: those that are frames, or all where none is."""
+
+    def __init__(self, pattern: str) -> None:
+        self._pattern = pattern
+        self._frames: list[str] = []
+        self._others: list[str] = []
+        self._folders: set[str] = set()
+        self._known: set[str] = set()
+
+    @property
+    def files(self) -> list[str]:
+        return self._frames or self._others
+
+    def look(self) -> bool:
+        if not glob.has_magic(self._pattern):
+            raise InputError(f"{self._pattern}: no such file or folder")
+        found = glob.glob(self._pattern, recursive=True)  # noqa: PTH207
+        new = [name for name in found if name not in self._known]
+        gone = len(self._known) + len(new) > len(found)
+        if gone:
+            self._known = set(found)
+            self._frames = [name for name in self._frames if name in self._known]
+            self._others = [name for name in self._others if name in self._known]
+        files = [name for name in new if not Path(name).is_dir()]
+        _add(self._frames, [name for name in files if is_frame(name)])
+        _add(self._others, [name for name in files if not is_frame(name)])
+        self._known.update(new)
+        if not self.files:
+            raise InputError(f"{self._pattern}: no file matches")
+        return gone or bool(new)
+
+
+def _add(names: list[str], new: list[str], *, start: int = 0) -> None:
+    """Add names to those in natural order, by what follows the first `start` characters."""
+    key = _key(start)
+    if len(new) * _FEW > len(names):
+        names += new
+        names.sort(key=key)
+    else:
+        for name in new:
+            bisect.insort(names, name, key=key)
+
+
+def _key(start: int) -> Callable[[str], tuple[list[tuple[int, int | str]], str]]:
+    # The names themselves decide between img_1 and img_01.
+    return lambda name: (natural_key(name[start:]), name)
+
+
+def _sorted(names: Iterable[str]) -> list[str]:
+    return sorted(names, key=_key(0))
