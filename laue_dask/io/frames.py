@@ -121,6 +121,8 @@ def _discovered(src: str | Path) -> list[FrameRef]:
 def _listed(source: str) -> list[str]:
     listing = Listing(source)
     listing.look()
+    if listing.odd:
+        raise InputError(listing.odd)
     return listing.files
 
 
@@ -266,7 +268,7 @@ def _in_list(path: Path) -> list[FrameRef]:
         raise InputError(f"{path}: none of its {len(refs)} files is there, the first is {refs[0].path}")
     if all(ref.dataset is None and ref.index is None for ref in refs):
         return _expand([ref.path for ref in refs], None)
-    return [one for ref in refs for one in ([ref] if ref.index is not None else _frames_of(ref.path, ref.dataset))]
+    return [one for ref in refs for one in ([ref] if ref.index is not None else frames_of(ref.path, ref.dataset))]
 
 
 def _expand(files: Sequence[str], dataset: str | None) -> list[FrameRef]:
@@ -275,7 +277,7 @@ def _expand(files: Sequence[str], dataset: str | None) -> list[FrameRef]:
         first, last = _first_readable(files, dataset), _first_readable(files[::-1], dataset)
         if len(first) == len(last) == 1 and first[0].dataset == last[0].dataset:
             return [FrameRef(file, first[0].dataset) for file in files]
-    return [ref for file in files for ref in _frames_of(file, dataset)]
+    return [ref for file in files for ref in frames_of(file, dataset)]
 
 
 def _first_readable(files: Sequence[str], dataset: str | None) -> list[FrameRef]:
@@ -283,13 +285,20 @@ def _first_readable(files: Sequence[str], dataset: str | None) -> list[FrameRef]
     errors: list[InputError] = []
     for file in files:
         try:
-            return _frames_of(file, dataset)
+            return frames_of(file, dataset)
         except InputError as error:
             errors.append(error)
     raise errors[0]
 
 
-def _frames_of(file: str, dataset: str | None) -> list[FrameRef]:
+def frames_of(file: str, dataset: str | None) -> list[FrameRef]:
+    """Frames of one file, which is opened for that.
+
+    Raises
+    ------
+    InputError
+        It is HDF5 and cannot be read, or holds no dataset of frames, or several.
+    """
     suffix = suffix_of(file)
     if suffix in hdf5.SUFFIXES or dataset is not None:
         found = hdf5.find_frames(file, dataset)

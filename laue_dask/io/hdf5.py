@@ -23,6 +23,9 @@ SMALLEST_FRAME = 16
 _PATTERNS = ("*/data/*", "*/measurement/*", "*/instrument/*/data", "*/measurement/*/data")
 """Where ESRF (BLISS, LIMA), DECTRIS EIGER and APS files keep frames."""
 
+_WRITING = "already open for write"
+"""What HDF5 says of a file that is marked as being written, such as every file for SWMR."""
+
 _SERIES = re.compile(r"data_\d{6}$")
 
 
@@ -63,7 +66,27 @@ def find_frames(path: str, dataset: str | None) -> list[tuple[str, int | None]]:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except Exception as error:
+        if _WRITING in str(error):
+            raise InputError(
+                f"{path}: is still open for writing: its frames can be read when it is closed (`h5clear -s` closes one "
+                "whose writer was killed)"
+            ) from error
         raise InputError(f"{path}: truncated or unreadable HDF5: {_line(error)}") from error
+
+
+def holder(path: str, dataset: str) -> str:
+    """The file that holds a dataset which `path` may only link to.
+
+    Raises
+    ------
+    InputError
+        It is not there any more.
+    """
+    try:
+        with _open(path) as file:
+            return str(file[dataset].file.filename)
+    except Exception as error:
+        raise InputError(f"{path}::{dataset}: {_line(error)}") from error
 
 
 def read_frame(path: str, dataset: str, index: int | None) -> tuple[NDArray[Any], Header]:

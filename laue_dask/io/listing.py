@@ -25,6 +25,10 @@ _FEW = 8
 """A list is sorted as a whole where more than the like part of it is new."""
 
 
+class EmptyError(InputError):
+    """There are no frames, or not yet."""
+
+
 def is_frame(name: str) -> bool:
     """Whether a file's name is one of a detector's frames, or of a stack of them."""
     return suffix_of(name) in SUFFIXES
@@ -54,10 +58,13 @@ class Listing:
     ----------
     files
         In natural order of their names (img_2 before img_10); of EIGER files the masters alone.
+    odd
+        What is wrong with the name of a file, which is left out; empty where nothing is.
     """
 
     def __init__(self, source: str | Path) -> None:
         self.files: list[str] = []
+        self.odd = ""
         self._source = str(source)
         self._content: _Folder | _Matches | None = None
         self._lines: dict[str, _Folder] = {}
@@ -67,8 +74,10 @@ class Listing:
 
         Raises
         ------
+        EmptyError
+            There is nothing; `files` stay as they were.
         InputError
-            There is nothing, or several kinds of frames, or scans; `files` stay as they were.
+            There are several kinds of frames, or scans, or a folder cannot be read; the same.
         """
         kind = _Folder if Path(self._source).is_dir() else _Matches
         if not isinstance(self._content, kind):
@@ -82,6 +91,10 @@ class Listing:
             lines = self._look_at_lines(self._content.folders)
             changed |= any(line.changed for line in lines)
             files = self._chosen(lines)
+        if changed:
+            self.odd = next((f"{name!a}: the file's name is not UTF-8: rename it" for name in files if _odd(name)), "")
+        if self.odd:
+            files = [name for name in files if not _odd(name)]
         changed |= len(files) != len(self.files)
         self.files = files
         return changed
@@ -102,7 +115,7 @@ class Listing:
     def _chosen(self, folders: "Sequence[_Folder]") -> list[str]:
         kinds = sum((folder.kinds for folder in folders), Counter[str]())
         if not kinds:
-            raise InputError(f"{self._source}: no frames in it ({', '.join(sorted(SUFFIXES))})")
+            raise EmptyError(f"{self._source}: no frames in it ({', '.join(sorted(SUFFIXES))})")
         if len(kinds) > 1:
             found = ", ".join(f"{number} {suffix}" for suffix, number in kinds.most_common())
             raise InputError(
@@ -141,7 +154,7 @@ class _Folder:
         shown = [entry for entry in new if not entry.name.startswith(".")]
         frames = [entry.name for entry in shown if is_frame(entry.name)]
         self.folders.update(entry.name for entry in shown if not is_frame(entry.name) and entry.is_dir())
-        _add(self.names, [self._before + name for name in frames], start=len(self._before))
+        add_in_order(self.names, [self._before + name for name in frames], start=len(self._before))
         if gone:
             self.kinds = Counter(map(suffix_of, self.names))
         else:
@@ -167,7 +180,7 @@ class _Matches:
 
     def look(self) -> bool:
         if not glob.has_magic(self._pattern):
-            raise InputError(f"{self._pattern}: no such file or folder")
+            raise EmptyError(f"{self._pattern}: no such file or folder")
         found = glob.glob(self._pattern, recursive=True)  # noqa: PTH207
         new = [name for name in found if name not in self._known]
         gone = len(self._known) + len(new) > len(found)
@@ -176,15 +189,20 @@ class _Matches:
             self._frames = [name for name in self._frames if name in self._known]
             self._others = [name for name in self._others if name in self._known]
         files = [name for name in new if not Path(name).is_dir()]
-        _add(self._frames, [name for name in files if is_frame(name)])
-        _add(self._others, [name for name in files if not is_frame(name)])
+        add_in_order(self._frames, [name for name in files if is_frame(name)])
+        add_in_order(self._others, [name for name in files if not is_frame(name)])
         self._known.update(new)
         if not self.files:
-            raise InputError(f"{self._pattern}: no file matches")
+            raise EmptyError(f"{self._pattern}: no file matches")
         return gone or bool(new)
 
 
-def _add(names: list[str], new: list[str], *, start: int = 0) -> None:
+def _odd(name: str) -> bool:
+    # Names are kept in the store and in the report, which are UTF-8.
+    return not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def add_in_order(names: list[str], new: list[str], *, start: int = 0) -> None:
     """Add names to those in natural order, by what follows the first `start` characters."""
     key = _key(start)
     if len(new) * _FEW > len(names):

@@ -105,9 +105,9 @@ class Ahead:
         grid = ingest.grid_of(refs, self._scan)
         for block in ingest.blocks_of(self._store, refs, grid, self._recipe):
             members = [ref for shard in block.shards for ref in shard]
-            if not all(ref and ref.path in read for ref in members):
+            if not all(ref and str(ref) in read for ref in members):
                 continue
-            states = {ref.path: read[ref.path] for ref in members if ref is not None}
+            states = {state.path: state for state in (read[str(ref)] for ref in members)}
             before = self._written.get(block.index)
             if before and before.sources == block.sources and before.files in ({}, states):
                 continue
@@ -139,9 +139,9 @@ class _Written:
     @property
     def stale(self) -> bool:
         """Whether a file was changed since."""
-        return any(State.of(path) != state for path, state in self.files.items())
+        return not all(state.lasts for state in self.files.values())
 
 
 def _states(files: Mapping[str, Sequence[int]] | None) -> dict[str, State]:
     """Of a receipt; none of one that `laue-dask run` wrote, whose frames were complete."""
-    return {path: State(*state) for path, state in (files or {}).items()}
+    return {path: State(path, *state) for path, state in (files or {}).items()}

@@ -2,14 +2,20 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from laue_dask.errors import InputError
-from laue_dask.io.frames import FrameRef, discover
+from laue_dask.io import hdf5
+from laue_dask.io.frames import FrameRef, frames_of
+from laue_dask.io.listing import MASTER, EmptyError, Listing, add_in_order, suffix_of
 
 SETTLED = 0.5
 """Seconds for which size and time of change of a file must stay as they are before it is read."""
+
+SETTLED_STACK = 2.0
+"""The same for a file that may hold several frames, which a detector may leave alone between two of them. If it changes
+after that all the same, the wait doubles."""
 
 RETRY = (2.0, 60.0)
 """Seconds after which a file that could not be read is read again, though it did not change: the first and the longest
@@ -21,11 +27,18 @@ SKEW = 60.0
 AGAIN = 120.0
 """Seconds for which a frame that was read is looked at: a detector may make a file in its full size and fill it."""
 
+LOOKED_AT = 1_000
+"""Files that are not read yet whose states are asked for at a look, at most; the first ones come first."""
+
+GIVEN = 256
+"""Frames that a look gives, about, at most."""
+
 
 @dataclass(frozen=True)
 class State:
     """What tells a file that changed: its size in bytes and its time of change in ns."""
 
+    path: str
     size: int
     changed: int
 
@@ -36,40 +49,83 @@ class State:
             found = Path(path).stat()
         except OSError:
             return None
-        return cls(found.st_size, found.st_mtime_ns)
+        return cls(path, found.st_size, found.st_mtime_ns)
+
+    @property
+    def lasts(self) -> bool:
+        """Whether the file still is as it was."""
+        return State.of(self.path) == self
 
 
 @dataclass
-class _Pending:
+class _Failure:
+    """Why something could not be read, and when that is tried again."""
+
+    reason: str
+    state: State
+    retry: float
+    wait: float
+
+
+@dataclass
+class _File:
+    """A file that is not read yet, or not all of it."""
+
     state: State
     since: float
     """When this state was seen first."""
     fresh: bool
     """Whether it came after the first look."""
-    retry: float = 0.0
-    """Not to be read before."""
-    wait: float = RETRY[0]
-    reason: str = ""
+
+
+@dataclass
+class _Source:
+    """A file of the listing.
+
+    Attributes
+    ----------
+    frames
+        All that it holds or links to, as far as that is known; None before it was opened.
+    holders
+        File that the pixels of each are in: the file itself, or one that an EIGER master links to.
+    told
+        State of each holder, from before its frames were counted; None of one that had not settled.
+    left
+        Frames that were not read, and their holders, by name.
+    listings
+        Changes of the listing before it was opened the last time.
+    """
+
+    frames: list[FrameRef] | None = None
+    holders: list[str] = field(default_factory=list)
+    told: dict[str, State | None] = field(default_factory=dict)
+    left: dict[str, tuple[FrameRef, str]] = field(default_factory=dict)
+    listings: int = 0
 
 
 class Folder:
     """Frames of a folder, or of a glob, in the order in which `laue-dask run` takes them.
 
+    A file of several frames is waited for until it is complete: it has settled, and HDF5 does not say that it is open
+    for writing.
+
     Parameters
     ----------
     source
-        Folder or glob of frames, one per file; see `io.frames.discover`.
+        Folder, or glob with or without `::/path` of an HDF5 dataset; see `io.frames.discover`.
     read
-        Frames that were read before, by file: they are not given again unless they changed since.
+        Frames that were read before, by name: they are not given again unless their file changed since.
     clock
         Seconds that never run backwards.
 
     Attributes
     ----------
     refs
-        All frames, complete or not, in order of their names.
+        All frames that are known, complete or not, in order.
     problem
-        Why the folder could not be listed the last time; empty where it could.
+        What is wrong with the folder; empty where nothing is.
+    empty
+        Whether there are no frames, which is no fault before the first one.
     news
         When something was new the last time, by the clock.
     """
@@ -77,85 +133,233 @@ class Folder:
     def __init__(
         self, source: str, read: Mapping[str, State] | None = None, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.source = source
         self.refs: list[FrameRef] = []
-        self.problem = ""
+        self.problem, self.empty = "", True
         self.news = clock()
         self._clock = clock
+        name, _, dataset = source.partition("::")
+        self._listing, self._dataset = Listing(name), dataset or None
         self._looked = False
+        self._listings = 0
         self._read = dict(read or {})
-        self._recent: dict[str, float] = dict.fromkeys(self._read, clock())
-        self._pending: dict[str, _Pending] = {}
+        self._recent = {state.path: (state, self._remembered(state)) for state in self._read.values()}
+        self._sources: dict[str, _Source] = {}
+        self._open: list[str] = []
+        """Files of the listing with frames that were not read, in order."""
+        self._files: dict[str, _File] = {}
+        self._owner: dict[str, str] = {}
+        """Of a file that a master links to: the master."""
+        self._failures: dict[str, _Failure] = {}
+        """Of files and frames."""
+        self._reopened: dict[str, int] = {}
+        """How often a file of several frames changed after it was taken for complete."""
+        self._opened: list[FrameRef] = []
+        """First frame of each of the first files, if they hold one each."""
 
     def look(self) -> list[tuple[FrameRef, State]]:
-        """List the folder; frames that look complete and were not read, in order.
-
-        Raises
-        ------
-        InputError
-            A file holds several frames: it grows, and nothing tells which of them are complete.
-        """
+        """List the folder; frames that look complete and were not read, the first ones, in order."""
         try:
-            refs = discover(self.source)
+            changed = self._listing.look()
         except InputError as error:
-            self.problem = str(error)
+            self.problem, self.empty = str(error), isinstance(error, EmptyError)
             return []
-        self.problem = ""
-        several = next((ref for ref in refs if ref.index is not None), None)
-        if several is not None:
-            raise InputError(
-                f"{several.path}: holds several frames: `watch` needs a file per frame; use `laue-dask run` when the "
-                "scan is finished"
-            )
-        self.refs, now = refs, self._clock()
+        self.empty = False
+        self.problem = self._listing.odd
+        now = self._clock()
+        self._listings += changed
+        if changed or not self._looked:
+            self._take_over_listing()
         self._look_again(now)
-        there = {ref.path for ref in refs}
-        for path in self._pending.keys() - there:
-            del self._pending[path]
-        complete = [(ref, state) for ref in refs if (state := self._complete(ref.path, now)) is not None]
+        ready: list[tuple[FrameRef, State]] = []
+        asked = 0
+        for path in self._open:
+            if asked >= LOOKED_AT or len(ready) >= GIVEN:
+                break
+            asked += path not in self._failures
+            ready += self._complete(path, now)
+        closed = {path for path in self._open[: asked + len(self._failures)] if self._is_done(path)}
+        if closed:
+            self._open = [path for path in self._open if path not in closed]
         self._looked = True
-        return complete
+        return ready
 
-    def _complete(self, path: str, now: float) -> State | None:
-        if path in self._read:
-            return None
-        state, known = State.of(path), self._pending.get(path)
+    def _remembered(self, state: State) -> float:
+        """Since when a frame of an earlier watch is looked at: that which is older is looked at once."""
+        old = time.time() - state.changed / 1e9 > AGAIN
+        return self._clock() - (AGAIN if old else 0.0)
+
+    # Files
+
+    def _take_over_listing(self) -> None:
+        files = self._listing.files
+        new = [path for path in files if path not in self._sources]
+        gone = set(self._sources) - set(files) if len(self._sources) + len(new) > len(files) else set()
+        for path in gone:
+            source = self._sources.pop(path)
+            for name in (path, *source.told, *source.left):
+                self._files.pop(name, None)
+                self._failures.pop(name, None)
+        if gone:
+            self._open = [path for path in self._open if path not in gone]
+        unread = []
+        for path in new:
+            source = self._sources[path] = _Source()
+            if path in self._read:
+                source.frames, source.holders = [FrameRef(path)], [path]
+            else:
+                unread.append(path)
+        add_in_order(self._open, unread)
+        if gone or self._dataset or any(self._may_be_stack(path) for path in new) or new != files[-len(new) :]:
+            self._place()
+        else:
+            self.refs += [FrameRef(path) for path in new]
+
+    def _place(self) -> None:
+        """Put the frames of all files in order; those of files that were not opened are taken to be like the others."""
+        refs: list[FrameRef] = []
+        known = [place for place, path in enumerate(self._listing.files) if self._sources[path].frames]
+        last = known[-1] if known else -1
+        like = self._sources[self._listing.files[known[0]]].frames or [] if known else []
+        for place, path in enumerate(self._listing.files):
+            frames = self._sources[path].frames
+            if frames is not None:
+                refs += frames
+            elif not self._may_be_stack(path):
+                refs.append(FrameRef(path))
+            elif len(like) == 1 or place < last:
+                refs += [FrameRef(path, one.dataset, one.index) for one in like]
+        self.refs = refs
+
+    def _may_be_stack(self, path: str) -> bool:
+        return self._dataset is not None or suffix_of(path) in hdf5.SUFFIXES
+
+    @property
+    def _single(self) -> FrameRef | None:
+        """A frame of which the others are like, where each file holds one; None while that is not known."""
+        first = self._opened[0] if len(self._opened) == 2 else None
+        return first if first and first.index is None and first.dataset == self._opened[1].dataset else None
+
+    def _settled(self, path: str, now: float) -> State | None:
+        """State of a file that has not changed for long enough; None of any other."""
+        state, known = State.of(path), self._files.get(path)
         if state is None:
             return None
-        if known is None:
-            self._pending[path], self.news = _Pending(state, now, fresh=self._looked), now
-        elif known.state != state:
-            self._pending[path], self.news = _Pending(state, now, fresh=True), now
-        elif state.size and now - known.since >= SETTLED and now >= known.retry:
-            return state
-        return None
+        if known is None or known.state != state:
+            self._files[path], self.news = _File(state, now, fresh=known is not None or self._looked), now
+            return None
+        wait = SETTLED
+        if self._may_be_stack(path) and self._single is None:
+            wait = min(SETTLED_STACK * 2 ** self._reopened.get(path, 0), RETRY[1])
+        return state if state.size and now - known.since >= wait else None
+
+    def _complete(self, path: str, now: float) -> list[tuple[FrameRef, State]]:
+        """Frames of a file that can be read."""
+        source, state = self._sources[path], self._settled(path, now)
+        if state is None:
+            return []
+        holders = {holder: state if holder == path else self._settled(holder, now) for holder in source.told or [path]}
+        new = any(one is not None and one != source.told.get(holder) for holder, one in holders.items())
+        # A master links to files before they are there.
+        linked = path.endswith(MASTER) and source.listings != self._listings
+        if new or linked:
+            if not linked and not self._due(path, state, now):
+                return []
+            source.listings = self._listings
+            try:
+                self._open_source(path, source, holders)
+            except InputError as error:
+                self._fail(path, str(error).removeprefix(f"{path}: "), state)
+                return []
+        found = []
+        for name, (ref, holder) in source.left.items():
+            told = source.told[holder]
+            if told is not None and told == holders.get(holder) and self._due(name, told, now):
+                found.append((ref, told))
+        return found
+
+    def _open_source(self, path: str, source: _Source, holders: Mapping[str, State | None]) -> None:
+        """Find out which frames a file holds, while its holders are in these states."""
+        single, before = self._single, source.frames
+        frames = [FrameRef(path, single.dataset)] if single else frames_of(path, self._dataset)
+        self._failures.pop(path, None)
+        if path.endswith(MASTER):
+            files = {name: hdf5.holder(path, name) for name in {ref.dataset for ref in frames} if name is not None}
+            source.holders = [files.get(ref.dataset or "", path) for ref in frames]
+            self._owner.update(dict.fromkeys(files.values(), path))
+        else:
+            source.holders = [path] * len(frames)
+        source.frames = frames
+        source.told = {holder: holders.get(holder) for holder in dict.fromkeys((path, *source.holders))}
+        source.left = {
+            str(ref): (ref, holder)
+            for ref, holder in zip(frames, source.holders, strict=True)
+            if self._read.get(str(ref)) != source.told[holder] or source.told[holder] is None
+        }
+        if len(self._opened) < 2:
+            self._opened.append(frames[0] if len(frames) == 1 else FrameRef(path, index=0))
+        # Files that were not opened have places already, where each holds one frame.
+        if frames != before and (before is not None or not (single or frames == [FrameRef(path)])):
+            self._place()
+
+    def _is_done(self, path: str) -> bool:
+        source = self._sources[path]
+        if source.frames is None or source.left or path.endswith(MASTER):
+            return False
+        self._files.pop(path, None)
+        return True
 
     def _look_again(self, now: float) -> None:
-        for path, since in list(self._recent.items()):
-            if State.of(path) not in (None, self._read[path]):
-                del self._read[path]
-            elif now - since < AGAIN:
+        for holder, (state, since) in list(self._recent.items()):
+            if State.of(holder) in (None, state):
+                if now - since >= AGAIN:
+                    del self._recent[holder]
                 continue
-            del self._recent[path]
+            del self._recent[holder]
+            self._read_again(self._owner.get(holder, holder), holder)
+
+    def _read_again(self, path: str, holder: str) -> None:
+        source = self._sources.get(path)
+        if source is None or source.frames is None:
+            return  # it is not there, or will be opened
+        for ref, one in zip(source.frames, source.holders, strict=True):
+            if one == holder:
+                self._read.pop(str(ref), None)
+                source.left[str(ref)] = (ref, holder)
+        source.told[holder] = None
+        self._reopened[holder] = self._reopened.get(holder, 0) + 1
+        if path not in self._open:
+            add_in_order(self._open, [path])
+
+    # Frames
+
+    def _due(self, name: str, state: State, now: float) -> bool:
+        """Whether a file or frame is to be read: it could not be the last time, long enough ago or in another state."""
+        failure = self._failures.get(name)
+        return failure is None or failure.state != state or now >= failure.retry
+
+    def _fail(self, name: str, reason: str, state: State) -> None:
+        before = self._failures.get(name)
+        wait = min(2 * before.wait, RETRY[1]) if before is not None and before.state == state else RETRY[0]
+        self._failures[name] = _Failure(reason, state, self._clock() + wait, wait)
 
     def was_read(self, ref: FrameRef, state: State) -> None:
         """Take down that a frame was read while its file was in this state."""
-        self._pending.pop(ref.path, None)
-        self._read[ref.path] = state
-        self._recent[ref.path] = self._clock()
+        name = str(ref)
+        self._sources[ref.path].left.pop(name, None)
+        self._failures.pop(name, None)
+        self._read[name] = state
+        self._recent[state.path] = (state, self._clock())
 
-    def cannot_be_read(self, ref: FrameRef, reason: str) -> None:
+    def cannot_be_read(self, ref: FrameRef, reason: str, state: State) -> None:
         """Take down that a frame could not be read: it is not complete yet, or will be set aside in the end."""
-        one = self._pending[ref.path]
-        one.reason, one.retry = reason, self._clock() + one.wait
-        one.wait = min(2 * one.wait, RETRY[1])
+        self._fail(str(ref), reason, state)
 
-    def since(self, ref: FrameRef, state: State) -> float | None:
-        """When a frame that is to be read was complete, in seconds since 1970; None where that was before the watch.
+    def since(self, state: State) -> float | None:
+        """When a file that is to be read was complete, in seconds since 1970; None where that was before the watch.
 
         That is the file's own time, where its clock can be believed, or else when it was first seen as it is.
         """
-        one = self._pending[ref.path]
+        one = self._files[state.path]
         if not one.fresh:
             return None
         now, told = time.time(), state.changed / 1e9
@@ -164,15 +368,27 @@ class Folder:
 
     @property
     def unread(self) -> int:
-        """Frames that are there and were not read yet, complete or not."""
-        return len(self._pending)
+        """Frames that are there and were not read yet, complete or not; a file that was not opened counts as one."""
+        sources = (self._sources[path] for path in self._open)
+        return sum(1 if source.frames is None else len(source.left) for source in sources)
 
     @property
     def unreadable(self) -> dict[str, str]:
-        """File and reason of the frames that could not be read so far."""
-        return {path: one.reason for path, one in self._pending.items() if one.reason}
+        """Name and reason of the files and frames that could not be read so far."""
+        return {name: one.reason for name, one in self._failures.items()}
 
     def quiet(self, seconds: float) -> bool:
-        """Whether all files that were not read are unreadable and unchanged for that long."""
+        """Whether all frames that were not read are unreadable, and their files unchanged for that long."""
         now = self._clock()
-        return all(one.reason and now - one.since >= seconds for one in self._pending.values())
+
+        def silent(name: str, holder: str) -> bool:
+            file = self._files.get(holder)
+            return name in self._failures and file is not None and now - file.since >= seconds
+
+        for path in self._open:
+            source = self._sources[path]
+            if source.frames is None and not silent(path, path):
+                return False
+            if not all(silent(name, holder) for name, (_, holder) in source.left.items()):
+                return False
+        return True

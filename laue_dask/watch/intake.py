@@ -138,33 +138,34 @@ class Intake:
         try:
             self.detector = Detector.of(ingest.read_sample([ref for ref, _ in ready]))
         except InputError as error:
-            for ref, _ in ready:
-                self._files.cannot_be_read(ref, str(error))
+            for ref, state in ready:
+                self._files.cannot_be_read(ref, str(error), state)
             return False
         return True
 
     def _read(self, ref: FrameRef, state: State) -> _Shot | None:
         if self.detector is None:
             raise ValueError("the detector is found first")
-        mask, name = self.detector.mask, Path(ref.path).name
+        mask, name = self.detector.mask, Path(ref.path).name + ("" if ref.index is None else f"[{ref.index}]")
         try:
             frame, info = load(ref)
-            if State.of(ref.path) != state:
+            if not state.lasts:
                 return None  # it is still written to
             signal, saturated = 0.0, 0.0
             if frame.shape == mask.shape:
                 signal, saturated = measure(frame, mask, info.saturation)
-            if ref.path not in self._faulty:
+            if str(ref) not in self._faulty:
                 self._alarms.see(name, signal, saturated)
             check_frame(frame, mask, self.detector.dtype)
         except FrameError as error:
-            self._faulty.add(ref.path)
-            self._files.cannot_be_read(ref, str(error))
+            self._faulty.add(str(ref))
+            self._files.cannot_be_read(ref, str(error), state)
             return None
-        since = self._files.since(ref, state)
+        since = self._files.since(state)
         pattern = preprocess.reduce_frames(frame, mask, self._recipe)[0]
         self._files.was_read(ref, state)
-        return _Shot(Entry(ref.path, state.size, state.changed, round(signal, 4), saturated, None), pattern, since)
+        entry = Entry(str(ref), state.path, state.size, state.changed, round(signal, 4), saturated, None)
+        return _Shot(entry, pattern, since)
 
     def _fit(self, patterns: NDArray[np.uint8]) -> None:
         file = self._folder / f"{self._extractor.name}.safetensors"

@@ -27,9 +27,9 @@ class Entry:
     Attributes
     ----------
     file
-        Its path.
-    size, changed
-        State of the file when it was read; see `folder.State`.
+        Its name: that of its file, and where in the file it is; see `io.frames.FrameRef`.
+    holder, size, changed
+        State of the file that holds its pixels when it was read; see `folder.State`.
     signal
         Mean of the usable pixels above their first percentile, in counts.
     saturated
@@ -39,6 +39,7 @@ class Entry:
     """
 
     file: str
+    holder: str
     size: int
     changed: int
     signal: float
@@ -48,7 +49,7 @@ class Entry:
     @property
     def state(self) -> State:
         """Of the file when it was read."""
-        return State(self.size, self.changed)
+        return State(self.holder, self.size, self.changed)
 
 
 class Log:
@@ -66,7 +67,7 @@ class Log:
     Attributes
     ----------
     entries
-        A file that was read again has several; the last one counts.
+        A frame that was read again has several; the last one counts.
     """
 
     def __init__(self, folder: Path, *, width: int, key: str) -> None:
@@ -108,12 +109,12 @@ class Log:
         return np.memmap(self._features, dtype="<f4", mode="r", shape=shape)
 
     def rows(self, files: Sequence[str]) -> NDArray[np.int64]:
-        """Row of the last entry of each file, −1 for one that was not read."""
+        """Row of the last entry of each frame, −1 for one that was not read."""
         return np.array([self._row.get(file, -1) for file in files], dtype=np.int64)
 
     @property
     def states(self) -> dict[str, State]:
-        """State in which each file was read the last time."""
+        """State of the file of each frame when that was read the last time."""
         return {file: self.entries[row].state for file, row in dict(self._row).items()}  # another thread adds to it
 
 

@@ -76,7 +76,7 @@ def write_page(state: Mapping[str, Any], maps: Mapping[str, Path], path: Path) -
     )
     again = "" if over else f'<meta http-equiv="refresh" content="{RELOAD}">\n'
     text = shell(f"Laue scan {state['source']}", body, style=_STYLE, meta=again)
-    replace_file(path, text.encode())
+    replace_file(path, text.encode(errors="backslashreplace"))
 
 
 def _alarm(alarm: Mapping[str, Any]) -> str:

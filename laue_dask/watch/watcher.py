@@ -29,6 +29,7 @@ from laue_dask.encoder.encode import Network
 from laue_dask.encoder.extractors import Extractor
 from laue_dask.errors import InputError, LaueDaskError
 from laue_dask.io.frames import FrameRef
+from laue_dask.io.listing import is_frame
 from laue_dask.io.lock import locked
 from laue_dask.io.places import free_space, is_full, replace_file
 from laue_dask.progress import Progress
@@ -113,7 +114,8 @@ def watch(
     Parameters
     ----------
     origin
-        Folder or glob of frames, one per file. It may be empty, or not there yet.
+        Folder or glob, with or without `::/path` of an HDF5 dataset, of files that are added. It may be empty, or not
+        there yet.
     folder
         The run's. What an earlier watch of the same scan left there is taken over.
     config
@@ -159,12 +161,21 @@ def watch(
 
 
 def _check_origin(origin: str) -> None:
-    path = Path(origin)
-    if "::" in origin or path.is_file():
-        raise InputError(f"{origin}: watch takes a folder, or a glob, of frames that are a file each")
+    path = Path(origin.partition("::")[0])
+    glob = any(sign in origin for sign in "*?[")
+    try:
+        origin.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{origin!a}: the name is not UTF-8: rename it") from error
+    if path.is_file() or (is_frame(path.name) and not glob and not path.is_dir()):
+        raise InputError(
+            f"{origin}: watch takes a folder, or a glob, to which files of one or more frames are added: one file that "
+            "grows cannot be followed. Have the detector begin a new file every so many frames, or use `laue-dask run` "
+            "when the file is closed"
+        )
     if path.suffix == ".zarr":
         raise InputError(f"{origin}: is a scan store, whose scan is over: use `laue-dask run`")
-    if not any(sign in origin for sign in "*?[") and not path.absolute().parent.is_dir():
+    if not glob and not path.absolute().parent.is_dir():
         raise InputError(f"{origin}: no such folder, nor one that it could appear in")
 
 
@@ -332,7 +343,7 @@ class Watcher:
 
     def _hear(self) -> None:
         """Raise and end the alarms that are not about single frames."""
-        if self._files.problem and self._files.refs:
+        if self._files.problem and (self._files.refs or not self._files.empty):
             self._alarms.begin("files", self._files.problem)
         elif self._shown is not None and self._shown.trouble:
             self._alarms.begin("files", self._shown.trouble)
@@ -365,7 +376,7 @@ class Watcher:
 
     def _begin(self, refs: Sequence[FrameRef]) -> None:
         read = self._log.states
-        detector = self._ahead.begin(refs, [ref for ref in refs if ref.path in read])
+        detector = self._ahead.begin(refs, [ref for ref in refs if str(ref) in read])
         if detector is not None:
             self._intake.detector = detector
 
@@ -389,7 +400,7 @@ class Watcher:
             placed = ingest.grid_of(refs, self._scan).pattern
         except InputError as error:
             return _Refreshed(self._shown.maps if self._shown else None, rows, drift, str(error), time.time())
-        row = self._log.rows([ref.path for ref in refs])
+        row = self._log.rows([str(ref) for ref in refs])
         known = np.flatnonzero((row >= 0) & (row < rows))
         known = known[np.argsort(placed[known])]
         maps = self._preview.update(self._log.features()[:rows], row[known], placed[known], k)
@@ -424,7 +435,8 @@ class Watcher:
         """Write the state and the page."""
         content = self._state(state, reason)
         write_page(content, {caption: self._folder / name for caption, name in MAPS.items()}, self._run / PAGE)
-        replace_file(self._run / NAME, json.dumps(content, indent=1, ensure_ascii=False).encode())  # the last of all
+        text = json.dumps(content, indent=1, ensure_ascii=False)
+        replace_file(self._run / NAME, text.encode(errors="backslashreplace"))  # the last of all
 
     def _state(self, state: str, reason: str) -> dict[str, Any]:
         maps, now = self._shown.maps if self._shown else None, time.monotonic()

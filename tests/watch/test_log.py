@@ -15,7 +15,7 @@ WIDTH = 4
 
 
 def entry(number, changed=1):
-    return Entry(f"f_{number}.tif", 100 + number, changed, 1.5, 0.0, None if number % 2 else 0.25)
+    return Entry(f"f_{number}.tif", f"f_{number}.tif", 100 + number, changed, 1.5, 0.0, None if number % 2 else 0.25)
 
 
 def filled(folder, count, key="key"):
@@ -31,7 +31,7 @@ def test_log_is_what_was_added(tmp_path):
     assert log.entries == [entry(i) for i in range(3)]
     np.testing.assert_array_equal(log.features(), np.repeat(np.arange(3.0), WIDTH).reshape(3, WIDTH))
     assert log.rows(["f_2.tif", "other.tif", "f_0.tif"]).tolist() == [2, -1, 0]
-    assert log.states["f_1.tif"] == State(101, 1)
+    assert log.states["f_1.tif"] == State("f_1.tif", 101, 1)
 
 
 def test_frame_that_was_read_again_counts_as_it_was_read_last(tmp_path):
@@ -39,7 +39,7 @@ def test_frame_that_was_read_again_counts_as_it_was_read_last(tmp_path):
     log.add([entry(0, changed=2)], np.full((1, WIDTH), 9, np.float32))
     for one in (log, Log(tmp_path, width=WIDTH, key="key")):
         assert one.rows(["f_0.tif", "f_1.tif"]).tolist() == [2, 1]
-        assert one.states["f_0.tif"] == State(100, 2)
+        assert one.states["f_0.tif"] == State("f_0.tif", 100, 2)
         assert len(one.features()) == 3
 
 

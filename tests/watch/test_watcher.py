@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 import re
 import shutil
 import signal
@@ -10,6 +11,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import zarr
@@ -17,6 +19,7 @@ from PIL import Image
 
 from laue_dask import pipeline
 from laue_dask.errors import ComputeError, InputError
+from laue_dask.io.frames import FrameRef, read_frame
 from laue_dask.progress import QuietProgress
 from laue_dask.stages import ingest
 from laue_dask.watch import folder, watcher
@@ -36,6 +39,7 @@ def frames(small_scan):
 def soon(monkeypatch):
     """Nothing waits for longer than it must in a test."""
     monkeypatch.setattr(folder, "SETTLED", 0.1)
+    monkeypatch.setattr(folder, "SETTLED_STACK", 0.3)
     monkeypatch.setattr(folder, "RETRY", (0.2, 0.2))
     monkeypatch.setattr(watcher, "POLL", 0.05)
     monkeypatch.setattr(watcher, "REFRESH", 0.2)
@@ -199,6 +203,31 @@ def test_lost_beam_and_suggestions_are_told_while_the_scan_goes_on(frames, tmp_p
 
 
 @pytest.mark.usefixtures("on_workers", "soon")
+def test_stacks_that_are_added_end_as_run_does(frames, tmp_path, quick):
+    made, source, config = tmp_path / "made", tmp_path / "frames", quick(scan={"shape": SHAPE})
+    made.mkdir()
+    for i in range(4):
+        with h5py.File(made / f"scan_{i}.h5", "w") as file:
+            file["entry/data/data"] = np.stack([read_frame(FrameRef(str(one))) for one in frames[20 * i : 20 * i + 20]])
+    stacks = sorted(made.iterdir())
+    copied([stacks[0]], source)
+    content = stacks[1].read_bytes()
+    (source / "scan_1.h5").write_bytes(content[: len(content) // 2])
+    scan = Scan(source, tmp_path / "run", config)
+    state = scan.until(lambda state: state.get("frames") == 20 and state["unreadable"])
+    assert [Path(one["file"]).name for one in state["unreadable"]] == ["scan_1.h5"]
+    (source / "scan_1.h5").write_bytes(content)
+    copied(stacks[3:], source)
+    scan.until(lambda state: state["mapped"] == 52 and state["store"]["patterns"] == 32)
+    written = [path.stat().st_mtime_ns for path in (tmp_path / "run" / "scan.zarr.part").glob("frames/c/0/0/0")]
+    copied(stacks[2:3], source)
+    assert scan.end().n_patterns == 72
+    assert written == [path.stat().st_mtime_ns for path in (tmp_path / "run" / "scan.zarr").glob("frames/c/0/0/0")]
+    assert_same(tmp_path / "run", batch(source, tmp_path / "batch", config))
+    assert set(Counter(taken(tmp_path / "run")).values()) == {1}
+
+
+@pytest.mark.usefixtures("on_workers", "soon")
 def test_full_disk_is_told_and_stops_neither_map_nor_scan(frames, tmp_path, quick, monkeypatch):
     source, config = tmp_path / "frames", quick(scan={"shape": SHAPE})
     free, failures = [10**12], iter(range(1))
@@ -295,7 +324,9 @@ def test_what_cannot_be_watched_is_refused_before_anything_is_made(small_scan, t
     stack.touch()
     for source, shape, said in [
         (small_scan, (), "give --shape NY NX"),
-        (stack, SHAPE, "watch takes a folder, or a glob"),
+        (stack, SHAPE, "one file that grows cannot be followed"),
+        (tmp_path / "not_there_yet.h5", SHAPE, "one file that grows cannot be followed"),
+        (tmp_path / os.fsdecode(b"frames \xff"), SHAPE, "the name is not UTF-8"),
         (tmp_path / "no" / "such", SHAPE, "no such folder"),
         (tmp_path / "scan.zarr", SHAPE, "use `laue-dask run`"),
     ]:
