@@ -27,6 +27,28 @@ settings.register_profile(
 settings.load_profile("untimed")
 
 
+class Clock:
+    """Seconds that pass when they are told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture(scope="session")
+def make_clock() -> Callable[[], Clock]:
+    """Makes clocks that stand still, for tests that need more than one."""
+    return Clock
+
+
+@pytest.fixture
+def clock(make_clock: Callable[[], Clock]) -> Clock:
+    """A clock that stands still."""
+    return make_clock()
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Folder of published real data, used in place; the test is skipped where it is absent."""

@@ -8,19 +8,6 @@ from rich.console import Console
 from laue_dask.progress import LINE_EVERY, Progress, QuietProgress, RichProgress, default_progress
 
 
-class Clock:
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def log():
     return io.StringIO()
