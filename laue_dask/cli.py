@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from laue_dask import __version__
+from laue_dask.compute import forks
 from laue_dask.config import Config, dump, load, merged, read_yaml
 from laue_dask.errors import ExitCode, LaueDaskError
 from laue_dask.io.places import is_full
@@ -239,6 +240,7 @@ def run(
         store_frames=store_frames,
     )
     config = load(config_file, overrides)
+    _begin_imports(config)
     if len(sources) > 1:
         from laue_dask import series
 
@@ -575,6 +577,12 @@ def _number(text: str) -> int | float | str:
 
 def _typed() -> str:
     return shlex.join([NAME, *sys.argv[1:]])
+
+
+def _begin_imports(config: Config) -> None:
+    """What workers need is imported beside this process, while it imports what it needs itself."""
+    if config.cluster.kind == "local":
+        forks.prepare()
 
 
 def _progress() -> "Progress":

@@ -22,7 +22,8 @@ from typing import Any, Literal
 
 from distributed import Security, Status
 
-from laue_dask.compute.local import GPU, KEPT_MEMORY, PRELOAD, memory_of
+from laue_dask.compute.forks import ENVIRONMENT
+from laue_dask.compute.local import GPU, PRELOAD, memory_of
 from laue_dask.config import BatchConfig, GPUJobsConfig
 from laue_dask.errors import ConfigError
 
@@ -349,7 +350,6 @@ def _spec(
 ) -> dict[str, Any]:
     system = SYSTEMS[config.kind]
     asked, directives = system.asking(request, jobs.resource_spec)
-    environment = {**KEPT_MEMORY, "OMP_NUM_THREADS": 1, "MKL_NUM_THREADS": 1, "OPENBLAS_NUM_THREADS": 1}
     if logs is not None and re.search(r"\s", str(logs)):
         logs = None  # No batch system takes such a name in its directives.
     arguments = ["--no-dashboard", "--dashboard-address", "127.0.0.1:0", *_lifetime(jobs)]
@@ -369,7 +369,7 @@ def _spec(
         "local_directory": f'"{config.scratch}"',
         "worker_extra_args": arguments,
         "job_extra_directives": [*directives, *jobs.directives],
-        "job_script_prologue": [*(f"export {k}={v}" for k, v in environment.items()), *config.prologue],
+        "job_script_prologue": [*(f"export {k}={v}" for k, v in ENVIRONMENT.items()), *config.prologue],
         "log_directory": str(logs) if logs else None,
         "python": shlex.quote(str(config.python or sys.executable)),
         "job_name": NAME,

@@ -18,6 +18,7 @@ from dask.utils import format_bytes, parse_bytes
 from distributed import Nanny, Scheduler, SpecCluster
 from distributed.system import MEMORY_LIMIT
 
+from laue_dask.compute import forks
 from laue_dask.config import ClusterConfig
 from laue_dask.errors import ComputeError, ConfigError
 
@@ -42,12 +43,6 @@ USUAL_MEMORY = 2**30
 STARTS = 3
 """Times that workers are started before the run gives up."""
 
-KEPT_MEMORY = {"MALLOC_TRIM_THRESHOLD_": 32 * 2**20, "MALLOC_MMAP_THRESHOLD_": 8 * 2**20, "MALLOC_ARENA_MAX": 1}
-"""For the C library of a worker, in bytes: what is freed stays with the process, up to so much, and is used again.
-Dask's own setting gives everything back at once, and a worker that asks for megabytes with every frame spends a third
-of its time on getting empty pages from the system. There is one store of freed memory and not one for each thread: what
-those keep adds up until Dask pauses the worker."""
-
 PRELOAD = "laue_dask.compute.preload"
 """What GPU workers do first."""
 
@@ -65,7 +60,7 @@ def started(config: ClusterConfig) -> Iterator[SpecCluster]:
     """
     count, gpus, memory = extent(config)
     with (
-        dask_config.set({"distributed.nanny.pre-spawn-environ": _environment()}),
+        dask_config.set({"distributed.nanny.pre-spawn-environ": forks.ENVIRONMENT, **_method(gpus)}),
         tempfile.TemporaryDirectory(prefix="laue-dask-", dir=_scratch(config), ignore_cleanup_errors=True) as scratch,
         start_cluster(config, count, gpus, memory, scratch) as cluster,
     ):
@@ -145,9 +140,12 @@ def extent(config: ClusterConfig) -> tuple[int, int, int]:
     return count, gpus, memory
 
 
-def _environment() -> dict[str, Any]:
-    """Environment in which workers start: Dask's, but for how memory is kept."""
-    return {**dask_config.get("distributed.nanny.pre-spawn-environ"), **KEPT_MEMORY}
+def _method(gpus: int) -> dict[str, str]:
+    """How the workers' processes are started; CUDA does not work in one that was forked from where it was used."""
+    if gpus or not forks.available():
+        return {}
+    forks.prepare()
+    return {"distributed.worker.multiprocessing-method": "forkserver"}
 
 
 def available_cores() -> int:

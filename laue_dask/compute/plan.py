@@ -23,7 +23,7 @@ IMPORTED = 384 * 2**20
 """Resident memory of a worker that has imported what ingest and reduction need, and compiled their loops."""
 
 WITH_TORCH = 832 * 2**20
-"""The same with PyTorch and scikit-learn, and what the C library keeps of earlier tasks (`local.KEPT_MEMORY`)."""
+"""The same with PyTorch and scikit-learn, and what the C library keeps of earlier tasks (`forks.KEPT_MEMORY`)."""
 
 DISTANCES = 2**26
 """Distances that silhouettes hold at a time, twice."""

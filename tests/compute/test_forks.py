@@ -1,0 +1,51 @@
+"""Workers of this machine are forked from one process that has imported what they need."""
+
+import os
+import subprocess
+import sys
+from contextlib import suppress
+
+import psutil
+import pytest
+
+from laue_dask.compute import forks
+from laue_dask.compute.cluster import start
+from laue_dask.config import ClusterConfig
+
+pytestmark = pytest.mark.skipif(not forks.available(), reason="no forkserver on this system")
+
+
+def seen():
+    """What a worker finds when its first task begins."""
+    names = ("torch", "sklearn", "zarr", "laue_dask.stages.ingest")
+    return {name: name in sys.modules for name in names}, {name: os.environ.get(name) for name in forks.ENVIRONMENT}
+
+
+def test_workers_start_with_all_imports_done_and_in_their_environment():
+    before = dict(os.environ)
+    forks.prepare()
+    assert dict(os.environ) == before
+    with start(ClusterConfig(workers=2, memory="1GiB", gpu="never")) as running:
+        found = list(running.client.run(seen).values())
+        pids = list(running.client.run(os.getpid).values())
+        parents = {psutil.Process(pid).ppid() for pid in pids}
+    assert len(found) == 2
+    for imported, environment in found:
+        assert all(imported.values())
+        assert environment == {name: str(value) for name, value in forks.ENVIRONMENT.items()}
+    assert len(parents) == 1
+    assert parents != {os.getpid()}
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_the_process_ends_with_the_one_that_had_it_begin_and_that_imports_nothing_for_it():
+    code = (
+        "import sys\nfrom multiprocessing import forkserver\nfrom laue_dask.compute import forks\n"
+        "forks.prepare()\nprint(forkserver._forkserver._forkserver_pid, 'torch' in sys.modules, 'numpy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    pid, *imported = done.stdout.split()
+    assert imported == ["False", "False"]
+    with suppress(psutil.NoSuchProcess):
+        psutil.Process(int(pid)).wait(60)
+    assert not psutil.pid_exists(int(pid))
