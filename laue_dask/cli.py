@@ -45,7 +45,9 @@ def main(arguments: list[str] | None = None) -> None:
     logger.addHandler(_Lines())
     logger.propagate = False
     signal.signal(signal.SIGTERM, _terminated)
-    sys.exit(_exit_code(arguments))
+    code = _exit_code(arguments)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # or it would end the interpreter's end, and hide the code
+    sys.exit(code)
 
 
 def _terminated(*_: object) -> None:
