@@ -3,6 +3,7 @@
 
 Usage: .venv/bin/python scripts/benchmark_watch.py [--shape 30 40 --rate 5 --binning 1] [--pause 400 20]
            [--kills 20 --seed 0] [--scan FRAMES] [--config FILE] [--folder FOLDER] [--json FILE]
+       .venv/bin/python scripts/benchmark_watch.py --looks 1000 10000 100000 [--folder FOLDER]
 
 A simulated detector (scripts/detector.py; PILATUS 1M, 1043 × 981 pixels, int32) writes each frame in four pieces and
 pauses once. Beside it `watch` runs as a user would start it. How far it is behind is measured from outside: a frame is
@@ -13,6 +14,9 @@ With --kills the watch is killed (SIGKILL) at random moments while frames come, 
 frame may be missing or be taken in twice, and no block of the scan store may be written twice. Frames are better made
 small for that: --binning 4.
 
+With --looks nothing is measured but the folder: how long a look takes when one frame has come to so many that are
+known, against listing the folder anew as `run` does it.
+
 Exit code 1 if a promise is broken: the map at most 5 s behind at the 95th percentile (without --kills), the backlog at
 most 5 s of frames once the watch has caught up with what was there before it, the result identical, and with --kills
 nothing lost or done twice.
@@ -20,6 +24,7 @@ nothing lost or done twice.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -36,10 +41,16 @@ import numpy as np
 import psutil
 import zarr
 
+from laue_dask.io.frames import discover
+from laue_dask.watch.folder import LOOKED_AT, Folder, State
+
 HERE = Path(__file__).parent
 BEHIND = 5.0
 SETTLING = 15.0
 """Seconds from the start of a watch, most of them for its imports, that do not count for the backlog."""
+
+LOOKS = 20
+"""Looks at a folder whose median is told."""
 
 IMPORTING = 5.0
 """Seconds that a watch needs before it listens, about."""
@@ -174,6 +185,33 @@ def behind(seen: Seen, written: Sequence[dict[str, Any]]) -> np.ndarray:
     return np.append(when, np.nan)[first] - complete
 
 
+def looks(folder: Path, counts: Sequence[int]) -> int:
+    """Time a look at a folder of so many frames that are known, and one that is new."""
+    rng = np.random.default_rng(0)
+    for count in counts:
+        place = folder / f"looks_{count}"
+        place.mkdir()
+        for i in range(count):
+            (place / f"scan_{i:06d}.tif").write_bytes(b"II*\0")
+            os.utime(place / f"scan_{i:06d}.tif", (1e9, 1e9))  # read long ago
+        known = {str(path): State.of(str(path)) for path in place.iterdir()}
+        files, took = Folder(str(place), known), []
+        for _ in range(2 + count // LOOKED_AT):
+            files.look()
+        for number in rng.permutation(LOOKS) + count:
+            (place / f"scan_{number:06d}.tif").write_bytes(b"II*\0")
+            begun = time.perf_counter()
+            files.look()
+            took.append(time.perf_counter() - begun)
+            if len(files.refs) != count + len(took):
+                raise SystemExit(f"{len(files.refs)} frames are known, {count + len(took)} are there")
+        begun = time.perf_counter()
+        discover(place)
+        anew, look = time.perf_counter() - begun, float(np.median(took))
+        print(f"{count:9,} frames: a look {1e3 * look:7.2f} ms, listed anew {1e3 * anew:8.2f} ms: {anew / look:.0f} ×")
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", type=int, nargs=2, default=(30, 40))
@@ -186,8 +224,11 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="Where to work; a temporary folder by default.")
     parser.add_argument("--config", type=Path, help="Of both, `watch` and `run`.")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--looks", type=int, nargs="+", metavar="FRAMES")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
+        if given.looks:
+            return looks(Path(folder), given.looks)
         return measure(given, Path(folder))
 
 

@@ -60,13 +60,18 @@ class Listing:
         In natural order of their names (img_2 before img_10); of EIGER files the masters alone.
     odd
         What is wrong with the name of a file, which is left out; empty where nothing is.
+    added
+        What came to `files` in the last look, in no order; None where that is not known, or others are gone.
     """
 
     def __init__(self, source: str | Path) -> None:
         self.files: list[str] = []
         self.odd = ""
+        self.added: list[str] | None = None
         self._source = str(source)
         self._content: _Folder | _Matches | None = None
+        self._whole = False
+        """Whether the last look came to its end."""
         self._lines: dict[str, _Folder] = {}
 
     def look(self) -> bool:
@@ -79,6 +84,7 @@ class Listing:
         InputError
             There are several kinds of frames, or scans, or a folder cannot be read; the same.
         """
+        whole, self._whole = self._whole, False
         kind = _Folder if Path(self._source).is_dir() else _Matches
         if not isinstance(self._content, kind):
             self._content, self._lines = kind(self._source), {}
@@ -91,13 +97,17 @@ class Listing:
             lines = self._look_at_lines(self._content.folders)
             changed |= any(line.changed for line in lines)
             files = self._chosen(lines)
-        if changed:
-            self.odd = next((f"{name!a}: the file's name is not UTF-8: rename it" for name in files if _odd(name)), "")
-        if self.odd:
-            files = [name for name in files if not _odd(name)]
-        changed |= len(files) != len(self.files)
-        self.files = files
+        self.odd = self._find_odd()
+        exact = whole and files is self.files and not self._content.gone
+        self.added = self._content.added if exact else None
+        changed |= not whole or len(files) != len(self.files)
+        self.files, self._whole = files, True
         return changed
+
+    def _find_odd(self) -> str:
+        parts = [part for part in (self._content, *self._lines.values()) if part is not None]
+        odd = next((name for part in parts for name in part.odd), "")
+        return f"{odd!a}: the file's name is not UTF-8: rename it" if odd else ""
 
     def _look_at_lines(self, folders: Iterable[str]) -> "list[_Folder]":
         """Folders of the lines of a scan, in order."""
@@ -114,10 +124,13 @@ class Listing:
 
     def _chosen(self, folders: "Sequence[_Folder]") -> list[str]:
         kinds = sum((folder.kinds for folder in folders), Counter[str]())
+        if not kinds and (odd := self._find_odd()):
+            raise InputError(odd)
         if not kinds:
             raise EmptyError(f"{self._source}: no frames in it ({', '.join(sorted(SUFFIXES))})")
         if len(kinds) > 1:
-            found = ", ".join(f"{number} {suffix}" for suffix, number in kinds.most_common())
+            ordered = sorted(kinds.items(), key=lambda kind: (-kind[1], kind[0]))
+            found = ", ".join(f"{number} {suffix}" for suffix, number in ordered)
             raise InputError(
                 f"{self._source}: several kinds of frames ({found}): choose one with a glob, as "
                 f"{self._source}/*{max(kinds)}"
@@ -133,34 +146,39 @@ class _Folder:
         self.names: list[str] = []
         self.kinds: Counter[str] = Counter()
         self.folders: set[str] = set()
-        self.changed = False
+        self.odd: list[str] = []
+        self.changed = self.gone = False
+        self.added: list[str] = []
         self._path = path
         self._before = str(Path(path) / "x")[:-1]
         self._known: set[str] = set()
 
     def look(self) -> bool:
         try:
-            with os.scandir(self._path) as entries:
-                there = list(entries)
+            there = os.listdir(self._path)  # noqa: PTH208  nothing but names, of which most are known
         except OSError as error:
             raise InputError(f"{self._path}: folder cannot be read: {error.strerror}") from error
-        new = [entry for entry in there if entry.name not in self._known]
+        new = [name for name in there if name not in self._known]
         gone = len(self._known) + len(new) > len(there)
         if gone:
-            self._known = {entry.name for entry in there}
+            self._known = set(there)
             self.folders &= self._known
+            self.odd = [name for name in self.odd if name in self._known]
             start = len(self._before)
             self.names = [name for name in self.names if name[start:] in self._known]
-        shown = [entry for entry in new if not entry.name.startswith(".")]
-        frames = [entry.name for entry in shown if is_frame(entry.name)]
-        self.folders.update(entry.name for entry in shown if not is_frame(entry.name) and entry.is_dir())
-        add_in_order(self.names, [self._before + name for name in frames], start=len(self._before))
+        shown = [name for name in new if not name.startswith(".")]
+        frames = [name for name in shown if is_frame(name) and not _odd(name)]
+        folders = [name for name in shown if not is_frame(name) and Path(self._path, name).is_dir()]
+        self.folders.update(name for name in folders if not _odd(name))
+        self.odd += [name for name in shown if _odd(name) and (is_frame(name) or name[-1].isdigit())]
+        self.added = [self._before + name for name in frames]
+        add_in_order(self.names, self.added, start=len(self._before))
         if gone:
             self.kinds = Counter(map(suffix_of, self.names))
         else:
             self.kinds.update(map(suffix_of, frames))
-        self._known.update(entry.name for entry in new)
-        self.changed = gone or bool(new)
+        self._known.update(new)
+        self.gone, self.changed = gone, gone or bool(new)
         return self.changed
 
 
@@ -171,7 +189,9 @@ class _Matches:
         self._pattern = pattern
         self._frames: list[str] = []
         self._others: list[str] = []
-        self._folders: set[str] = set()
+        self.gone = False
+        self.added: list[str] = []
+        self.odd: list[str] = []
         self._known: set[str] = set()
 
     @property
@@ -186,12 +206,19 @@ class _Matches:
         gone = len(self._known) + len(new) > len(found)
         if gone:
             self._known = set(found)
+            self.odd = [name for name in self.odd if name in self._known]
             self._frames = [name for name in self._frames if name in self._known]
             self._others = [name for name in self._others if name in self._known]
-        files = [name for name in new if not Path(name).is_dir()]
-        add_in_order(self._frames, [name for name in files if is_frame(name)])
-        add_in_order(self._others, [name for name in files if not is_frame(name)])
+        files = [name for name in new if not Path(name).is_dir() and not _odd(name)]
+        self.odd += [name for name in new if _odd(name)]
+        others = [name for name in files if not is_frame(name)]
+        frames = files if not others else [name for name in files if is_frame(name)]
+        add_in_order(self._frames, frames)
+        add_in_order(self._others, others)
+        self.gone, self.added = gone, frames if self._frames else others
         self._known.update(new)
+        if not self.files and self.odd:
+            return True  # which is what is to be told
         if not self.files:
             raise EmptyError(f"{self._pattern}: no file matches")
         return gone or bool(new)

@@ -1,9 +1,10 @@
 """Which frames of a folder that is still written to are complete."""
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import islice
 
 from laue_dask.errors import InputError
 from laue_dask.io import hdf5
@@ -28,7 +29,7 @@ AGAIN = 120.0
 """Seconds for which a frame that was read is looked at: a detector may make a file in its full size and fill it."""
 
 LOOKED_AT = 1_000
-"""Files that are not read yet whose states are asked for at a look, at most; the first ones come first."""
+"""Files that are not read yet whose states are asked for at a look, at most, and as many of those that were."""
 
 GIVEN = 256
 """Frames that a look gives, about, at most."""
@@ -46,7 +47,7 @@ class State:
     def of(cls, path: str) -> "State | None":
         """The file's now, None where there is none."""
         try:
-            found = Path(path).stat()
+            found = os.stat(path)  # noqa: PTH116  of thousands of files at a look
         except OSError:
             return None
         return cls(path, found.st_size, found.st_mtime_ns)
@@ -192,7 +193,11 @@ class Folder:
 
     def _take_over_listing(self) -> None:
         files = self._listing.files
-        new = [path for path in files if path not in self._sources]
+        new: list[str] = []
+        if self._listing.added is None:
+            new = [path for path in files if path not in self._sources]
+        else:
+            add_in_order(new, self._listing.added)
         gone = set(self._sources) - set(files) if len(self._sources) + len(new) > len(files) else set()
         for path in gone:
             source = self._sources.pop(path)
@@ -209,7 +214,7 @@ class Folder:
             else:
                 unread.append(path)
         add_in_order(self._open, unread)
-        if gone or self._dataset or any(self._may_be_stack(path) for path in new) or new != files[-len(new) :]:
+        if gone or self._dataset or any(map(self._may_be_stack, new)) or new != files[len(files) - len(new) :]:
             self._place()
         else:
             self.refs += [FrameRef(path) for path in new]
@@ -309,13 +314,12 @@ class Folder:
         return True
 
     def _look_again(self, now: float) -> None:
-        for holder, (state, since) in list(self._recent.items()):
-            if State.of(holder) in (None, state):
-                if now - since >= AGAIN:
-                    del self._recent[holder]
-                continue
-            del self._recent[holder]
-            self._read_again(self._owner.get(holder, holder), holder)
+        for holder in list(islice(self._recent, LOOKED_AT)):
+            state, since = self._recent.pop(holder)
+            if State.of(holder) not in (None, state):
+                self._read_again(self._owner.get(holder, holder), holder)
+            elif now - since < AGAIN:
+                self._recent[holder] = state, since  # behind the others, whose turn is next
 
     def _read_again(self, path: str, holder: str) -> None:
         source = self._sources.get(path)

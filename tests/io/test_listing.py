@@ -1,0 +1,77 @@
+import os
+import shutil
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from laue_dask.errors import InputError
+from laue_dask.io.frames import discover
+from laue_dask.io.listing import EmptyError, Listing, is_frame, suffix_of
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix", "frame"),
+    [
+        ("a.tif", ".tif", True),
+        ("b/a.1.TIFF", ".tiff", True),
+        ("a.cbf.gz", ".cbf", True),
+        ("a.gz", "", False),
+        (".tif", "", False),
+        ("a.tif/b", "", False),
+        ("a.txt", ".txt", False),
+    ],
+)
+def test_a_file_is_a_frame_by_its_suffix(name, suffix, frame):
+    assert (suffix_of(name), is_frame(name)) == (suffix, frame)
+
+
+NAMES = [f"{stem}{number}{suffix}" for stem in ("a_", "b_0") for number in (1, 2, 10) for suffix in (".tif", ".txt")]
+LINES = [f"line_{number}/{name}" for number in (1, 2, 10) for name in NAMES[:3]]
+
+
+@pytest.mark.parametrize("pattern", ["", "/*", "/*_*"])
+@given(steps=st.lists(st.tuples(st.sampled_from([*NAMES, *LINES, ".a.tif", "c.edf", "a_1.tif.part"]), st.booleans())))
+def test_a_listing_that_goes_on_is_what_a_new_one_would_be(tmp_path_factory, steps, pattern):
+    folder = tmp_path_factory.mktemp("any")
+    listing, known = Listing(f"{folder}{pattern}"), []
+    for name, there in steps:
+        path = folder / name
+        if there:
+            path.parent.mkdir(exist_ok=True)
+            path.touch()
+        else:
+            path.unlink(missing_ok=True)
+        try:
+            expected = [ref.path for ref in discover(f"{folder}{pattern}")]
+        except InputError as error:
+            with pytest.raises(type(error)) as caught:
+                listing.look()
+            assert str(caught.value) == str(error)
+            continue
+        changed = listing.look()
+        assert listing.files == expected
+        assert changed or expected == known
+        if listing.added is not None:
+            assert sorted([*known, *listing.added]) == sorted(expected)
+        known = list(expected)
+    shutil.rmtree(folder)
+
+
+def test_a_name_that_is_not_utf_8_is_left_out_and_told(tmp_path):
+    listing = Listing(tmp_path)
+    with pytest.raises(EmptyError):
+        listing.look()
+    odd = tmp_path / os.fsdecode(b"a_\xff.tif")
+    odd.touch()
+    with pytest.raises(InputError, match="not UTF-8: rename it"):
+        listing.look()
+    (tmp_path / "a 1 µm.tif").touch()
+    listing.look()
+    assert listing.files == [str(tmp_path / "a 1 µm.tif")]
+    assert "not UTF-8" in listing.odd
+    with pytest.raises(InputError, match="not UTF-8"):
+        discover(tmp_path)
+    odd.unlink()
+    assert listing.look()
+    assert not listing.odd
