@@ -94,11 +94,12 @@ class Listing:
         elif self._content.names:
             files = self._chosen([self._content])
         else:
-            lines = self._look_at_lines(self._content.folders)
-            changed |= any(line.changed for line in lines)
-            files = self._chosen(lines)
+            folders = self._look_at_lines(self._content.folders)
+            changed |= any(folder.changed for folder in folders)
+            files = self._chosen(folders)
         self.odd = self._find_odd()
-        exact = whole and files is self.files and not self._content.gone
+        lines = isinstance(self._content, _Folder) and not self._content.names
+        exact = whole and files is self.files and not lines and not self._content.gone
         self.added = self._content.added if exact else None
         changed |= not whole or len(files) != len(self.files)
         self.files, self._whole = files, True
