@@ -71,11 +71,14 @@ def value_limits(frame: Frame, mask: Mask | None = None) -> tuple[float, float]:
     ceiling = float(np.iinfo(frame.dtype).max - 1) if frame.dtype.name in ("uint32", "int32") else np.inf
     if frame.dtype.kind == "u":
         return 0.0, ceiling
-    if mask is None:
-        negative, live = int(np.count_nonzero(frame < 0)), frame.size
-    else:
-        negative, live = kernels.count_negative(frame, mask)
-    return (-np.inf if negative > NEGATIVE_DATA * live else 0.0), ceiling
+    negative = frame < 0
+    if not negative.any():
+        return 0.0, ceiling
+    live = int(frame.size)
+    if mask is not None:
+        negative &= ~mask
+        live -= int(np.count_nonzero(mask))
+    return (-np.inf if np.count_nonzero(negative) > NEGATIVE_DATA * live else 0.0), ceiling
 
 
 def detector_mask(sample: Frame) -> Mask:

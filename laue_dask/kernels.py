@@ -151,18 +151,6 @@ def counted_ranks(counts: NDArray[np.uint16], first: int, n: int) -> tuple[int, 
 
 
 @compiled
-def count_negative(frame: NDArray[Any], mask: NDArray[np.bool_]) -> tuple[int, int]:
-    """Pixels of `frame` (rows, columns) that are negative, and how many there are in all, without those of `mask`."""
-    negative, live = 0, 0
-    for y in range(frame.shape[0]):
-        line, hidden = frame[y], mask[y]
-        for x in range(line.size):
-            negative += (line[x] < 0) & (not hidden[x])
-            live += not hidden[x]
-    return negative, live
-
-
-@compiled
 def block_statistics(
     frame: NDArray[Any],
     mask: NDArray[np.bool_],

@@ -17,6 +17,7 @@ takes and returns arrays; `reduce_frame_reference` says the same in plain NumPy:
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +76,7 @@ class _Grid:
     bins: NDArray[np.int64]
 
     @classmethod
+    @lru_cache(maxsize=8)
     def of(cls, side: int, block: int) -> "_Grid":
         n = max(1, round(side / block))
         edges = np.arange(n + 1) * side // n

@@ -53,13 +53,6 @@ def test_columns_are_interpolated_as_numpy_does(grid):
     np.testing.assert_array_equal(own, expected)
 
 
-@given(st.integers(0, 2**32 - 1), st.sampled_from(["int16", "int32", "float64"]))
-def test_negative_pixels_are_counted_where_they_are_not_hidden(seed, dtype):
-    rng = np.random.default_rng(seed)
-    frame, mask = rng.integers(-3, 4, (7, 9)).astype(dtype), rng.random((7, 9)) < 0.4
-    assert kernels.count_negative(frame, mask) == ((frame[~mask] < 0).sum(), (~mask).sum())
-
-
 @given(st.lists(st.floats(-1e30, 1e30), min_size=1, max_size=60), st.data())
 def test_selection_gives_the_value_of_its_rank(numbers, data):
     values = np.array(numbers)

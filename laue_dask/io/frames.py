@@ -163,9 +163,12 @@ def frame_info(ref: FrameRef) -> FrameInfo:
     return cast(FrameInfo, _guarded(_scan_header, ref))
 
 
-def load(ref: FrameRef) -> tuple[NDArray[Any], FrameInfo]:
-    """Pixels and header of one frame at once; raises as `read_frame`."""
-    frame, header = _guarded(_read, ref)
+def load(ref: FrameRef, *, memory: NDArray[Any] | None = None) -> tuple[NDArray[Any], FrameInfo]:
+    """Pixels and header of one frame at once; raises as `read_frame`.
+
+    `memory` (row, column) may be used for the pixels, and is what is returned if it was.
+    """
+    frame, header = _guarded(_read, ref, memory)
     if frame.ndim != 2:
         raise FrameError(f"is not 2-D: shape {frame.shape}")
     if frame.dtype.kind not in "iufb":
@@ -174,13 +177,13 @@ def load(ref: FrameRef) -> tuple[NDArray[Any], FrameInfo]:
     return frame, _info(frame.shape, frame.dtype, header)
 
 
-def _read(ref: FrameRef) -> tuple[NDArray[Any], Header]:
+def _read(ref: FrameRef, memory: NDArray[Any] | None) -> tuple[NDArray[Any], Header]:
     if ref.dataset is not None:
         return hdf5.read_frame(ref.path, ref.dataset, ref.index)
     with _open(ref.path) as file:
         head = file.read(512)
         if head[:4] in tiff.MAGIC or suffix_of(ref.path) in TIFF_SUFFIXES:
-            return tiff.read_frame(file, ref.index)
+            return tiff.read_frame(file, ref.index, memory=memory)
         if not head:
             raise FrameError("is empty")
         text = _checked_cbf(head + file.read()) if head.startswith(b"###CBF") else ""
@@ -210,10 +213,10 @@ def _info(shape: tuple[int, ...], dtype: np.dtype[Any], header: Header) -> Frame
     return FrameInfo((rows, columns), dtype, *told)
 
 
-def _guarded(read: Any, ref: FrameRef) -> Any:
+def _guarded(read: Any, ref: FrameRef, *more: Any) -> Any:
     """Call `read`, and turn what the libraries raise on damaged files into a reason."""
     try:
-        return read(ref)
+        return read(ref, *more)
     except (FrameError, MemoryError):
         raise
     except FileNotFoundError as error:

@@ -49,10 +49,11 @@ def read_shard(
             stack[i] = 0
             continue
         try:
-            frame, info = load(ref)
+            frame, info = load(ref, memory=stack[i])
             positions[i] = None if info.position is None else list(info.position)
             check_frame(frame, mask, dtype)
-            stack[i] = frame
+            if not np.may_share_memory(frame, stack):
+                stack[i] = frame
         except FrameError as error:
             stack[i] = 0
             set_aside.append((i, str(error)))

@@ -50,13 +50,17 @@ def count(file: BinaryIO) -> int:
     return len(_directories(file, _size(file)))
 
 
-def read_frame(file: BinaryIO, index: int | None) -> tuple[NDArray[Any], Header]:
-    """Frame `index` of an open TIFF (the only one if ``None``) and its header; dtype in the native byte order."""
+def read_frame(file: BinaryIO, index: int | None, *, memory: NDArray[Any] | None = None) -> tuple[NDArray[Any], Header]:
+    """Frame `index` of an open TIFF (the only one if ``None``) and its header; dtype in the native byte order.
+
+    It is read into `memory` (rows, columns) and that is returned, if it is of the frame's shape and dtype.
+    """
     page = read_page(file, index)
     if not page.plain:
         return _decode(file, page, index or 0), read_header(file, page)
     rows = page.shape[0]
-    frame = np.empty(page.shape, dtype=page.dtype)
+    fits = memory is not None and (memory.shape, memory.dtype) == (page.shape, page.dtype) and memory.flags.c_contiguous
+    frame = memory if memory is not None and fits else np.empty(page.shape, dtype=page.dtype)
     step = min(rows, int(page.tags.get(_ROWS_PER_STRIP, (rows,))[0]))
     offsets = page.tags[_STRIP_OFFSETS]
     if step < 1 or len(offsets) != -(-rows // step):

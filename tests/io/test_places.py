@@ -7,10 +7,20 @@ from laue_dask.io.places import replace_file, require_space
 def test_replace_file_keeps_the_old_content_and_leaves_nothing_behind_when_writing_fails(tmp_path):
     path = tmp_path / "report.html"
     replace_file(path, b"old")
-    with pytest.raises(TypeError):
-        replace_file(path, "not bytes")
+
+    def pieces():
+        yield "new"
+        raise OSError("no space")
+
+    with pytest.raises(OSError, match="no space"):
+        replace_file(path, pieces())
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_replace_file_writes_pieces_and_names_that_are_not_utf_8_as_json_does(tmp_path):
+    replace_file(tmp_path / "a.json", iter(['{"é": ', '"scan\udcff\n"}\n']))
+    assert (tmp_path / "a.json").read_bytes() == '{"é": "scan\\udcff\n"}\n'.encode()
 
 
 def test_replace_file_gives_the_file_the_usual_permissions(tmp_path):
