@@ -29,6 +29,7 @@ def label_figure(
     title: str,
     facts: str,
     kind: str = "cluster",
+    absent: str = UNUSABLE,
 ) -> Figure:
     """Map of natural labels, with a key that gives each cluster's number, colour and share of the patterns.
 
@@ -40,6 +41,8 @@ def label_figure(
         Positions x, y of the delegates, (K, 2), −1 for a cluster without one; None leaves them out.
     kind
         What a label stands for.
+    absent
+        What the points without a label are.
     """
     box = Box.of(labels.shape)
     beside = (1.3, float(np.clip(box.height, 0.17 * k if k <= 24 else 2.0, 0.3 * k)))
@@ -57,7 +60,7 @@ def label_figure(
         interpolation="nearest",
         aspect=axes.get_aspect(),
     )
-    handles = _missing(labels >= 0, UNUSABLE)
+    handles = _missing(labels >= 0, absent)
     if delegates is not None:
         handles.insert(0, _mark_delegates(axes, delegates))
     canvas.legend(figure, handles)
@@ -65,7 +68,9 @@ def label_figure(
     return figure
 
 
-def rgb_figure(rgb: NDArray[np.uint8], shown: NDArray[np.bool_], *, title: str, facts: str, over: str) -> Figure:
+def rgb_figure(
+    rgb: NDArray[np.uint8], shown: NDArray[np.bool_], *, title: str, facts: str, over: str, absent: str = UNUSABLE
+) -> Figure:
     """Map of colours, with the key of the PCA labeler's colour scheme (paper, Figure 12).
 
     Parameters
@@ -76,12 +81,14 @@ def rgb_figure(rgb: NDArray[np.uint8], shown: NDArray[np.bool_], *, title: str, 
         Where there is a pattern, (ny, nx).
     over
         What of each component's values the colours span.
+    absent
+        What the other points are.
     """
     ny, nx = shown.shape
     figure, axes, key = canvas.map_figure((ny, nx), title=title, facts=facts, key=(1.3, 1.75), gap=0.25)
     opacity = np.where(shown, 255, 0).astype(np.uint8)
     axes.imshow(np.dstack([rgb, opacity]), interpolation="nearest", aspect=axes.get_aspect())
-    canvas.legend(figure, _missing(shown, UNUSABLE))
+    canvas.legend(figure, _missing(shown, absent))
     _draw_rgb_key(key, over=over)
     return figure
 

@@ -48,7 +48,7 @@ class Advice:
         """For people: what to do next."""
         said = []
         if self.suggested_k:
-            said.append(f"K = {' or '.join(map(str, self.suggested_k))} (scores of {self.patterns:,} patterns)")
+            said.append(f"K = {' or '.join(map(str, self.suggested_k))}: scores of {self.patterns:,} patterns")
         said += [f"a finer scan of y {one.y0}–{one.y1}, x {one.x0}–{one.x1}: {one.reason}" for one in self.regions]
         return said
 

@@ -23,6 +23,9 @@ USUAL = 201
 SATURATED_SHARE = 1e-4
 """Share of saturated pixels from which a frame counts: a hundred of a million, some ten reflections."""
 
+KEPT = 50
+"""Alarms that are kept, those that last and the latest of the others: a beam may flicker all night."""
+
 LEAST_KNOWN = 50
 """Patterns from which on their errors are compared with the training's."""
 
@@ -77,6 +80,8 @@ class Alarms:
             lasting.message = message
             return
         self.raised.append(Alarm(kind, message, time.time()))
+        if len(self.raised) > KEPT:
+            self.raised.remove(next(alarm for alarm in self.raised if alarm.until is not None))
         self._say(f"alarm: {message}")
 
     def end(self, kind: str, message: str) -> None:

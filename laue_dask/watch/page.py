@@ -15,7 +15,7 @@ RELOAD = 2
 """Seconds after which the page is loaded again."""
 
 _STYLE = """:root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; margin: 0 auto; max-width: 78rem;
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; margin: 0 auto; max-width: 116rem;
   padding: .6rem 1.2rem 3rem; }
 h1 { font-size: 1.4rem; margin: .4rem 0; overflow-wrap: anywhere; }
 h2 { font-size: 1.1rem; margin: 1.2rem 0 .3rem; }
@@ -24,8 +24,8 @@ dt { color: #666; font-size: .85rem; }
 dd { margin: 0; font-size: 1.15rem; font-variant-numeric: tabular-nums; }
 .alarm { border-left: .3rem solid #b00020; background: #fdecee; padding: .5rem .8rem; margin: .4rem 0; }
 .over { color: #666; }
-.maps { display: flex; flex-wrap: wrap; gap: 1rem; }
-.maps img { max-width: 100%; height: auto; }
+.maps { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
+.maps img { flex: 1 1 40rem; min-width: 0; max-width: min(100%, 80rem); height: auto; }
 .bar { height: .5rem; background: #e6e6e6; margin: .6rem 0; }
 .bar div { height: 100%; background: #0077bb; }
 """
@@ -65,7 +65,8 @@ def write_page(state: Mapping[str, Any], maps: Mapping[str, Path], path: Path) -
         if file.is_file()
     )
     body = _BODY.substitute(
-        alarms="".join(_alarm(one) for one in reversed(state["alarms"])),
+        # Those that last first, then the others, the latest first.
+        alarms="".join(map(_alarm, sorted(state["alarms"], key=_urgency, reverse=True))),
         percent=f"{100 * state['frames'] / max(1, state['points']):.1f}",
         facts=_facts(state),
         maps=images,
@@ -77,6 +78,10 @@ def write_page(state: Mapping[str, Any], maps: Mapping[str, Path], path: Path) -
     again = "" if over else f'<meta http-equiv="refresh" content="{RELOAD}">\n'
     text = shell(f"Laue scan {state['source']}", body, style=_STYLE, meta=again)
     replace_file(path, text.encode(errors="backslashreplace"))
+
+
+def _urgency(alarm: Mapping[str, Any]) -> tuple[bool, str]:
+    return not alarm["until"], alarm["since"]
 
 
 def _alarm(alarm: Mapping[str, Any]) -> str:

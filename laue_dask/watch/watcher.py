@@ -53,6 +53,9 @@ NAME, PAGE, FOLDER = "watch.json", "watch.html", "watch"
 MAPS = {"Direct colouring": "direct_colouring.png", "Labels": "labels.png"}
 """Caption and file of each map, in `FOLDER`."""
 
+MISSING = "no pattern yet"
+"""What is said of the points of a map that have none."""
+
 POLL = 0.25
 """Seconds between two looks at the folder, at least; looking takes half of the time at most."""
 
@@ -236,7 +239,7 @@ class Watcher:
     def _k(self) -> int:
         if self._config.clustering.k:
             return self._config.clustering.k[0]
-        return self._advice.suggested_k[-1] if self._advice and self._advice.suggested_k else FIRST_K
+        return self._advice.suggested_k[0] if self._advice and self._advice.suggested_k else FIRST_K
 
     def follow(self, timeout: float, stop: Event) -> None:
         """Take in frames until the scan is over; see `watch`."""
@@ -385,10 +388,11 @@ class Watcher:
             time.sleep(REFRESH)  # nothing is due: not to be asked for again at once
 
     def _advise(self, maps: Maps) -> None:
-        before = self._advice.lines if self._advice else []
+        # What is said again is what is suggested, not how strongly.
+        before = [line.partition(":")[0] for line in self._advice.lines] if self._advice else []
         self._advice = advise(maps, self._shape, self._config.clustering)
         for line in self._advice.lines:
-            if line not in before:
+            if line.partition(":")[0] not in before:
                 self._say(f"suggestion: {line}")
 
     def _refresh(self, refs: Sequence[FrameRef], k: int) -> _Refreshed:
@@ -419,8 +423,9 @@ class Watcher:
                 title="Direct colouring so far",
                 facts=facts,
                 over="its middle 99 %",
+                absent=MISSING,
             ),
-            label_figure(labels, maps.k, delegates=None, title=f"K = {maps.k} so far", facts=facts),
+            label_figure(labels, maps.k, delegates=None, title=f"K = {maps.k} so far", facts=facts, absent=MISSING),
         )
         for figure, name in zip(figures, MAPS.values(), strict=True):
             replace_file(self._folder / name, canvas.png(figure))

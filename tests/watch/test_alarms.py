@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laue_dask.encoder.drift import Drift
-from laue_dask.watch.alarms import IN_A_ROW, SATURATED_SHARE, Alarms, measure
+from laue_dask.watch.alarms import IN_A_ROW, KEPT, SATURATED_SHARE, Alarms, measure
 
 
 @pytest.fixture
@@ -84,3 +84,18 @@ def test_signal_is_that_above_the_pedestal(pedestal, level):
 
 def test_frame_without_a_usable_pixel_has_no_signal():
     assert measure(np.ones((8, 8), np.int32), np.ones((8, 8), bool)) == (0.0, 0.0)
+
+
+def test_a_beam_that_flickers_for_ever_is_told_each_time_and_fills_no_memory():
+    said = []
+    alarms = Alarms(said.append)
+    alarms.begin("files", "too many")
+    for i in range(2 * KEPT):
+        alarms.begin("beam", f"lost {i}")
+        alarms.begin("beam", f"lost {i}, still")
+        alarms.end("beam", f"back {i}")
+    assert len(said) == 4 * KEPT + 1
+    assert [alarm.message for alarm in alarms.raised] == [
+        "too many",
+        *(f"lost {i}, still" for i in range(KEPT + 1, 2 * KEPT)),
+    ]
