@@ -86,20 +86,23 @@ def sample_kmeans(
         return _fit(X, n_clusters, init=init, n_init=n_init, max_iter=max_iter, tol=tol, random_state=seed)
 
 
-def search(X: Array, n_clusters: int, *, n_init: int, seed: int, max_iter: int = 300, tol: float = 1e-4) -> Array:
+def search(
+    X: Array, n_clusters: int, *, n_init: int, seed: int, max_iter: int = 300, tol: float = 1e-4, thorough: bool = True
+) -> Array:
     """Centres of the best partition of the rows of X, (n, M), that starts and moves find; (K, M) float64.
 
     X needs at least K distinct rows. Each of `n_init` starts takes a few Lloyd steps; from the `FINALISTS` that are
-    best by then, moves go on, because two local optima may be moves apart of which none pays.
+    best by then, moves go on, because two local optima may be moves apart of which none pays. `thorough` is for small
+    tables (`SMALL`), where more is tried.
     """
-    return finalists(X, n_clusters, n_init=n_init, seed=seed, max_iter=max_iter, tol=tol)[0]
+    return finalists(X, n_clusters, n_init=n_init, seed=seed, max_iter=max_iter, tol=tol, thorough=thorough)[0]
 
 
 def finalists(
-    X: Array, n_clusters: int, *, n_init: int, seed: int, max_iter: int = 300, tol: float = 1e-4
+    X: Array, n_clusters: int, *, n_init: int, seed: int, max_iter: int = 300, tol: float = 1e-4, thorough: bool = True
 ) -> list[Array]:
     """Centres of all partitions in which the moves of `search` end, the best first."""
-    small = len(X) * n_clusters <= SMALL
+    small = thorough and len(X) * n_clusters <= SMALL
     steps, going_on = (max_iter, n_init) if small else (START_STEPS, FINALISTS)
     with threadpool_limits(1):
         fits = [_fit(X, n_clusters, max_iter=steps, random_state=seed + i) for i in range(n_init)]

@@ -59,8 +59,8 @@ def repeat(X: Array, k: int, *, draws: int = 5, size: int = 1000, seed: int = 0)
         rows = X[np.sort(rng.choice(len(X), min(taken, len(X)), replace=False))]
         if len(distinct_rows(rows)) <= k:
             continue
-        # with moves, or the starts' bad luck would tell more than the data
-        labels.append(nearest(X, search(rows, k, n_init=1, seed=int(rng.integers(2**31)))))
+        # With moves, or the starts' bad luck would tell more than the data; the last of them are worth nothing here.
+        labels.append(nearest(X, search(rows, k, n_init=1, seed=int(rng.integers(2**31)), thorough=False)))
         figures = scores.score_labels(X, labels[-1], silhouette_size=size, seed=int(rng.integers(2**31)))
         found.append((figures["silhouette"], figures["calinski_harabasz"]))
     pairs = [adjusted_rand_score(labels[i], labels[j]) for i in range(len(labels)) for j in range(i)]
