@@ -6,16 +6,21 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import h5py
 import numpy as np
+import psutil
 import pytest
 import zarr
 from fabio.edfimage import EdfImage
 from PIL import Image
 
 from laue_dask import record as records
+from laue_dask.io.frames import discover
 from laue_dask.io.scan_store import ScanStore
+from laue_dask.stages import ingest
 
 FAILED, BAD_INPUT, SET_ASIDE = 1, 2, 3
 
@@ -296,6 +301,143 @@ def test_loop_of_links_among_frames_is_one_frame_that_cannot_be_read(command, fr
     outcome = command("ingest", frames, tmp_path / "s.zarr", "--shape", 3, 4)
     assert outcome.code == SET_ASIDE, outcome.err
     assert [entry["pattern"] for entry in ScanStore.open(tmp_path / "s.zarr").set_aside] == [4]
+
+
+@pytest.mark.parametrize("pattern", ["", "/**/*.tif", "/s*.tif"])
+def test_links_that_go_round_among_frames_neither_hang_nor_count_twice(frames, pattern):
+    (frames / "itself").symlink_to(frames / "itself")
+    for name in ("round_1", "round_2"):  # of two of them there are 2^40 ways round
+        (frames / name).symlink_to(frames)
+    found = discover(f"{frames}{pattern}")
+    assert [Path(ref.path).parent for ref in found] == [frames] * 12
+
+
+@pytest.fixture
+def unprivileged():
+    """Run the program as one who may not read what permissions forbid; root may read anything."""
+    held = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    if held and not shutil.which("setpriv"):
+        pytest.skip("root without setpriv cannot give up its right to read anything")
+
+    def run(*arguments):
+        done = subprocess.run(
+            [*held, sys.executable, "-m", "laue_dask", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stderr.splitlines()
+
+    return run
+
+
+def test_frame_without_permission_is_set_aside(unprivileged, frames, tmp_path):
+    closed = sorted(frames.iterdir())[4]
+    closed.chmod(0)
+    code, lines = unprivileged("ingest", frames, tmp_path / "s.zarr", "--shape", 3, 4, "--workers", 1)
+    assert code == SET_ASIDE, lines
+    assert lines[-1] == f"set aside: pattern 4, {closed}: no permission to read the file"
+    assert ScanStore.open(tmp_path / "s.zarr").valid.sum() == 11
+
+
+@pytest.mark.parametrize(("pattern", "within"), [("", ""), ("/*/*.tif", "/line_2")])
+def test_folder_without_permission_to_look_into_is_refused(unprivileged, frames, tmp_path, pattern, within):
+    for number, path in enumerate(sorted(frames.iterdir())):
+        line = frames / f"line_{1 + number // 4}"
+        line.mkdir(exist_ok=True)
+        path.rename(line / path.name)
+    closed = Path(f"{frames}{within}")
+    closed.chmod(0)
+    try:
+        code, lines = unprivileged("run", f"{frames}{pattern}", *options(tmp_path / "run"))
+    finally:
+        closed.chmod(0o700)
+    assert code == BAD_INPUT
+    [line] = lines
+    assert line.startswith(f"laue-dask: {closed}: ")
+    assert "ermission" in line
+    assert names(tmp_path) == ["frames"]
+
+
+@pytest.fixture
+def meanwhile(monkeypatch):
+    """Have something happen to the frames after they were found, and before the workers read them."""
+
+    def happen(event):
+        look = ingest.read_sample
+
+        def then(refs):
+            sample = look(refs)
+            event()
+            return sample
+
+        monkeypatch.setattr(ingest, "read_sample", then)
+
+    return happen
+
+
+def test_frames_that_change_between_being_found_and_being_read_are_set_aside(command, frames, meanwhile, tmp_path):
+    files = sorted(frames.iterdir())
+
+    def change():
+        files[1].unlink()
+        cut(files[4])
+        pages = [Image.open(files[0]), Image.open(files[2])]
+        pages[0].save(files[6], save_all=True, append_images=pages[1:])  # longer by a frame
+        tiff(files[8], counts((300, 260)))  # longer, and larger
+        files[9].write_bytes(files[9].read_bytes() + bytes(5000))  # longer, with the same frame in it
+        files[10].unlink()
+        files[10].mkdir()
+
+    meanwhile(change)
+    outcome = command("run", frames, *options(tmp_path / "run"), "-k", 2)
+    assert outcome.code == SET_ASIDE, outcome.err
+    assert outcome.complaints == []
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    reasons = {1: "file vanished", 4: "truncated", 6: "holds 2 frames", 8: "shape (300, 260)", 10: "unreadable"}
+    assert [entry["pattern"] for entry in record["set_aside"]] == list(reasons)
+    for entry, (pattern, reason) in zip(record["set_aside"], reasons.items(), strict=True):
+        assert reason in entry["reason"]
+        assert files[pattern].name in page
+    labels = zarr.open_group(tmp_path / "run" / "results.zarr", mode="r")["labels"][:]
+    for label_map in labels:
+        np.testing.assert_array_equal(np.flatnonzero(label_map.ravel() == -1), list(reasons))
+
+
+def test_frames_that_all_vanish_before_they_are_read_are_refused(refused, frames, meanwhile, tmp_path):
+    meanwhile(lambda: shutil.rmtree(frames))
+    refused("run", frames, *options(tmp_path / "run"), mentions=("none of 12", "vanished"))
+    assert names(tmp_path) == []
+
+
+def test_a_hundred_thousand_frames_in_a_folder_are_found_at_once_and_counted(refused, frames, tmp_path):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    one = sorted(frames.iterdir())[0]
+    for i in range(100_000):
+        os.symlink(one, f"{folder}/m_{i}.tif")  # noqa: PTH211  a third of the time
+    held, begun = psutil.Process().memory_info().rss, time.process_time()
+    refs = discover(folder)
+    assert time.process_time() - begun < 5  # a second or less on an idle machine
+    assert psutil.Process().memory_info().rss - held < 200 * 2**20
+    assert len(refs) == 100_000
+    assert refs[-1].path.endswith("m_99999.tif")
+    arguments = ("run", folder, "--out", tmp_path / "run", "--weights", "untrained", "--shape", 300, 300)
+    line = refused(*arguments, mentions=("100000 frames", "did you mean"))
+    assert "--shape 300 300" in line
+    assert names(tmp_path) == ["frames", "many"]
+
+
+def test_two_frames_at_one_stage_position_are_refused_with_both(refused, frames, tmp_path):
+    files = sorted(frames.iterdir())
+    shutil.copy(files[3], files[5])
+    for verb, out in (
+        ("run", ("--out", tmp_path / "run", "--weights", "untrained")),
+        ("ingest", (tmp_path / "s.zarr",)),
+    ):
+        refused(verb, frames, *out, mentions=("same", "--shape"))
+    assert names(tmp_path) == ["frames"]
 
 
 # Stores

@@ -95,9 +95,13 @@ def discover(src: str | Path) -> list[FrameRef]:
     Raises
     ------
     InputError
-        Nothing there, several kinds of frames in one folder, or no (or more than one) dataset of frames.
+        Nothing there, no permission to look, several kinds of frames in one folder, or no (or more than one) dataset of
+        frames.
     """
-    refs = _discovered(src)
+    try:
+        refs = _discovered(src)
+    except OSError as error:
+        raise InputError(f"{error.filename or src}: cannot be read: {error.strerror or error}") from error
     for ref in refs:
         try:
             ref.path.encode()

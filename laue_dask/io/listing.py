@@ -5,7 +5,7 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from laue_dask.errors import InputError
@@ -85,7 +85,7 @@ class Listing:
             There are several kinds of frames, or scans, or a folder cannot be read; the same.
         """
         whole, self._whole = self._whole, False
-        kind = _Folder if Path(self._source).is_dir() else _Matches
+        kind = _Folder if is_folder(self._source) else _Matches
         if not isinstance(self._content, kind):
             self._content, self._lines = kind(self._source), {}
         changed = self._content.look()
@@ -169,7 +169,7 @@ class _Folder:
             self.names = [name for name in self.names if name[start:] in self._known]
         shown = [name for name in new if not name.startswith(".")]
         frames = [name for name in shown if is_frame(name) and not _odd(name)]
-        folders = [name for name in shown if not is_frame(name) and Path(self._path, name).is_dir()]
+        folders = [name for name in shown if not is_frame(name) and is_folder(f"{self._before}{name}")]
         self.folders.update(name for name in folders if not _odd(name))
         self.odd += [name for name in shown if _odd(name) and (is_frame(name) or name[-1].isdigit())]
         self.added = [self._before + name for name in frames]
@@ -202,7 +202,7 @@ class _Matches:
     def look(self) -> bool:
         if not glob.has_magic(self._pattern):
             raise EmptyError(f"{self._pattern}: no such file or folder")
-        found = glob.glob(self._pattern, recursive=True)  # noqa: PTH207
+        found = list(set(_matches(self._pattern)))
         new = [name for name in found if name not in self._known]
         gone = len(self._known) + len(new) > len(found)
         if gone:
@@ -210,7 +210,7 @@ class _Matches:
             self.odd = [name for name in self.odd if name in self._known]
             self._frames = [name for name in self._frames if name in self._known]
             self._others = [name for name in self._others if name in self._known]
-        files = [name for name in new if not Path(name).is_dir() and not _odd(name)]
+        files = [name for name in new if not is_folder(name) and not _odd(name)]
         self.odd += [name for name in new if _odd(name)]
         others = [name for name in files if not is_frame(name)]
         frames = files if not others else [name for name in files if is_frame(name)]
@@ -223,6 +223,35 @@ class _Matches:
         if not self.files:
             raise EmptyError(f"{self._pattern}: no file matches")
         return gone or bool(new)
+
+
+def is_folder(path: str) -> bool:
+    """Whether it is one; not, for a link to itself or to where nobody may look, of which pathlib makes an error."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def _matches(pattern: str) -> Iterator[str]:
+    """What a pattern stands for, `**` being any folders below that are no links: some that go round never end.
+
+    Folders that cannot be read are refused: their frames would be missing without a word.
+    """
+    parts = pattern.split("/")
+    if "**" not in parts:
+        for folder in glob.glob(str(Path(pattern).parent)):  # noqa: PTH207
+            if is_folder(folder) and not os.access(folder, os.R_OK | os.X_OK):
+                raise InputError(f"{folder}: folder cannot be read: no permission")
+        yield from glob.glob(pattern)  # noqa: PTH207
+        return
+    place = parts.index("**")
+    head, tail = "/".join(parts[:place]), "/".join(parts[place + 1 :]) or "*"
+    for top in glob.glob(head) if head else ["/" if pattern.startswith("/") else "."]:  # noqa: PTH207
+        for where, folders, _ in os.walk(top, onerror=_refuse):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            yield from _matches(f"{glob.escape(where)}/{tail}")
+
+
+def _refuse(error: OSError) -> None:
+    raise InputError(f"{error.filename}: folder cannot be read: {error.strerror}") from error
 
 
 def _odd(name: str) -> bool:
