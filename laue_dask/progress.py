@@ -136,6 +136,14 @@ def default_progress() -> Progress:
     return RichProgress()
 
 
+def one_line(text: str) -> str:
+    """Text as one line that every terminal and log takes.
+
+    Names of files may hold anything: line breaks, control characters and bytes that are no UTF-8 are escaped.
+    """
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 class _RateColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed

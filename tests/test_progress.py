@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from rich.console import Console
 
-from laue_dask.progress import LINE_EVERY, Progress, QuietProgress, RichProgress, default_progress
+from laue_dask.progress import LINE_EVERY, Progress, QuietProgress, RichProgress, default_progress, one_line
 
 
 @pytest.fixture
@@ -143,3 +143,8 @@ def test_quiet_progress_prints_nothing(capsys):
     with progress.stage("encode", total=6000, done=3) as advance:
         advance(512)
     assert capsys.readouterr() == ("", "")
+
+
+def test_any_name_is_one_line_that_can_be_printed():
+    assert one_line("größe 1 <µ>") == "größe 1 <µ>"
+    assert one_line("a\nb\t\x1b[2J\udcff") == r"a\nb\t\x1b[2J\udcff"

@@ -28,7 +28,7 @@ from laue_dask.nightly.ledger import Ledger, State
 from laue_dask.nightly.notify import notify
 from laue_dask.nightly.runs import COMMAND, Key, Place, clear, facts, rest_of
 from laue_dask.nightly.scans import Found, find, matches
-from laue_dask.progress import duration
+from laue_dask.progress import duration, one_line
 from laue_dask.report.nights import write_index
 
 REDUCED_BYTES = 20_000
@@ -190,6 +190,10 @@ def run_night(
 
 def plan_night(root: Path, config: NightlyConfig, *, where: str = "options") -> Iterator[str]:
     """Say what a night would do, one line for each scan; nothing is written."""
+    return map(one_line, _plan(root, config, where))
+
+
+def _plan(root: Path, config: NightlyConfig, where: str) -> Iterator[str]:
     out, root = require_out(config, where), root.absolute()
     night = _Night(root, out, config, Ledger(out, root, read_only=True), print, None)
     decisions = night.look()
@@ -441,6 +445,7 @@ class _Log:
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
 
     def say(self, text: str) -> None:
+        text = one_line(text)
         self._handler.handle(logging.makeLogRecord({"msg": text}))
         self._say(text)
 

@@ -1,11 +1,12 @@
 """One page about a beamtime's nights: every scan with its maps, what became of it, and how to bring it back."""
 
 import base64
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote_from_bytes
 
 from laue_dask.io.places import replace_file
 from laue_dask.progress import duration
@@ -64,13 +65,18 @@ def _scan(row: Mapping[str, Any], out: Path) -> str:
     pictures = "".join(_picture(out / "thumbnails" / name, name) for name in facts.get("thumbnails", ()))
     report = row.get("report") if row["status"] == "done" else None
     name = escape(row["scan"])
-    title = f'<a href="{quote(report)}">{name}</a>' if report else name
+    title = f'<a href="{_link(report)}">{name}</a>' if report else name
     lines = [line for line in (_facts(facts), escape(row.get("reason", "")), escape(row.get("again", ""))) if line]
     if row["status"] == "aside" and "log" in row:
-        lines.append(f'<a href="{quote(row["log"])}">what it said</a>')
+        lines.append(f'<a href="{_link(row["log"])}">what it said</a>')
     lines += [escape(text) for text in facts.get("warnings", ())]
     text = "".join(f"<p>{line}</p>" for line in lines)
     return f'<article class="scan">{pictures}<h3>{title}</h3>{text}</article>\n'
+
+
+def _link(path: str) -> str:
+    # A name need not be UTF-8.
+    return quote_from_bytes(os.fsencode(path))
 
 
 def _facts(facts: Mapping[str, Any]) -> str:

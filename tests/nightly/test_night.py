@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,6 +16,7 @@ from laue_dask.nightly.config import NightlyConfig, load
 from laue_dask.nightly.hand import DiedError, StoppedError
 from laue_dask.nightly.ledger import Ledger
 from laue_dask.nightly.night import plan_night
+from laue_dask.nightly.runs import Place
 
 BAD = {"failed": "input", "reason": "none of 4 frames can be used"}
 PASSING = {"failed": "compute", "reason": "no block finished"}
@@ -281,6 +283,30 @@ def test_page_summary_and_log_say_what_became_of_every_scan(beamtime):
     log = (beamtime.out / "nightly.log").read_text().splitlines()
     assert len(log) == 3
     assert log == [f"{line[:24]}{said}" for line, said in zip(log, beamtime.said, strict=True)]
+
+
+def test_names_of_scans_may_be_anything_that_a_disk_allows(beamtime, capfd):
+    odd = [os.fsdecode(b"scan\xff"), "a b", "größe µ", "new\nline", 'quo\'te "x" <b>', os.fsdecode(b"\xe9/scan 1")]
+    beamtime.record(*odd)
+    beamtime.hand.answers[odd[2]] = [{"failed": "compute", "reason": f"{odd[0]} is gone"}]
+    beamtime.hand.answers[odd[0]] = BAD
+    planned = list(plan_night(beamtime.root, beamtime.config()))
+    assert len(planned) == len(odd) + 1
+    assert beamtime.night() == 3
+    assert beamtime.states == {**dict.fromkeys(odd, "done"), odd[0]: "aside"}
+    (beamtime.out / "runs" / odd[2] / "report.html").touch()
+    Place(beamtime.out, odd[0]).log.touch()
+    assert beamtime.night(again=[odd[0]]) == 3
+    # A terminal and a log take every line, and a line is a line.
+    for line in (*planned, *beamtime.said):
+        assert line.encode().isascii() or "größe" in line
+        assert "\n" not in line
+    assert len((beamtime.out / "nightly.log").read_text(encoding="utf-8").splitlines()) == len(beamtime.said)
+    assert "Traceback" not in capfd.readouterr().err
+    page = (beamtime.out / "index.html").read_text(encoding="utf-8")
+    assert "quo&#x27;te &quot;x&quot; &lt;b&gt;" in page
+    assert 'href="runs/gr%C3%B6%C3%9Fe%20%C2%B5/report.html"' in page
+    assert 'href="logs/scan%FF.log"' in page
 
 
 def test_the_log_is_rotated(beamtime):
