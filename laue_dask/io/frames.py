@@ -29,6 +29,10 @@ logging.getLogger("fabio").setLevel(logging.CRITICAL + 1)
 
 _OPENERS: dict[str, Callable[..., Any]] = dict(zip(PACKED, (gzip.open, bz2.open), strict=True))
 _CBF_BINARY = b"\x0c\x1a\x04\xd5"
+_CBF_SECTION = b"--CIF-BINARY-FORMAT-SECTION--"
+_CBF_HEAD = 8192
+"""Bytes in which fabio looks for the section."""
+
 _LISTED = re.compile(r"(?P<path>.*?)(?:::(?P<dataset>[^\[\]]*))?(?:\[(?P<index>\d+)\])?", re.DOTALL)
 
 
@@ -190,7 +194,7 @@ def _read(ref: FrameRef, memory: NDArray[Any] | None) -> tuple[NDArray[Any], Hea
             return tiff.read_frame(file, ref.index, memory=memory)
         if not head:
             raise FrameError("is empty")
-        text = _checked_cbf(head + file.read()) if head.startswith(b"###CBF") else ""
+        text = _checked_cbf(head + file.read()) if head.startswith(b"###C") or suffix_of(ref.path) == ".cbf" else ""
     with fabio.open(ref.path) as image:
         if ref.index is None and image.nframes != 1:
             raise FrameError(f"holds {image.nframes} frames, one was expected")
@@ -243,7 +247,8 @@ def _checked_cbf(content: bytes) -> str:
     """The text of a CBF whose binary section is whole; fabio waits for ever for the end of one that is not."""
     text, marker, binary = content.partition(_CBF_BINARY)
     size = re.search(rb"X-Binary-Size:\s*(\d+)", text)
-    if not marker or size is None or len(binary) < int(size[1]):
+    begun = _CBF_SECTION in text[:_CBF_HEAD]
+    if not marker or not begun or size is None or len(binary) < int(size[1]):
         raise FrameError("truncated or unreadable CBF")
     digest = re.search(rb"Content-MD5:\s*([A-Za-z0-9+/=]+)", text)
     found = hashlib.md5(binary[: int(size[1])], usedforsecurity=False).digest()

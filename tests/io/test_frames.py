@@ -172,6 +172,20 @@ def test_edf_and_cbf_cut_short_are_refused_and_never_waited_for(tmp_path, frame,
         read_frame(FrameRef(str(path)))
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(b"-FORMAT-SECTION", b"-FOFORMAT-SECTION"), (b"###CBF", b"#!?CBF"), (b"_array_data.data\r\n", b" " * 8200)],
+)
+def test_cbf_whose_binary_section_fabio_would_look_for_in_vain_is_refused(tmp_path, frame, old, new):
+    path = tmp_path / "a.cbf"
+    CbfImage(data=frame, header={}).write(str(path))
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new, 1).replace(b"X-Binary-Size:", b"X-Binary-Sighs:", old == b"###CBF"))
+    with pytest.raises(FrameError, match="CBF"):
+        read_frame(FrameRef(str(path)))
+
+
 def test_flipped_bit_in_a_cbf_is_noticed(tmp_path, frame):
     path = tmp_path / "a.cbf"
     CbfImage(data=frame, header={}).write(str(path))
