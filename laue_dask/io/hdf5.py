@@ -6,6 +6,7 @@ without HDF5's file lock, so that a folder which may only be read, or a file sti
 
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -87,6 +88,24 @@ def holder(path: str, dataset: str) -> str:
             return str(file[dataset].file.filename)
     except Exception as error:
         raise InputError(f"{path}::{dataset}: {_line(error)}") from error
+
+
+def linked_files(path: str) -> list[str]:
+    """Files that an EIGER master links to, whether they are there or not.
+
+    Raises
+    ------
+    InputError
+        The master cannot be read.
+    """
+    try:
+        with _open(path) as file:
+            groups = [group for name in file if isinstance(group := file.get(f"{name}/data"), h5py.Group)]
+            links = [group.get(name, getlink=True) for group in groups for name in group if _SERIES.match(name)]
+            names = [link.filename for link in links if isinstance(link, h5py.ExternalLink)]
+    except Exception as error:
+        raise InputError(f"{path}: truncated or unreadable HDF5: {_line(error)}") from error
+    return [str(Path(path).parent / name) for name in dict.fromkeys(names)]
 
 
 def read_frame(path: str, dataset: str, index: int | None) -> tuple[NDArray[Any], Header]:

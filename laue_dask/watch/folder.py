@@ -90,7 +90,8 @@ class _Source:
     holders
         File that the pixels of each are in: the file itself, or one that an EIGER master links to.
     told
-        State of each holder, from before its frames were counted; None of one that had not settled.
+        State of the file and of each that it links to, from before frames were counted; None of one that had not
+        settled.
     left
         Frames that were not read, and their holders, by name.
     listings
@@ -123,6 +124,8 @@ class Folder:
     ----------
     refs
         All frames that are known, complete or not, in order.
+    assumed
+        How many of them are in files of several frames that could not be opened yet, and may be others.
     problem
         What is wrong with the folder; empty where nothing is.
     empty
@@ -135,6 +138,7 @@ class Folder:
         self, source: str, read: Mapping[str, State] | None = None, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.refs: list[FrameRef] = []
+        self.assumed = 0
         self.problem, self.empty = "", True
         self.news = clock()
         self._clock = clock
@@ -222,6 +226,7 @@ class Folder:
     def _place(self) -> None:
         """Put the frames of all files in order; those of files that were not opened are taken to be like the others."""
         refs: list[FrameRef] = []
+        self.assumed = 0
         known = [place for place, path in enumerate(self._listing.files) if self._sources[path].frames]
         last = known[-1] if known else -1
         like = self._sources[self._listing.files[known[0]]].frames or [] if known else []
@@ -233,6 +238,7 @@ class Folder:
                 refs.append(FrameRef(path))
             elif len(like) == 1 or place < last:
                 refs += [FrameRef(path, one.dataset, one.index) for one in like]
+                self.assumed += len(like) if len(like) > 1 else 0
         self.refs = refs
 
     def _may_be_stack(self, path: str) -> bool:
@@ -264,11 +270,13 @@ class Folder:
             return []
         holders = {holder: state if holder == path else self._settled(holder, now) for holder in source.told or [path]}
         new = any(one is not None and one != source.told.get(holder) for holder, one in holders.items())
-        # A master links to files before they are there.
-        linked = path.endswith(MASTER) and source.listings != self._listings
-        if new or linked:
-            if not linked and not self._due(path, state, now):
-                return []
+        due = self._due(path, state, now)
+        if path.endswith(MASTER):
+            # It links to files before they are there.
+            new |= source.listings != self._listings or (due and path in self._failures)
+        else:
+            new &= due
+        if new:
             source.listings = self._listings
             try:
                 self._open_source(path, source, holders)
@@ -285,6 +293,8 @@ class Folder:
     def _open_source(self, path: str, source: _Source, holders: Mapping[str, State | None]) -> None:
         """Find out which frames a file holds, while its holders are in these states."""
         single, before = self._single, source.frames
+        linked = hdf5.linked_files(path) if path.endswith(MASTER) else []
+        source.told |= {holder: holders.get(holder) for holder in linked}
         frames = [FrameRef(path, single.dataset)] if single else frames_of(path, self._dataset)
         self._failures.pop(path, None)
         if path.endswith(MASTER):
@@ -294,7 +304,7 @@ class Folder:
         else:
             source.holders = [path] * len(frames)
         source.frames = frames
-        source.told = {holder: holders.get(holder) for holder in dict.fromkeys((path, *source.holders))}
+        source.told = {holder: holders.get(holder) for holder in dict.fromkeys((path, *source.holders, *linked))}
         source.left = {
             str(ref): (ref, holder)
             for ref, holder in zip(frames, source.holders, strict=True)

@@ -290,6 +290,7 @@ class Watcher:
         if self._log.entries:
             with self._room():
                 self._take_over(self._refresh(tuple(self._files.refs), self._k))
+                self._hear()
         self._say(self._line())
         self._say(f"watch: {why}; the scan is segmented as a whole now")
 
@@ -338,7 +339,7 @@ class Watcher:
         quiet = time.monotonic() - files.news
         if stop.is_set():
             return f"ended after {len(files.refs):,} of {self._points:,} frames"
-        if len(files.refs) >= self._points and (not files.unread or files.quiet(LINGER)):
+        if len(files.refs) - files.assumed >= self._points and (not files.unread or files.quiet(LINGER)):
             return f"all {self._points:,} frames are there"
         if files.refs and quiet >= timeout:
             return f"nothing new for {quiet:.0f} s, after {len(files.refs):,} of {self._points:,} frames"
@@ -379,13 +380,23 @@ class Watcher:
 
     def _begin(self, refs: Sequence[FrameRef]) -> None:
         read = self._log.states
+        if not self._fits(refs):
+            return
         detector = self._ahead.begin(refs, [ref for ref in refs if str(ref) in read])
         if detector is not None:
             self._intake.detector = detector
 
     def _write(self, refs: Sequence[FrameRef]) -> None:
-        if not self._ahead.write(refs, self._log.states):
+        if not self._fits(refs) or not self._ahead.write(refs, self._log.states):
             time.sleep(REFRESH)  # nothing is due: not to be asked for again at once
+
+    def _fits(self, refs: Sequence[FrameRef]) -> bool:
+        """Whether the frames can be placed; they may be too many for a while, and an alarm says so meanwhile."""
+        try:
+            ingest.grid_of(refs, self._scan)
+        except InputError:
+            return False
+        return True
 
     def _advise(self, maps: Maps) -> None:
         # What is said again is what is suggested, not how strongly.

@@ -232,6 +232,15 @@ def test_data_files_that_a_master_links_to_are_given_as_they_come(tmp_path, cloc
         given += [ref for ref, _ in found]
         assert files.refs == given
     assert given == discover(tmp_path)
+    # The last one is there and cannot be read for a while, and no other file comes after it.
+    (tmp_path / "a_data_000003.h5").write_bytes(b"not yet")
+    assert settle(files, clock) == []
+    assert settle(files, clock) == []
+    stack(tmp_path / "a_data_000003.h5", 1)
+    settle(files, clock)
+    assert [(ref.dataset[-1], ref.index) for ref, _ in settle(files, clock)] == [("3", 0)]
+    assert files.refs == discover(tmp_path)
+    read(files, files.look())
     stack(tmp_path / "a_data_000002.h5", 3)
     files.look()
     clock.now += 10 * SETTLED_STACK
