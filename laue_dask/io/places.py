@@ -38,7 +38,7 @@ def require_space(path: Path, n_bytes: int) -> None:
     free = free_space(path)
     if n_bytes > free:
         raise SpaceError(
-            f"{path}: needs {n_bytes / 1e9:.1f} GB, its disk has {free / 1e9:.1f} GB free: "
+            f"{path}: needs {n_bytes / 1e9:.2f} GB, its disk has {free / 1e9:.2f} GB free: "
             "make room or choose another place"
         )
 
