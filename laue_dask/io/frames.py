@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Self, cast
 
 import fabio
 import numpy as np
+from fabio.edfimage import EdfFrame
 from numpy.typing import NDArray
 
 from laue_dask.errors import FrameError, InputError
@@ -27,7 +28,23 @@ from laue_dask.io.listing import PACKED, SUFFIXES, TIFF_SUFFIXES, Listing, is_fr
 # What fabio has to say about a damaged file is in the FrameError.
 logging.getLogger("fabio").setLevel(logging.CRITICAL + 1)
 
+_fabio_rank = EdfFrame.get_data_rank
+
+
+def _bounded_rank(*args: Any, **kwargs: Any) -> int:
+    """fabio's, which counts up to whatever dimension a damaged header of an EDF names."""
+    rank = int(_fabio_rank(*args, **kwargs))
+    if rank > MOST_DIMENSIONS:
+        raise ValueError(f"{rank} dimensions")
+    return rank
+
+
+EdfFrame.get_data_rank = staticmethod(_bounded_rank)
+
 _OPENERS: dict[str, Callable[..., Any]] = dict(zip(PACKED, (gzip.open, bz2.open), strict=True))
+MOST_DIMENSIONS = 9
+"""Of an EDF."""
+
 _CBF_BINARY = b"\x0c\x1a\x04\xd5"
 _CBF_SECTION = b"--CIF-BINARY-FORMAT-SECTION--"
 _CBF_HEAD = 8192

@@ -33,7 +33,7 @@ class Levels:
     spread
         Width of the widest level.
     residual
-        Sum of the squared distances to the levels' means.
+        Sum of the squared distances to the levels' means, in steps; 0 for one level.
     """
 
     index: NDArray[np.int64]
@@ -76,8 +76,7 @@ def best_grid(y: NDArray[np.float64], x: NDArray[np.float64]) -> tuple[Levels, L
         cells = len(np.unique(rows.index * columns.count + columns.index))
         filled = cells / (rows.count * columns.count)
         if rows.count * columns.count > 1 and filled > FEWEST_FILLED:
-            residual = rows.residual / rows.step**2 + columns.residual / columns.step**2
-            found.append(((len(y) - cells, -filled, residual), rows, columns))
+            found.append(((len(y) - cells, -filled, rows.residual + columns.residual), rows, columns))
     if not found:
         return None
     _, rows, columns = min(found, key=lambda one: one[0])
@@ -92,11 +91,11 @@ def _cut(values: NDArray[np.float64], distinct: NDArray[np.float64], threshold: 
     means = np.bincount(index, weights=values, minlength=count) / np.bincount(index, minlength=count)
     ends = [0, *edges, len(distinct)]
     spread = max(float(distinct[stop - 1] - distinct[start]) for start, stop in pairwise(ends))
-    residual = float(((values - means[index]) ** 2).sum())
     if count == 1:
-        return Levels(np.zeros(len(values), dtype=np.int64), 1, np.inf, spread, residual)
+        return Levels(np.zeros(len(values), dtype=np.int64), 1, np.inf, spread, 0.0)
     steps = np.diff(means)
     step = float(np.median(steps))
+    residual = float((((values - means[index]) / step) ** 2).sum())
     if steps.min() < SMALLEST_STEP * step:
         spread = np.inf
     places = np.concatenate([[0], np.cumsum(_multiples(steps, step))])

@@ -186,6 +186,15 @@ def test_cbf_whose_binary_section_fabio_would_look_for_in_vain_is_refused(tmp_pa
         read_frame(FrameRef(str(path)))
 
 
+def test_edf_of_absurdly_many_dimensions_is_refused_and_not_counted_through(tmp_path, frame):
+    path = tmp_path / "a.edf"
+    EdfImage(data=frame, header={}).write(str(path))
+    path.write_bytes(path.read_bytes().replace(b"Dim_2 =", b"dIm_99999999999999999 =", 1))
+    with pytest.raises(FrameError, match="EDF"):
+        read_frame(FrameRef(str(path)))
+    assert discover(path) == [FrameRef(str(path))]
+
+
 def test_flipped_bit_in_a_cbf_is_noticed(tmp_path, frame):
     path = tmp_path / "a.cbf"
     CbfImage(data=frame, header={}).write(str(path))
