@@ -120,6 +120,8 @@ class Encoded:
         What of an earlier run holds.
     table_of_grains
         Whether that one's `grains.csv` is there as it was written.
+    where
+        Its patterns lie.
     """
 
     folder: Path
@@ -131,11 +133,7 @@ class Encoded:
     features: da.Array
     reuse: Reuse
     table_of_grains: bool
-
-    @property
-    def where(self) -> Map:
-        """Where its patterns lie."""
-        return Map(self.store.valid, self.store.scan_shape)
+    where: Map
 
 
 def encode(folder: Path, record: Run, extractor: Extractor, *, workers: Workers, progress: Progress) -> Encoded:
@@ -176,10 +174,14 @@ def encode(folder: Path, record: Run, extractor: Extractor, *, workers: Workers,
             reuse.tell(made, kept=kept)
             reuse.write(results)  # for the next run, should this one be killed
 
-        features = extraction.extract(
-            reduced, where, extractor, results, key=made.key, workers=workers, progress=progress, tell=tell
-        )
-    return Encoded(folder, record, store, reduced, extractor, results, features, reuse, table_of_grains)
+        with record.warned_by("laue_dask.encoder"):
+            features = extraction.extract(
+                reduced, where, extractor, results, key=made.key, workers=workers, progress=progress, tell=tell
+            )
+    where = Map(where.valid & extraction.finite(features), where.shape)
+    record.set_more_aside(store, where.valid, "its features are not finite numbers")
+    specimen.require_enough(record.n_patterns, ())
+    return Encoded(folder, record, store, reduced, extractor, results, features, reuse, table_of_grains, where)
 
 
 def _analyse(scan: Encoded, *, workers: Workers, progress: Progress) -> list[grains.Row] | None:
@@ -203,7 +205,10 @@ def _analyse(scan: Encoded, *, workers: Workers, progress: Progress) -> list[gra
     with record.timed("scores"):
         found = _scores(scan, components, workers=workers, progress=progress)
     record.suggested_k = list(found.suggested)
-    record.k = sorted({*found.suggested, *config.clustering.k}) or [2]
+    record.k, left_out = segmentation.possible(
+        {*found.suggested, *config.clustering.k}, specimen.usable(components, where)[:, : record.m_pca]
+    )
+    record.warnings += left_out
     with record.timed("segment"):
         made = segmentation.segment(
             components,
@@ -403,7 +408,9 @@ def _segment(
     old = io_results.read(folder)
     store = _scan_of(folder, record)
     reduced = _reduced_of(store, config)
-    where = Map(store.valid, store.scan_shape)
+    valid = store.valid
+    valid[[one["pattern"] for one in record["set_aside"]]] = False
+    where = Map(valid, store.scan_shape)
     specimen.require_enough(len(where.patterns), config.clustering.k)
     m_pca = choose_components(old["explained_variance_ratio"].values, config.pca.components)
     same = m_pca == record["m_pca"] and record["laue_dask"] == __version__

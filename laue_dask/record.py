@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import platform
 import time
 from collections.abc import Collection, Iterator
@@ -10,6 +11,9 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from laue_dask import __version__
 from laue_dask.config import Config
@@ -51,6 +55,18 @@ STAGE_VERSIONS = dict.fromkeys(("reduced", "features", "components", "scores", "
 _PER_PATTERN = ("ingest", "reduce", "encode")
 
 
+class _Into(logging.Handler):
+    """Adds each warning to a list, once."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if (text := record.getMessage()) not in self._lines:
+            self._lines.append(text)
+
+
 @dataclass
 class Run:
     """What `run.json` holds."""
@@ -89,6 +105,23 @@ class Run:
         self.scan, self.scan_shape = str(store.path), store.scan_shape
         self.keys["scan"] = store.key()
         self.n_patterns, self.set_aside = int(store.valid.sum()), store.set_aside
+
+    def set_more_aside(self, store: ScanStore, valid: NDArray[np.bool_], reason: str) -> None:
+        """Set the patterns of the store aside that are not `valid` any more, (pattern,)."""
+        lost, source = np.flatnonzero(store.valid & ~valid).tolist(), store.source
+        added = [{"pattern": i, "source": source[i], "reason": reason} for i in lost]
+        self.set_aside = sorted([*self.set_aside, *added], key=lambda one: int(one["pattern"]))
+        self.n_patterns = int(valid.sum())
+
+    @contextmanager
+    def warned_by(self, name: str) -> Iterator[None]:
+        """Take over, once each, the warnings of a logger, to which those of the workers are forwarded."""
+        handler, logger = _Into(self.warnings), logging.getLogger(name)
+        logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
 
     def compare_with_training(self, drift: Drift | str) -> None:
         """Take over how the patterns compare with the encoder's training, or why that is not known."""

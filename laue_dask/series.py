@@ -116,7 +116,7 @@ def _analyse(
         scores = segmentation.score(
             samples[:, :m_pca], config.clustering, first.results, workers=workers, progress=progress
         )
-    k_values = sorted({*scores.suggested, *config.clustering.k}) or [2]
+    k_values, left_out = segmentation.possible({*scores.suggested, *config.clustering.k}, samples[:, :m_pca])
     with first.record.timed("segment"):
         found = segmentation.clusters(
             samples, m_pca, where, k_values, config.clustering, progress=progress, seeds=scores.seeds
@@ -129,6 +129,7 @@ def _analyse(
         segmentation.put(made, table.shape[1], scan.results)
         record = scan.record
         record.k, record.suggested_k = [one.k for one in made], list(scores.suggested)
+        record.warnings += left_out
         record.warnings += segmentation.warnings_of(made, config.clustering)
         record.advice = pipeline.advise(scores, made)
         tables.append(pipeline.examine(scan, table, workers=workers, progress=progress))

@@ -135,6 +135,8 @@ def start(config: AnyCluster, *, folder: Path | None = None, report: bool = Fals
         try:
             _wait_for_first(joined, supervisor, config.timeout)
             described = _described(joined, config)
+            # What a worker has to say about its GPU's memory, for one, is for whoever started the command.
+            joined.client.forward_logging("laue_dask.encoder", logging.WARNING)
             with _reported(joined.client, folder / REPORT if folder and report and config.report else None):
                 yield Workers(
                     client=joined.client,

@@ -4,6 +4,7 @@ What travels with a task is the name of the weights, never the weights: each wor
 """
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,8 @@ from laue_dask.encoder.drift import unexplained
 from laue_dask.encoder.extractors import Sample
 from laue_dask.encoder.network import Autoencoder
 from laue_dask.errors import ComputeError, StoreError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,18 @@ def _folded(layers: nn.Sequential) -> nn.Sequential:
     return nn.Sequential(*folded).eval()
 
 
+@lru_cache(maxsize=64)
+def _tell_halved(device: str, batch_size: int) -> None:
+    """Say once per process that batches became smaller."""
+    logger.warning(
+        "%s: out of memory, goes on with batches of %d: features may differ in their last digits from those of larger "
+        "ones; encoder.batch_size = %d avoids it",
+        device,
+        batch_size,
+        batch_size,
+    )
+
+
 @torch.inference_mode()
 def _in_batches(
     function: Any,
@@ -184,6 +199,7 @@ def _in_batches(
             if batch_size == 1:
                 raise ComputeError(f"{device}: no memory for a single pattern: is another program using it?") from error
             batch_size //= 2
+            _tell_halved(str(device), batch_size)
             torch.cuda.empty_cache()
             continue
         start += len(part)

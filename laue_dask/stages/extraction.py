@@ -142,6 +142,11 @@ def extract(
     return stored.lazy(array)
 
 
+def finite(features: da.Array) -> NDArray[np.bool_]:
+    """(pattern,) whether all features of each are finite numbers."""
+    return np.asarray(da.isfinite(features).all(axis=1).compute(), dtype=bool)
+
+
 def learnt_file(folder: Path, extractor: Extractor) -> Path:
     """Where a run keeps what its extractor learnt from the scan."""
     return folder / f"{extractor.name}.safetensors"

@@ -4,7 +4,7 @@ All of it works on blocks of a feature table on disk, so a scan's size is no lim
 the frames.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from laue_dask.clustering import KMeans, nearest, seed_sample
 from laue_dask.compute.cluster import Workers
 from laue_dask.compute.run import complete, map_tasks, write_array
 from laue_dask.config import ClusteringConfig, PCAConfig
+from laue_dask.errors import InputError
 from laue_dask.estimators import FINDS_K, MIXTURE_STEPS, DensityClusters, Estimator, Mixture, Modes
 from laue_dask.io import stored
 from laue_dask.io.results import ResultsWriter
@@ -240,6 +241,37 @@ def _score_one(
     figures = scores.score_labels(sample, labels, silhouette_size=config.silhouette_sample, seed=config.seed)
     again = repeat(sample, k, draws=config.repeats, seed=config.seed) if config.repeats else None
     return figures, centers, again
+
+
+def possible(k_values: Collection[int], samples: da.Array) -> tuple[list[int], list[str]]:
+    """Which K can be had of samples (n, M_PCA), in order, and a line for each that cannot; K = 2 where none is wanted.
+
+    Raises
+    ------
+    InputError
+        All samples are the same.
+    """
+    wanted = sorted(k_values) or [2]
+    distinct = _distinct(samples, max(wanted))
+    if distinct < 2:
+        raise InputError(f"all {samples.shape[0]} usable patterns have the same features: there is nothing to segment")
+    left_out = [
+        f"K = {k}: left out, the {samples.shape[0]} usable patterns fall into {distinct} distinct ones only"
+        for k in wanted
+        if k > distinct
+    ]
+    return [k for k in wanted if k <= distinct] or [distinct], left_out
+
+
+def _distinct(samples: da.Array, enough: int) -> int:
+    """Number of distinct rows, of which no more than `enough` are looked for; nearly always they are in one block."""
+    known = np.empty((0, samples.shape[1]), dtype=samples.dtype)
+    for block in range(samples.numblocks[0]):
+        rows = np.concatenate([known, np.asarray(samples.blocks[block].compute())])
+        known = rows[distinct_rows(rows)]
+        if len(known) >= enough:
+            break
+    return len(known)
 
 
 def segment(
