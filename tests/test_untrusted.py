@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import pickle
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,13 +14,17 @@ import pytest
 import zarr
 
 import laue_dask
+from laue_dask import pipeline
 from laue_dask.config import load
 from laue_dask.encoder import weights
+from laue_dask.encoder.network import Architecture
 from laue_dask.errors import ConfigError, FrameError, InputError, StoreError
 from laue_dask.io.frames import FrameRef, read_frame
 from laue_dask.io.receipts import Receipts
 from laue_dask.io.scan_store import ScanStore
+from laue_dask.progress import QuietProgress
 from laue_dask.stages.evaluation import read_truth
+from laue_dask.verify import verify
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 import fuzz
@@ -85,6 +90,45 @@ def test_weights_of_absurd_size_take_no_memory(tmp_path):
     (tmp_path / "w.safetensors").write_bytes(len(packed).to_bytes(8, "little") + packed + content[8 + length :])
     with pytest.raises(StoreError):
         weights.load(str(tmp_path / "w.safetensors"))
+
+
+def test_a_card_that_declares_more_than_memory_is_refused_before_any_is_taken(tmp_path, monkeypatch):
+    card = weights.read_card(weights.DEFAULT)
+    absurd = Architecture(channels=(4096,) * 7, latent=65536)  # 20 GB
+    state = weights.load("default")[0].state_dict()
+    (tmp_path / "w.safetensors").write_bytes(weights._packed(state, card.model_copy(update={"architecture": absurd})))
+
+    def forbidden(*args, **kwargs):
+        raise AssertionError("memory was taken")
+
+    monkeypatch.setattr(weights, "build", forbidden)
+    with pytest.raises(StoreError, match="do not fit the architecture of the card"):
+        weights.load(str(tmp_path / "w.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["/etc/hostname", "../outside", "source/../../outside"])
+def test_receipts_that_name_files_elsewhere_are_refused(small_run, tmp_path, name):
+    store = shutil.copytree(small_run / "scan.zarr", tmp_path / "s.zarr")
+    (tmp_path / "outside").write_text("not ours")
+    receipts = Receipts.read(store)
+    Receipts(store, {**receipts.files, name: (8, 0)}).write()
+    with pytest.raises(StoreError, match="which is not in"):
+        ScanStore.open(store)
+    found = verify(store, progress=QuietProgress())
+    assert any("which is not in" in one.fault for one in found.findings)
+
+
+@pytest.mark.parametrize("name", ["reduced", "receipts"])
+@pytest.mark.usefixtures("on_workers")
+def test_links_in_a_store_lead_no_write_elsewhere(small_run, tmp_path, quick, name):
+    store, outside = shutil.copytree(small_run / "scan.zarr", tmp_path / "s.zarr"), tmp_path / "outside"
+    (store / name).rename(outside)
+    (store / name).symlink_to(outside)
+    before = {path: path.stat().st_mtime_ns for path in outside.rglob("*")}
+    config = quick(recipe={"clip_sigma": 5.0})
+    with pytest.raises(StoreError, match=f"{name} is a link to elsewhere"):
+        pipeline.run(str(store), tmp_path / "run", config, command="test", progress=QuietProgress())
+    assert {path: path.stat().st_mtime_ns for path in outside.rglob("*")} == before
 
 
 @pytest.mark.parametrize(

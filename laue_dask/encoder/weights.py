@@ -12,6 +12,7 @@ from typing import Any
 
 import google_crc32c
 import safetensors.torch
+import torch
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
@@ -168,6 +169,21 @@ def _checksum(card: Card, content: bytes) -> str:
     return f"{google_crc32c.extend(google_crc32c.value(text.encode()), data):08x}"
 
 
+def _check_sizes(path: Path, card: Card, content: bytes) -> None:
+    """Refuse an architecture that its file does not hold, which might be more than any memory does."""
+    with torch.device("meta"):  # shapes alone
+        declared = {name: tuple(tensor.shape) for name, tensor in Autoencoder(card.architecture).state_dict().items()}
+    header = _header(content)
+    found = {name: tuple(about["shape"]) for name, about in header.items() if name != "__metadata__"}
+    differing = [name for name in sorted({*declared, *found}) if declared.get(name) != found.get(name)]
+    if differing:
+        name = differing[0]
+        raise StoreError(
+            f"{path}: tensors do not fit the architecture of the card ({name}: {found.get(name, 'missing')}, declared "
+            f"{declared.get(name, 'not')}): train it again"
+        )
+
+
 def _header(content: bytes) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     return found
@@ -203,6 +219,7 @@ def load(name: str, *, recipe: Recipe | None = None) -> tuple[Autoencoder, Card]
                 f"{path}: trained with recipe.{field} = {theirs}, but this run has {ours}: "
                 "use the weights' recipe or train others"
             )
+    _check_sizes(path, card, content)
     model = build(card.architecture, seed=0)
     try:
         model.load_state_dict(safetensors.torch.load(content))

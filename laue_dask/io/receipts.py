@@ -61,6 +61,8 @@ class Receipts:
             raise StoreError(f"{path}: damaged: nothing says whether {folder} is whole: make it again") from error
         if not whole:
             raise StoreError(f"{path}: damaged, its checksum is another: make {folder} again")
+        for outside in (name for name in files if name.startswith("/") or ".." in name.split("/")):
+            raise StoreError(f"{path}: names {outside!a}, which is not in {folder}: make it again")
         return cls(folder, files)
 
     @classmethod

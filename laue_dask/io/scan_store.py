@@ -456,6 +456,7 @@ class ScanStore:
 
     def create_reduced(self, digest: str, block: int, recipe: Mapping[str, Any]) -> zarr.Array[Any]:
         """Begin the reduced patterns (pattern, 128, 128) uint8 of a recipe, with shards of `block` patterns."""
+        self._require_inside("reduced", f"reduced/{digest}")
         if self._receipts is not None:
             self._keep_receipts(self._receipts.without([f"reduced/{digest}", f"substrate/{digest}"]))
         side = schema.PATTERN_SIZE
@@ -473,11 +474,21 @@ class ScanStore:
 
     def _keep_receipts(self, receipts: Receipts) -> None:
         if receipts != self._receipts:
+            self._require_inside("receipts")
             receipts.write()
             self.__dict__["_receipts"] = receipts
 
+    def _require_inside(self, *names: str) -> None:
+        """Refuse to write through links, by which a store from elsewhere would have others' files written."""
+        for name in names:
+            if (self._folder / name).is_symlink():
+                raise StoreError(
+                    f"{self.path}: {name} is a link to elsewhere, into which nothing is written: remove it"
+                )
+
     def write_substrate(self, digest: str, median: NDArray[np.float32], spread: NDArray[np.float32]) -> None:
         """Keep the substrate (row, column) that a recipe subtracts, which every block of the scan shares."""
+        self._require_inside("substrate", f"substrate/{digest}")
         group = self.root.require_group(f"substrate/{digest}")
         for name, values in (("median", median), ("spread", spread)):
             schema.create(group, name, _SUBSTRATE, self.frame_shape, overwrite=True)[:] = values
