@@ -19,6 +19,7 @@ from PIL import Image
 
 from laue_dask import record as records
 from laue_dask.io.frames import discover
+from laue_dask.io.lock import locked_store
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.stages import ingest
 
@@ -508,6 +509,16 @@ def test_a_wrong_option_costs_nothing_of_what_a_killed_ingest_did(command, refus
 def test_shape_that_is_not_the_stores_is_refused_with_both(refused, own_store, tmp_path):
     refused("run", own_store, *options(tmp_path / "run"), mentions=("8 × 9", "3 × 4"))
     assert names(tmp_path) == ["own.zarr"]
+
+
+def test_two_ingests_into_one_store_are_kept_apart(command, refused, frames, tmp_path):
+    store = tmp_path / "s.zarr"
+    with locked_store(store, "ingest elsewhere"):
+        line = refused("ingest", frames, store, "--shape", 3, 4, mentions=("s.zarr: in use by", "`ingest elsewhere`"))
+    assert str(os.getpid()) in line
+    assert names(tmp_path) == ["frames"]
+    assert command("ingest", frames, store, "--shape", 3, 4).code == 0
+    assert names(tmp_path) == ["frames", "s.zarr"]
 
 
 def test_store_is_not_overwritten(refused, own_store, frames):

@@ -189,7 +189,8 @@ class Supervisor:
         seen, now = self.seen, time.monotonic()
         # Without work to be done workers may come and go.
         missing = "no worker" if not seen.workers and (self.awaited or seen.unfinished) else ""
-        if not missing and seen.tasks.get("no-worker") and not seen.tagged():
+        # Tasks of any kind wait as if for a GPU while all workers are paused.
+        if not missing and seen.tasks.get("no-worker") and not seen.tagged() and seen.paused < len(seen.workers):
             missing = "no GPU worker"
         hopeless = self._crew.hopeless("gpu" if seen.workers else None) if missing else ""
         if hopeless:

@@ -95,13 +95,37 @@ def locked(folder: Path, command: str) -> Iterator[None]:
     ComputeError
         The lock cannot be written.
     """
-    path, owner = folder / NAME, Owner.myself(command)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        with _owned(folder / NAME, folder, command, "wait for it, or choose another --out"):
+            yield
+    finally:
+        with suppress(OSError):
+            folder.rmdir()  # of a command that wrote nothing
+
+
+@contextmanager
+def locked_store(store: Path, command: str) -> Iterator[None]:
+    """Be the only one who writes into a Zarr store, be it there yet or not; the lock lies beside it.
+
+    Raises
+    ------
+    BusyError, ComputeError
+        See `locked`.
+    """
+    with _owned(store.with_name(f"{NAME}-{store.name}"), store, command, "wait for it"):
+        yield
+
+
+@contextmanager
+def _owned(path: Path, what: Path, command: str, remedy: str) -> Iterator[None]:
+    """Own `what` as long as `path` is there."""
+    owner = Owner.myself(command)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         while not _taken(path, owner):
             holder, idle = _holder(path)
             if holder is not None and not holder.dead(idle) and not (_in_job() and _fell_silent(path, holder)):
-                raise BusyError(f"{folder}: in use by {holder}: wait for it, or choose another --out")
+                raise BusyError(f"{what}: in use by {holder}: {remedy}")
             if holder is None and idle < SETTLING and path.exists():
                 time.sleep(SETTLING / 20)  # without hard links its content comes a moment after its name
                 continue
@@ -118,8 +142,6 @@ def locked(folder: Path, command: str) -> Iterator[None]:
         beat.join()
         if _holder(path)[0] == owner:
             path.unlink(missing_ok=True)
-        with suppress(OSError):
-            folder.rmdir()  # of a command that wrote nothing
 
 
 def _taken(path: Path, owner: Owner) -> bool:

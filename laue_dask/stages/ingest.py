@@ -24,6 +24,7 @@ from laue_dask.io.block_files import checksum
 from laue_dask.io.frames import FrameInfo, FrameRef, discover, frame_info, read_frame, read_position
 from laue_dask.io.geometry import ScanGrid, resolve_grid
 from laue_dask.io.journal import Journal, Receipt
+from laue_dask.io.lock import locked_store
 from laue_dask.io.packed import pack
 from laue_dask.io.places import require_space, require_writable
 from laue_dask.io.scan_store import ScanStore, ingest_shard
@@ -127,7 +128,21 @@ def ingest(
     grid = grid_of(refs, scan, positions)
     if scan.store_frames:
         _require_space(out, sample, len(refs))
-    store = begin(source, out, scan, refs, grid, sample, recipe)
+    with locked_store(out, f"ingest {source}"):
+        store = begin(source, out, scan, refs, grid, sample, recipe)
+        return _finish(store, refs, grid, recipe, workers=workers, progress=progress)
+
+
+def _finish(
+    store: ScanStore,
+    refs: Sequence[FrameRef],
+    grid: ScanGrid,
+    recipe: Recipe | None,
+    *,
+    workers: Workers,
+    progress: Progress,
+) -> ScanStore:
+    """Write all that is missing of a store that is this process's own, and put it in its place."""
     receipts = _ingest_blocks(store, refs, grid, recipe, workers=workers, progress=progress)
     store.record(receipts)
     if not store.valid.any():

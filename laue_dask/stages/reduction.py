@@ -18,6 +18,7 @@ from laue_dask.compute.cluster import Workers
 from laue_dask.compute.run import complete, write_array
 from laue_dask.config import Recipe
 from laue_dask.errors import InputError
+from laue_dask.io.lock import locked_store
 from laue_dask.io.places import require_writable
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.preprocess import LEAST_SAMPLE, Substrate
@@ -75,9 +76,19 @@ def reduce_scan(
     tell(kept)
     if found is not None and kept:
         if not store.vouches_for(digest):
-            store.take_down(digest)
+            with locked_store(store.path, f"list recipe {digest}"):
+                store.take_down(digest)
         return found
     require_writable(store.path)
+    with locked_store(store.path, f"reduce by recipe {digest}"):
+        # What the store's receipts say may have changed before it was ours.
+        return _reduce(ScanStore.open(store.path), recipe, workers=workers, progress=progress)
+
+
+def _reduce(store: ScanStore, recipe: Recipe, *, workers: Workers, progress: Progress) -> zarr.Array[Any]:
+    """`reduce_scan` into a store that is this process's own."""
+    digest = recipe.digest()
+    found = store.reduced(digest)
     if recipe.substrate == "remove":
         _save_substrate(store, recipe)
     if found is None:

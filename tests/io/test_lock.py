@@ -15,7 +15,7 @@ import pytest
 
 from laue_dask.errors import InputError
 from laue_dask.io import lock
-from laue_dask.io.lock import NAME, Owner, locked
+from laue_dask.io.lock import NAME, Owner, locked, locked_store
 
 CONTEXT = multiprocessing.get_context("fork")
 
@@ -52,6 +52,18 @@ def test_a_killed_owner_s_lock_is_free_at_once(holder, tmp_path):
     with locked(tmp_path / "run", "b"):
         assert Owner(**json.loads((tmp_path / "run" / NAME).read_text())).pid == os.getpid()
     assert not (tmp_path / "run").exists()
+
+
+def test_a_store_is_locked_beside_it_and_nothing_is_left(tmp_path):
+    store = tmp_path / "scan.zarr"
+    with locked_store(store, "ingest a"):
+        assert [path.name for path in tmp_path.iterdir()] == [f"{NAME}-scan.zarr"]
+        told = rf"scan\.zarr: in use by process {os.getpid()} on .* \(`ingest a`\): wait for it$"
+        with pytest.raises(InputError, match=told), locked_store(store, "b"):
+            pytest.fail("two owners")
+        with locked_store(tmp_path / "other.zarr", "c"):
+            pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_is_left_of_a_command_that_wrote_nothing_and_nothing_is_taken_from_one_that_did(tmp_path):

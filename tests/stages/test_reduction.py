@@ -15,11 +15,13 @@ from laue_dask.io.block_files import checksum
 from laue_dask.io.frame_array import FrameArray
 from laue_dask.io.geometry import resolve_grid
 from laue_dask.io.journal import Journal
+from laue_dask.io.lock import locked_store
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.preprocess import reduce_frames
 from laue_dask.progress import QuietProgress
 from laue_dask.stages import reduction
 from laue_dask.stages.reduction import reduce_scan, reduced_patterns
+from laue_dask.verify import verify
 
 SIDE = 256
 RECIPE = Recipe()
@@ -150,3 +152,23 @@ def test_memory_of_a_worker_does_not_grow_with_the_scan(tmp_path):
     # Blocks are of 32 and 64 patterns here: a task holds eight frames at once and its reduced patterns, 16 KiB each.
     assert peaks[2000] <= 1.2 * peaks[500], peaks
     assert peaks[2000] - peaks[500] <= 0.2 * 1500 * SIDE * SIDE * 2, peaks
+
+
+def test_two_runs_that_reduce_into_one_store_are_kept_apart(tmp_path, workers):
+    store = written(tmp_path / "s.zarr", 40, side=140)
+    with locked_store(store.path, "reduce elsewhere"), pytest.raises(InputError, match="`reduce elsewhere`"):
+        reduce_scan(store, RECIPE, workers=workers, progress=QuietProgress())
+    assert store.recipes() == {}
+    other, third = Recipe(clip_sigma=5.0), ScanStore.open(store.path)
+
+    def meanwhile(kept):
+        assert not kept
+        reduce_scan(third, other, workers=workers, progress=QuietProgress())
+
+    # Another run is done between the first one's look and its turn: what that one listed must not be lost.
+    assert store._receipts is not None  # as the first one read it
+    reduce_scan(store, RECIPE, workers=workers, progress=QuietProgress(), tell=meanwhile)
+    found = ScanStore.open(store.path)
+    assert found.vouches_for(RECIPE.digest())
+    assert found.vouches_for(other.digest())
+    assert not verify(store.path, progress=QuietProgress()).findings
