@@ -30,6 +30,9 @@ NAME = "run.json"
 WITHDRAWN = "run.json.withdrawn"
 """The record of a run while `laue-dask segment` puts other results into its place."""
 
+FINISHING = "run.json.part"
+"""There while the receipts of a run's files may be there before its record, which is then not lost but yet to come."""
+
 CHECKSUM = "crc32c"
 """Last entry of a record: of all the others."""
 
@@ -167,12 +170,14 @@ def write(folder: Path, values: dict[str, Any]) -> None:
     """
     for left in folder.glob(".*.partial"):  # of commands that were killed
         left.unlink()
+    (folder / FINISHING).touch()
     Receipts.of(
         folder, [path.relative_to(folder).as_posix() for pattern in FILES for path in folder.glob(pattern)]
     ).write(IN_RUN)
     text = json.dumps({**values, CHECKSUM: _checksum(values)}, indent=1, ensure_ascii=False)
     replace_file(folder / NAME, text.encode(errors="surrogatepass"))
-    (folder / WITHDRAWN).unlink(missing_ok=True)
+    for name in (WITHDRAWN, FINISHING):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _checksum(values: dict[str, Any]) -> str:
@@ -204,7 +209,7 @@ def vouches_for(folder: Path, name: str) -> bool:
 def remove(folder: Path) -> None:
     """From here on there is no finished run, nor one that lost something after a kill on the way."""
     withdraw(folder)
-    for name in (IN_RUN, WITHDRAWN):
+    for name in (IN_RUN, WITHDRAWN, FINISHING):
         (folder / name).unlink(missing_ok=True)
 
 

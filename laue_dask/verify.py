@@ -274,8 +274,8 @@ def _run(path: Path) -> _Checks:
     checks = _Checks(path, own={path / IN_RUN, path / records.NAME, path / records.WITHDRAWN})
     if (path / _SCAN).exists():
         checks.parts.append(_store(path / _SCAN, remedy=f"remove {path / _SCAN}, then {RUN_AGAIN}"))
-    withdrawn = (path / records.WITHDRAWN).exists()
-    if not (path / records.NAME).exists() and (path / IN_RUN).exists() and not withdrawn:
+    on_its_way = any((path / name).exists() for name in (records.WITHDRAWN, records.FINISHING))
+    if not (path / records.NAME).exists() and (path / IN_RUN).exists() and not on_its_way:
         checks.broken.append(Finding(path / records.NAME, "is missing", RUN_AGAIN))
     elif not (path / records.NAME).exists():
         checks.notes.append(f"{path}: not finished: `laue-dask run`, the same command, goes on")

@@ -106,6 +106,29 @@ def test_a_run_without_its_record_is_a_damaged_one(run, command):
     assert "run.json: is missing" in outcome.out
 
 
+def test_a_run_killed_just_before_its_first_record_is_no_damaged_one(run, command, monkeypatch):
+    record = records.read(run)
+    records.remove(run)
+
+    def kill(path, content):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "replace_file", kill)
+        with pytest.raises(KeyboardInterrupt):
+            records.write(run, record)
+    assert (run / "receipts.json").exists()
+    assert not (run / "run.json").exists()
+    outcome = command("verify", run)
+    assert outcome.code == 0, outcome.out
+    assert "not finished" in outcome.out
+    assert "none of ours" not in outcome.out
+    records.write(run, record)
+    assert command("verify", run).code == 0
+    (run / "run.json").unlink()
+    assert command("verify", run).code == 1
+
+
 def test_an_unfinished_run_is_no_damaged_one(run, command, monkeypatch):
     def killed(path, **_):
         if path.name == records.IN_RUN:
