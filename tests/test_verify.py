@@ -192,3 +192,10 @@ def test_a_shard_of_another_place_is_refused(run):
     for start in (0, store.shard_frames):
         with pytest.raises(LaueDaskError, match="is not the file that was written"):
             store.read_frames(start, start + 1)
+
+
+def test_a_shard_without_a_receipt_is_refused(run):
+    store = ScanStore.open(run / "scan.zarr")
+    store.root.attrs["seals"] = []
+    with pytest.raises(LaueDaskError, match="has no receipt"):
+        ScanStore(run / "scan.zarr").read_frames(0, 1)

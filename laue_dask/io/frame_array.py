@@ -157,7 +157,8 @@ class FrameArray:
         state = (found.st_ino, found.st_size, found.st_mtime_ns)
         if self._seals is None or self._sealed.get(block) == state:
             return
-        fault = self.files.fault(block, self._seals[block])
+        seal = self._seals.get(block)
+        fault = "has no receipt" if seal is None else self.files.fault(block, seal)
         if fault:
             where = f"frames {start} to {min(start + self.shard_frames, self.array.shape[0]) - 1} are damaged"
             raise StoreError(f"{self.folder}: {where}: {self._key(block)} {fault}: ingest again")
