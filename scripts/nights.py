@@ -346,12 +346,14 @@ def check_end(campaign: Campaign, nights: int) -> None:
         f"{min(steady) / 1e6:.1f} to {max(steady) / 1e6:.1f} MB"
     )
     print(f"  {100 * rise:.1f} % (at most {100 * FLAT:.0f} % is asked for)")
-    spans = [(one[1], one[-1]) for one in campaign.workers if len(one) > 10]
+    # A scan whose process was killed tells no memory.
+    nights_of_workers = [[size for size in one if size] for one in campaign.workers]
+    spans = [(one[1], one[-1]) for one in nights_of_workers if len(one) > 10]
     if spans:
         rises = [last / first - 1 for first, last in spans]
         print(
-            f"memory of the process of the scans, from the second to the last of a night: +{100 * min(rises):.1f} to "
-            f"+{100 * max(rises):.1f} %; at the end of the first such night {spans[0][1] / 1e6:.0f} MB, of the last "
+            f"memory of the process of the scans, from the second to the last of a night: {100 * min(rises):+.1f} to "
+            f"{100 * max(rises):+.1f} %; at the end of the first such night {spans[0][1] / 1e6:.0f} MB, of the last "
             f"{spans[-1][1] / 1e6:.0f} MB"
         )
     if nights >= 5:
