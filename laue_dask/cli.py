@@ -279,7 +279,9 @@ def watch(
     config_file: Path | None,
     workers: int | None,
 ) -> int:
-    """Map a scan while the detector writes it into FOLDER, one file per frame, and segment it when it is over.
+    """Map a scan while the detector writes its files into FOLDER, and segment it when it is over.
+
+    A file holds one frame or several, which are taken when the file is complete; FOLDER may be a glob.
 
     RUN/watch.html shows the maps, suggestions and alarms. The scan is over when all frames are there, after --timeout,
     or on Ctrl-C or SIGTERM, with what there is; the result is that of `run`. After a kill, the same command goes on.
@@ -287,8 +289,8 @@ def watch(
     config = load(config_file, _overrides(shape=shape, order=order, workers=workers, k=k))
     from laue_dask.watch import watcher
 
-    path = Path(folder).absolute()
-    out = out or Path(f"{(path.parent if glob.has_magic(folder) else path).name}_run")
+    path = Path(folder.partition("::")[0]).absolute()
+    out = out or Path(f"{(path.parent if glob.has_magic(str(path)) else path).name}_run")
     with _stopped_by_signal() as stop:
         record = watcher.watch(
             folder,
@@ -595,24 +597,21 @@ def _progress() -> "Progress":
 
 @contextmanager
 def _stopped_by_signal() -> Iterator[threading.Event]:
-    """Set by the first Ctrl-C or SIGTERM; the next one ends the process as usual."""
+    """Set by Ctrl-C or SIGTERM; a second Ctrl-C ends the process as usual, a second SIGTERM says nothing new."""
     stop = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def usual() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
     def end(*_: object) -> None:
         stop.set()
-        usual()
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
 
     for number in before:
         signal.signal(number, end)
     try:
         yield stop
     finally:
-        usual()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _tell(record: "Run", out: Path) -> int:

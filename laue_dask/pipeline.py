@@ -35,7 +35,7 @@ from laue_dask.progress import Progress
 from laue_dask.record import Run
 from laue_dask.report.page import write_page
 from laue_dask.report.plots import GALLERY_UP_TO, write_plots
-from laue_dask.reuse import Reuse, differences, update
+from laue_dask.reuse import Reuse, differences, recorded, update
 from laue_dask.stages import evaluation, extraction, grains, segmentation, source, specimen
 from laue_dask.stages.reduction import reduce_scan
 from laue_dask.stages.specimen import Map
@@ -435,7 +435,9 @@ def _segment(
                 kept = segmentation.read_scores(old, record["suggested_k"]) if scored else segmentation.Scores()
                 found = segmentation.put_scores(kept, results)
         k_values = sorted({*found.suggested, *config.clustering.k}) or [2]
-        known = segmentation.read(old) if same and segmentation.same(before.clustering, config.clustering) else {}
+        key = record["keys"]["components"]
+        segments, found_grains = keys.segments(key, m_pca, config.clustering), keys.grains(key, m_pca)
+        known = segmentation.read(old) if recorded(old.attrs, segments) else {}
         with run.timed("segment"):
             made = segmentation.segment(
                 components,
@@ -448,7 +450,7 @@ def _segment(
                 seeds=found.seeds,
                 known=known,
             )
-        kept_grains = m_pca == record["m_pca"] and "grain" in old
+        kept_grains = recorded(old.attrs, found_grains) and "grain" in old
         rows = None if kept_grains else grains.find(components, m_pca, where, reduced, results)
     record |= {
         "k": [one.k for one in made],
@@ -467,8 +469,7 @@ def _segment(
     for name in ("evaluation", "approximation"):  # of other segmentations
         record.pop(name, None)
     results.group.attrs["suggested_k"] = record["suggested_k"]
-    key = record["keys"]["components"]
-    stages = [keys.segments(key, m_pca, config.clustering), keys.grains(key, m_pca)]
+    stages = [segments, found_grains]
     stages += [keys.scores(key, m_pca, config.clustering)] if rescored else []
     update(results, stages, without=() if rescored or scored else ("scores",))
     records.withdraw(folder)

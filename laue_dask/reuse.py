@@ -127,6 +127,13 @@ class Reuse:
         results.group.attrs[NAME] = {name: _entry(stage) for name, stage in self._now.items()}
 
 
+def recorded(attributes: Mapping[Any, Any], stage: Stage) -> bool:
+    """Whether results with these attributes were made by this very stage."""
+    stages = attributes.get(NAME, {})
+    earlier = stages.get(stage.name) if isinstance(stages, dict) else None
+    return isinstance(earlier, dict) and earlier.get("key") == stage.key
+
+
 def update(results: ResultsWriter, stages: Sequence[Stage], *, without: Collection[str] = ()) -> None:
     """Replace the keys and values of some stages of results that are made from others, and drop those of some."""
     before = results.group.attrs.get(NAME, {})

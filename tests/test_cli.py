@@ -272,3 +272,36 @@ def test_a_command_that_is_told_to_end_twice_ends_in_order(small_scan, tmp_path)
     assert told[-1] == "laue-dask: interrupted: the same command goes on where it stopped"
     assert not psutil.wait_procs(workers, timeout=60)[1]
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_run_that_a_terminal_interrupts_while_it_imports_ends_in_a_line(small_scan, tmp_path):
+    command = [sys.executable, "-m", "laue_dask", "run", str(small_scan), "--out", str(tmp_path / "run")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        deadline = time.monotonic() + 60
+        while not any("forkserver" in " ".join(one.cmdline()) for one in children(process.pid)):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(0.3)
+        os.killpg(process.pid, signal.SIGINT)
+        told = process.communicate(timeout=100)[1].splitlines()
+    assert process.returncode == 1
+    assert [line for line in told if line] == ["laue-dask: interrupted: the same command goes on where it stopped"]
+
+
+@pytest.mark.parametrize("source", ["scanA", "scanA/*.tif", "scanA/*.h5::/entry/data", "scanA::/entry/data"])
+def test_the_folder_of_a_watch_is_called_after_that_of_its_scan(tmp_path, monkeypatch, command, source):
+    from laue_dask.watch import watcher
+
+    places = []
+
+    def watch(folder, out, config, *, stop, **_):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)  # said twice: it is stopped once
+        places.append((out, stop.is_set()))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(watcher, "watch", watch)
+    before = signal.getsignal(signal.SIGTERM)
+    command("watch", tmp_path / source)
+    assert [(str(out), stopped) for out, stopped in places] == [("scanA_run", True)]
+    assert signal.getsignal(signal.SIGTERM) is before

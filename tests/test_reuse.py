@@ -227,3 +227,13 @@ def test_many_changes_are_counted():
     assert told[:2] == ["v0 is -1, was 0", "v1 is -1, was 1"]
     assert told[-1] == "5 more values changed"
     assert differences(before, before) == []
+
+
+def test_what_older_code_found_is_not_taken_for_new_after_segmenting_again(own_run, again, monkeypatch):
+    monkeypatch.setitem(records.STAGE_VERSIONS, "grains", 2)
+    monkeypatch.setitem(records.STAGE_VERSIONS, "segments", 2)
+    before = files(own_run)["grains"]
+    pipeline.segment(own_run, {}, command="test", progress=QuietProgress())
+    assert files(own_run)["grains"] != before
+    _, told = again(clustering={"k": (3,)})
+    assert told["grains"] == "kept"

@@ -408,7 +408,7 @@ def _tried(call: Callable[[], object]) -> bool:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Let what ends a command from outside, as a batch system does before the walltime, end it as Ctrl-C does."""
+    """Let what ends a program of one's own from outside end it as Ctrl-C does; `laue-dask` itself sees to that."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

@@ -7,6 +7,7 @@ imports anything itself.
 
 import multiprocessing
 import os
+import signal
 
 KEPT_MEMORY = {"MALLOC_TRIM_THRESHOLD_": 32 * 2**20, "MALLOC_MMAP_THRESHOLD_": 8 * 2**20, "MALLOC_ARENA_MAX": 1}
 """For the C library of a worker, in bytes: what is freed stays with the process, up to so much, and is used again.
@@ -35,14 +36,18 @@ def prepare() -> None:
     """Have the process begin with its imports, if it has not; returns at once."""
     if not available():
         return
-    from multiprocessing import forkserver
+    from multiprocessing import forkserver, resource_tracker
 
+    resource_tracker.ensure_running()  # begins with it, and would end what is blocked here
     before = {name: os.environ.get(name) for name in ENVIRONMENT}
     os.environ.update({name: str(value) for name, value in ENVIRONMENT.items()})
+    # A terminal sends Ctrl-C to this process as well, which has nothing to say to it: it ends with its parent.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         forkserver.set_forkserver_preload(list(_IMPORTED))
         forkserver.ensure_running()
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for name, value in before.items():
             if value is None:
                 del os.environ[name]

@@ -287,10 +287,14 @@ def write_block(block: NDArray[Any], array: zarr.Array[Any], index: int) -> Rece
     if not 0 <= start < array.shape[0] or len(block) != min(unit, array.shape[0] - start):
         raise ValueError(f"{len(block)} rows are not block {index} of {unit} rows among {array.shape[0]}")
     files = BlockFiles(array)
-    # Zarr looks into a shard that it replaces, and stumbles over a damaged one.
-    files.path(index).unlink(missing_ok=True)
     # Written even if empty: a block that is not there is one that was lost.
-    array.with_config({"write_empty_chunks": True})[start : start + len(block)] = block
+    writable = array.with_config({"write_empty_chunks": True})
+    try:
+        writable[start : start + len(block)] = block
+    except ValueError:
+        # Zarr looks into a shard that it replaces, and stumbles over a damaged one.
+        files.path(index).unlink(missing_ok=True)
+        writable[start : start + len(block)] = block
     found = {"crc32c": checksum(block), "seal": files.seal(index)}
     return {"block": index, "start": start, "stop": start + len(block), **found}
 

@@ -70,6 +70,8 @@ class Listing:
         self.added: list[str] | None = None
         self._source = str(source)
         self._content: _Folder | _Matches | None = None
+        self._count = 0
+        """Files after the last look: their list may be that of a folder, which changes."""
         self._whole = False
         """Whether the last look came to its end."""
         self._lines: dict[str, _Folder] = {}
@@ -80,9 +82,9 @@ class Listing:
         Raises
         ------
         EmptyError
-            There is nothing; `files` stay as they were.
+            There is nothing.
         InputError
-            There are several kinds of frames, or scans, or a folder cannot be read; the same.
+            There are several kinds of frames, or scans, or a folder cannot be read.
         """
         whole, self._whole = self._whole, False
         kind = _Folder if is_folder(self._source) else _Matches
@@ -101,8 +103,8 @@ class Listing:
         lines = isinstance(self._content, _Folder) and not self._content.names
         exact = whole and files is self.files and not lines and not self._content.gone
         self.added = self._content.added if exact else None
-        changed |= not whole or len(files) != len(self.files)
-        self.files, self._whole = files, True
+        changed |= not whole or len(files) != self._count
+        self.files, self._count, self._whole = files, len(files), True
         return changed
 
     def _find_odd(self) -> str:
@@ -171,9 +173,9 @@ class _Folder:
         frames = [name for name in shown if is_frame(name) and not _odd(name)]
         folders = [name for name in shown if not is_frame(name) and is_folder(f"{self._before}{name}")]
         self.folders.update(name for name in folders if not _odd(name))
-        self.odd += [name for name in shown if _odd(name) and (is_frame(name) or name[-1].isdigit())]
         self.added = [self._before + name for name in frames]
         add_in_order(self.names, self.added, start=len(self._before))
+        self.odd += [name for name in shown if _odd(name) and (is_frame(name) or self._is_line(name))]
         if gone:
             self.kinds = Counter(map(suffix_of, self.names))
         else:
@@ -181,6 +183,10 @@ class _Folder:
         self._known.update(new)
         self.gone, self.changed = gone, gone or bool(new)
         return self.changed
+
+    def _is_line(self, name: str) -> bool:
+        """Whether a name is that of a line of a scan, where there are no frames beside it."""
+        return not self.names and name[-1].isdigit() and is_folder(f"{self._before}{name}")
 
 
 class _Matches:
@@ -201,7 +207,7 @@ class _Matches:
 
     def look(self) -> bool:
         if not glob.has_magic(self._pattern):
-            raise EmptyError(f"{self._pattern}: no such file or folder")
+            raise EmptyError(f"{self._pattern or 'source'}: no such file or folder")
         found = list(set(_matches(self._pattern)))
         new = [name for name in found if name not in self._known]
         gone = len(self._known) + len(new) > len(found)
@@ -211,10 +217,11 @@ class _Matches:
             self._frames = [name for name in self._frames if name in self._known]
             self._others = [name for name in self._others if name in self._known]
         files = [name for name in new if not is_folder(name) and not _odd(name)]
-        self.odd += [name for name in new if _odd(name)]
         others = [name for name in files if not is_frame(name)]
         frames = files if not others else [name for name in files if is_frame(name)]
         add_in_order(self._frames, frames)
+        odd = [name for name in new if _odd(name) and not is_folder(name)]
+        self.odd += [name for name in odd if is_frame(name) or not self._frames]
         add_in_order(self._others, others)
         self.gone, self.added = gone, frames if self._frames else others
         self._known.update(new)
@@ -231,7 +238,7 @@ def is_folder(path: str) -> bool:
 
 
 def _matches(pattern: str) -> Iterator[str]:
-    """What a pattern stands for, `**` being any folders below that are no links: some that go round never end.
+    """What a pattern stands for, `**` being any folders below, each once: links may go round.
 
     Folders that cannot be read are refused: their frames would be missing without a word.
     """
@@ -245,7 +252,13 @@ def _matches(pattern: str) -> Iterator[str]:
     place = parts.index("**")
     head, tail = "/".join(parts[:place]), "/".join(parts[place + 1 :]) or "*"
     for top in glob.glob(head) if head else ["/" if pattern.startswith("/") else "."]:  # noqa: PTH207
-        for where, folders, _ in os.walk(top, onerror=_refuse):
+        seen: set[str] = set()
+        for where, folders, _ in os.walk(top, onerror=_refuse, followlinks=True):
+            real = os.path.realpath(where)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
             folders[:] = [name for name in folders if not name.startswith(".")]
             yield from _matches(f"{glob.escape(where)}/{tail}")
 

@@ -186,11 +186,6 @@ def same_scores(before: ClusteringConfig, now: ClusteringConfig) -> bool:
     return all(getattr(before, name) == getattr(now, name) for name in SCORED_WITH)
 
 
-def same(before: ClusteringConfig, now: ClusteringConfig) -> bool:
-    """Whether a segmentation made with one configuration is that of the other for the same K."""
-    return all(getattr(before, name) == getattr(now, name) for name in CLUSTERED_WITH)
-
-
 def read_scores(dataset: xr.Dataset, suggested: Sequence[int]) -> Scores:
     """Scores of a results store, without seeds."""
     names = ("score_k", "silhouette", "calinski_harabasz")

@@ -98,8 +98,8 @@ class Log:
             os.truncate(self._lines, before)
             raise
         for entry in entries:
-            self._row[entry.file] = len(self.entries)
             self.entries.append(entry)
+            self._row[entry.file] = len(self.entries) - 1  # last: another thread may look the entry up
 
     def features(self) -> NDArray[np.float32]:
         """Features (n, width) of all entries, on disk."""

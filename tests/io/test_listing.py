@@ -1,6 +1,7 @@
 import os
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -82,3 +83,24 @@ def test_a_name_that_is_not_utf_8_is_left_out_and_told(tmp_path):
     odd.unlink()
     assert listing.look()
     assert not listing.odd
+
+
+def test_names_that_are_not_utf_8_of_what_is_no_frame_do_not_matter(tmp_path):
+    for name in ("a_1.tif", "a_2.tif", os.fsdecode(b"notes\xe9_1")):
+        (tmp_path / name).touch()
+    (tmp_path / os.fsdecode(b"old\xe9_2")).mkdir()
+    assert len(discover(tmp_path)) == 2
+    assert len(discover(f"{tmp_path}/*")) == 2
+
+
+def test_folders_that_are_links_are_looked_into_once(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    for folder in (elsewhere, tmp_path / "root" / "a"):
+        folder.mkdir(parents=True)
+        for i in range(3):
+            (folder / f"{folder.name}_{i}.tif").touch()
+    (tmp_path / "root" / "linked").symlink_to(elsewhere)
+    (tmp_path / "root" / "again").symlink_to(tmp_path / "root" / "a")
+    (tmp_path / "root" / "a" / "round").symlink_to(tmp_path / "root")
+    found = [Path(ref.path).name for ref in discover(f"{tmp_path}/root/**/*.tif")]
+    assert sorted(found) == [f"{name}_{i}.tif" for name in ("a", "elsewhere") for i in range(3)]
