@@ -16,6 +16,7 @@ import psutil
 from dask import config as dask_config
 from dask.utils import format_bytes, parse_bytes
 from distributed import Nanny, Scheduler, SpecCluster
+from distributed.core import Status
 from distributed.system import MEMORY_LIMIT
 
 from laue_dask.compute import forks
@@ -41,7 +42,7 @@ USUAL_MEMORY = 2**30
 """What a worker needs for frames of any size; with less for each core, fewer workers are started."""
 
 STARTS = 3
-"""Times that workers are started before the run gives up."""
+"""Times that a worker is started before the run gives up."""
 
 PRELOAD = "laue_dask.compute.preload"
 """What GPU workers do first."""
@@ -85,7 +86,7 @@ def start_cluster(config: ClusterConfig, count: int, gpus: int, memory: int, scr
 
     def worker(devices: str, **more: Any) -> dict[str, Any]:
         options = {**common, "memory_limit": memory, "env": {"CUDA_VISIBLE_DEVICES": devices}, **more}
-        return {"cls": Nanny, "options": options}
+        return {"cls": _PersistentNanny, "options": options}
 
     # A CPU worker sees no GPU: what it encodes must not fill the memory of one that is another worker's.
     workers = {f"cpu-{i}": worker("") for i in range(count)}
@@ -95,19 +96,26 @@ def start_cluster(config: ClusterConfig, count: int, gpus: int, memory: int, scr
         f"gpu-{i}": worker(given[i] if i < len(given) else str(i), resources=GPU, preload=[PRELOAD])
         for i in range(gpus)
     }
-    left = STARTS
-    while True:
-        left -= 1
-        try:
-            return SpecCluster(
-                workers=workers,
-                scheduler=scheduler(config.dashboard, host=LOOPBACK),
-                silence_logs=logging.CRITICAL,
-            )
-        except (OSError, RuntimeError, TimeoutError) as error:
-            # A worker that dies later is replaced by Dask; while they start, one that does is the end of all.
-            if left == 0 or not isinstance(error, RuntimeError):
-                raise ComputeError(f"the {count} local workers did not start: {error}") from error
+    try:
+        return SpecCluster(
+            workers=workers,
+            scheduler=scheduler(config.dashboard, host=LOOPBACK),
+            silence_logs=logging.CRITICAL,
+        )
+    except (OSError, RuntimeError, TimeoutError) as error:
+        raise ComputeError(f"the {count} local workers did not start: {error}") from error
+
+
+class _PersistentNanny(Nanny):
+    """Starts its worker again if it dies while it starts, which is the end of all for Dask's own; later it is not."""
+
+    async def instantiate(self) -> Status:
+        status: Status = await super().instantiate()
+        for _ in range(STARTS - 1):
+            if status != Status.stopped or self.status not in (Status.init, Status.starting):
+                break
+            status = await super().instantiate()
+        return status
 
 
 def scheduler(dashboard: bool, **options: Any) -> dict[str, Any]:

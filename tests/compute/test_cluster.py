@@ -425,22 +425,14 @@ def test_gpus_that_are_required_must_be_asked_for():
         pytest.fail("it started")
 
 
-@pytest.mark.parametrize(("deaths", "starts"), [(local.STARTS - 1, True), (local.STARTS, False)])
-def test_workers_that_die_while_they_start_are_started_again(monkeypatch, deaths, starts):
-    class Dying(Nanny):
-        left = deaths
-
-        async def start_unsafe(self):
-            if Dying.left:
-                Dying.left -= 1
-                raise OSError("killed")
-            return await super().start_unsafe()
-
-    monkeypatch.setattr(local, "Nanny", Dying)
+def test_a_worker_that_dies_while_it_starts_is_started_again(tmp_path):
+    left = tmp_path / "left"
+    left.write_text(str(local.STARTS - 1))
+    (tmp_path / "die.py").write_text(
+        f"import os, pathlib\nleft = pathlib.Path({str(left)!r})\ncount = int(left.read_text())\n"
+        "if count:\n    left.write_text(str(count - 1))\n    os.kill(os.getpid(), 9)\n"
+    )
     config = ClusterConfig(workers=1, memory="1GiB", gpu="never")
-    if not starts:
-        with pytest.raises(ComputeError, match="the 1 local workers did not start"), start(config):
-            pytest.fail("it started")
-        return
-    with start(config) as running:
+    with dask.config.set({"distributed.worker.preload": [str(tmp_path / "die.py")]}), start(config) as running:
         assert running.client.submit(sum, [1, 2]).result() == 3
+    assert left.read_text() == "0"
