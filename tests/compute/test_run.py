@@ -381,7 +381,6 @@ def test_a_block_whose_worker_is_killed_more_often_than_dask_allows_by_default_i
 def test_a_receipt_that_dies_with_its_worker_is_computed_again(workers, monkeypatch, marked):
     client = workers.client
     seen_lost = marked.parent / "seen-lost"
-    pids = client.run(os.getpid)
     killed = []
 
     def landed(futures, **options):
@@ -389,7 +388,8 @@ def test_a_receipt_that_dies_with_its_worker_is_computed_again(workers, monkeypa
         if not killed:
             [future, *_] = found.done
             [holder] = client.who_has([future])[future.key]
-            os.kill(pids[holder], signal.SIGKILL)
+            [pid] = client.run(os.getpid, workers=[holder]).values()
+            os.kill(pid, signal.SIGKILL)
             killed.append(holder)
             while future.status == "finished":
                 time.sleep(0.01)
