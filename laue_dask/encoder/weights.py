@@ -25,6 +25,9 @@ from laue_dask.io.places import replace_file
 DEFAULT = Path(str(files("laue_dask") / "weights" / "default.safetensors"))
 """The shipped weights."""
 
+USUAL_SIZE = 2048
+"""Channels and features, in all, up to which an architecture is built without a second thought."""
+
 LARGEST = 2**30
 """Bytes of a weights file, beyond which it is none of ours and is not read."""
 
@@ -171,7 +174,9 @@ def _checksum(card: Card, content: bytes) -> str:
 
 def _check_sizes(path: Path, card: Card, content: bytes) -> None:
     """Refuse an architecture that its file does not hold, which might be more than any memory does."""
-    with torch.device("meta"):  # shapes alone
+    # Of a large one the shapes alone: what PyTorch imports for that takes half a second and 90 MB.
+    large = sum(_numbers(card.architecture.model_dump())) > USUAL_SIZE
+    with torch.device("meta" if large else "cpu"), torch.random.fork_rng(devices=[]):
         declared = {name: tuple(tensor.shape) for name, tensor in Autoencoder(card.architecture).state_dict().items()}
     header = _header(content)
     found = {name: tuple(about["shape"]) for name, about in header.items() if name != "__metadata__"}
@@ -182,6 +187,14 @@ def _check_sizes(path: Path, card: Card, content: bytes) -> None:
             f"{path}: tensors do not fit the architecture of the card ({name}: {found.get(name, 'missing')}, declared "
             f"{declared.get(name, 'not')}): train it again"
         )
+
+
+def _numbers(values: Any) -> list[float]:
+    """All numbers in a card's part, however deep."""
+    if isinstance(values, dict | list | tuple):
+        inner = values.values() if isinstance(values, dict) else values
+        return [0.0, *(number for one in inner for number in _numbers(one))]
+    return [float(values)] if isinstance(values, int | float) else [0.0]
 
 
 def _header(content: bytes) -> dict[str, Any]:
