@@ -88,8 +88,7 @@ class Reuse:
 
     def holds(self, stage: Stage, names: Collection[str]) -> bool:
         """Whether the earlier run's results have whole arrays `names` of this very stage."""
-        same = self._finished and self._before.get(stage.name, {}).get("key") == stage.key
-        return same and io_results.whole(self._folder, names)
+        return self._finished and recorded({NAME: self._before}, stage) and io_results.whole(self._folder, names)
 
     def tell(self, stage: Stage, *, kept: bool, remark: str = "") -> None:
         """Say in a line whether a stage is kept or made again, and why; nothing where there was no earlier run.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from distributed import Client
 from hypothesis import HealthCheck, settings
 
 from laue_dask import cli
@@ -83,6 +84,18 @@ def on_workers(workers: Workers) -> Iterator[Workers]:
     """Commands and the pipeline run on the session's workers, not on their own."""
     with _all_on(workers):
         yield workers
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands and the pipeline run on one worker that is a thread of this process: what it calls can be replaced."""
+
+    @contextmanager
+    def running(config: ClusterConfig, **_: object) -> Iterator[Workers]:
+        with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as client:
+            yield Workers(client=client, count=1, gpu=None, described="here")
+
+    monkeypatch.setattr(cluster, "start", running)
 
 
 @dataclass(frozen=True)

@@ -4,33 +4,17 @@ import json
 import logging
 import os
 import shutil
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
 import zarr
-from distributed import Client
 
 from laue_dask import cli, pipeline
-from laue_dask.compute import cluster
-from laue_dask.compute.cluster import Workers
 from laue_dask.encoder import encode as encoder
 from laue_dask.errors import ExitCode, InputError
 from laue_dask.progress import QuietProgress
-
-
-@pytest.fixture
-def here(monkeypatch):
-    """One worker that is a thread of this process, so that what it calls can be replaced."""
-
-    @contextmanager
-    def running(config, **_):
-        with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as client:
-            yield Workers(client=client, count=1, gpu=None, described="here")
-
-    monkeypatch.setattr(cluster, "start", running)
 
 
 @pytest.fixture

@@ -8,11 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from distributed import Client
 
 from laue_dask import pipeline
 from laue_dask.compute import cluster
-from laue_dask.compute.cluster import Workers
 from laue_dask.config import Recipe, load
 from laue_dask.encoder import encode as encoder
 from laue_dask.encoder import weights
@@ -95,18 +93,6 @@ def damaged_run(small_scan, quick, workers, tmp_path_factory):
 @pytest.fixture(params=["whole", "damaged"])
 def any_run(request):
     return request.getfixturevalue("small_run" if request.param == "whole" else "damaged_run")
-
-
-@pytest.fixture
-def here(monkeypatch):
-    """One worker that is a thread of this process, so that what it calls can be replaced."""
-
-    @contextmanager
-    def running(config, **_):
-        with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as client:
-            yield Workers(client=client, count=1, gpu=None, described="here")
-
-    monkeypatch.setattr(cluster, "start", running)
 
 
 # What a run leaves

@@ -240,9 +240,9 @@ def _listening(config: BatchConfig, security: Security | None) -> SpecCluster:
     )
     try:
         return SpecCluster(workers={}, scheduler=scheduler, security=security, silence_logs=logging.CRITICAL)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, AssertionError) as error:
         where = f"cluster.interface = {config.interface}" if config.interface else "the scheduler"
-        raise ComputeError(f"{where}: {' '.join(str(error).split())}") from error
+        raise ComputeError(f"{where}: {' '.join(str(error).split()) or local.NO_LOOP}") from error
 
 
 @contextmanager
@@ -257,9 +257,10 @@ def _scheduler(config: SchedulerConfig, folder: Path | None) -> Iterator[_Joined
     security = credentials.of_files(config.ca, config.cert, config.key) if encrypted else None
     try:
         client = Client(address, security=security, timeout=min(config.timeout, 30))
-    except (OSError, ValueError, TypeError, TimeoutError) as error:
+    except (OSError, ValueError, TypeError, TimeoutError, AssertionError) as error:
         # TypeError: there are no credentials.
-        raise ComputeError(f"{address}: the scheduler is not reached: {' '.join(str(error).split())}") from error
+        why = " ".join(str(error).split()) or local.NO_LOOP
+        raise ComputeError(f"{address}: the scheduler is not reached: {why}") from error
     with client:
         try:
             seen = client.run_on_scheduler(view)

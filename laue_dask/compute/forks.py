@@ -22,7 +22,7 @@ ENVIRONMENT = {
     # Dask's: sets of strings are in the same order in all workers.
     "PYTHONHASHSEED": 6640,
 }
-"""In which the workers of this machine start."""
+"""In which workers start, those of batch jobs as well."""
 
 _IMPORTED = ("distributed", "laue_dask.stages.ingest", "laue_dask.stages.extraction", "laue_dask.stages.segmentation")
 

@@ -44,6 +44,9 @@ USUAL_MEMORY = 2**30
 STARTS = 3
 """Times that a worker is started before the run gives up."""
 
+NO_LOOP = "Dask's event loop did not start within 10 s: is the machine overloaded?"
+"""What an `AssertionError` without words of Dask means."""
+
 PRELOAD = "laue_dask.compute.preload"
 """What GPU workers do first."""
 
@@ -102,8 +105,8 @@ def start_cluster(config: ClusterConfig, count: int, gpus: int, memory: int, scr
             scheduler=scheduler(config.dashboard, host=LOOPBACK),
             silence_logs=logging.CRITICAL,
         )
-    except (OSError, RuntimeError, TimeoutError) as error:
-        raise ComputeError(f"the {count} local workers did not start: {error}") from error
+    except (OSError, RuntimeError, TimeoutError, AssertionError) as error:
+        raise ComputeError(f"the {count} local workers did not start: {str(error) or NO_LOOP}") from error
 
 
 class _PersistentNanny(Nanny):

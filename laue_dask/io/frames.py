@@ -28,6 +28,9 @@ from laue_dask.io.listing import PACKED, SUFFIXES, TIFF_SUFFIXES, Listing, is_fr
 # What fabio has to say about a damaged file is in the FrameError.
 logging.getLogger("fabio").setLevel(logging.CRITICAL + 1)
 
+MOST_DIMENSIONS = 9
+"""Of an EDF."""
+
 _fabio_rank = EdfFrame.get_data_rank
 
 
@@ -42,8 +45,6 @@ def _bounded_rank(*args: Any, **kwargs: Any) -> int:
 EdfFrame.get_data_rank = staticmethod(_bounded_rank)
 
 _OPENERS: dict[str, Callable[..., Any]] = dict(zip(PACKED, (gzip.open, bz2.open), strict=True))
-MOST_DIMENSIONS = 9
-"""Of an EDF."""
 
 _CBF_BINARY = b"\x0c\x1a\x04\xd5"
 _CBF_SECTION = b"--CIF-BINARY-FORMAT-SECTION--"

@@ -3,7 +3,6 @@
 import json
 import logging
 import shlex
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,7 @@ from laue_dask import __version__
 from laue_dask.config import Config, merged
 from laue_dask.errors import BusyError, ComputeError, ConfigError, ExitCode, InputError
 from laue_dask.io.lock import locked
-from laue_dask.io.places import replace_file, require_writable
+from laue_dask.io.places import free_space, replace_file, require_writable
 from laue_dask.nightly.config import KeepConfig, NightlyConfig, ends_at, require_out
 from laue_dask.nightly.decisions import Decision, decide, in_order
 from laue_dask.nightly.hand import DiedError, Hand, StoppedError
@@ -105,7 +104,7 @@ class _Night:
         """Why the night is over; empty where it is not."""
         if self.ends is not None and time.time() >= self.ends:
             return "time is up"
-        free = shutil.disk_usage(self.out).free
+        free = free_space(self.out)
         if free < self.config.limits.min_free:
             return self._no_room(0, free)
         return ""
@@ -117,7 +116,7 @@ class _Night:
 
     def require_room(self, scan: Found) -> None:
         """Raise `_OverError` where the disk would become too full."""
-        needed, free = self.needed(scan), shutil.disk_usage(self.out).free
+        needed, free = self.needed(scan), free_space(self.out)
         folder = self.place(scan.name).folder
         there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
         if free - max(0, needed - there) < self.config.limits.min_free:
@@ -206,8 +205,7 @@ def _plan(root: Path, config: NightlyConfig, where: str) -> Iterator[str]:
                 yield f"{status:8s} {one.scan.name}: {_size(one.scan)}" + (f", {one.reason}" if one.reason else "")
     for name, part, days in _old(night, datetime.now().timestamp()):
         yield f"remove   {night.place(name).folder / part}: {days:.0f} days old"
-    nearest = next(folder for folder in (out, *out.parents) if folder.exists())
-    needed, free = sum(night.needed(one.scan) for one in todo), shutil.disk_usage(nearest).free
+    needed, free = sum(night.needed(one.scan) for one in todo), free_space(out)
     limits = f"; {config.limits.min_free / 1e9:.2f} GB are to stay free"
     yield f"{len(todo)} to run, at most {needed / 1e9:.2f} GB on {out}, {free / 1e9:.2f} GB are free{limits}"
 

@@ -1,4 +1,5 @@
 import errno
+import gc
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import psutil
 import pytest
 from dask.utils import format_bytes
 from distributed import Nanny, SpecCluster
+from distributed.utils import LoopRunner
 
 from laue_dask.compute import cluster, credentials, crews, local, supervisor
 from laue_dask.compute.cluster import start
@@ -221,6 +223,30 @@ def test_whatever_waits_for_workers_that_are_gone_for_good_ends_in_time(ask, mon
         work()
     assert "\n" not in str(caught.value)
     assert time.monotonic() - lost[0] < 30
+
+
+# Dask's cluster cannot be deleted before its loop was there.
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    "config",
+    [
+        ClusterConfig(workers=1, gpu="never"),
+        BatchConfig(kind="slurm", workers=1, memory="1GiB", walltime="00:10:00"),
+        SchedulerConfig(kind="scheduler", address="tcp://127.0.0.1:1"),
+    ],
+    ids=["local", "batch", "scheduler"],
+)
+def test_a_machine_too_busy_to_start_the_event_loop_is_told_in_one_line(config, monkeypatch, tmp_path):
+    def stalled(_):
+        # as Dask's own assertion: it has no words
+        raise AssertionError
+
+    monkeypatch.setattr(LoopRunner, "_start_unlocked", stalled)
+    with pytest.raises(ComputeError, match=local.NO_LOOP[:40]) as caught, start(config, folder=tmp_path):
+        pass
+    assert "\n" not in str(caught.value)
+    del caught
+    gc.collect()
 
 
 def test_workers_that_are_gone_while_nothing_is_asked_of_them_end_nothing(monkeypatch):
