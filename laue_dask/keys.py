@@ -8,8 +8,7 @@ from typing import Any
 from laue_dask import __version__
 from laue_dask.config import ClusteringConfig, EncoderConfig, Model, Recipe
 from laue_dask.encoder.extractors import Extractor
-from laue_dask.record import stage_key
-from laue_dask.reuse import Stage
+from laue_dask.reuse import Stage, stage_key
 from laue_dask.stages.segmentation import CLUSTERED_WITH, SCORED_WITH
 
 _OF_NETWORK = ("batch_size", "precision")

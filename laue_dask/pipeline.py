@@ -5,7 +5,7 @@ that was killed goes on at the first missing block; a run with other parameters 
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from laue_dask import __version__, keys, mapscores, schema, selection
 from laue_dask import record as records
 from laue_dask.compute import cluster
 from laue_dask.compute.cluster import Workers
-from laue_dask.config import ClusterConfig, Config, dump, merged, validate
+from laue_dask.config import ClusterConfig, Config, Recipe, dump, merged, validate
 from laue_dask.encoder import weights
 from laue_dask.encoder.extractors import Extractor
 from laue_dask.errors import ConfigError, InputError
@@ -35,13 +35,17 @@ from laue_dask.progress import Progress
 from laue_dask.record import Run
 from laue_dask.report.page import write_page
 from laue_dask.report.plots import GALLERY_UP_TO, write_plots
-from laue_dask.reuse import Reuse, differences, recorded, update
+from laue_dask.reuse import Reuse, Stage, differences, recorded, update
 from laue_dask.stages import evaluation, extraction, grains, segmentation, source, specimen
+from laue_dask.stages.ahead import Ahead
 from laue_dask.stages.reduction import reduce_scan
 from laue_dask.stages.specimen import Map
 
 IN_PROCESS = 2**30
 """Bytes of components that `segment` holds in this process rather than start workers."""
+
+AT_HAND = 2**26
+"""Bytes of features up to which a run, too, works on them in this process: workers are asked for longer than that."""
 
 OF_GRAINS = ("grain", "boundary_strength")
 OF_QUALITY = ("reconstruction_error", "unexplained")
@@ -101,7 +105,8 @@ def _run(
     record = Run(command=command, source=origin, config=config)
     with nullcontext(given) if given else cluster.start(config.cluster, folder=folder, report=True) as workers:
         scan = encode(folder, record, extractor, workers=workers, progress=progress)
-        rows = _analyse(scan, workers=workers, progress=progress)
+        with _near(scan.features):
+            rows = _analyse(scan, workers=workers, progress=progress)
     conclude(scan, rows)
     return record
 
@@ -141,47 +146,56 @@ def encode(folder: Path, record: Run, extractor: Extractor, *, workers: Workers,
     config = record.config
     record.workers = workers.described
     reuse = Reuse.of(folder, label=f"{folder.name}, " if record.series else "")
-    with record.timed("ingest"):
-        there = source.is_ingested(record.source, folder)
-        store = source.open_scan(record.source, folder, config, workers=workers, progress=progress)
-    record.describe_scan(store)
-    reuse.tell(keys.ingested(record.keys["scan"]), kept=there)
-    folder.mkdir(parents=True, exist_ok=True)
-    table_of_grains = records.vouches_for(folder, grains.GRAINS)
-    records.remove(folder)
-    (folder / "config.yaml").write_text(dump(config), encoding="utf-8")
-    stage = keys.reduced(record.keys["scan"], config.recipe)
-    others = store.recipes()
-    if others and config.recipe.digest() not in others:
-        wanted = config.recipe.model_dump(mode="json")
-        nearest = min(others.values(), key=lambda other: len(differences(other, wanted)))
-        reuse.compare(stage.name, keys.of_recipe(nearest))
-    with record.timed("reduce"):
-        reduced = reduce_scan(
-            store,
-            config.recipe,
-            workers=workers,
-            progress=progress,
-            tell=lambda kept: reuse.tell(stage, kept=kept and there),
-        )
-    results = ResultsWriter(folder, {"scan": str(store.path), "scan_shape": list(store.scan_shape)})
-    where = Map(store.valid, store.scan_shape)
-    with record.timed("encode"):
+    with record.warned_by("laue_dask.encoder"), Ahead(folder, extractor, workers) as ahead:
+        with record.timed("ingest"):
+            there = source.is_ingested(record.source, folder)
+            store = source.open_scan(
+                record.source, folder, config, ahead=ahead.unless(), workers=workers, progress=progress
+            )
+        record.describe_scan(store)
+        reuse.tell(keys.ingested(record.keys["scan"]), kept=there)
+        folder.mkdir(parents=True, exist_ok=True)
+        table_of_grains = records.vouches_for(folder, grains.GRAINS)
+        records.remove(folder)
+        (folder / "config.yaml").write_text(dump(config), encoding="utf-8")
+        stage = keys.reduced(record.keys["scan"], config.recipe)
         made = keys.features(record.keys["scan"], config.recipe, config.encoder, extractor)
         record.keys["features"] = made.key
+        _compare_recipes(reuse, stage, store, config.recipe)
+        with record.timed("reduce"):
+            reduced = reduce_scan(
+                store,
+                config.recipe,
+                ahead=ahead.unless(made.key),
+                workers=workers,
+                progress=progress,
+                tell=lambda kept: reuse.tell(stage, kept=kept and there),
+            )
+        results = ResultsWriter(folder, {"scan": str(store.path), "scan_shape": list(store.scan_shape)})
+        where = Map(store.valid, store.scan_shape)
 
         def tell(kept: bool) -> None:
             reuse.tell(made, kept=kept)
             reuse.write(results)  # for the next run, should this one be killed
 
-        with record.warned_by("laue_dask.encoder"):
+        with record.timed("encode"):
             features = extraction.extract(
                 reduced, where, extractor, results, key=made.key, workers=workers, progress=progress, tell=tell
             )
-    where = Map(where.valid & extraction.finite(features), where.shape)
+    with _near(features):
+        where = Map(where.valid & extraction.finite(features), where.shape)
     record.set_more_aside(store, where.valid, "its features are not finite numbers")
     specimen.require_enough(record.n_patterns, ())
     return Encoded(folder, record, store, reduced, extractor, results, features, reuse, table_of_grains, where)
+
+
+def _compare_recipes(reuse: Reuse, stage: Stage, store: ScanStore, recipe: Recipe) -> None:
+    """Have it said how a new recipe differs from the nearest by which the scan was reduced before."""
+    others = store.recipes()
+    if others and recipe.digest() not in others:
+        wanted = recipe.model_dump(mode="json")
+        nearest = min(others.values(), key=lambda other: len(differences(other, wanted)))
+        reuse.compare(stage.name, keys.of_recipe(nearest))
 
 
 def _analyse(scan: Encoded, *, workers: Workers, progress: Progress) -> list[grains.Row] | None:
@@ -201,6 +215,8 @@ def _analyse(scan: Encoded, *, workers: Workers, progress: Progress) -> list[gra
             known=reuse.holds(stage, segmentation.SPECTRUM),
             tell=reuse.telling(stage),
         )
+    if components.nbytes <= AT_HAND:
+        components = components.persist()
     segmentation.write_direct_colouring(components, where, results)
     with record.timed("scores"):
         found = _scores(scan, components, workers=workers, progress=progress)
@@ -225,6 +241,11 @@ def _analyse(scan: Encoded, *, workers: Workers, progress: Progress) -> list[gra
     record.warnings += segmentation.warnings_of(made, config.clustering)
     record.advice = advise(found, made)
     return examine(scan, components, workers=workers, progress=progress)
+
+
+def _near(table: da.Array) -> AbstractContextManager[Any]:
+    """What is computed of a small table is computed by threads of this process."""
+    return dask_config.set(scheduler="threads") if table.nbytes <= AT_HAND else nullcontext()
 
 
 def _scores(scan: Encoded, components: da.Array, *, workers: Workers, progress: Progress) -> segmentation.Scores:

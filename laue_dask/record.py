@@ -1,6 +1,5 @@
 """The record of a run, `run.json`: what was done to what, with which versions and seeds, and how long it took."""
 
-import hashlib
 import json
 import logging
 import platform
@@ -52,10 +51,9 @@ REMEDY = "run `laue-dask run`, the same command, again"
 
 PACKAGES = ("dask", "distributed", "dask-ml", "fabio", "numpy", "scikit-learn", "torch", "zarr")
 
-STAGE_VERSIONS = dict.fromkeys(("reduced", "features", "components", "scores", "segments", "grains", "quality"), 1)
-"""Raised when a stage's code changes what it computes, so that older outputs are not taken for its own."""
-
 _PER_PATTERN = ("ingest", "reduce", "encode")
+SHARED = 0.02
+"""Share of the longest stage's time below which another one had nothing to do of its own."""
 
 
 class _Into(logging.Handler):
@@ -134,7 +132,10 @@ class Run:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, with versions and seeds."""
-        rates = {s: round(self.n_patterns / t, 1) for s, t in self.seconds.items() if t > 0 and s in _PER_PATTERN}
+        took = {stage: self.seconds[stage] for stage in _PER_PATTERN if self.seconds.get(stage, 0) > 0}
+        # What took next to nothing was there already, or was done together with what took long.
+        least = SHARED * max(took.values(), default=0)
+        rates = {stage: round(self.n_patterns / t, 1) for stage, t in took.items() if t >= least}
         return {
             "laue_dask": __version__,
             "command": self.command,
@@ -243,9 +244,3 @@ def read(folder: Path, *, withdrawn: bool = False) -> dict[str, Any]:
     if record.pop(CHECKSUM, None) != _checksum(record):
         raise InputError(f"{path}: is damaged or was changed, its checksum is another: {REMEDY}")
     return record
-
-
-def stage_key(stage: str, *parts: object) -> str:
-    """Hash of what a stage's output depends on, 16 hexadecimal digits."""
-    text = json.dumps([stage, STAGE_VERSIONS[stage], *map(str, parts)])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

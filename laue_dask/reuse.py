@@ -4,6 +4,8 @@ A run keeps, with its results, the key of each stage and the values behind it. T
 the key decides, and the values say which parameter it was.
 """
 
+import hashlib
+import json
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +23,9 @@ LOST = "what was there is damaged or gone"
 
 _TOLD = 4
 """Changed values that are told one by one."""
+
+STAGE_VERSIONS = dict.fromkeys(("reduced", "features", "components", "scores", "segments", "grains", "quality"), 1)
+"""Raised when a stage's code changes what it computes, so that older outputs are not taken for its own."""
 
 logger = logging.getLogger(__name__)
 
@@ -169,3 +174,9 @@ def _entry(stage: Stage) -> dict[str, Any]:
 
 def _is_stage(entry: object) -> bool:
     return isinstance(entry, dict) and isinstance(entry.get("key"), str) and isinstance(entry.get("of"), dict)
+
+
+def stage_key(stage: str, *parts: object) -> str:
+    """Hash of what a stage's output depends on, 16 hexadecimal digits."""
+    text = json.dumps([stage, STAGE_VERSIONS[stage], *map(str, parts)])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -4,12 +4,13 @@
 Usage: .venv/bin/python scripts/benchmark.py [--only floor pipeline ingest today scale table1] [--cache FOLDER]
            [--frames 8192] [--today 720] [--scale 1000 10000 100000] [--json FILE]
 
-floor     the bare kernels one after another on one core: decode (Blosc), reduce, encode.
+floor     the bare kernels one after another on one core: decode (Blosc), reduce, encode; and in a process of its own
+          on each core at once, which tells what this machine gains by its cores.
 pipeline  a scan store through `reduce` and `encode` on running Dask workers: one, then one per core.
 ingest    detector files (TIFF) through `ingest and reduce` and `encode`, the same workers, with and without storing.
-today     what one would write from the paper: fabio, skimage's resize, torch, joblib on all cores, scikit-learn's PCA
-          and KMeans (K = 2 … 20); and `laue-dask run` on the same files, without and with a copy of the frames. Needs
-          scikit-image: the extra [benchmark].
+today     what one would write from the paper: fabio, skimage's resize, torch, joblib on all cores, scikit-learn's PCA,
+          KMeans, silhouette and Calinski-Harabasz scores (K = 2 … 20), without any figure; and `laue-dask run` on the
+          same files, without and with a copy of the frames. Needs scikit-image: the extra [benchmark].
 scale     stores of many patterns, in one process with one worker per core: patterns/s, memory, tasks, size of a task,
           and the share of the time in which workers had no task of ours.
 table1    the paper's Table 1: feature extraction and clustering, per core.
@@ -43,7 +44,6 @@ import fabio
 import numpy as np
 import psutil
 import torch
-from dask.base import tokenize
 from numcodecs import blosc
 from numpy.typing import NDArray
 
@@ -65,6 +65,7 @@ from laue_dask.preprocess import reduce_frames
 from laue_dask.progress import QuietProgress
 from laue_dask.simulate.campaign import write_scan
 from laue_dask.stages import extraction
+from laue_dask.stages.ahead import Ahead
 from laue_dask.stages.ingest import ingest
 from laue_dask.stages.reduction import reduce_scan, reduced_patterns
 from laue_dask.stages.segmentation import kmeans
@@ -76,6 +77,7 @@ Figures = dict[str, Any]
 BASE = (16, 16)
 SEED = 301
 KERNEL_FRAMES = 64
+TOGETHER_S = 4.0
 TURNS = 3
 TODAY_K = range(2, 21)
 PAPER = {(30, 30): (45.0, {3: 2.3, 16: 5.6}), (30, 100): (63.0, {2: 2.7, 10: 6.7, 64: 14.3})}
@@ -193,8 +195,8 @@ def say(text: str) -> None:
 # What is measured
 
 
-def floor(store: ScanStore) -> Figures:
-    """Milliseconds per frame of the kernels on this core, each the best of several turns."""
+def _kernels(store: ScanStore) -> dict[str, Callable[[], Any]]:
+    """Each does its work on the same `KERNEL_FRAMES` frames."""
     torch.set_num_threads(1)
     blosc.set_nthreads(1)
     frames, mask, recipe = store.read_frames(0, KERNEL_FRAMES), store.detector_mask, Recipe()
@@ -207,14 +209,50 @@ def floor(store: ScanStore) -> Figures:
         for one in packed:
             blosc.decompress(one, memory)
 
-    kernels: dict[str, Callable[[], Any]] = {
+    return {
         "decode": decode,
         "reduce": lambda: reduce_frames(frames, mask, recipe),
         "encode": lambda: network.extract(reduced, valid),
     }
+
+
+def floor(store: ScanStore) -> Figures:
+    """Milliseconds per frame of the kernels on a core, each the best of several turns; and what all cores gain."""
+    kernels = _kernels(store)
     found = {name: 1e3 * best(kernel) / KERNEL_FRAMES for name, kernel in kernels.items()}
     total = sum(found.values())
-    return {"ms": found, "patterns_per_s": 1e3 / total}
+    together = sum(map(float, _on_cores(available_cores(), store.path)))
+    alone = sum(map(float, _on_cores(1, store.path)))
+    return {"ms": found, "patterns_per_s": 1e3 / total, "cores_of_one": together / alone}
+
+
+def _on_cores(count: int, store: Path) -> list[str]:
+    """Patterns/s of the kernels in each of so many processes that begin together."""
+    command = [sys.executable, __file__, "--as-floor", str(store)]
+    started = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(count)
+    ]
+    for process in started:
+        process.stdout.readline()  # type: ignore[union-attr]  # it is ready
+    for process in started:
+        process.stdin.write("\n")  # type: ignore[union-attr]
+        process.stdin.flush()  # type: ignore[union-attr]
+    return [process.communicate()[0] for process in started]
+
+
+def as_floor(path: Path) -> None:
+    """Print the patterns/s of all kernels in this process, some seconds long from when a line is read."""
+    kernels = _kernels(ScanStore.open(path))
+    for kernel in kernels.values():
+        kernel()
+    print("ready", flush=True)
+    sys.stdin.readline()
+    begun, frames = time.perf_counter(), 0
+    while time.perf_counter() - begun < TOGETHER_S:
+        for kernel in kernels.values():
+            kernel()
+        frames += KERNEL_FRAMES
+    print(frames / (time.perf_counter() - begun))
 
 
 def best(function: Callable[[], Any]) -> float:
@@ -234,10 +272,11 @@ def features_of(store: ScanStore, folder: Path, started: Workers) -> Any:
     """Reduce and encode a scan as a run does; the lazy features."""
     config, where = Config(), Map(store.valid, store.scan_shape)
     extractor = extraction.extractor_of(config.encoder, config.recipe)
-    reduced = reduce_scan(store, config.recipe, workers=started, progress=QuietProgress())
-    results = ResultsWriter(folder, {"scan": str(store.path), "scan_shape": list(store.scan_shape)}, fresh=True)
+    with Ahead(folder, extractor, started) as ahead:
+        reduced = reduce_scan(store, config.recipe, ahead=ahead, workers=started, progress=QuietProgress())
+    results = ResultsWriter(folder, {"scan": str(store.path), "scan_shape": list(store.scan_shape)})
     return extraction.extract(
-        reduced, where, extractor, results, key=tokenize(time.time()), workers=started, progress=QuietProgress()
+        reduced, where, extractor, results, key=store.key(), workers=started, progress=QuietProgress()
     )
 
 
@@ -262,18 +301,15 @@ def ingested(cache: Path, files: Path, n: int) -> Figures:
         for kept in (True, False):
 
             def run(kept: bool = kept) -> None:
-                scan = ScanConfig(shape=shape, store_frames=kept)
-                store = ingest(
-                    str(folder),
-                    fresh(cache / "ingest.zarr"),
-                    scan,
-                    recipe=Recipe(),
-                    workers=started,
-                    progress=QuietProgress(),
-                )
-                features_of(store, fresh(cache / "run"), started)
+                scan, recipe, run = ScanConfig(shape=shape, store_frames=kept), Recipe(), fresh(cache / "run")
+                run.mkdir()
+                common = {"workers": started, "progress": QuietProgress()}
+                with Ahead(run, extraction.extractor_of(EncoderConfig(), recipe), started) as ahead:
+                    store = ingest(
+                        str(folder), fresh(cache / "ingest.zarr"), scan, recipe=recipe, ahead=ahead, **common
+                    )
+                features_of(store, run, started)
 
-            (cache / "run").mkdir(exist_ok=True)
             rates["frames stored" if kept else "--no-store-frames"] = n / seconds(run)
             size = sum(path.stat().st_size for path in (cache / "ingest.zarr").rglob("*") if path.is_file())
             say(f"ingest, {'' if kept else 'not '}stored: {size / n / 1e3:.0f} kB per pattern on disk")
@@ -288,11 +324,11 @@ def today(cache: Path, files: Path, domain: Array, n: int) -> Figures:
     truth = np.resize(domain, shape)
     k = len(np.unique(truth))
     out = cache / "today.npz"
-    begun = time.perf_counter()
+    begun = time.time()
     subprocess.run([sys.executable, __file__, "--as-today", str(folder), str(out)], check=True)
-    theirs = time.perf_counter() - begun
-    labels = np.load(out)[f"k{k}"].reshape(shape)
-    result = {"today_s": theirs, "today_ari": scores.adjusted_rand(truth, labels)}
+    ended, theirs = time.time(), np.load(out)
+    ari = scores.adjusted_rand(truth, theirs[f"k{k}"].reshape(shape))
+    result = {"today_s": ended - begun, "today_ari": ari, "labels_s": float(theirs["clustered"]) - begun}
     for name, option in OURS.items():
         run = fresh(cache / "todays-run")
         command = [sys.executable, "-m", "laue_dask", "run", str(folder), "--out", str(run), "-k", str(k), option]
@@ -313,6 +349,7 @@ def as_today(folder: Path, out: Path) -> None:
     from skimage.transform import resize
     from sklearn.cluster import KMeans
     from sklearn.decomposition import PCA
+    from sklearn.metrics import calinski_harabasz_score, silhouette_score
 
     def features(paths: list[Path]) -> Array:
         torch.set_num_threads(1)
@@ -330,7 +367,9 @@ def as_today(folder: Path, out: Path) -> None:
     table = np.concatenate(Parallel(n_jobs=available_cores())(delayed(features)(part) for part in parts))
     components = PCA(min(256, *table.shape)).fit_transform(table)[:, :32]
     labels = {f"k{k}": KMeans(k, n_init=10, random_state=0).fit_predict(components) for k in TODAY_K}
-    np.savez(out, **labels)
+    clustered = time.time()
+    figures = [(silhouette_score(components, one), calinski_harabasz_score(components, one)) for one in labels.values()]
+    np.savez(out, clustered=clustered, scores=np.array(figures), **labels)
 
 
 class Watch:
@@ -441,10 +480,14 @@ def promises(found: Figures) -> list[tuple[str, float, str, bool]]:
             promise("one core, share of the floor", rates[1] / found["floor"]["patterns_per_s"], least=ONE_OF_FLOOR)
         for count in set(rates) - {1}:
             promise(f"{count} cores, times one", rates[count] / rates[1], least=CORES_OF_ONE * count)
+            if "floor" in found and count == max(rates):
+                share = rates[count] / rates[1] / found["floor"]["cores_of_one"]
+                promise(f"{count} cores, share of what the bare kernels gain", share, least=CORES_OF_ONE)
     if "today" in found:
         one = found["today"]
         # Today's way keeps no copy of the frames either.
         promise("end to end, times today's way", one["today_s"] / one["ours_s"], least=TIMES_TODAY)
+        rows.append(("the same, today's without scores", one["labels_s"] / one["ours_s"], "", True))
         promise("ARI ahead of today's way", one["ours_ari"] - one["today_ari"], least=0.0)
     if "scale" in found:
         large = [row for row in found["scale"] if row["patterns"] >= STEADY]
@@ -464,7 +507,9 @@ def page(found: Figures) -> str:
     lines: list[str] = []
     if "floor" in found:
         kernels = ", ".join(f"{name} {ms:.2f} ms" for name, ms in found["floor"]["ms"].items())
-        lines += [f"floor, one core: {kernels}; together {found['floor']['patterns_per_s']:.0f} patterns/s", ""]
+        lines += [f"floor, one core: {kernels}; together {found['floor']['patterns_per_s']:.0f} patterns/s"]
+        gain = f"{found['floor']['cores_of_one']:.2f} × one"
+        lines += [f"floor, all {available_cores()} cores at once, nothing shared: {gain}", ""]
     for name in ("pipeline", "ingest"):
         if name in found:
             said = [f"{key}: {rate:.0f}" for key, rate in found[name]["patterns_per_s"].items()]
@@ -473,7 +518,8 @@ def page(found: Figures) -> str:
         one = found["today"]
         ways = (("today's way", "today"), *((f"laue-dask run {option}", name) for name, option in OURS.items()))
         said = [f"{way} {one[f'{key}_s']:.0f} s (ARI {one[f'{key}_ari']:.3f})" for way, key in ways]
-        lines += [f"end to end, {one['patterns']} files: " + ", ".join(said), ""]
+        lines += [f"end to end, {one['patterns']} files: " + ", ".join(said)]
+        lines += [f"today's way without the scores that tell which K to take: {one['labels_s']:.0f} s", ""]
     if "scale" in found:
         lines += ["| patterns | patterns/s | peak memory, GB | tasks / 1,000 | bytes of a task | workers idle |"]
         lines += ["|---|---|---|---|---|---|"]
@@ -514,8 +560,12 @@ def main() -> int:
     parser.add_argument("--today", type=int, default=720, help="frames of the section `today`; the promise is for 6000")
     parser.add_argument("--scale", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     parser.add_argument("--json", type=Path, help="all figures go there")
+    parser.add_argument("--as-floor", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--as-today", type=Path, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.as_floor:
+        as_floor(options.as_floor)
+        return 0
     if options.as_today:
         as_today(*options.as_today)
         return 0

@@ -246,7 +246,7 @@ def test_run_killed_again_and_again_ends_with_the_same_bits(small_scan, small_ru
     file.write_text(dump(quick(cluster={"workers": 1})))
     arguments = ["run", small_scan, "--out", out, "--config", file]
     rng = np.random.default_rng()
-    for stage in ("ingest and reduce", "encode"):
+    for stage in ("ingest, reduce and encode", "scores"):
         assert killed(arguments, stage, delay := float(rng.uniform(0, 0.6))), (stage, delay)
         assert not (out / "run.json").exists()
         assert not (out / "results.zarr").exists()
@@ -262,7 +262,7 @@ def test_a_command_that_is_told_to_end_twice_ends_in_order(small_scan, tmp_path)
     """Batch systems say it to the job and to its script; the second signal is not to end what the first one began."""
     command = [sys.executable, "-m", "laue_dask", "run", str(small_scan), "--out", str(tmp_path / "run")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert any(line.startswith("ingest and reduce") for line in iter(process.stderr.readline, ""))
+        assert any(line.startswith("ingest, reduce and encode") for line in iter(process.stderr.readline, ""))
         workers = children(process.pid)
         for _ in range(6):
             process.send_signal(signal.SIGTERM)

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 import zarr
 
-from laue_dask import pipeline
+from laue_dask import pipeline, reuse
 from laue_dask import record as records
 from laue_dask.config import Recipe
 from laue_dask.encoder import weights
@@ -230,8 +230,8 @@ def test_many_changes_are_counted():
 
 
 def test_what_older_code_found_is_not_taken_for_new_after_segmenting_again(own_run, again, monkeypatch):
-    monkeypatch.setitem(records.STAGE_VERSIONS, "grains", 2)
-    monkeypatch.setitem(records.STAGE_VERSIONS, "segments", 2)
+    monkeypatch.setitem(reuse.STAGE_VERSIONS, "grains", 2)
+    monkeypatch.setitem(reuse.STAGE_VERSIONS, "segments", 2)
     before = files(own_run)["grains"]
     pipeline.segment(own_run, {}, command="test", progress=QuietProgress())
     assert files(own_run)["grains"] != before

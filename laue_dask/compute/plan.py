@@ -206,6 +206,8 @@ def plan(scan: Scan, work: Work, packing: Packing) -> Plan:
     reduced, table = n * _REDUCED * packing.reduced, n * work.n_features * 4 * packing.features
     rows = min(n, work.sample)
     stages = []
+    # Between two blocks the workers encode what was reduced.
+    base = WITH_TORCH if work.fused else IMPORTED
     if scan.ingest:
         if scan.header_bytes is not None:
             tasks = ceil(scan.n_frames / HEADERS_PER_TASK)
@@ -217,7 +219,9 @@ def plan(scan: Scan, work: Work, packing: Packing) -> Plan:
                 scan.n_frames,
                 scan.n_frames * scan.source_bytes,
                 store_bytes(scan, packing, reduced=work.fused),
-                IMPORTED + _ingest_bytes(scan, layout.chunk_frames, block if work.fused else 0),
+                # What was reduced is encoded by the same workers in between.
+                (WITH_TORCH if work.fused else IMPORTED)
+                + _ingest_bytes(scan, layout.chunk_frames, block if work.fused else 0),
             )
         )
     if scan.reduce and not (scan.ingest and work.fused):

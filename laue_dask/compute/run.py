@@ -30,6 +30,9 @@ PATIENCE = 900.0
 """Seconds without a single finished block after which the run is taken for stuck, though there are workers for it.
 Where there are none the supervisor knows better what is waited for."""
 
+LANDING = 30.0
+"""Seconds without a single finished block after which blocks that were only a beginning are given up."""
+
 COUNTED = 5.0
 """Seconds between two looks at how many workers there are: jobs come and go."""
 
@@ -185,10 +188,12 @@ def write_array(
     client: Client,
     progress: Progress,
     resources: dict[str, float] | None = None,
+    on_receipt: Callable[[Receipt], None] | None = None,
 ) -> None:
     """Compute a lazy array into `target`, going on where an earlier run was killed; see `write_tasks`.
 
-    Nothing is done for an array that is `finished`.
+    Nothing is done for an array that is `finished`. `on_receipt` is called with the receipt of each block that was
+    written now.
     """
     if complete(target):
         return
@@ -200,15 +205,64 @@ def write_array(
         target.attrs["finished"] = True
         return
     with progress.stage(stage, total=target.shape[0], done=done) as advance:
-        run_blocks(
-            write_tasks(blocks, target),
-            client=client,
-            journal=journal,
-            resources=resources,
-            on_receipt=lambda receipt: advance(receipt["stop"] - receipt["start"]),
-        )
+
+        def written(receipt: Receipt) -> None:
+            if on_receipt:
+                on_receipt(receipt)
+            advance(receipt["stop"] - receipt["start"])
+
+        run_blocks(write_tasks(blocks, target), client=client, journal=journal, resources=resources, on_receipt=written)
     files.sweep()
     target.attrs["finished"] = True
+
+
+class Alongside:
+    """Writes blocks of an array while those of another stage are made, as soon as what they are made of is there.
+
+    Only a beginning: what fails, or would have to wait, is left to the array's own turn.
+
+    Parameters
+    ----------
+    target
+        On disk. A task writes one of its blocks and returns the receipt.
+    resources
+        Worker resources each task asks for.
+    """
+
+    def __init__(self, target: zarr.Array[Any], *, client: Client, resources: dict[str, float] | None) -> None:
+        self._client, self._resources = client, resources
+        self._journal = Journal.of(target)
+        self._width = _Window(client, None)
+        self._flying: list[Future[Any]] = []
+
+    def submit(self, task: Delayed) -> None:
+        """Have a block written, before the blocks that wait for a worker; not if too many are in flight already."""
+        self._take()
+        if len(self._flying) < self._width.width:
+            self._flying.append(self._client.compute(task, resources=self._resources, priority=1))
+
+    def finish(self) -> None:
+        """Wait for what is in flight as long as some of it lands now and then, and give up the rest."""
+        try:
+            while self._flying:
+                wait(self._flying, timeout=LANDING, return_when="FIRST_COMPLETED")
+                self._take()
+        except (TimeoutError, CancelledError):
+            pass
+        self.cancel()
+
+    def cancel(self) -> None:
+        """Give up what is in flight."""
+        self._client.cancel(self._flying)
+        self._flying = []
+
+    def _take(self) -> None:
+        landed = [future for future in self._flying if future.done()]
+        self._flying = [future for future in self._flying if not future.done()]
+        for future in landed:
+            if future.status == "finished":
+                self._journal.add(future.result())
+            future.release()
 
 
 def complete(array: zarr.Array[Any]) -> bool:

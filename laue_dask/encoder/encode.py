@@ -48,6 +48,7 @@ class Network:
 
     name = "network"
     on_gpu = True
+    learns = False
 
     @classmethod
     def load(cls, config: EncoderConfig, recipe: Recipe | None = None) -> "Network":

@@ -35,6 +35,10 @@ class Extractor(Protocol):
     def on_gpu(self) -> bool:
         """Whether its work goes to GPU workers where there are any."""
 
+    @property
+    def learns(self) -> bool:
+        """Whether `fit` learns from the scan: then nothing is extracted before all of it is reduced."""
+
     def fit(self, sample: Sample, file: Path) -> "Extractor":
         """Learn what is to be learnt from the scan itself.
 

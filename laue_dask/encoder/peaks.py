@@ -40,6 +40,7 @@ class Peaks:
 
     name = "peaks"
     on_gpu = False
+    learns = False
     n_features = 2 * FREQUENCIES
 
     @property

@@ -51,6 +51,7 @@ class Pixels:
 
     name = "pixels"
     on_gpu = False
+    learns = True
 
     @property
     def digest(self) -> str:

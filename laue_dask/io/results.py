@@ -178,6 +178,12 @@ def _check_blocks(path: Path) -> None:
                 raise StoreError(f"{files.path(block)}: {fault}: {REMEDY}")
 
 
+def arrays(folder: Path, name: str) -> dict[Path, zarr.Array[Any]]:
+    """By store, array `name` of the results that were begun and of those that are finished, where there are any."""
+    found = {path: _read_array(path, name) for path in (folder / (NAME + ".part"), folder / NAME)}
+    return {path: array for path, array in found.items() if array is not None}
+
+
 def _read_array(store: Path, name: str) -> zarr.Array[Any] | None:
     try:
         return zarr.open_array(str(store), path=name, mode="r")

@@ -24,6 +24,7 @@ from laue_dask.io.block_files import location
 from laue_dask.io.results import ResultsWriter
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.progress import Progress
+from laue_dask.stages.ahead import take_over
 from laue_dask.stages.specimen import Map
 
 QUALITY_SAMPLE = 500
@@ -126,6 +127,7 @@ def extract(
     """
     patterns = lazy_patterns(reduced)
     block = int(patterns.chunksize[0])
+    take_over(results, reduced, where.valid, extractor, key)
     array = results.blocks("features", (len(where.valid), extractor.n_features), block=block, key=key)
     kept = complete(array)
     tell(kept)

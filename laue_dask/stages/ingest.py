@@ -30,6 +30,7 @@ from laue_dask.io.places import require_space, require_writable
 from laue_dask.io.scan_store import ScanStore, ingest_shard
 from laue_dask.progress import Progress
 from laue_dask.schema import PATTERN_SIZE
+from laue_dask.stages.ahead import Ahead
 
 SAMPLE_FRAMES = 48
 SAMPLE_BYTES = 256 * 2**20
@@ -85,6 +86,7 @@ def ingest(
     scan: ScanConfig,
     *,
     recipe: Recipe | None = None,
+    ahead: Ahead | None = None,
     workers: Workers,
     progress: Progress,
 ) -> ScanStore:
@@ -100,6 +102,8 @@ def ingest(
         Shape and order of the grid, where the headers do not tell them.
     recipe
         By which the frames are reduced, too, while they are in memory. A substrate can be removed only from a store.
+    ahead
+        Encodes what was reduced.
 
     Returns
     -------
@@ -130,7 +134,7 @@ def ingest(
         _require_space(out, sample, len(refs))
     with locked_store(out, f"ingest {source}"):
         store = begin(source, out, scan, refs, grid, sample, recipe)
-        return _finish(store, refs, grid, recipe, workers=workers, progress=progress)
+        return _finish(store, refs, grid, recipe, ahead, workers=workers, progress=progress)
 
 
 def _finish(
@@ -138,12 +142,13 @@ def _finish(
     refs: Sequence[FrameRef],
     grid: ScanGrid,
     recipe: Recipe | None,
+    ahead: Ahead | None,
     *,
     workers: Workers,
     progress: Progress,
 ) -> ScanStore:
     """Write all that is missing of a store that is this process's own, and put it in its place."""
-    receipts = _ingest_blocks(store, refs, grid, recipe, workers=workers, progress=progress)
+    receipts = _ingest_blocks(store, refs, grid, recipe, ahead, workers=workers, progress=progress)
     store.record(receipts)
     if not store.valid.any():
         first = store.set_aside[0]
@@ -226,6 +231,7 @@ def _ingest_blocks(
     refs: Sequence[FrameRef],
     grid: ScanGrid,
     recipe: Recipe | None,
+    ahead: Ahead | None,
     *,
     workers: Workers,
     progress: Progress,
@@ -237,15 +243,32 @@ def _ingest_blocks(
     written(store, blocks)
     reduced = store.reduced(recipe.digest()) if recipe is not None else None
     done = sum(one["frames"] for receipt in journal.read().values() for one in receipt["shards"])
-    with progress.stage("ingest" if reduced is None else "ingest and reduce", total=len(refs), done=done) as advance:
+    with progress.stage(_named(reduced, ahead), total=len(refs), done=done) as advance:
 
         def finished(receipt: Receipt) -> None:
             if reduced is not None:
                 Journal.of(reduced).add(receipt["reduced"])
+                if ahead is not None:
+                    ahead.encode(reduced, receipt["reduced"], _usable(receipt))
             advance(sum(one["frames"] for one in receipt["shards"]))
 
         receipts = run_blocks(tasks, client=workers.client, journal=journal, on_receipt=finished)
+        if ahead is not None:
+            ahead.finish()  # the store is about to get another name
     return [one for receipt in receipts for one in receipt["shards"]]
+
+
+def _named(reduced: Any, ahead: Ahead | None) -> str:
+    if reduced is None:
+        return "ingest"
+    return "ingest and reduce" if ahead is None else "ingest, reduce and encode"
+
+
+def _usable(receipt: Receipt) -> NDArray[np.bool_]:
+    """(pattern,) whether each pattern of a block was recorded and is usable, as `ScanStore.record` will have it."""
+    usable = np.array([name != "" for one in receipt["shards"] for name in one["source"]])
+    usable[[pattern - receipt["start"] for one in receipt["shards"] for pattern, _ in one["set_aside"]]] = False
+    return usable
 
 
 def blocks_of(store: ScanStore, refs: Sequence[FrameRef], grid: ScanGrid, recipe: Recipe | None) -> list[Block]:
@@ -341,6 +364,7 @@ def read_sample(refs: Sequence[FrameRef]) -> Sample:
         None of them can be read.
     """
     places = np.unique(np.linspace(0, len(refs) - 1, min(SAMPLE_FRAMES, len(refs))).astype(int))
+    stack: NDArray[Any] | None = None
     frames: list[NDArray[Any]] = []
     chosen: list[FrameRef] = []
     reasons: list[str] = []
@@ -350,15 +374,22 @@ def read_sample(refs: Sequence[FrameRef]) -> Sample:
         except FrameError as error:
             reasons.append(f"{refs[place]}: {error}")
             continue
+        if stack is None:
+            stack = np.empty((len(places), *frame.shape), frame.dtype)
+        if (frame.shape, frame.dtype) == (stack.shape[1:], stack.dtype):
+            # Where it is to lie in the end, while it is in the processor's cache.
+            stack[len(frames)] = frame
+            frame = stack[len(frames)]
         frames.append(frame)
         chosen.append(refs[place])
         if sum(f.nbytes for f in frames) > SAMPLE_BYTES:
             break
-    if not frames:
+    if stack is None:
         raise InputError(f"none of {len(places)} frames tried can be read; {reasons[0]}")
     (shape, dtype), _ = Counter((f.shape, f.dtype) for f in frames).most_common(1)[0]
     alike = [i for i, f in enumerate(frames) if (f.shape, f.dtype) == (shape, dtype)]
-    return Sample(np.stack([frames[i] for i in alike]), frame_info(chosen[alike[0]]))
+    whole = stack[: len(frames)] if len(alike) == len(frames) else np.stack([frames[i] for i in alike])
+    return Sample(whole, frame_info(chosen[alike[0]]))
 
 
 def _positions(refs: Sequence[FrameRef], workers: Workers, progress: Progress) -> list[tuple[float, float] | None]:

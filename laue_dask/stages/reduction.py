@@ -18,12 +18,14 @@ from laue_dask.compute.cluster import Workers
 from laue_dask.compute.run import complete, write_array
 from laue_dask.config import Recipe
 from laue_dask.errors import InputError
+from laue_dask.io.journal import Receipt
 from laue_dask.io.lock import locked_store
 from laue_dask.io.places import require_writable
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.preprocess import LEAST_SAMPLE, Substrate
 from laue_dask.progress import Progress
 from laue_dask.schema import PATTERN_SIZE
+from laue_dask.stages.ahead import Ahead
 from laue_dask.stages.ingest import SAMPLE_BYTES, SAMPLE_FRAMES
 
 
@@ -50,12 +52,15 @@ def reduce_scan(
     *,
     workers: Workers,
     progress: Progress,
+    ahead: Ahead | None = None,
     tell: Callable[[bool], None] = lambda kept: None,
 ) -> zarr.Array[Any]:
     """Reduce a whole scan into `reduced/<recipe hash>` of its store, or find it there.
 
     Parameters
     ----------
+    ahead
+        Encodes what was reduced.
     tell
         Called with whether it was there, before anything is made.
 
@@ -82,10 +87,12 @@ def reduce_scan(
     require_writable(store.path)
     with locked_store(store.path, f"reduce by recipe {digest}"):
         # What the store's receipts say may have changed before it was ours.
-        return _reduce(ScanStore.open(store.path), recipe, workers=workers, progress=progress)
+        return _reduce(ScanStore.open(store.path), recipe, ahead, workers=workers, progress=progress)
 
 
-def _reduce(store: ScanStore, recipe: Recipe, *, workers: Workers, progress: Progress) -> zarr.Array[Any]:
+def _reduce(
+    store: ScanStore, recipe: Recipe, ahead: Ahead | None, *, workers: Workers, progress: Progress
+) -> zarr.Array[Any]:
     """`reduce_scan` into a store that is this process's own."""
     digest = recipe.digest()
     found = store.reduced(digest)
@@ -93,7 +100,22 @@ def _reduce(store: ScanStore, recipe: Recipe, *, workers: Workers, progress: Pro
         _save_substrate(store, recipe)
     if found is None:
         found = store.create_reduced(digest, block_size(store.n_patterns), recipe.model_dump(mode="json"))
-    write_array(reduced_patterns(store, recipe), found, stage="reduce", client=workers.client, progress=progress)
+    array, valid = found, store.valid
+
+    def follow(receipt: Receipt) -> None:
+        if ahead is not None:
+            ahead.encode(array, receipt, valid[receipt["start"] : receipt["stop"]])
+
+    write_array(
+        reduced_patterns(store, recipe),
+        found,
+        stage="reduce" if ahead is None else "reduce and encode",
+        client=workers.client,
+        progress=progress,
+        on_receipt=follow,
+    )
+    if ahead is not None:
+        ahead.finish()
     store.take_down(digest)
     return found
 

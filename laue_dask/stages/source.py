@@ -10,6 +10,7 @@ from laue_dask.io.frames import discover
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.progress import Progress
 from laue_dask.stages import specimen
+from laue_dask.stages.ahead import Ahead
 from laue_dask.stages.ingest import absolute, ingest, manifest
 
 
@@ -29,8 +30,21 @@ def check(source: str, config: Config) -> None:
     specimen.require_enough(count, config.clustering.k)
 
 
-def open_scan(source: str, folder: Path, config: Config, *, workers: Workers, progress: Progress) -> ScanStore:
+def open_scan(
+    source: str,
+    folder: Path,
+    config: Config,
+    *,
+    ahead: Ahead | None = None,
+    workers: Workers,
+    progress: Progress,
+) -> ScanStore:
     """Open the scan store of a run, after ingesting the frames into `folder` where `source` is no store.
+
+    Parameters
+    ----------
+    ahead
+        Encodes the frames as soon as they are reduced, where they are ingested.
 
     Raises
     ------
@@ -57,7 +71,7 @@ def open_scan(source: str, folder: Path, config: Config, *, workers: Workers, pr
     try:
         # A substrate is what the frames have in common: those are all read before it can be removed.
         recipe = config.recipe if config.recipe.substrate == "keep" else None
-        store = ingest(source, own, scan, recipe=recipe, workers=workers, progress=progress)
+        store = ingest(source, own, scan, recipe=recipe, ahead=ahead, workers=workers, progress=progress)
         specimen.require_enough(int(store.valid.sum()), config.clustering.k)
     except InputError:
         # A run that never started leaves nothing behind; what a killed one did is kept for the right command.

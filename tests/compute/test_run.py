@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from laue_dask.compute import run
 from laue_dask.compute.local import GPU, start_cluster
-from laue_dask.compute.run import map_tasks, run_blocks, write_array, write_tasks
+from laue_dask.compute.run import Alongside, map_tasks, run_blocks, write_array, write_tasks
 from laue_dask.config import ClusterConfig
 from laue_dask.errors import ComputeError, ConfigError, FrameError, StoreError
 from laue_dask.io.block_files import checksum
@@ -445,6 +445,46 @@ def test_gpu_blocks_run_on_the_gpu_s_worker_alone(tmp_path):
         blocks = blocks.map_blocks(named, dtype=np.int32, meta=np.empty((0, 0, 0), np.int32))
         write_array(blocks, target, stage="t", client=client, progress=QuietProgress(), resources=GPU)
         assert (target[...] == 1).all()
+
+
+class Dropped:
+    """A client whose tasks never end."""
+
+    def __init__(self, client):
+        self.client, self.asked = client, 0
+
+    def __getattr__(self, name):
+        return getattr(self.client, name)
+
+    def compute(self, task, **options):
+        self.asked += 1
+        return self.client.compute(task, **{**options, "resources": {"GPU": 1}})
+
+
+def test_blocks_alongside_are_written_and_those_that_fail_are_left(client, tmp_path):
+    def work(block):
+        if block == 2:
+            raise ValueError("not this one")
+        return {"block": block}
+
+    target = empty(tmp_path / "t", 10, unit=2)
+    alongside = Alongside(target, client=client, resources=None)
+    for task in tasks_of(work, 5):
+        alongside.submit(task)
+    alongside.finish()
+    assert sorted(Journal.of(target).read()) == [0, 1, 3, 4]
+
+
+def test_no_more_blocks_than_fit_are_alongside_and_nothing_waits_for_them(client, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "LANDING", 0.01)
+    dropped = Dropped(client)
+    alongside = Alongside(empty(tmp_path / "t", 100, unit=1), client=dropped, resources=None)
+    for task in tasks_of(lambda block: {}, 100):
+        alongside.submit(task)
+    workers = len(client.scheduler_info(n_workers=-1)["workers"])
+    assert dropped.asked == 3 * workers
+    alongside.finish()
+    assert not client.futures
 
 
 def test_items_are_mapped_in_order_with_what_they_share(client):

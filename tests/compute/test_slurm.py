@@ -228,7 +228,11 @@ def test_a_run_that_loses_half_of_its_jobs_ends_as_at_home(small_scan, quick, at
         called("scancel", *lost)
 
     pipeline.run(
-        str(small_scan), tmp_path / "run", config, command="test", progress=Meddling("ingest and reduce", lose_half)
+        str(small_scan),
+        tmp_path / "run",
+        config,
+        command="test",
+        progress=Meddling("ingest, reduce and encode", lose_half),
     )
     assert len(lost) == 2
     assert same(tmp_path / "run", at_home)

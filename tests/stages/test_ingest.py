@@ -170,19 +170,6 @@ def test_killed_ingest_goes_on_at_its_first_missing_shard(bare, tmp_path, worker
     assert whole.source == store.source
 
 
-@pytest.fixture
-def many(tmp_path):
-    """Folder of 70 frames with a spot each, of which number 40 cannot be read."""
-    folder = tmp_path / "many"
-    folder.mkdir()
-    for number in range(70):
-        image = frame(number)
-        image[30 + number, 50] = 500
-        Image.fromarray(image).save(folder / f"scan_{number}.tif")
-    (folder / "scan_40.tif").write_bytes(b"no image")
-    return folder
-
-
 def test_frames_are_reduced_while_they_are_in_memory(many, tmp_path, workers):
     apart = ingested(many, tmp_path / "apart.zarr", workers, shape=(7, 10))
     expected = reduce_scan(apart, Recipe(), workers=workers, progress=QuietProgress())

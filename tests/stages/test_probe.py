@@ -162,7 +162,7 @@ def test_a_task_of_the_ingest_holds_no_more_than_planned(tmp_path, kind, quick):
     packing = Packing(frames=ingest.pack(frames, ingest.schema.SCAN["frames"])[0])
     config = quick(scan={"shape": (4, 8)})
     work = work_of(found.scan, config, extractor_of(config.encoder, config.recipe))
-    arrays = plan(found.scan, work, packing).stages[0].peak - IMPORTED
+    arrays = plan(found.scan, work, packing).stages[0].peak - WITH_TORCH
     assert 0.3 * arrays < held < arrays
 
 
