@@ -219,9 +219,7 @@ def plan(scan: Scan, work: Work, packing: Packing) -> Plan:
                 scan.n_frames,
                 scan.n_frames * scan.source_bytes,
                 store_bytes(scan, packing, reduced=work.fused),
-                # What was reduced is encoded by the same workers in between.
-                (WITH_TORCH if work.fused else IMPORTED)
-                + _ingest_bytes(scan, layout.chunk_frames, block if work.fused else 0),
+                base + _ingest_bytes(scan, layout.chunk_frames, block if work.fused else 0),
             )
         )
     if scan.reduce and not (scan.ingest and work.fused):
