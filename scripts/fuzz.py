@@ -48,12 +48,10 @@ from laue_dask.encoder.learning import read_config
 from laue_dask.encoder.network import Architecture, build
 from laue_dask.encoder.training_config import TrainingConfig
 from laue_dask.errors import LaueDaskError
-from laue_dask.io import frames, journal, receipts
+from laue_dask.io import frames, journal, lock, receipts
 from laue_dask.io.block_files import checksum
 from laue_dask.io.geometry import resolve_grid
 from laue_dask.io.journal import Journal
-from laue_dask.io.lock import NAME as LOCK
-from laue_dask.io.lock import locked
 from laue_dask.io.receipts import Receipts
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.progress import QuietProgress
@@ -64,6 +62,8 @@ from laue_dask.stages import evaluation
 SECONDS = 30
 MEMORY = 3 * 2**30
 BATCH = 50
+SETTLING = 0.02
+"""Seconds in place of `lock.SETTLING`, for which every damaged lock is waited."""
 
 Rng = random.Random
 NUMBERS = (
@@ -266,10 +266,10 @@ def _run_json(file: Path, rng: Rng) -> None:
 
 
 def _locked(file: Path, rng: Rng) -> None:
-    file.rename(file.parent / LOCK)
+    file.rename(file.parent / lock.NAME)
 
     def own() -> None:
-        with locked(file.parent, "fuzz"):
+        with lock.locked(file.parent, "fuzz"):
             pass
 
     _unless_ours(own)
@@ -413,6 +413,7 @@ def _hung(*_: object) -> None:
 def work(numbers: "multiprocessing.Queue[Any]", found: "multiprocessing.Queue[Any]", folder: Path, seed: int) -> None:
     """Try batches of inputs until there are none."""
     signal.signal(signal.SIGALRM, _hung)
+    lock.SETTLING = SETTLING
     with (folder / f"crash-{os.getpid()}").open("w") as crash:
         faulthandler.enable(crash)
         everything = targets(folder)
