@@ -55,7 +55,7 @@ def _leave(code: int) -> NoReturn:
     """End the process without taking apart, object by object, all that it imported: that takes a second or two."""
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # nobody reads it any more, or it is closed
+        with suppress(OSError, ValueError, AttributeError):  # nobody reads it, or it was closed from the start
             stream.flush()
     os._exit(code)
 

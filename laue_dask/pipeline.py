@@ -37,7 +37,7 @@ from laue_dask.report.page import write_page
 from laue_dask.report.plots import GALLERY_UP_TO, write_plots
 from laue_dask.reuse import Reuse, Stage, differences, recorded, update
 from laue_dask.stages import evaluation, extraction, grains, segmentation, source, specimen
-from laue_dask.stages.ahead import Ahead
+from laue_dask.stages.ahead import EncodingAhead
 from laue_dask.stages.reduction import reduce_scan
 from laue_dask.stages.specimen import Map
 
@@ -143,10 +143,10 @@ class Encoded:
 
 def encode(folder: Path, record: Run, extractor: Extractor, *, workers: Workers, progress: Progress) -> Encoded:
     """From the source of a run to its features; the run's last record is taken away."""
-    config = record.config
+    config, progress = record.config, record.counted(progress)
     record.workers = workers.described
     reuse = Reuse.of(folder, label=f"{folder.name}, " if record.series else "")
-    with record.warned_by("laue_dask.encoder"), Ahead(folder, extractor, workers) as ahead:
+    with record.warned_by("laue_dask.encoder"), EncodingAhead(folder, extractor, workers) as ahead:
         with record.timed("ingest"):
             there = source.is_ingested(record.source, folder)
             store = source.open_scan(
@@ -607,7 +607,8 @@ def check_folder(folder: Path) -> None:
     require_writable(folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; --out names the folder of the run")
-    ours = ("config.yaml", records.NAME, "scan.zarr", "scan.zarr.part", "watch.json", io_results.NAME, cluster.FOLDER)
+    ours = ["config.yaml", records.NAME, "watch.json", cluster.FOLDER]
+    ours += [name + end for name in ("scan.zarr", io_results.NAME) for end in ("", ".part")]
     if (
         folder.is_dir()
         and any(not path.name.startswith(".") for path in folder.iterdir())

@@ -44,7 +44,7 @@ def plan_run(origin: str, folder: Path, config: Config, *, seconds: float = SECO
     count, gpus, memory = cluster.extent(config.cluster)
     extractor = extraction.extractor_of(config.encoder, config.recipe)
     found = survey(origin, config)
-    work = work_of(found.scan, config, extractor)
+    work = work_of(found.scan, config, extractor, gpus=gpus)
     # What cannot fit at all is refused before the probe tries it in this process.
     require_memory(plan(found.scan, work, Packing(0, 0, 0)), memory)
     measured = probe(found, config, extractor, seconds=seconds)

@@ -23,6 +23,7 @@ from laue_dask.io.block_files import checksum_of_text
 from laue_dask.io.places import replace_file
 from laue_dask.io.receipts import IN_RUN, Receipts
 from laue_dask.io.scan_store import ScanStore
+from laue_dask.progress import Advance, Progress
 
 NAME = "run.json"
 
@@ -52,8 +53,6 @@ REMEDY = "run `laue-dask run`, the same command, again"
 PACKAGES = ("dask", "distributed", "dask-ml", "fabio", "numpy", "scikit-learn", "torch", "zarr")
 
 _PER_PATTERN = ("ingest", "reduce", "encode")
-SHARED = 0.02
-"""Share of the longest stage's time below which another one had nothing to do of its own."""
 
 
 class _Into(logging.Handler):
@@ -66,6 +65,24 @@ class _Into(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if (text := record.getMessage()) not in self._lines:
             self._lines.append(text)
+
+
+class _Counted:
+    """Progress that tells a run how many patterns a stage has worked on."""
+
+    def __init__(self, progress: Progress, run: "Run") -> None:
+        self._progress, self._run = progress, run
+
+    @contextmanager
+    def stage(self, name: str, *, total: int, unit: str = "patterns", done: int = 0) -> Iterator[Advance]:
+        with self._progress.stage(name, total=total, unit=unit, done=done) as advance:
+
+            def tell(count: int) -> None:
+                if unit == "patterns":
+                    self._run.count(count)
+                advance(count)
+
+            yield tell
 
 
 @dataclass
@@ -94,12 +111,24 @@ class Run:
     series: list[str] = field(default_factory=list)
     """Names of the scans that share components and clusters with this one, itself included; see `laue_dask.series`."""
 
+    patterns: dict[str, int] = field(default_factory=dict)
+    """How many each stage has worked on itself: what is there already, or was done by another one, does not count."""
+    _stage: str = ""
+
+    def counted(self, progress: Progress) -> Progress:
+        """The same progress, of which the patterns are counted for the stage that is being timed."""
+        return _Counted(progress, self)
+
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Add the seconds that a stage takes."""
-        begun = time.monotonic()
+        begun, self._stage = time.monotonic(), stage
         yield
         self.seconds[stage] = round(time.monotonic() - begun, 3)
+
+    def count(self, patterns: int) -> None:
+        """Add patterns to those of the stage that is being timed."""
+        self.patterns[self._stage] = self.patterns.get(self._stage, 0) + patterns
 
     def describe_scan(self, store: ScanStore) -> None:
         """Take over what the scan store says."""
@@ -132,10 +161,11 @@ class Run:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, with versions and seeds."""
-        took = {stage: self.seconds[stage] for stage in _PER_PATTERN if self.seconds.get(stage, 0) > 0}
-        # What took next to nothing was there already, or was done together with what took long.
-        least = SHARED * max(took.values(), default=0)
-        rates = {stage: round(self.n_patterns / t, 1) for stage, t in took.items() if t >= least}
+        rates = {
+            stage: round(self.patterns[stage] / self.seconds[stage], 1)
+            for stage in _PER_PATTERN
+            if self.patterns.get(stage) and self.seconds.get(stage)
+        }
         return {
             "laue_dask": __version__,
             "command": self.command,

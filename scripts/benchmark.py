@@ -7,7 +7,7 @@ Usage: .venv/bin/python scripts/benchmark.py [--only floor pipeline ingest today
 floor     the bare kernels one after another on one core: decode (Blosc), reduce, encode; and in a process of its own
           on each core at once, which tells what this machine gains by its cores.
 pipeline  a scan store through `reduce` and `encode` on running Dask workers: one, then one per core.
-ingest    detector files (TIFF) through `ingest and reduce` and `encode`, the same workers, with and without storing.
+ingest    detector files (TIFF) → features in one pass, the same workers, with and without storing the frames.
 today     what one would write from the paper: fabio, skimage's resize, torch, joblib on all cores, scikit-learn's PCA,
           KMeans, silhouette and Calinski-Harabasz scores (K = 2 … 20), without any figure; and `laue-dask run` on the
           same files, without and with a copy of the frames. Needs scikit-image: the extra [benchmark].
@@ -65,7 +65,7 @@ from laue_dask.preprocess import reduce_frames
 from laue_dask.progress import QuietProgress
 from laue_dask.simulate.campaign import write_scan
 from laue_dask.stages import extraction
-from laue_dask.stages.ahead import Ahead
+from laue_dask.stages.ahead import EncodingAhead
 from laue_dask.stages.ingest import ingest
 from laue_dask.stages.reduction import reduce_scan, reduced_patterns
 from laue_dask.stages.segmentation import kmeans
@@ -272,7 +272,7 @@ def features_of(store: ScanStore, folder: Path, started: Workers) -> Any:
     """Reduce and encode a scan as a run does; the lazy features."""
     config, where = Config(), Map(store.valid, store.scan_shape)
     extractor = extraction.extractor_of(config.encoder, config.recipe)
-    with Ahead(folder, extractor, started) as ahead:
+    with EncodingAhead(folder, extractor, started) as ahead:
         reduced = reduce_scan(store, config.recipe, ahead=ahead, workers=started, progress=QuietProgress())
     results = ResultsWriter(folder, {"scan": str(store.path), "scan_shape": list(store.scan_shape)})
     return extraction.extract(
@@ -301,14 +301,14 @@ def ingested(cache: Path, files: Path, n: int) -> Figures:
         for kept in (True, False):
 
             def run(kept: bool = kept) -> None:
-                scan, recipe, run = ScanConfig(shape=shape, store_frames=kept), Recipe(), fresh(cache / "run")
-                run.mkdir()
+                scan, recipe, out = ScanConfig(shape=shape, store_frames=kept), Recipe(), fresh(cache / "run")
+                out.mkdir()
                 common = {"workers": started, "progress": QuietProgress()}
-                with Ahead(run, extraction.extractor_of(EncoderConfig(), recipe), started) as ahead:
+                with EncodingAhead(out, extraction.extractor_of(EncoderConfig(), recipe), started) as ahead:
                     store = ingest(
                         str(folder), fresh(cache / "ingest.zarr"), scan, recipe=recipe, ahead=ahead, **common
                     )
-                features_of(store, run, started)
+                features_of(store, out, started)
 
             rates["frames stored" if kept else "--no-store-frames"] = n / seconds(run)
             size = sum(path.stat().st_size for path in (cache / "ingest.zarr").rglob("*") if path.is_file())

@@ -288,6 +288,12 @@ def test_a_run_that_a_terminal_interrupts_while_it_imports_ends_in_a_line(small_
     assert [line for line in told if line] == ["laue-dask: interrupted: the same command goes on where it stopped"]
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_command_whose_output_nobody_wants_is_done_all_the_same(closed):
+    done = subprocess.run(f"{sys.executable} -m laue_dask config {closed}", shell=True, check=False)  # noqa: S602
+    assert done.returncode == 0
+
+
 @pytest.mark.parametrize("source", ["scanA", "scanA/*.tif", "scanA/*.h5::/entry/data", "scanA::/entry/data"])
 def test_the_folder_of_a_watch_is_called_after_that_of_its_scan(tmp_path, monkeypatch, command, source):
     from laue_dask.watch import watcher

@@ -129,6 +129,9 @@ def test_record_holds_keys_versions_seeds_and_what_was_typed(small_run, small_sc
     for package in ("numpy", "torch", "zarr", "dask-ml"):
         assert record["versions"][package] == version(package)
     assert set(record["seconds"]) >= {"ingest", "reduce", "encode", "components", "scores", "segment", "report"}
+    # of what worked on patterns: all was done in one pass
+    assert set(record["patterns_per_second"]) == {"ingest"}
+    assert record["patterns_per_second"]["ingest"] == round(72 / record["seconds"]["ingest"], 1)
     assert load(small_run / "config.yaml") == quick(quality="all")
     assert record["config"] == quick(quality="all").model_dump(mode="json")
 

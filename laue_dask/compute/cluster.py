@@ -50,6 +50,8 @@ class Workers:
         Number of CPU workers; of a batch system, of those that were asked for.
     described
         One line for people.
+    waits_for_gpu
+        Tells whether `gpu` would have to be waited for at the moment.
     """
 
     def __init__(
@@ -59,8 +61,10 @@ class Workers:
         count: int,
         gpu: dict[str, float] | Callable[[], dict[str, float] | None] | None,
         described: str,
+        waits_for_gpu: Callable[[], bool] = lambda: False,
     ) -> None:
         self.client, self.count, self.described = client, count, described
+        self.waits_for_gpu = waits_for_gpu
         self._gpu = gpu
 
     @property
@@ -143,6 +147,7 @@ def start(config: AnyCluster, *, folder: Path | None = None, report: bool = Fals
                     count=max(1, joined.cpus),
                     gpu=lambda: _gpu(joined, supervisor, config) if joined.gpus else None,
                     described=described,
+                    waits_for_gpu=lambda: bool(joined.gpus) and not supervisor.seen.tagged(),
                 )
         except Exception as error:
             # Whatever waited was ended by the supervisor: its verdict is the cause.

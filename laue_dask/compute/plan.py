@@ -88,6 +88,8 @@ class Work:
         Rows of the feature table that a task of PCA sees.
     fused
         Whether frames are reduced while they are ingested.
+    ahead
+        Whether workers that reduce encode in between.
     scored
         Numbers of clusters that are scored.
     sample
@@ -100,6 +102,7 @@ class Work:
     extractor_bytes: int
     table_rows: int
     fused: bool
+    ahead: bool
     scored: int
     sample: int
     reconstructed: int
@@ -206,8 +209,8 @@ def plan(scan: Scan, work: Work, packing: Packing) -> Plan:
     reduced, table = n * _REDUCED * packing.reduced, n * work.n_features * 4 * packing.features
     rows = min(n, work.sample)
     stages = []
-    # Between two blocks the workers encode what was reduced.
-    base = WITH_TORCH if work.fused else IMPORTED
+    reducing = WITH_TORCH if work.ahead else IMPORTED
+    ingesting = reducing if work.fused else IMPORTED
     if scan.ingest:
         if scan.header_bytes is not None:
             tasks = ceil(scan.n_frames / HEADERS_PER_TASK)
@@ -219,14 +222,14 @@ def plan(scan: Scan, work: Work, packing: Packing) -> Plan:
                 scan.n_frames,
                 scan.n_frames * scan.source_bytes,
                 store_bytes(scan, packing, reduced=work.fused),
-                base + _ingest_bytes(scan, layout.chunk_frames, block if work.fused else 0),
+                ingesting + _ingest_bytes(scan, layout.chunk_frames, block if work.fused else 0),
             )
         )
     if scan.reduce and not (scan.ingest and work.fused):
         # A substrate is removed from frames that lie in the store.
         packed = scan.frame_bytes * packing.frames if scan.ingest and scan.in_store else scan.source_bytes
         stages.append(
-            Stage("reduce", blocks, n, scan.n_frames * packed, reduced, IMPORTED + _reduce_bytes(scan, shard, block))
+            Stage("reduce", blocks, n, scan.n_frames * packed, reduced, reducing + _reduce_bytes(scan, shard, block))
         )
     patterns = 2 * block * _REDUCED
     stages += [

@@ -7,6 +7,7 @@ do not grow with the scan. Finished blocks are in a journal on disk, which the n
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import suppress
 from time import monotonic
 from typing import Any, overload
 
@@ -29,6 +30,9 @@ MAPPINGS = 3
 PATIENCE = 900.0
 """Seconds without a single finished block after which the run is taken for stuck, though there are workers for it.
 Where there are none the supervisor knows better what is waited for."""
+
+FETCHING = 5.0
+"""Seconds that a receipt may take to come."""
 
 LANDING = 30.0
 """Seconds without a single finished block after which blocks that were only a beginning are given up."""
@@ -232,13 +236,13 @@ class Alongside:
     def __init__(self, target: zarr.Array[Any], *, client: Client, resources: dict[str, float] | None) -> None:
         self._client, self._resources = client, resources
         self._journal = Journal.of(target)
-        self._width = _Window(client, None)
+        self._window = _Window(client, None)
         self._flying: list[Future[Any]] = []
 
     def submit(self, task: Delayed) -> None:
         """Have a block written, before the blocks that wait for a worker; not if too many are in flight already."""
         self._take()
-        if len(self._flying) < self._width.width:
+        if len(self._flying) < self._window.width:
             self._flying.append(self._client.compute(task, resources=self._resources, priority=1))
 
     def finish(self) -> None:
@@ -249,19 +253,24 @@ class Alongside:
                 self._take()
         except (TimeoutError, CancelledError):
             pass
-        self.cancel()
+        self.stop()
 
-    def cancel(self) -> None:
-        """Give up what is in flight."""
+    def stop(self) -> None:
+        """Give up what has not landed by now."""
+        self._take()
         self._client.cancel(self._flying)
         self._flying = []
 
     def _take(self) -> None:
-        landed = [future for future in self._flying if future.done()]
-        self._flying = [future for future in self._flying if not future.done()]
-        for future in landed:
+        flying, self._flying = self._flying, []
+        for future in flying:
+            if not future.done():
+                self._flying.append(future)
+                continue
             if future.status == "finished":
-                self._journal.add(future.result())
+                # Its worker may have died meanwhile, with the receipt.
+                with suppress(Exception):
+                    self._journal.add(future.result(timeout=FETCHING))
             future.release()
 
 

@@ -178,10 +178,9 @@ def _check_blocks(path: Path) -> None:
                 raise StoreError(f"{files.path(block)}: {fault}: {REMEDY}")
 
 
-def arrays(folder: Path, name: str) -> dict[Path, zarr.Array[Any]]:
-    """By store, array `name` of the results that were begun and of those that are finished, where there are any."""
-    found = {path: _read_array(path, name) for path in (folder / (NAME + ".part"), folder / NAME)}
-    return {path: array for path, array in found.items() if array is not None}
+def arrays(folder: Path, name: str) -> tuple[zarr.Array[Any] | None, zarr.Array[Any] | None]:
+    """Array `name` of the results that were begun, and of those that are finished; None where there is none."""
+    return _read_array(folder / (NAME + ".part"), name), _read_array(folder / NAME, name)
 
 
 def _read_array(store: Path, name: str) -> zarr.Array[Any] | None:

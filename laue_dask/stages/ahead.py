@@ -5,9 +5,7 @@ what was just written before it reads on. The key of a scan is that of its conte
 is read: so each block of features says which patterns it was made of, and is taken over when the key is known.
 """
 
-import shutil
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -18,7 +16,7 @@ from numpy.typing import NDArray
 from laue_dask.compute.cluster import Workers
 from laue_dask.compute.run import Alongside, write_block
 from laue_dask.encoder.extractors import Extractor
-from laue_dask.errors import InputError, StoreError
+from laue_dask.errors import StoreError
 from laue_dask.io import results, stored
 from laue_dask.io.block_files import checksum, location
 from laue_dask.io.journal import Journal, Receipt
@@ -27,8 +25,11 @@ from laue_dask.reuse import stage_key
 
 NAME = "features"
 
+AHEAD = "ahead"
+"""Attribute of features that nobody has taken over yet."""
 
-class Ahead:
+
+class EncodingAhead:
     """Encodes reduced blocks, one after the other as it is told of them, into the results of a run.
 
     A context: at its end what is still in flight is given up.
@@ -41,36 +42,29 @@ class Ahead:
 
     def __init__(self, folder: Path, extractor: Extractor, workers: Workers) -> None:
         self._folder, self._extractor, self._workers = folder, extractor, workers
-        self._partial = folder / (results.NAME + ".part")
-        self._is_ours = not self._partial.exists()
         self._blocks: Alongside | None = None
         self._target = ("", "")
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._blocks:
-            self._blocks.cancel()
-        if isinstance(error, InputError) and self._is_ours:
-            shutil.rmtree(self._partial, ignore_errors=True)  # of a run that never started
+            self._blocks.stop()
 
     def unless(self, key: str | None = None) -> Self | None:
-        """Itself, or None where the run has features of this key already.
+        """Itself, or None where the run has features of this key already, or any if the key is not known yet.
 
-        Without a key, which is not known yet, where it has any that were not made ahead; and always where the extractor
-        learns from the whole scan.
+        None as well where features were begun in their own turn, be they of this key or not, for they would be lost;
+        and where the extractor learns from the whole scan.
         """
-        found = {array.attrs.get("key") for array in results.arrays(self._folder, NAME).values()} - {
-            _key(self._extractor)
-        }
-        taken = bool(found) if key is None else key in found
-        return None if taken or self._extractor.learns else self
+        begun, finished = results.arrays(self._folder, NAME)
+        of_others = begun is not None and not begun.attrs.get(AHEAD)
+        there = finished is not None and key in (None, finished.attrs.get("key"))
+        return None if of_others or there or self._extractor.learns else self
 
     def encode(self, reduced: zarr.Array[Any], receipt: Receipt, valid: NDArray[np.bool_]) -> None:
-        """Have a block of reduced patterns encoded.
+        """Have a block of reduced patterns encoded, unless that would have to wait.
 
         Parameters
         ----------
@@ -82,22 +76,24 @@ class Ahead:
             Which of the block's patterns there are.
         """
         if self._blocks is None:
-            self._begin(reduced)
-        if self._blocks is not None:
-            task = delayed(_encode, pure=False)
-            self._blocks.submit(task(*location(reduced), *self._target, receipt, valid, self._extractor))
+            if self._extractor.on_gpu and self._workers.waits_for_gpu():
+                return  # jobs in a queue: those who read are not held up
+            self._blocks = self._begin(reduced)
+        task = delayed(_encode, pure=False)
+        self._blocks.submit(task(*location(reduced), *self._target, receipt, valid, self._extractor))
 
     def finish(self) -> None:
         """Wait for the blocks in flight: after this nothing reads the reduced patterns."""
         if self._blocks:
             self._blocks.finish()
 
-    def _begin(self, reduced: zarr.Array[Any]) -> None:
+    def _begin(self, reduced: zarr.Array[Any]) -> Alongside:
+        resources = self._workers.gpu if self._extractor.on_gpu else None
         shape, block = (reduced.shape[0], self._extractor.n_features), (reduced.shards or reduced.chunks)[0]
         target = ResultsWriter(self._folder, {}).blocks(NAME, shape, block=block, key=_key(self._extractor))
+        target.attrs[AHEAD] = True
         self._target = location(target)
-        resources = self._workers.gpu if self._extractor.on_gpu else None
-        self._blocks = Alongside(target, client=self._workers.client, resources=resources)
+        return Alongside(target, client=self._workers.client, resources=resources)
 
 
 def take_over(
@@ -105,12 +101,16 @@ def take_over(
 ) -> None:
     """Give features that were made ahead of these patterns the key of their stage, and forget those of others.
 
+    Nothing is taken over where the run's last results have features of this key.
+
     Parameters
     ----------
     valid : (pattern,) bool
     """
-    array = results.arrays(writer.path.parent, NAME).get(writer.partial)
-    if array is None or array.attrs.get("key") != _key(extractor):
+    begun, finished = results.arrays(writer.path.parent, NAME)
+    if begun is None or begun.attrs.get("key") != _key(extractor):
+        return
+    if finished is not None and finished.attrs.get("key") == key:
         return
     made_of = Journal.of(reduced).read()
 
@@ -118,8 +118,8 @@ def take_over(
         block = made_of.get(receipt["block"])
         return block is not None and receipt.get("of") == _origin(block, valid[block["start"] : block["stop"]])
 
-    Journal.of(array).keep(same)
-    zarr.open_array(str(writer.partial), path=NAME, mode="r+").attrs["key"] = key
+    Journal.of(begun).keep(same)
+    zarr.open_array(str(writer.partial), path=NAME, mode="r+").attrs.update({"key": key, AHEAD: False})
 
 
 def _key(extractor: Extractor) -> str:

@@ -30,7 +30,7 @@ from laue_dask.io.places import require_space, require_writable
 from laue_dask.io.scan_store import ScanStore, ingest_shard
 from laue_dask.progress import Progress
 from laue_dask.schema import PATTERN_SIZE
-from laue_dask.stages.ahead import Ahead
+from laue_dask.stages.ahead import EncodingAhead
 
 SAMPLE_FRAMES = 48
 SAMPLE_BYTES = 256 * 2**20
@@ -86,7 +86,7 @@ def ingest(
     scan: ScanConfig,
     *,
     recipe: Recipe | None = None,
-    ahead: Ahead | None = None,
+    ahead: EncodingAhead | None = None,
     workers: Workers,
     progress: Progress,
 ) -> ScanStore:
@@ -142,7 +142,7 @@ def _finish(
     refs: Sequence[FrameRef],
     grid: ScanGrid,
     recipe: Recipe | None,
-    ahead: Ahead | None,
+    ahead: EncodingAhead | None,
     *,
     workers: Workers,
     progress: Progress,
@@ -231,7 +231,7 @@ def _ingest_blocks(
     refs: Sequence[FrameRef],
     grid: ScanGrid,
     recipe: Recipe | None,
-    ahead: Ahead | None,
+    ahead: EncodingAhead | None,
     *,
     workers: Workers,
     progress: Progress,
@@ -258,7 +258,7 @@ def _ingest_blocks(
     return [one for receipt in receipts for one in receipt["shards"]]
 
 
-def _named(reduced: Any, ahead: Ahead | None) -> str:
+def _named(reduced: Any, ahead: EncodingAhead | None) -> str:
     if reduced is None:
         return "ingest"
     return "ingest and reduce" if ahead is None else "ingest, reduce and encode"
@@ -375,7 +375,8 @@ def read_sample(refs: Sequence[FrameRef]) -> Sample:
             reasons.append(f"{refs[place]}: {error}")
             continue
         if stack is None:
-            stack = np.empty((len(places), *frame.shape), frame.dtype)
+            room = min(len(places), SAMPLE_BYTES // frame.nbytes + 1)
+            stack = np.empty((room, *frame.shape), frame.dtype)
         if (frame.shape, frame.dtype) == (stack.shape[1:], stack.dtype):
             # Where it is to lie in the end, while it is in the processor's cache.
             stack[len(frames)] = frame

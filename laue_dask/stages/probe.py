@@ -141,8 +141,13 @@ def survey(origin: str, config: Config) -> Survey:
     return Survey(scan, f"{len(refs)} frames of {rows} × {columns}, {info.dtype}; {grid}", refs)
 
 
-def work_of(scan: Scan, config: Config, extractor: Extractor) -> Work:
+def work_of(scan: Scan, config: Config, extractor: Extractor, *, gpus: int = 0) -> Work:
     """What the configuration asks for, in numbers.
+
+    Parameters
+    ----------
+    gpus
+        Workers with a GPU.
 
     Raises
     ------
@@ -160,6 +165,7 @@ def work_of(scan: Scan, config: Config, extractor: Extractor) -> Work:
         extractor_bytes=_extractor_bytes(extractor),
         table_rows=block_rows(extractor.n_features),
         fused=config.recipe.substrate == "keep",
+        ahead=not extractor.learns and not (gpus and extractor.on_gpu),
         scored=len(values),
         sample=config.clustering.sample,
         reconstructed=reconstructed,

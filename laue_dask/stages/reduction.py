@@ -25,7 +25,7 @@ from laue_dask.io.scan_store import ScanStore
 from laue_dask.preprocess import LEAST_SAMPLE, Substrate
 from laue_dask.progress import Progress
 from laue_dask.schema import PATTERN_SIZE
-from laue_dask.stages.ahead import Ahead
+from laue_dask.stages.ahead import EncodingAhead
 from laue_dask.stages.ingest import SAMPLE_BYTES, SAMPLE_FRAMES
 
 
@@ -52,7 +52,7 @@ def reduce_scan(
     *,
     workers: Workers,
     progress: Progress,
-    ahead: Ahead | None = None,
+    ahead: EncodingAhead | None = None,
     tell: Callable[[bool], None] = lambda kept: None,
 ) -> zarr.Array[Any]:
     """Reduce a whole scan into `reduced/<recipe hash>` of its store, or find it there.
@@ -91,7 +91,7 @@ def reduce_scan(
 
 
 def _reduce(
-    store: ScanStore, recipe: Recipe, ahead: Ahead | None, *, workers: Workers, progress: Progress
+    store: ScanStore, recipe: Recipe, ahead: EncodingAhead | None, *, workers: Workers, progress: Progress
 ) -> zarr.Array[Any]:
     """`reduce_scan` into a store that is this process's own."""
     digest = recipe.digest()

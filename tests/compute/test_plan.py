@@ -26,6 +26,7 @@ WORK = Work(
     extractor_bytes=50 * 2**20,
     table_rows=16_384,
     fused=True,
+    ahead=True,
     scored=19,
     sample=20_000,
     reconstructed=1000,

@@ -475,6 +475,21 @@ def test_blocks_alongside_are_written_and_those_that_fail_are_left(client, tmp_p
     assert sorted(Journal.of(target).read()) == [0, 1, 3, 4]
 
 
+def test_what_has_landed_is_kept_by_whoever_stops(client, tmp_path):
+    target, done = empty(tmp_path / "t", 4, unit=2), tmp_path / "done"
+
+    def work(block):
+        done.touch()
+        return {"block": block}
+
+    alongside = Alongside(target, client=client, resources=None)
+    alongside.submit(tasks_of(work, 1)[0])
+    while not (done.exists() and all(future.status == "finished" for future in client.futures.values())):
+        time.sleep(0.01)
+    alongside.stop()
+    assert sorted(Journal.of(target).read()) == [0]
+
+
 def test_no_more_blocks_than_fit_are_alongside_and_nothing_waits_for_them(client, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "LANDING", 0.01)
     dropped = Dropped(client)

@@ -8,6 +8,8 @@ import pytest
 
 from laue_dask import pipeline
 from laue_dask.compute import run
+from laue_dask.compute.cluster import Workers
+from laue_dask.compute.local import GPU
 from laue_dask.config import Config, EncoderConfig, Recipe, ScanConfig
 from laue_dask.encoder.encode import Network
 from laue_dask.encoder.extractors import Extractor
@@ -15,11 +17,12 @@ from laue_dask.encoder.peaks import Peaks
 from laue_dask.encoder.pixels import Pixels
 from laue_dask.errors import InputError, LaueDaskError
 from laue_dask.io.journal import Journal
+from laue_dask.io.receipts import Receipts
 from laue_dask.io.results import ResultsWriter
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.progress import QuietProgress
 from laue_dask.stages import extraction, ingest, reduction
-from laue_dask.stages.ahead import Ahead
+from laue_dask.stages.ahead import EncodingAhead
 from laue_dask.stages.specimen import Map
 
 # Workers cannot import a test module: what it defines travels with the tasks.
@@ -75,7 +78,7 @@ def ingested(source, folder, workers, extractor, progress=None, recipe=None):
     """One pass over the frames, as a run makes it."""
     recipe, folder = recipe or Recipe(), folder.absolute()
     folder.mkdir(exist_ok=True)
-    with Ahead(folder, extractor, workers) as ahead:
+    with EncodingAhead(folder, extractor, workers) as ahead:
         return ingest.ingest(
             str(source),
             folder / "scan.zarr",
@@ -127,7 +130,7 @@ def test_one_pass_over_a_store_leaves_the_same_features_and_no_block_to_encode(m
     theirs = in_turn(many, tmp_path / "turn", workers, extractor)
     store, folder = ScanStore.open(tmp_path / "turn" / "s.zarr"), tmp_path / "run"
     other, passed, turn = Recipe(clip_sigma=3), Stages(), Stages()
-    with Ahead(folder, extractor, workers) as ahead:
+    with EncodingAhead(folder, extractor, workers) as ahead:
         reduction.reduce_scan(store, other, ahead=ahead.unless("k"), workers=workers, progress=passed)
     ours = extracted(store, folder, workers, extractor, turn, recipe=other)
     assert (passed.names, turn.names) == (["reduce and encode"], [])
@@ -172,9 +175,14 @@ def test_a_block_that_cannot_be_encoded_ahead_is_left_to_its_own_turn(many, tmp_
 def test_nothing_waits_for_gpu_workers_that_are_not_there(many, tmp_path, workers, monkeypatch):
     monkeypatch.setattr(run, "LANDING", 0.01)
     folder = tmp_path / "run"
-    absent = type(workers)(client=workers.client, count=workers.count, gpu={"GPU": 1.0}, described="no GPU yet")
     network = Network.load(EncoderConfig(), Recipe())
-    store = ingested(many, folder, absent, network)
+    queued, gone = (
+        Workers(client=workers.client, count=2, gpu=gpu, described="no GPU yet", waits_for_gpu=waits)
+        for gpu, waits in ((lambda: pytest.fail("the ingest was held up"), lambda: True), (GPU, lambda: False))
+    )
+    ingested(many, folder, queued, network).path.rename(tmp_path / "elsewhere")
+    assert not (folder / "results.zarr.part").exists()
+    store = ingested(many, folder, gone, network)
     assert not receipts(folder)
     extracted(store, folder, workers, network)
     assert sorted(receipts(folder)) == [0, 1, 2]
@@ -199,16 +207,37 @@ def test_a_killed_ingest_goes_on_and_keeps_what_was_encoded(many, tmp_path, work
     assert {path: path.stat().st_mtime_ns for path in files} == files
 
 
-@pytest.mark.parametrize("key", [None, "k"])
-def test_what_is_there_already_is_not_encoded_ahead(many, tmp_path, workers, key):
+def test_what_is_there_already_is_not_encoded_ahead(many, tmp_path, workers):
     folder = tmp_path / "run"
-    assert Ahead(folder, Peaks(), workers).unless(key) is not None
-    assert Ahead(folder, Pixels(), workers).unless(key) is None  # it learns from the whole scan
+
+    def goes_ahead(key=None, extractor=None):
+        return EncodingAhead(folder, extractor or Peaks(), workers).unless(key) is not None
+
+    assert goes_ahead()
+    assert goes_ahead("k")
+    assert not goes_ahead("k", Pixels())  # it learns from the whole scan
     store = ingested(many, folder, workers, Peaks())
-    assert Ahead(folder, Peaks(), workers).unless(key) is not None  # begun, but nobody's yet
+    assert goes_ahead()  # begun, but nobody's yet
+    assert goes_ahead("k", Network.load(EncoderConfig(), Recipe()))
     extracted(store, folder, workers, Peaks())
-    assert Ahead(folder, Peaks(), workers).unless(key) is None
-    assert Ahead(folder, Peaks(), workers).unless("another") is not None
+    assert not goes_ahead()
+    assert not goes_ahead("another")  # it would be lost, and that stage may never come
+    (folder / "results.zarr.part").rename(folder / "results.zarr")
+    assert not goes_ahead()
+    assert not goes_ahead("k")
+    assert goes_ahead("another")
+
+
+def test_what_was_begun_ahead_does_not_hide_what_is_finished(many, tmp_path, workers):
+    folder, turn, other = tmp_path / "run", Stages(), Recipe(clip_sigma=3)
+    store = ingested(many, folder, workers, Peaks())
+    ours = extracted(store, folder, workers, Peaks())
+    Receipts.of((folder / "results.zarr.part").rename(folder / "results.zarr"), ["zarr.json", "features"]).write()
+    with EncodingAhead(folder, Peaks(), workers) as ahead:
+        reduction.reduce_scan(store, other, ahead=ahead.unless("b"), workers=workers, progress=QuietProgress())
+    assert len(receipts(folder)) == 3
+    assert extracted(store, folder, workers, Peaks(), turn).tobytes() == ours.tobytes()
+    assert turn.names == []
 
 
 def test_a_run_that_never_started_leaves_nothing_behind(many, tmp_path, workers):
@@ -220,6 +249,11 @@ def test_a_run_that_never_started_leaves_nothing_behind(many, tmp_path, workers)
     with pytest.raises(InputError):
         pipeline.run(str(many), tmp_path / "run", config, command="t", progress=QuietProgress(), workers=workers)
     assert not list((tmp_path / "run").glob("*.zarr*"))
+
+
+def test_a_folder_with_nothing_but_what_was_encoded_is_still_that_of_a_run(many, tmp_path, workers):
+    ingested(many, tmp_path / "run", workers, Peaks()).path.rename(tmp_path / "elsewhere")
+    pipeline.check_folder(tmp_path / "run")
 
 
 def test_the_features_of_a_scan_too_small_are_removed_with_it(many, tmp_path, workers):
