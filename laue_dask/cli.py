@@ -637,7 +637,8 @@ def _report_set_aside(set_aside: list[dict[str, Any]]) -> int:
     if not set_aside:
         return ExitCode.DONE
     for entry in set_aside[:10]:
-        click.echo(f"set aside: pattern {entry['pattern']}, {entry['source']}: {entry['reason']}", err=True)
+        pattern = "" if entry["pattern"] is None else f"pattern {entry['pattern']}, "
+        click.echo(f"set aside: {pattern}{entry['source']}: {entry['reason']}", err=True)
     if len(set_aside) > 10:
         click.echo(f"set aside: {len(set_aside) - 10} more; all are listed in the store and in run.json", err=True)
     return ExitCode.SET_ASIDE

@@ -430,7 +430,7 @@ def _segment(
     store = _scan_of(folder, record)
     reduced = _reduced_of(store, config)
     valid = store.valid
-    valid[[one["pattern"] for one in record["set_aside"]]] = False
+    valid[[one["pattern"] for one in record["set_aside"] if one["pattern"] is not None]] = False
     where = Map(valid, store.scan_shape)
     specimen.require_enough(len(where.patterns), config.clustering.k)
     m_pca = choose_components(old["explained_variance_ratio"].values, config.pca.components)

@@ -4,7 +4,7 @@ import json
 import logging
 import platform
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -85,6 +85,11 @@ class _Counted:
             yield tell
 
 
+def _place(aside: Mapping[str, Any]) -> tuple[bool, int]:
+    """Order of what is set aside: by pattern, and behind them what has no place in the scan."""
+    return aside["pattern"] is None, aside["pattern"] or 0
+
+
 @dataclass
 class Run:
     """What `run.json` holds."""
@@ -140,7 +145,7 @@ class Run:
         """Set the patterns of the store aside that are not `valid` any more, (pattern,)."""
         lost, source = np.flatnonzero(store.valid & ~valid).tolist(), store.source
         added = [{"pattern": i, "source": source[i], "reason": reason} for i in lost]
-        self.set_aside = sorted([*self.set_aside, *added], key=lambda one: int(one["pattern"]))
+        self.set_aside = sorted([*self.set_aside, *added], key=_place)
         self.n_patterns = int(valid.sum())
 
     @contextmanager

@@ -109,7 +109,7 @@ class Outcome:
     @property
     def complaints(self) -> list[str]:
         """Lines on stderr that neither tell progress nor list what was set aside."""
-        told = re.compile(r"[a-z ]+: ([\d,]+ |stopped after )|set aside: ")
+        told = re.compile(r"[a-z, ]+: ([\d,]+ |stopped after )|set aside: ")
         return [line for line in self.err.splitlines() if not told.match(line)]
 
 

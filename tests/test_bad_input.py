@@ -304,6 +304,33 @@ def test_loop_of_links_among_frames_is_one_frame_that_cannot_be_read(command, fr
     assert [entry["pattern"] for entry in ScanStore.open(tmp_path / "s.zarr").set_aside] == [4]
 
 
+def test_of_a_point_that_was_measured_again_the_last_frame_counts_and_the_others_are_set_aside(
+    command, small_scan, small_run, tmp_path
+):
+    frames, run = tmp_path / "frames", tmp_path / "run"
+    shutil.copytree(small_scan, frames)
+    files = sorted(frames.glob("*.tif"))
+    for number, point in enumerate((20, 3, 20)):
+        shutil.copy(files[point], frames / f"scan_{1000 + number:05d}.tif")
+    outcome = command("run", frames, *options(run)[:4], "-k", 3, "--workers", 1)
+    assert outcome.code == SET_ASIDE, outcome.err
+    assert f"set aside: {files[3]}: a later frame was taken at the same stage position" in outcome.err
+    record = json.loads((run / "run.json").read_text())
+    assert [entry["pattern"] for entry in record["set_aside"]] == [None] * 3
+    assert {Path(entry["source"]).name for entry in record["set_aside"]} == {
+        files[3].name,
+        files[20].name,
+        "scan_01000.tif",
+    }
+    assert (record["n_patterns"], record["n_set_aside"]) == (72, 3)
+    assert files[20].name in (run / "report.html").read_text(encoding="utf-8")
+    sources = ScanStore.open(run / "scan.zarr").source
+    assert [Path(sources[point]).name for point in (3, 20)] == ["scan_01001.tif", "scan_01002.tif"]
+    ours, theirs = (zarr.open_group(folder / "results.zarr", mode="r")["features"][:] for folder in (run, small_run))
+    np.testing.assert_array_equal(ours, theirs)
+    assert command("segment", run, "-k", 4).code == 0
+
+
 @pytest.mark.parametrize("pattern", ["", "/**/*.tif", "/s*.tif"])
 def test_links_that_go_round_among_frames_neither_hang_nor_count_twice(frames, pattern):
     (frames / "itself").symlink_to(frames / "itself")

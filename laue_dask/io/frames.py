@@ -307,7 +307,24 @@ def _expand(files: Sequence[str], dataset: str | None) -> list[FrameRef]:
         first, last = _first_readable(files, dataset), _first_readable(files[::-1], dataset)
         if len(first) == len(last) == 1 and first[0].dataset == last[0].dataset:
             return [FrameRef(file, first[0].dataset) for file in files]
-    return [ref for file in files for ref in frames_of(file, dataset)]
+    return _in_stacks(files, dataset)
+
+
+def _in_stacks(files: Sequence[str], dataset: str | None) -> list[FrameRef]:
+    """Frames of files of several; one that is damaged is taken to hold what all others hold, to be set aside later."""
+    found: dict[str, list[FrameRef]] = {}
+    damaged: dict[str, hdf5.UnreadableError] = {}
+    for file in files:
+        try:
+            found[file] = frames_of(file, dataset)
+        except hdf5.UnreadableError as error:
+            damaged[file] = error
+    held = {file: [(ref.dataset, ref.index) for ref in refs] for file, refs in found.items()}
+    # The last one of an aborted scan holds fewer.
+    usual = [names for file, names in held.items() if file != files[-1]]
+    if damaged and (not usual or any(names != usual[0] for names in usual)):
+        raise next(iter(damaged.values()))
+    return [FrameRef(file, *names) for file in files for names in (held[file] if file in held else usual[0])]
 
 
 def _first_readable(files: Sequence[str], dataset: str | None) -> list[FrameRef]:

@@ -7,7 +7,7 @@ or recovered.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -40,7 +40,7 @@ class ScanGrid:
     order
         Whether every line runs the same way (`raster`) or every second one back (`snake`).
     pattern : (n_frames,) int64
-        Pattern index ``y * nx + x`` of each frame in order of acquisition.
+        Pattern index ``y * nx + x`` of each frame in order of acquisition; −1 for one whose point was measured again.
     position : (ny * nx, 2) float64
         Stage coordinates (y, x) of each pattern, NaN where unknown.
     how
@@ -55,6 +55,14 @@ class ScanGrid:
     position: NDArray[np.float64]
     how: str
     fast_axis: Axis = "x"
+
+
+class _SamePlaceError(InputError):
+    """Frames were taken at the same stage position; `earlier` are those with another one after them."""
+
+    def __init__(self, message: str, earlier: NDArray[np.int64]) -> None:
+        super().__init__(message)
+        self.earlier = earlier
 
 
 class _Found(NamedTuple):
@@ -78,6 +86,9 @@ def resolve_grid(
 ) -> ScanGrid:
     """Find the place of every frame.
 
+    Of frames at the same stage position the last one counts, if no point is missing for them: else the stage did not
+    move as it was read, and nobody knows where they belong.
+
     Parameters
     ----------
     n_frames
@@ -97,11 +108,34 @@ def resolve_grid(
     Raises
     ------
     InputError
-        The shape does not fit, two frames are at the same place, or the grid is unknown; the message proposes shapes.
+        The shape does not fit, it is not known which of two frames belongs to a place, or the grid is unknown; the
+        message proposes shapes.
     """
     if n_frames < 1:
         raise InputError("there are no frames")
     stage = _as_array(n_frames, positions)
+    try:
+        return _resolved(n_frames, shape, order, stage, acquired, aborted)
+    except _SamePlaceError as error:
+        kept = np.setdiff1d(np.arange(n_frames), error.earlier)
+        if not _is_filled(stage[kept], order):
+            raise
+    again = len(stage) - len(kept)
+    grid = _resolved(len(kept), shape, order, stage[kept], None, aborted)
+    pattern = np.full(n_frames, -1, dtype=np.int64)
+    pattern[kept] = grid.pattern
+    return replace(grid, pattern=pattern, how=f"{grid.how}; {again} of {n_frames} frames measured again")
+
+
+def _resolved(
+    n_frames: int,
+    shape: tuple[int, int] | None,
+    order: Order,
+    stage: NDArray[np.float64],
+    acquired: NDArray[np.int64] | None,
+    aborted: bool,
+) -> ScanGrid:
+    """`resolve_grid` of frames that all have a place of their own."""
     if shape is None:
         found = _from_positions(stage, order)
         if found is not None:
@@ -114,7 +148,9 @@ def resolve_grid(
         )
     try:
         found = _from_positions(stage, order)
-    except InputError:
+    except InputError as error:
+        if isinstance(error, _SamePlaceError) and n_frames > shape[0] * shape[1]:
+            raise
         # The shape was given because of positions like these.
         found = None
     _check_shape(n_frames, shape, found, 0.0 if aborted else FEWEST_POINTS)
@@ -243,10 +279,20 @@ def _refuse_duplicates(cell: NDArray[np.int64], known: NDArray[np.int64]) -> Non
     if len(again):
         first, second = known[by_cell[again[0]]], known[by_cell[again[0] + 1]]
         more = f", as were {len(again) - 1} more pairs" if len(again) > 1 else ""
-        raise InputError(
+        raise _SamePlaceError(
             f"frames {first} and {second} were taken at the same stage position{more}: "
-            "leave out what does not belong to the scan, or give --shape NY NX"
+            "leave out what does not belong to the scan, or give --shape NY NX",
+            earlier=known[by_cell[again]],
         )
+
+
+def _is_filled(stage: NDArray[np.float64], order: Order) -> bool:
+    """Whether the positions show a grid without a hole, be it aborted."""
+    found = _from_positions(stage, order)
+    if found is None or (found.pattern < 0).any():
+        return False
+    rank = _rank(found.shape, found.order, found.fast_axis)
+    return int(rank[found.pattern].max()) + 1 == len(stage)
 
 
 def _rank(shape: tuple[int, int], order: Order, fast_axis: Axis) -> NDArray[np.int64]:

@@ -34,6 +34,10 @@ LONGEST_SIDE = 2**16
 """Pixels along a side beyond which a dataset's shape is damaged, or made up to fill the memory."""
 
 
+class UnreadableError(InputError):
+    """The file is missing or damaged."""
+
+
 def find_frames(path: str, dataset: str | None) -> list[tuple[str, int | None]]:
     """Datasets of frames, in order, each with its number of frames (``None``: the dataset is one frame).
 
@@ -44,8 +48,10 @@ def find_frames(path: str, dataset: str | None) -> list[tuple[str, int | None]]:
 
     Raises
     ------
+    UnreadableError
+        The file cannot be read.
     InputError
-        The file cannot be read, or holds no such dataset, or more than one stack; the candidates are named.
+        It holds no such dataset, or more than one stack; the candidates are named.
     """
     try:
         with _open(path) as file:
@@ -65,14 +71,14 @@ def find_frames(path: str, dataset: str | None) -> list[tuple[str, int | None]]:
     except InputError:
         raise
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
+        raise UnreadableError(f"{path}: no such file") from error
     except Exception as error:
         if _WRITING in str(error):
             raise InputError(
                 f"{path}: is still open for writing: its frames can be read when it is closed (`h5clear -s` closes one "
                 "whose writer was killed)"
             ) from error
-        raise InputError(f"{path}: truncated or unreadable HDF5: {_line(error)}") from error
+        raise UnreadableError(f"{path}: truncated or unreadable HDF5: {_line(error)}") from error
 
 
 def holder(path: str, dataset: str) -> str:

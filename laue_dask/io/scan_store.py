@@ -222,7 +222,7 @@ class ScanStore:
 
     @property
     def set_aside(self) -> list[dict[str, Any]]:
-        """Frames that could not be used: `pattern`, `source`, `reason` of each."""
+        """Frames that could not be used: `pattern` (None for one that has no place), `source`, `reason` of each."""
         return list(self._attribute("set_aside"))
 
     @cached_property
@@ -306,8 +306,13 @@ class ScanStore:
         """Seal of a shard on disk; see `block_files.BlockFiles.seal`."""
         return self._frames.files.seal(block)
 
-    def record(self, receipts: Sequence[Mapping[str, Any]]) -> None:
+    def record(self, receipts: Sequence[Mapping[str, Any]], left_out: Sequence[Mapping[str, Any]] = ()) -> None:
         """Take over what `ingest_shard` found: sources, positions, checksums and what was set aside.
+
+        Parameters
+        ----------
+        left_out
+            Frames that are no pattern of the scan, to be listed with what was set aside.
 
         Raises
         ------
@@ -330,6 +335,7 @@ class ScanStore:
             set_aside += [{"pattern": i, "source": source[i], "reason": why} for i, why in receipt["set_aside"]]
         valid = np.array([name != "" for name in source])
         valid[[entry["pattern"] for entry in set_aside]] = False
+        set_aside += map(dict, left_out)
         self._array("source")[:] = np.array(source, dtype=object)
         self._array("position")[:] = position
         self._array("valid")[:] = valid

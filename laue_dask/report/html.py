@@ -149,6 +149,8 @@ def table(rows: Sequence[Mapping[str, Any]], *, total: int | None = None) -> str
 
 
 def _cell(value: Any) -> str:
+    if value is None:
+        return ""
     if isinstance(value, float):
         return f"{value:#.4g}" if np.isfinite(value) else "–"
     return escape(str(value))

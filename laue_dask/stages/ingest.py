@@ -36,6 +36,8 @@ SAMPLE_FRAMES = 48
 SAMPLE_BYTES = 256 * 2**20
 """The detector mask is found from at most so many frames, and so many bytes of them."""
 
+MEASURED_AGAIN = "a later frame was taken at the same stage position"
+
 PACKED_FRAMES = 8
 """Frames of the sample that tell how large the store will be."""
 
@@ -149,7 +151,8 @@ def _finish(
 ) -> ScanStore:
     """Write all that is missing of a store that is this process's own, and put it in its place."""
     receipts = _ingest_blocks(store, refs, grid, recipe, ahead, workers=workers, progress=progress)
-    store.record(receipts)
+    again = [str(refs[frame]) for frame in np.flatnonzero(grid.pattern < 0).tolist()]
+    store.record(receipts, [{"pattern": None, "source": source, "reason": MEASURED_AGAIN} for source in again])
     if not store.valid.any():
         first = store.set_aside[0]
         shutil.rmtree(store.writing_path)
@@ -243,7 +246,7 @@ def _ingest_blocks(
     written(store, blocks)
     reduced = store.reduced(recipe.digest()) if recipe is not None else None
     done = sum(one["frames"] for receipt in journal.read().values() for one in receipt["shards"])
-    with progress.stage(_named(reduced, ahead), total=len(refs), done=done) as advance:
+    with progress.stage(_named(reduced, ahead), total=int((grid.pattern >= 0).sum()), done=done) as advance:
 
         def finished(receipt: Receipt) -> None:
             if reduced is not None:
@@ -414,6 +417,7 @@ def _in_shards(refs: Sequence[FrameRef], grid: ScanGrid, store: ScanStore) -> li
     """Frames of each shard in the order of the patterns; ``None`` where nothing was recorded."""
     placed: list[FrameRef | None] = [None] * store.n_patterns
     for ref, pattern in zip(refs, grid.pattern, strict=True):
-        placed[pattern] = ref
+        if pattern >= 0:
+            placed[pattern] = ref
     unit = store.shard_frames
     return [placed[i : i + unit] for i in range(0, len(placed), unit)]

@@ -353,6 +353,37 @@ def test_eiger_master_with_filtered_data_files_reads_what_was_written(tmp_path, 
         read_frame(refs[0])
 
 
+@pytest.mark.parametrize("cut", [0, 2, 4])
+def test_a_damaged_stack_among_others_keeps_the_places_of_its_frames(tmp_path, stack, cut):
+    paths = [Path(write_h5(tmp_path / f"line_{i}.h5", entry__data__data=stack + i)) for i in range(5)]
+    whole = [str(ref) for ref in discover(tmp_path)]
+    paths[cut].write_bytes(paths[cut].read_bytes()[:3000])
+    refs = discover(tmp_path)
+    assert [str(ref) for ref in refs] == whole
+    lost = [ref for ref in refs if ref.path == str(paths[cut])]
+    assert len(lost) == len(stack)
+    for ref in lost:
+        with pytest.raises(FrameError, match="HDF5"):
+            read_frame(ref)
+    np.testing.assert_array_equal(read_frame(refs[len(stack) + 1]) if cut != 1 else stack[1] + 1, stack[1] + 1)
+
+
+def test_a_damaged_stack_among_others_of_other_lengths_is_refused(tmp_path, stack):
+    paths = [Path(write_h5(tmp_path / f"line_{i}.h5", entry__data__data=stack[: 2 + (i == 1)])) for i in range(4)]
+    paths[2].write_bytes(paths[2].read_bytes()[:3000])
+    with pytest.raises(InputError, match=r"line_2\.h5: truncated or unreadable HDF5"):
+        discover(tmp_path)
+
+
+def test_the_last_stack_of_an_aborted_scan_may_be_shorter_beside_a_damaged_one(tmp_path, stack):
+    lengths = (3, 3, 3, 2)
+    for i, length in enumerate(lengths):
+        write_h5(tmp_path / f"line_{i}.h5", entry__data__data=stack[:length])
+    path = tmp_path / "line_1.h5"
+    path.write_bytes(path.read_bytes()[:3000])
+    assert len(discover(tmp_path)) == sum(lengths)
+
+
 def test_one_hdf5_file_per_scan_point_with_its_position(tmp_path, stack):
     for i, one in enumerate(stack):
         write_h5(

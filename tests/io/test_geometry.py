@@ -62,7 +62,7 @@ def test_points_and_lines_that_are_missing_stay_empty(shape, order, data):
     np.testing.assert_array_equal(grid.pattern, kept)
 
 
-@given(shape=st.tuples(st.integers(3, 12), st.integers(3, 12)), order=orders, fast=axes, data=st.data())
+@given(shape=st.tuples(st.integers(4, 12), st.integers(4, 12)), order=orders, fast=axes, data=st.data())
 def test_frames_whose_header_is_unreadable_take_the_place_between_their_neighbours(shape, order, fast, data):
     ny, nx = shape
     sequence = acquisition(shape, order, fast)
@@ -145,6 +145,30 @@ def test_given_shape_is_used_where_the_stage_did_not_move_as_read():
     with pytest.raises(InputError, match="frames 2 and 5 were taken at the same stage position"):
         resolve_grid(12, positions=positions)
     np.testing.assert_array_equal(resolve_grid(12, shape=(3, 4), positions=positions).pattern, np.arange(12))
+
+
+@given(
+    shape=st.tuples(st.integers(5, 12), st.integers(5, 12)),
+    order=orders,
+    fast=axes,
+    given=st.booleans(),
+    at_the_end=st.booleans(),
+    data=st.data(),
+)
+def test_of_points_that_were_measured_again_the_last_frame_counts(shape, order, fast, given, at_the_end, data):
+    ny, nx = shape
+    sequence = acquisition(shape, order, fast).tolist()
+    again = data.draw(st.lists(st.sampled_from(sequence), min_size=1, max_size=ny * nx // 8 + 1))
+    frames = list(sequence)
+    for point in again:
+        place = len(frames) if at_the_end else frames.index(point) + 1
+        frames.insert(place, point)
+    grid = resolve_grid(len(frames), positions=stage(np.array(frames), nx, jitter=0.02), shape=shape if given else None)
+    last = {point: i for i, point in enumerate(frames)}
+    assert grid.shape == shape
+    assert grid.pattern.tolist() == [point if last[point] == i else -1 for i, point in enumerate(frames)]
+    assert grid.how.endswith(f"; {len(again)} of {len(frames)} frames measured again")
+    assert np.isfinite(grid.position).all()
 
 
 @pytest.mark.parametrize("positions", [None, [None] * 900, [(1.0, 2.0)] * 900])
