@@ -188,7 +188,7 @@ def test_workers_that_reach_the_end_of_their_time_are_replaced_and_the_run_ends_
             time.sleep(0.2)
 
     config = quick(cluster=batch(lifetime="15s"), quality="all")
-    meddling = Meddling("encode", until_all_are_replaced)
+    meddling = Meddling("components", until_all_are_replaced)
     pipeline.run(str(small_scan), tmp_path / "run", config, command="test", progress=meddling)
     assert len(first) == 3
     assert same(tmp_path / "run", at_home)
