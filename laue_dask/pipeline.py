@@ -161,6 +161,7 @@ def encode(folder: Path, record: Run, extractor: Extractor, *, workers: Workers,
         stage = keys.reduced(record.keys["scan"], config.recipe)
         made = keys.features(record.keys["scan"], config.recipe, config.encoder, extractor)
         record.keys["features"] = made.key
+        store.mend_groups()
         _compare_recipes(reuse, stage, store, config.recipe)
         with record.timed("reduce"):
             reduced = reduce_scan(

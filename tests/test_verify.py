@@ -1,3 +1,4 @@
+import itertools
 import json
 import random
 import shutil
@@ -10,6 +11,7 @@ from laue_dask import pipeline, verify
 from laue_dask import record as records
 from laue_dask.encoder import weights
 from laue_dask.errors import LaueDaskError
+from laue_dask.io import results as io_results
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.progress import QuietProgress
 
@@ -60,6 +62,52 @@ def test_damage_of_any_object_is_found_by_verify_and_by_reading(run):
             damaged.write_bytes(content)
     assert not verify.verify(run, progress=QUIET).findings
     chaos.read_all(run)
+
+
+def test_arrays_of_one_size_that_change_places_are_found(run):
+    """Each has its CRC-32C behind it, so that the CRC-32C of the whole is the same number for all of them."""
+    sizes = {}
+    for path in (run / "results.zarr").glob("*/c/**/*"):
+        if path.is_file() and path.relative_to(run / "results.zarr").parts[0] not in ("features", "components"):
+            sizes.setdefault(path.stat().st_size, []).append(path)
+    pairs = [
+        (a, b) for alike in sizes.values() for a, b in itertools.pairwise(alike) if a.read_bytes() != b.read_bytes()
+    ]
+    assert pairs
+    for pair in pairs:
+        before = [path.read_bytes() for path in pair]
+        for path, content in zip(pair, before[::-1], strict=True):
+            path.write_bytes(content)
+        assert {finding.path for finding in verify.verify(run, progress=QUIET).findings} == set(pair)
+        for path, content in zip(pair, before, strict=True):
+            path.write_bytes(content)
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["gone", "cut"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "results.zarr/zarr.json",
+        "results.zarr/features/zarr.json",
+        "results.zarr/labels/zarr.json",
+        "results.zarr/silhouette/zarr.json",
+        "results.zarr/reconstruction_error/zarr.json",
+        "scan.zarr/reduced/zarr.json",
+    ],
+)
+@pytest.mark.usefixtures("here")
+def test_what_describes_arrays_is_made_again_by_a_run(run, small_run, small_scan, quick, name, cut):
+    path = run / name
+    path.write_bytes(path.read_bytes()[: len(path.read_bytes()) // 2])
+    if not cut:
+        path.unlink()
+    assert verify.verify(run, progress=QUIET).findings
+    pipeline.run(str(small_scan), run, quick(quality="all"), command="test", progress=QUIET)
+    assert not verify.verify(run, progress=QUIET).findings
+    chaos.read_all(run)
+    ours, theirs = (io_results.read(folder) for folder in (run, small_run))
+    for variable in theirs.variables:
+        assert ours[variable].values.tobytes() == theirs[variable].values.tobytes(), variable
 
 
 def test_what_is_damaged_is_listed_with_what_to_do_and_exit_code_1(run, command):

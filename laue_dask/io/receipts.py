@@ -1,17 +1,19 @@
-"""What a finished store or run consists of: size and CRC-32C of each of its files, but for those of blocks.
+"""What a finished store or run consists of: size and CRC-32 of each of its files, but for those of blocks.
 
 Blocks are too many and too large to be read for this: each has a seal in its array's journal (`io.journal`), and the
 journals are among the files that are listed here. So one small file vouches for everything.
+
+The CRC is zlib's, of another polynomial than the one which the codecs put behind every chunk: the CRC-32C of anything
+with its own CRC-32C behind it is always the same number, which tells no chunk from another of its size.
 """
 
 import json
 import os
+import zlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
-
-import google_crc32c
 
 from laue_dask.errors import StoreError
 from laue_dask.io import journal
@@ -28,14 +30,14 @@ _PIECE = 2**22
 
 @dataclass(frozen=True)
 class Receipts:
-    """Size and CRC-32C of files, by their paths within a folder.
+    """Size and CRC-32 of files, by their paths within a folder.
 
     Attributes
     ----------
     folder
         What they are of.
     files
-        Path with slashes → size in bytes, CRC-32C.
+        Path with slashes → size in bytes, CRC-32.
     """
 
     folder: Path
@@ -54,7 +56,7 @@ class Receipts:
         try:
             attributes: Any = json.loads(path.read_text(encoding="utf-8"))["attributes"]
             files = {str(name): (int(size), int(crc)) for name, (size, crc) in attributes["files"].items()}
-            whole = attributes["crc32c"] == _checksum(files)
+            whole = attributes["crc32"] == _checksum(files)
         except FileNotFoundError as error:
             raise StoreError(f"{path}: is missing: nothing says whether {folder} is whole: make it again") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -72,7 +74,7 @@ class Receipts:
 
     def write(self, name: str = IN_STORE) -> None:
         """Write them into their folder."""
-        attributes = {"crc32c": _checksum(self.files), "files": self.files}
+        attributes = {"crc32": _checksum(self.files), "files": self.files}
         content = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
         (self.folder / name).parent.mkdir(exist_ok=True)
         replace_file(self.folder / name, json.dumps(content, ensure_ascii=False).encode())
@@ -100,11 +102,11 @@ class Receipts:
 
 
 def of_file(path: Path) -> tuple[int, int]:
-    """Size and CRC-32C of a file."""
+    """Size and CRC-32 of a file."""
     crc = size = 0
     with path.open("rb") as file:
         while piece := file.read(_PIECE):
-            crc = int(google_crc32c.extend(crc, piece))
+            crc = zlib.crc32(piece, crc)
             size += len(piece)
     return size, crc
 

@@ -131,9 +131,10 @@ def whole(folder: Path, names: Collection[str]) -> bool:
 
 
 def variables(folder: Path, names: Collection[str]) -> xr.Dataset:
-    """Some results of a run, lazily, without a look at the others; see `whole`."""
-    found: xr.Dataset = xr.open_zarr(folder / NAME, consolidated=False, mask_and_scale=False)
-    return found[[name for name in names if name in found.variables]]
+    """Some results of a run, in memory, without a look at the others, which may be damaged; see `whole`."""
+    found = {name: array for name in names if (array := _read_array(folder / NAME, name)) is not None}
+    arrays = {name: (array.metadata.dimension_names, np.asarray(array[...])) for name, array in found.items()}  # type: ignore[union-attr]
+    return xr.Dataset(arrays, attrs=attributes(folder / NAME, whole=True))
 
 
 def recover(folder: Path) -> None:

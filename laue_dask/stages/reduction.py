@@ -75,7 +75,6 @@ def reduce_scan(
         Frames are damaged; or they are not in the store and the detector's files are gone or were changed.
     """
     digest = recipe.digest()
-    store.mend_groups()
     found = store.reduced(digest)
     kept = found is not None and complete(found)
     tell(kept)
