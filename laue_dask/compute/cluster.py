@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,8 +139,7 @@ def start(config: AnyCluster, *, folder: Path | None = None, report: bool = Fals
         try:
             _wait_for_first(joined, supervisor, config.timeout)
             described = _described(joined, config)
-            # What a worker has to say about its GPU's memory, for one, is for whoever started the command.
-            joined.client.forward_logging("laue_dask.encoder", logging.WARNING)
+            _forward_warnings(joined.client)
             with _reported(joined.client, folder / REPORT if folder and report and config.report else None):
                 yield Workers(
                     client=joined.client,
@@ -348,6 +347,14 @@ def _devices() -> int:
     import torch
 
     return int(torch.cuda.device_count())
+
+
+def _forward_warnings(client: Client) -> None:
+    """What a worker has to say, about its GPU's memory for one, is for whoever started the command."""
+    for _ in range(local.STARTS):
+        with suppress(OSError):  # one of them died just now
+            client.forward_logging("laue_dask.encoder", logging.WARNING)
+            return
 
 
 def _described(joined: _Joined, config: AnyCluster) -> str:

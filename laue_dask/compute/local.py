@@ -41,8 +41,8 @@ forgotten unit."""
 USUAL_MEMORY = 2**30
 """What a worker needs for frames of any size; with less for each core, fewer workers are started."""
 
-STARTS = 3
-"""Times that a worker is started before the run gives up."""
+STARTS = 8
+"""Times that a worker may die while it starts before the run gives up; each takes a second or less."""
 
 NO_LOOP = "Dask's event loop did not start within 10 s: is the machine overloaded?"
 """What an `AssertionError` without words of Dask means."""

@@ -1,6 +1,7 @@
 import errno
 import gc
 import json
+import logging
 import os
 import signal
 import socket
@@ -12,7 +13,8 @@ import dask.array as da
 import psutil
 import pytest
 from dask.utils import format_bytes
-from distributed import Nanny, SpecCluster
+from distributed import Client, Nanny, SpecCluster
+from distributed.comm import CommClosedError
 from distributed.utils import LoopRunner
 
 from laue_dask.compute import cluster, credentials, crews, local, supervisor
@@ -174,6 +176,21 @@ def test_a_worker_that_dask_gives_up_is_started_again(tmp_path, monkeypatch):
         [before] = client.run(os.getpid).values()
         client.sync(client.cluster.workers["cpu-0"].close)
         assert client.submit(os.getpid).result(timeout=60) != before
+
+
+def test_a_worker_that_dies_while_all_are_told_what_to_forward_ends_nothing(monkeypatch):
+    told, forward = [], Client.forward_logging
+
+    def dying(client, *arguments):
+        told.append(arguments)
+        if len(told) < 3:
+            raise CommClosedError("Stream is closed")
+        return forward(client, *arguments)
+
+    monkeypatch.setattr(Client, "forward_logging", dying)
+    with start(ClusterConfig(workers=1, gpu="never")) as running:
+        assert running.client.submit(len, "ab").result() == 2
+    assert told == [("laue_dask.encoder", logging.WARNING)] * 3
 
 
 def test_workers_that_never_start_end_the_command_in_time_with_the_cause(tmp_path, monkeypatch):
