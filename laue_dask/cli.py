@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 NAME = "laue-dask"
 
+_told_to_end = threading.Event()
+
 
 class _Lines(logging.Handler):
     """What happens to a cluster, as lines on stderr, above a bar that is drawn there."""
@@ -46,6 +48,8 @@ def main(arguments: list[str] | None = None) -> None:
     logger.addHandler(_Lines())
     logger.propagate = False
     signal.signal(signal.SIGTERM, _terminated)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not under nohup
+        signal.signal(signal.SIGINT, _interrupted)
     code = _exit_code(arguments)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # or it would end the interpreter's end, and hide the code
     _leave(code)
@@ -64,6 +68,11 @@ def _terminated(*_: object) -> None:
     # Batch systems and systemd end a command so, which is to end as on Ctrl-C; some say it twice, to the job and to its
     # script, and the second time must not end what the first one began.
     signal.signal(signal.SIGTERM, lambda *_: None)
+    _interrupted()
+
+
+def _interrupted(*_: object) -> None:
+    _told_to_end.set()
     raise KeyboardInterrupt
 
 
@@ -602,6 +611,8 @@ def _begin_imports(config: Config) -> None:
 def _progress() -> "Progress":
     from laue_dask.progress import default_progress
 
+    if _told_to_end.is_set():
+        raise KeyboardInterrupt  # what is imported may have swallowed it
     return default_progress()
 
 

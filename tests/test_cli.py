@@ -5,7 +5,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 
 import numpy as np
 import psutil
@@ -286,6 +288,15 @@ def test_a_run_that_a_terminal_interrupts_while_it_imports_ends_in_a_line(small_
         told = process.communicate(timeout=100)[1].splitlines()
     assert process.returncode == 1
     assert [line for line in told if line] == ["laue-dask: interrupted: the same command goes on where it stopped"]
+
+
+def test_an_interruption_that_an_import_swallowed_is_not_forgotten(monkeypatch):
+    monkeypatch.setattr(cli, "_told_to_end", threading.Event())
+    cli._progress()
+    with suppress(BaseException):
+        cli._interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        cli._progress()
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
