@@ -77,7 +77,7 @@ Figures = dict[str, Any]
 BASE = (16, 16)
 SEED = 301
 KERNEL_FRAMES = 64
-TOGETHER_S = 4.0
+TOGETHER_S = 3.0
 TURNS = 3
 TODAY_K = range(2, 21)
 PAPER = {(30, 30): (45.0, {3: 2.3, 16: 5.6}), (30, 100): (63.0, {2: 2.7, 10: 6.7, 64: 14.3})}
@@ -221,9 +221,12 @@ def floor(store: ScanStore) -> Figures:
     kernels = _kernels(store)
     found = {name: 1e3 * best(kernel) / KERNEL_FRAMES for name, kernel in kernels.items()}
     total = sum(found.values())
-    together = sum(map(float, _on_cores(available_cores(), store.path)))
-    alone = sum(map(float, _on_cores(1, store.path)))
-    return {"ms": found, "patterns_per_s": 1e3 / total, "cores_of_one": together / alone}
+    rates: dict[int, list[float]] = {1: [], available_cores(): []}
+    for _ in range(TURNS):  # by turns: what else the machine does comes and goes
+        for count, turns in rates.items():
+            turns.append(sum(map(float, _on_cores(count, store.path))))
+    gain = max(rates[available_cores()]) / max(rates[1])
+    return {"ms": found, "patterns_per_s": 1e3 / total, "cores_of_one": gain}
 
 
 def _on_cores(count: int, store: Path) -> list[str]:
@@ -480,9 +483,6 @@ def promises(found: Figures) -> list[tuple[str, float, str, bool]]:
             promise("one core, share of the floor", rates[1] / found["floor"]["patterns_per_s"], least=ONE_OF_FLOOR)
         for count in set(rates) - {1}:
             promise(f"{count} cores, times one", rates[count] / rates[1], least=CORES_OF_ONE * count)
-            if "floor" in found and count == max(rates):
-                share = rates[count] / rates[1] / found["floor"]["cores_of_one"]
-                promise(f"{count} cores, share of what the bare kernels gain", share, least=CORES_OF_ONE)
     if "today" in found:
         one = found["today"]
         # Today's way keeps no copy of the frames either.

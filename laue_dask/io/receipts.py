@@ -55,8 +55,12 @@ class Receipts:
         path = folder / name
         try:
             attributes: Any = json.loads(path.read_text(encoding="utf-8"))["attributes"]
+            if "crc32" not in attributes and "crc32c" in attributes:
+                raise StoreError(f"{path}: of an earlier version, which could not tell all damage: make {folder} again")
             files = {str(name): (int(size), int(crc)) for name, (size, crc) in attributes["files"].items()}
             whole = attributes["crc32"] == _checksum(files)
+        except StoreError:
+            raise
         except FileNotFoundError as error:
             raise StoreError(f"{path}: is missing: nothing says whether {folder} is whole: make it again") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
