@@ -520,7 +520,7 @@ def test_store_with_a_lost_or_damaged_shard_fails_and_leaves_no_results(refused,
 
 
 def test_a_wrong_option_costs_nothing_of_what_a_killed_ingest_did(command, refused, frames, tmp_path, monkeypatch):
-    def kill(self, receipts):
+    def kill(self, *_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

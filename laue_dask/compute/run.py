@@ -32,7 +32,7 @@ PATIENCE = 900.0
 Where there are none the supervisor knows better what is waited for."""
 
 FETCHING = 5.0
-"""Seconds that a receipt may take to come."""
+"""Seconds that receipts may take to come."""
 
 LANDING = 30.0
 """Seconds without a single finished block after which blocks that were only a beginning are given up."""
@@ -262,15 +262,13 @@ class Alongside:
         self._flying = []
 
     def _take(self) -> None:
-        flying, self._flying = self._flying, []
-        for future in flying:
-            if not future.done():
-                self._flying.append(future)
-                continue
+        limit = monotonic() + FETCHING
+        for future in [one for one in self._flying if one.done()]:
             if future.status == "finished":
                 # Its worker may have died meanwhile, with the receipt.
                 with suppress(Exception):
-                    self._journal.add(future.result(timeout=FETCHING))
+                    self._journal.add(future.result(timeout=max(0.1, limit - monotonic())))
+            self._flying.remove(future)
             future.release()
 
 

@@ -7,7 +7,7 @@ or recovered.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -24,6 +24,12 @@ ORDERS: tuple[Order, ...] = ("raster", "snake")
 
 FEWEST_POINTS = 0.5
 """A scan with a smaller share of its points than this was not aborted: its shape is wrong."""
+
+MEASURED_AGAIN = 0.125
+"""Share of a grid's points, at most, that may have been measured again."""
+
+_AGAIN = -2
+"""Pattern of a frame whose point was measured again, as long as −1 is one that is not known."""
 
 FARTHEST = 1e12
 """Stage coordinates beyond this, in whatever unit, are not taken for any."""
@@ -57,16 +63,8 @@ class ScanGrid:
     fast_axis: Axis = "x"
 
 
-class _SamePlaceError(InputError):
-    """Frames were taken at the same stage position; `earlier` are those with another one after them."""
-
-    def __init__(self, message: str, earlier: NDArray[np.int64]) -> None:
-        super().__init__(message)
-        self.earlier = earlier
-
-
 class _Found(NamedTuple):
-    """A grid recovered from positions, before missing positions are filled in; `pattern` is −1 there."""
+    """A grid recovered from positions, before missing positions are filled in; `pattern` is −1 there, or `_AGAIN`."""
 
     shape: tuple[int, int]
     order: Order
@@ -86,8 +84,8 @@ def resolve_grid(
 ) -> ScanGrid:
     """Find the place of every frame.
 
-    Of frames at the same stage position the last one counts, if no point is missing for them: else the stage did not
-    move as it was read, and nobody knows where they belong.
+    Of frames at the same stage position the last one counts, if they are few and no point of the grid is missing: else
+    the stage did not move as it was read, or there are two scans, and nobody knows where which of them belongs.
 
     Parameters
     ----------
@@ -114,33 +112,11 @@ def resolve_grid(
     if n_frames < 1:
         raise InputError("there are no frames")
     stage = _as_array(n_frames, positions)
-    try:
-        return _resolved(n_frames, shape, order, stage, acquired, aborted)
-    except _SamePlaceError as error:
-        kept = np.setdiff1d(np.arange(n_frames), error.earlier)
-        if not _is_filled(stage[kept], order):
-            raise
-    again = len(stage) - len(kept)
-    grid = _resolved(len(kept), shape, order, stage[kept], None, aborted)
-    pattern = np.full(n_frames, -1, dtype=np.int64)
-    pattern[kept] = grid.pattern
-    return replace(grid, pattern=pattern, how=f"{grid.how}; {again} of {n_frames} frames measured again")
-
-
-def _resolved(
-    n_frames: int,
-    shape: tuple[int, int] | None,
-    order: Order,
-    stage: NDArray[np.float64],
-    acquired: NDArray[np.int64] | None,
-    aborted: bool,
-) -> ScanGrid:
-    """`resolve_grid` of frames that all have a place of their own."""
     if shape is None:
         found = _from_positions(stage, order)
         if found is not None:
             pattern = _fill(found)
-            return _grid(found.shape, found.order, pattern, stage, _how(found, len(pattern)), found.fast_axis)
+            return _grid(found.shape, found.order, pattern, stage, _how(found), found.fast_axis)
         if n_frames == 1:
             return _grid((1, 1), "raster", np.zeros(1, dtype=np.int64), stage, "one frame")
         raise InputError(
@@ -148,12 +124,12 @@ def _resolved(
         )
     try:
         found = _from_positions(stage, order)
-    except InputError as error:
-        if isinstance(error, _SamePlaceError) and n_frames > shape[0] * shape[1]:
-            raise
+    except InputError:
         # The shape was given because of positions like these.
         found = None
-    _check_shape(n_frames, shape, found, 0.0 if aborted else FEWEST_POINTS)
+    fits = found is not None and _fits(found, shape)
+    again = _count_again(found) if found is not None and fits else 0
+    _check_shape(n_frames - again, shape, found, 0.0 if aborted else FEWEST_POINTS)
     return _with_shape(n_frames, shape, order, stage, found, acquired)
 
 
@@ -179,19 +155,14 @@ def _with_shape(
 ) -> ScanGrid:
     ny, nx = shape
     text = f"{ny} × {nx}"
-    aborted = "" if n_frames == ny * nx else f", aborted: {n_frames} of {ny * nx} points"
+    aborted = "" if n_frames >= ny * nx else f", aborted: {n_frames} of {ny * nx} points"
     if found is not None:
-        fits = (
-            found.shape[1] == nx and found.shape[0] <= ny
-            if found.fast_axis == "x"
-            else found.shape[0] == ny and found.shape[1] <= nx
-        )
-        if fits:
+        if _fits(found, shape):
             y, x = np.divmod(found.pattern, found.shape[1])
-            placed = np.where(found.pattern < 0, -1, y * nx + x)
+            placed = np.where(found.pattern < 0, found.pattern, y * nx + x)
             pattern = _fill(found._replace(shape=shape, pattern=placed))
             how = f"{text}, {found.order}{_fast(found.fast_axis)}, as given and as the stage positions say{aborted}"
-            return _grid(shape, found.order, pattern, stage, how, found.fast_axis)
+            return _grid(shape, found.order, pattern, stage, f"{how}{_again(found)}", found.fast_axis)
         aborted += f"; the stage positions look like {found.shape[0]} × {found.shape[1]}"
     # Numbers that run past the grid number something else than its points.
     if acquired is None or acquired[-1] >= ny * nx:
@@ -236,14 +207,17 @@ def _from_positions(stage: NDArray[np.float64], order: Order) -> _Found | None:
     rows, columns = found
     shape = (rows.count, columns.count)
     cell = rows.index * columns.count + columns.index
-    _refuse_duplicates(cell, known)
-    along_x, along_y = (np.count_nonzero(np.diff(levels.index)) for levels in (columns, rows))
+    again = _measured_again(cell, known, shape, len(stage))
+    # The order is that in which points were come to for the first time.
+    first = np.sort(np.unique(cell, return_index=True)[1])
+    along_x, along_y = (np.count_nonzero(np.diff(levels.index[first])) for levels in (columns, rows))
     # Lines of two points move as often along either axis: then their order tells.
     likely: tuple[Axis, ...] = ("x", "y") if along_x == along_y else ("x",) if along_x > along_y else ("y",)
     kinds = [(kind, axis) for axis in likely for kind in ORDERS]
-    best, fast = min(kinds, key=lambda kind: _disorder(cell, shape, *kind))
+    best, fast = min(kinds, key=lambda kind: _disorder(cell[first], shape, *kind))
     pattern = np.full(len(stage), -1, dtype=np.int64)
     pattern[known] = cell
+    pattern[again] = _AGAIN
     return _Found(shape, best, fast, pattern, "from the stage positions in the headers")
 
 
@@ -273,26 +247,37 @@ def _from_one_axis(values: NDArray[np.float64], axis: Axis, order: Order) -> _Fo
     return None
 
 
-def _refuse_duplicates(cell: NDArray[np.int64], known: NDArray[np.int64]) -> None:
+def _measured_again(
+    cell: NDArray[np.int64], known: NDArray[np.int64], shape: tuple[int, int], n_frames: int
+) -> NDArray[np.int64]:
+    """Frames after which another one was taken at the same place, where these are sure to be points measured again."""
     by_cell = np.argsort(cell, kind="stable")
     again = np.flatnonzero(np.diff(cell[by_cell]) == 0)
-    if len(again):
+    points = shape[0] * shape[1]
+    whole = len(known) == n_frames == points + len(again)
+    if len(again) and not (whole and len(again) <= max(1.0, MEASURED_AGAIN * points)):
         first, second = known[by_cell[again[0]]], known[by_cell[again[0] + 1]]
         more = f", as were {len(again) - 1} more pairs" if len(again) > 1 else ""
-        raise _SamePlaceError(
+        raise InputError(
             f"frames {first} and {second} were taken at the same stage position{more}: "
-            "leave out what does not belong to the scan, or give --shape NY NX",
-            earlier=known[by_cell[again]],
+            "leave out what does not belong to the scan, or give --shape NY NX"
         )
+    return known[by_cell[again]]
 
 
-def _is_filled(stage: NDArray[np.float64], order: Order) -> bool:
-    """Whether the positions show a grid without a hole, be it aborted."""
-    found = _from_positions(stage, order)
-    if found is None or (found.pattern < 0).any():
-        return False
-    rank = _rank(found.shape, found.order, found.fast_axis)
-    return int(rank[found.pattern].max()) + 1 == len(stage)
+def _fits(found: _Found, shape: tuple[int, int]) -> bool:
+    """Whether a grid is that of this shape, or a beginning of it."""
+    (lines, points), (ny, nx) = found.shape, shape
+    return points == nx and lines <= ny if found.fast_axis == "x" else lines == ny and points <= nx
+
+
+def _count_again(found: _Found) -> int:
+    return int(np.count_nonzero(found.pattern == _AGAIN))
+
+
+def _again(found: _Found) -> str:
+    count = _count_again(found)
+    return f"; {count} of {len(found.pattern)} frames measured again" if count else ""
 
 
 def _rank(shape: tuple[int, int], order: Order, fast_axis: Axis) -> NDArray[np.int64]:
@@ -311,7 +296,7 @@ def _disorder(cell: NDArray[np.int64], shape: tuple[int, int], order: Order, fas
 def _fill(found: _Found) -> NDArray[np.int64]:
     """Patterns of the frames whose position is unknown, from the frames before and after them."""
     pattern = found.pattern.copy()
-    unknown = np.flatnonzero(pattern < 0)
+    unknown = np.flatnonzero(pattern == -1)
     if not len(unknown):
         return pattern
     sequence = acquisition(found.shape, found.order, found.fast_axis)
@@ -342,8 +327,9 @@ def _grid(
     fast_axis: Axis = "x",
 ) -> ScanGrid:
     position = np.full((shape[0] * shape[1], 2), np.nan)
-    position[pattern] = stage
-    return ScanGrid(shape, order, pattern, position, how, fast_axis)
+    placed = pattern >= 0
+    position[pattern[placed]] = stage[placed]
+    return ScanGrid(shape, order, np.maximum(pattern, -1), position, how, fast_axis)
 
 
 def _as_array(n_frames: int, positions: Positions | None) -> NDArray[np.float64]:
@@ -359,10 +345,11 @@ def _as_array(n_frames: int, positions: Positions | None) -> NDArray[np.float64]
     return stage
 
 
-def _how(found: _Found, n_frames: int) -> str:
+def _how(found: _Found) -> str:
     ny, nx = found.shape
-    missing = "" if n_frames == ny * nx else f", {n_frames} of {ny * nx} points"
-    return f"{ny} × {nx}, {found.order}{_fast(found.fast_axis)}, {found.why}{missing}"
+    placed = len(found.pattern) - _count_again(found)
+    missing = "" if placed == ny * nx else f", {placed} of {ny * nx} points"
+    return f"{ny} × {nx}, {found.order}{_fast(found.fast_axis)}, {found.why}{missing}{_again(found)}"
 
 
 def _fast(axis: Axis) -> str:

@@ -5,6 +5,7 @@ what was just written before it reads on. The key of a scan is that of its conte
 is read: so each block of features says which patterns it was made of, and is taken over when the key is known.
 """
 
+import shutil
 from pathlib import Path
 from typing import Any, Self
 
@@ -120,6 +121,13 @@ def take_over(
 
     Journal.of(begun).keep(same)
     zarr.open_array(str(writer.partial), path=NAME, mode="r+").attrs.update({"key": key, AHEAD: False})
+
+
+def forget(folder: Path) -> None:
+    """Remove the results that a run has begun where they are nothing but features that nobody has taken over."""
+    begun, _ = results.arrays(folder, NAME)
+    if begun is not None and begun.attrs.get(AHEAD):
+        shutil.rmtree(folder / (results.NAME + ".part"), ignore_errors=True)
 
 
 def _key(extractor: Extractor) -> str:

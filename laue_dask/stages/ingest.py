@@ -130,7 +130,9 @@ def ingest(
             f"{source}: frames of {rows} × {columns} pixels are smaller than a pattern of "
             f"{PATTERN_SIZE} × {PATTERN_SIZE}: give unbinned frames"
         )
-    positions = None if scan.shape else _positions(refs, workers, progress)
+    # With a shape, more frames than points have been taken somewhere again.
+    known = scan.shape and len(refs) <= scan.shape[0] * scan.shape[1]
+    positions = None if known else _positions(refs, workers, progress)
     grid = grid_of(refs, scan, positions)
     if scan.store_frames:
         _require_space(out, sample, len(refs))
@@ -368,6 +370,7 @@ def read_sample(refs: Sequence[FrameRef]) -> Sample:
     """
     places = np.unique(np.linspace(0, len(refs) - 1, min(SAMPLE_FRAMES, len(refs))).astype(int))
     stack: NDArray[Any] | None = None
+    room = 0
     frames: list[NDArray[Any]] = []
     chosen: list[FrameRef] = []
     reasons: list[str] = []
@@ -380,7 +383,8 @@ def read_sample(refs: Sequence[FrameRef]) -> Sample:
         if stack is None:
             room = min(len(places), SAMPLE_BYTES // frame.nbytes + 1)
             stack = np.empty((room, *frame.shape), frame.dtype)
-        if (frame.shape, frame.dtype) == (stack.shape[1:], stack.dtype):
+        alike = (frame.shape, frame.dtype) == (stack.shape[1:], stack.dtype)
+        if alike and len(frames) < room:
             # Where it is to lie in the end, while it is in the processor's cache.
             stack[len(frames)] = frame
             frame = stack[len(frames)]
@@ -391,9 +395,9 @@ def read_sample(refs: Sequence[FrameRef]) -> Sample:
     if stack is None:
         raise InputError(f"none of {len(places)} frames tried can be read; {reasons[0]}")
     (shape, dtype), _ = Counter((f.shape, f.dtype) for f in frames).most_common(1)[0]
-    alike = [i for i, f in enumerate(frames) if (f.shape, f.dtype) == (shape, dtype)]
-    whole = stack[: len(frames)] if len(alike) == len(frames) else np.stack([frames[i] for i in alike])
-    return Sample(whole, frame_info(chosen[alike[0]]))
+    usual = [i for i, f in enumerate(frames) if (f.shape, f.dtype) == (shape, dtype)]
+    whole = len(usual) == len(frames) <= room
+    return Sample(stack[: len(frames)] if whole else np.stack([frames[i] for i in usual]), frame_info(chosen[usual[0]]))
 
 
 def _positions(refs: Sequence[FrameRef], workers: Workers, progress: Progress) -> list[tuple[float, float] | None]:

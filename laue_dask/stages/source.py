@@ -6,12 +6,11 @@ from pathlib import Path
 from laue_dask.compute.cluster import Workers
 from laue_dask.config import Config, ScanConfig
 from laue_dask.errors import InputError
-from laue_dask.io import results as io_results
 from laue_dask.io.frames import discover
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.progress import Progress
 from laue_dask.stages import specimen
-from laue_dask.stages.ahead import EncodingAhead
+from laue_dask.stages.ahead import EncodingAhead, forget
 from laue_dask.stages.ingest import absolute, ingest, manifest
 
 
@@ -68,8 +67,7 @@ def open_scan(
         return store
     folder.mkdir(parents=True, exist_ok=True)
     part = own.with_name(own.name + ".part")
-    results = folder / (io_results.NAME + ".part")
-    begun, had_results = part.exists(), results.exists()
+    begun = part.exists()
     try:
         # A substrate is what the frames have in common: those are all read before it can be removed.
         recipe = config.recipe if config.recipe.substrate == "keep" else None
@@ -77,8 +75,8 @@ def open_scan(
         specimen.require_enough(int(store.valid.sum()), config.clustering.k)
     except InputError:
         # A run that never started leaves nothing behind; what a killed one did is kept for the right command.
-        if own.exists() or not had_results:
-            shutil.rmtree(results, ignore_errors=True)  # what was encoded of these frames
+        if own.exists() or not begun:
+            forget(folder)
         for left in (own,) if begun else (own, part):
             shutil.rmtree(left, ignore_errors=True)
         raise

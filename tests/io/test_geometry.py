@@ -153,12 +153,15 @@ def test_given_shape_is_used_where_the_stage_did_not_move_as_read():
     fast=axes,
     given=st.booleans(),
     at_the_end=st.booleans(),
+    leading=st.booleans(),
     data=st.data(),
 )
-def test_of_points_that_were_measured_again_the_last_frame_counts(shape, order, fast, given, at_the_end, data):
+def test_of_points_that_were_measured_again_the_last_frame_counts(shape, order, fast, given, at_the_end, leading, data):
     ny, nx = shape
     sequence = acquisition(shape, order, fast).tolist()
-    again = data.draw(st.lists(st.sampled_from(sequence), min_size=1, max_size=ny * nx // 8 + 1))
+    some = st.lists(st.sampled_from(sequence), min_size=1, max_size=ny * nx // 8)
+    # the beam came up late: the first points again
+    again = sequence[: data.draw(st.integers(1, ny * nx // 8))] if leading else data.draw(some)
     frames = list(sequence)
     for point in again:
         place = len(frames) if at_the_end else frames.index(point) + 1
@@ -169,6 +172,29 @@ def test_of_points_that_were_measured_again_the_last_frame_counts(shape, order, 
     assert grid.pattern.tolist() == [point if last[point] == i else -1 for i, point in enumerate(frames)]
     assert grid.how.endswith(f"; {len(again)} of {len(frames)} frames measured again")
     assert np.isfinite(grid.position).all()
+    if min(shape) > 1:
+        assert (grid.order, grid.fast_axis) == (order, fast)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [*range(60), *[60] * 40],  # the stage stuck, or what tells its position
+        [*range(65), *[65] * 35],
+        [*range(100), *range(40)],  # a scan that was begun again
+        [*range(50), *range(100)],
+        [*range(100), *range(100)],
+        [*range(30), *range(31, 100), 5, 6],
+    ],
+    ids=["stuck", "stuck in a line", "again", "begun twice", "twice", "a hole"],
+)
+def test_frames_at_one_place_that_may_be_anything_are_refused(frames):
+    positions = stage(np.array(frames), 10)
+    with pytest.raises(InputError, match="were taken at the same stage position"):
+        resolve_grid(len(frames), positions=positions)
+    if len(frames) > 100:
+        with pytest.raises(InputError, match="frames do not fit --shape 10 10"):
+            resolve_grid(len(frames), positions=positions, shape=(10, 10))
 
 
 @pytest.mark.parametrize("positions", [None, [None] * 900, [(1.0, 2.0)] * 900])

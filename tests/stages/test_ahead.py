@@ -69,6 +69,13 @@ class Failing:
         return self.of.extract(patterns, valid)
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """However busy the machine is, blocks that are in flight are waited for."""
+    monkeypatch.setattr(run, "LANDING", 600)
+    monkeypatch.setattr(run, "FETCHING", 600)
+
+
 @pytest.fixture(params=["network", "peaks"])
 def extractor(request):
     return extraction.extractor_of(EncoderConfig(extractor=request.param), Recipe())
@@ -158,7 +165,7 @@ def test_features_of_patterns_that_are_no_more_valid_are_not_taken_over(many, tm
         reduced, Map(valid, SHAPE), Peaks(), writer, key="k", workers=workers, progress=QuietProgress()
     )
     kept = [block for block, receipt in receipts(folder).items() if "of" in receipt]
-    assert kept == [1, 2]
+    assert sorted(kept) == [1, 2]
     assert set(receipts(folder)) == {0, 1, 2}
     assert features.shape == (70, Peaks().n_features)
 
@@ -189,7 +196,7 @@ def test_nothing_waits_for_gpu_workers_that_are_not_there(many, tmp_path, worker
 
 
 def test_a_killed_ingest_goes_on_and_keeps_what_was_encoded(many, tmp_path, workers, monkeypatch):
-    def kill(self, receipts):
+    def kill(self, *_):
         raise KeyboardInterrupt
 
     folder = tmp_path / "run"

@@ -137,7 +137,7 @@ def test_missing_file_leaves_its_own_point_without_a_pattern(bare, tmp_path, wor
 def killed_after(blocks, bare, out, workers, monkeypatch):
     """An ingest that was killed when so many of its four shards were finished."""
 
-    def kill(self, receipts):
+    def kill(self, *_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -168,6 +168,16 @@ def test_killed_ingest_goes_on_at_its_first_missing_shard(bare, tmp_path, worker
     whole = ingested(bare, tmp_path / "whole.zarr", workers, shape=(3, 4))
     assert whole.key() == store.key()
     assert whole.source == store.source
+
+
+def test_an_odd_frame_among_those_looked_at_first_leaves_room_for_the_others(many, monkeypatch):
+    (many / "scan_40.tif").unlink()
+    Image.fromarray(frame(0, (130, 130))).save(many / "scan_2.tif")
+    monkeypatch.setattr(stage, "SAMPLE_BYTES", 10 * frame(0).nbytes - 1)
+    sample = read_sample(discover(str(many)))
+    assert sample.frames.shape[1:] == (140, 130)
+    assert len(sample.frames) == 10
+    assert len(np.unique(sample.frames[:, 0, 0])) == 10
 
 
 def test_frames_are_reduced_while_they_are_in_memory(many, tmp_path, workers):
@@ -211,7 +221,7 @@ def test_frames_may_stay_in_the_detector_files(many, tmp_path, workers):
 
 
 def test_killed_reduction_in_an_ingest_redoes_no_finished_block(many, tmp_path, workers, monkeypatch):
-    def kill(self, receipts):
+    def kill(self, *_):
         raise KeyboardInterrupt
 
     config, out = ScanConfig(shape=(7, 10)), tmp_path / "s.zarr"
