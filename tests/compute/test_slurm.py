@@ -257,7 +257,13 @@ def test_a_driver_that_is_queued_again_goes_on_and_ends_as_at_home(slurm, small_
     called("scontrol", "requeue", driver)
     wait_for(lambda: called("squeue", "--noheader", "--format=%T", f"--jobs={driver}") == ["PENDING"])
     assert not (folder / "run.json").exists()
-    called("scontrol", "update", f"jobid={driver}", "starttime=now")
+
+    def goes_on():
+        # A job that is queued again is put off by two minutes, from when its end was seen.
+        subprocess.run(["scontrol", "update", f"jobid={driver}", "starttime=now"], check=False, capture_output=True)
+        return called("squeue", "--noheader", "--format=%T", f"--jobs={driver}") == ["RUNNING"]
+
+    wait_for(goes_on)
     wait_for((folder / "run.json").exists)
     wait_for(lambda: not alive())
     said = (tmp_path / "driver.txt").read_text()
