@@ -278,7 +278,13 @@ def test_a_command_that_is_told_to_end_twice_ends_in_order(small_scan, tmp_path)
 
 def test_a_run_that_a_terminal_interrupts_while_it_imports_ends_in_a_line(small_scan, tmp_path):
     command = [sys.executable, "-m", "laue_dask", "run", str(small_scan), "--out", str(tmp_path / "run")]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+
+    def heard():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # who started these tests, such as `nohup`, may have it ignored
+
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heard
+    ) as process:
         deadline = time.monotonic() + 60
         while not any("forkserver" in " ".join(one.cmdline()) for one in children(process.pid)):
             assert time.monotonic() < deadline
