@@ -80,7 +80,7 @@ class Reuse:
     @classmethod
     def of(cls, folder: Path, *, label: str = "") -> Self:
         """Read what the last run in a folder was made with, be it finished or begun; nothing where there is none."""
-        for name, finished in ((io_results.NAME, True), (io_results.NAME + ".part", False)):
+        for name, finished in ((io_results.NAME, True), (io_results.PARTIAL, False)):
             stages = io_results.attributes(folder / name, whole=finished).get(NAME)
             if isinstance(stages, dict) and all(_is_stage(one) for one in stages.values()):
                 return cls(folder, stages, finished=finished, label=label)

@@ -169,7 +169,7 @@ def _is_store(path: Path) -> bool:
 
 
 def _is_run(path: Path) -> bool:
-    ours = (records.NAME, records.WITHDRAWN, io_results.NAME, io_results.NAME + ".part", _SCAN, _SCAN + ".part")
+    ours = (records.NAME, records.WITHDRAWN, io_results.NAME, io_results.PARTIAL, _SCAN, _SCAN + ".part")
     return any((path / name).exists() for name in ours)
 
 
@@ -302,7 +302,7 @@ def _run(path: Path) -> _Checks:
 
 def _begun(checks: _Checks, path: Path) -> _Checks:
     """What a run that is not finished has left, as far as there are receipts."""
-    for name in (io_results.NAME, io_results.NAME + ".part"):
+    for name in (io_results.NAME, io_results.PARTIAL):
         for file in sorted((path / name).glob(f"*/{journal.NAME}")):
             checks.arrays += _journaled(checks, path / name, file.parent.name, finished=True)
         checks.own |= set((path / name).rglob("*"))

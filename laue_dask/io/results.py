@@ -21,6 +21,9 @@ from laue_dask.io.receipts import Receipts
 
 NAME = "results.zarr"
 
+PARTIAL = NAME + ".part"
+"""Results that were begun; another run goes on with them."""
+
 REMEDY = "make it again with `laue-dask run`, the same command"
 
 
@@ -39,7 +42,7 @@ class ResultsWriter:
 
     def __init__(self, folder: Path, attributes: Mapping[str, Any], *, fresh: bool = False) -> None:
         self.path = folder / NAME
-        self.partial = folder / (NAME + ".part")
+        self.partial = folder / PARTIAL
         if fresh:
             shutil.rmtree(self.partial, ignore_errors=True)
         self.group = zarr.open_group(str(self.partial), mode="a", zarr_format=3, use_consolidated=False)
@@ -181,7 +184,7 @@ def _check_blocks(path: Path) -> None:
 
 def arrays(folder: Path, name: str) -> tuple[zarr.Array[Any] | None, zarr.Array[Any] | None]:
     """Array `name` of the results that were begun, and of those that are finished; None where there is none."""
-    return _read_array(folder / (NAME + ".part"), name), _read_array(folder / NAME, name)
+    return _read_array(folder / PARTIAL, name), _read_array(folder / NAME, name)
 
 
 def _read_array(store: Path, name: str) -> zarr.Array[Any] | None:

@@ -127,7 +127,7 @@ def forget(folder: Path) -> None:
     """Remove the results that a run has begun where they are nothing but features that nobody has taken over."""
     begun, _ = results.arrays(folder, NAME)
     if begun is not None and begun.attrs.get(AHEAD):
-        shutil.rmtree(folder / (results.NAME + ".part"), ignore_errors=True)
+        shutil.rmtree(folder / results.PARTIAL, ignore_errors=True)
 
 
 def _key(extractor: Extractor) -> str:
