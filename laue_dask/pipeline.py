@@ -608,7 +608,7 @@ def check_folder(folder: Path) -> None:
     require_writable(folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; --out names the folder of the run")
-    ours = ["config.yaml", records.NAME, "watch.json", cluster.FOLDER]
+    ours = ["config.yaml", records.NAME, "watch.json", cluster.FOLDER, cluster.REPORT]
     ours += [name + end for name in ("scan.zarr", io_results.NAME) for end in ("", ".part")]
     if (
         folder.is_dir()

@@ -304,6 +304,23 @@ def test_loop_of_links_among_frames_is_one_frame_that_cannot_be_read(command, fr
     assert [entry["pattern"] for entry in ScanStore.open(tmp_path / "s.zarr").set_aside] == [4]
 
 
+def test_a_run_that_was_refused_after_its_workers_started_may_be_given_again(small_scan, tmp_path):
+    frames, out = tmp_path / "frames", tmp_path / "run"
+    shutil.copytree(small_scan, frames)
+    shutil.copy(frames / "scan_00020.tif", frames / "scan_00021.tif")
+    command = [sys.executable, "-m", "laue_dask", "run", str(frames), "--out", str(out), "--weights", "untrained"]
+    command += ["--workers", "1"]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == BAD_INPUT
+    assert "were taken at the same stage position" in refused.stderr.splitlines()[-1]
+    assert not list(out.glob("*"))
+    done = subprocess.run(
+        [*command, "--workers", "1", "--shape", "8", "9"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (out / "dask-report.html").exists()
+
+
 def test_of_a_point_that_was_measured_again_the_last_frame_counts_and_the_others_are_set_aside(
     command, small_scan, small_run, tmp_path
 ):

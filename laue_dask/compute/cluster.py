@@ -26,7 +26,7 @@ from laue_dask.compute.crews import JobCrew, LocalCrew, OtherCrew
 from laue_dask.compute.local import GPU, LOOPBACK
 from laue_dask.compute.supervisor import Crew, Supervisor, view
 from laue_dask.config import AnyCluster, BatchConfig, ClusterConfig, SchedulerConfig
-from laue_dask.errors import ComputeError, ConfigError
+from laue_dask.errors import ComputeError, ConfigError, InputError
 
 FOLDER = "cluster"
 """In a run's folder: what jobs print, and the cluster's state where it was given up."""
@@ -404,6 +404,10 @@ def _reported(client: Client, path: Path | None) -> Iterator[None]:
 
     try:
         yield
+    except InputError:
+        # One that was refused before anything was made leaves nothing behind.
+        begun = begun and path.parent.is_dir() and any(not one.name.startswith(".") for one in path.parent.iterdir())
+        raise
     finally:
         if begun and client.status == "running":
             _tried(keep)
