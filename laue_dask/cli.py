@@ -32,6 +32,9 @@ NAME = "laue-dask"
 
 _told_to_end = threading.Event()
 
+_AGAIN = 0.05
+"""Seconds after which an interruption that was dropped is raised again."""
+
 
 class _Lines(logging.Handler):
     """What happens to a cluster, as lines on stderr, above a bar that is drawn there."""
@@ -50,6 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, _terminated)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not under nohup
         signal.signal(signal.SIGINT, _interrupted)
+    sys.unraisablehook = _unraisable
     code = _exit_code(arguments)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # or it would end the interpreter's end, and hide the code
     _leave(code)
@@ -74,6 +78,17 @@ def _terminated(*_: object) -> None:
 def _interrupted(*_: object) -> None:
     _told_to_end.set()
     raise KeyboardInterrupt
+
+
+def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    # Python drops an interruption that arrives within a finalizer, or while Dask watches the garbage collector.
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
+        return
+    signal.signal(signal.SIGTERM, _terminated)
+    again = threading.Timer(_AGAIN, os.kill, (os.getpid(), signal.SIGTERM))
+    again.daemon = True
+    again.start()
 
 
 def _exit_code(arguments: list[str] | None) -> int:

@@ -305,6 +305,41 @@ def test_an_interruption_that_an_import_swallowed_is_not_forgotten(monkeypatch):
         cli._progress()
 
 
+INTERRUPTED_IN_A_FINALIZER = """
+import os, signal, sys, time
+from laue_dask import cli
+
+class Held:
+    def __del__(self):
+        if held:
+            held.pop()
+            Held.last = Held()
+            os.kill(os.getpid(), {signal})
+            time.sleep(0)
+
+held = [1, 2, 3]
+
+def work(**_):
+    Held()
+    for _ in range(600):
+        Held.last = None
+        time.sleep(0.05)
+    return 0
+
+cli.commands = work
+cli.main([])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interruption_within_a_finalizer_is_not_lost(number):
+    code = INTERRUPTED_IN_A_FINALIZER.format(signal=int(number))
+    code = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler){code}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == "laue-dask: interrupted: the same command goes on where it stopped\n"
+    assert done.returncode == 1
+
+
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 def test_a_command_whose_output_nobody_wants_is_done_all_the_same(closed):
     done = subprocess.run(f"{sys.executable} -m laue_dask config {closed}", shell=True, check=False)  # noqa: S602

@@ -114,8 +114,12 @@ class Meddling(QuietProgress):
 
 async def let_in(address):
     # on the loop that runs already: Dask gives a new one 10 s to start, which a busy machine exceeds
-    async with Client(address, timeout=3, asynchronous=True, set_as_default=False):
+    stranger = Client(address, timeout=3, asynchronous=True, set_as_default=False)
+    try:
+        await stranger
         pytest.fail("a stranger was let in")
+    finally:
+        await stranger.close()  # else it is closed when it is collected, which on a loop's thread is a warning
 
 
 def listening(pids):
