@@ -5,6 +5,7 @@ import gc
 import glob
 import logging
 import os
+import random
 import shlex
 import signal
 import sys
@@ -14,7 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 
 import click
 
@@ -30,10 +31,11 @@ if TYPE_CHECKING:
 
 NAME = "laue-dask"
 
-_told_to_end = threading.Event()
+_told_to_end, _over = threading.Event(), threading.Event()
+"""Whether the command was interrupted, and whether it has ended."""
 
-_AGAIN = 0.05
-"""Seconds after which an interruption that was dropped is raised again."""
+_INSISTING = 0.1, 0.3
+"""Seconds, from and to, after which an interruption that was dropped is raised again."""
 
 
 class _Lines(logging.Handler):
@@ -50,11 +52,14 @@ def main(arguments: list[str] | None = None) -> None:
     logger.setLevel(logging.INFO)
     logger.addHandler(_Lines())
     logger.propagate = False
-    signal.signal(signal.SIGTERM, _terminated)
+    for event in (_told_to_end, _over):
+        event.clear()
+    signal.signal(signal.SIGTERM, _interrupted)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not under nohup
         signal.signal(signal.SIGINT, _interrupted)
     sys.unraisablehook = _unraisable
     code = _exit_code(arguments)
+    _over.set()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # or it would end the interpreter's end, and hide the code
     _leave(code)
 
@@ -68,27 +73,33 @@ def _leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _terminated(*_: object) -> None:
-    # Batch systems and systemd end a command so, which is to end as on Ctrl-C; some say it twice, to the job and to its
-    # script, and the second time must not end what the first one began.
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    _interrupted()
-
-
-def _interrupted(*_: object) -> None:
-    _told_to_end.set()
+def _interrupted(number: int, _: object) -> None:
+    # Batch systems and systemd end a command by SIGTERM, which is to end as on Ctrl-C. Some say it twice, to the job
+    # and to its script: the second time must not end what the first one began.
+    if number == signal.SIGTERM and (_over.is_set() or _ends(sys.exception())):
+        return
+    if not _told_to_end.is_set():
+        _told_to_end.set()
+        threading.Thread(target=_insist, daemon=True).start()
     raise KeyboardInterrupt
 
 
+def _ends(error: BaseException | None) -> bool:
+    """Whether an interruption is on its way out, cleaning up."""
+    while error is not None and not isinstance(error, KeyboardInterrupt | click.Abort):
+        error = error.__context__
+    return error is not None
+
+
+def _insist() -> None:
+    # One that is raised within a finalizer, a callback of the garbage collector or an import is dropped.
+    while not _over.wait(random.uniform(*_INSISTING)):  # noqa: S311  or it might always meet the same finalizer
+        signal.pthread_kill(cast(int, threading.main_thread().ident), signal.SIGTERM)
+
+
 def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
-    # Python drops an interruption that arrives within a finalizer, or while Dask watches the garbage collector.
-    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt):  # which is raised again
         sys.__unraisablehook__(unraisable)
-        return
-    signal.signal(signal.SIGTERM, _terminated)
-    again = threading.Timer(_AGAIN, os.kill, (os.getpid(), signal.SIGTERM))
-    again.daemon = True
-    again.start()
 
 
 def _exit_code(arguments: list[str] | None) -> int:
@@ -101,6 +112,7 @@ def _exit_code(arguments: list[str] | None) -> int:
         help_for = error.ctx.command_path if error.ctx else NAME
         return _fail(f"{error.format_message()} See `{help_for} --help`.", ExitCode.BAD_INPUT)
     except (click.Abort, KeyboardInterrupt):
+        _over.set()
         return _fail("interrupted: the same command goes on where it stopped", ExitCode.FAILED)
     except LaueDaskError as error:
         return _fail(str(error), error.exit_code)
@@ -626,8 +638,6 @@ def _begin_imports(config: Config) -> None:
 def _progress() -> "Progress":
     from laue_dask.progress import default_progress
 
-    if _told_to_end.is_set():
-        raise KeyboardInterrupt  # what is imported may have swallowed it
     return default_progress()
 
 

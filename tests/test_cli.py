@@ -5,9 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
-from contextlib import suppress
 
 import numpy as np
 import psutil
@@ -296,34 +294,54 @@ def test_a_run_that_a_terminal_interrupts_while_it_imports_ends_in_a_line(small_
     assert [line for line in told if line] == ["laue-dask: interrupted: the same command goes on where it stopped"]
 
 
-def test_an_interruption_that_an_import_swallowed_is_not_forgotten(monkeypatch):
-    monkeypatch.setattr(cli, "_told_to_end", threading.Event())
-    cli._progress()
-    with suppress(BaseException):
-        cli._interrupted()
-    with pytest.raises(KeyboardInterrupt):
-        cli._progress()
-
-
-INTERRUPTED_IN_A_FINALIZER = """
-import os, signal, sys, time
-from laue_dask import cli
-
+DROPPED = {
+    "finalizer": """
 class Held:
     def __del__(self):
-        if held:
-            held.pop()
-            Held.last = Held()
-            os.kill(os.getpid(), {signal})
-            time.sleep(0)
-
-held = [1, 2, 3]
-
-def work(**_):
+        tell(), time.sleep(0.05)
+def drop():
     Held()
-    for _ in range(600):
-        Held.last = None
-        time.sleep(0.05)
+""",
+    "collector": """
+import gc
+def watch(*_):
+    tell(), time.sleep(0.05)
+def drop():
+    gc.callbacks.append(watch)
+    gc.collect()
+    gc.callbacks.remove(watch)
+""",
+    "import": """
+def drop():
+    try:
+        tell(), time.sleep(0.05)
+    except BaseException:
+        pass
+""",
+}
+
+INTERRUPTED = """
+import os, signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from laue_dask import cli
+
+left = [1, 2, 3]  # by turns it is told to end, and insists itself
+
+def tell():
+    if left:
+        left.pop()
+        os.kill(os.getpid(), {number})
+
+{drop}
+def work(**_):
+    try:
+        for _ in range(100):
+            drop()
+            time.sleep(0.1)
+    finally:
+        for _ in range(20):
+            time.sleep(0.05)  # cleaning up is not disturbed
+        print("clean")
     return 0
 
 cli.commands = work
@@ -332,12 +350,12 @@ cli.main([])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_interruption_within_a_finalizer_is_not_lost(number):
-    code = INTERRUPTED_IN_A_FINALIZER.format(signal=int(number))
-    code = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler){code}"
+@pytest.mark.parametrize("how", DROPPED)
+def test_an_interruption_that_python_drops_is_raised_again(number, how):
+    code = INTERRUPTED.format(number=int(number), drop=DROPPED[how])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.stderr == "laue-dask: interrupted: the same command goes on where it stopped\n"
-    assert done.returncode == 1
+    assert (done.stdout, done.returncode) == ("clean\n", 1)
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
