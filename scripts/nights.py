@@ -32,6 +32,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -373,13 +374,14 @@ def kill_often(campaign: Campaign, scans: int, kills: int, draw: random.Random) 
     path = settings(calm, {})
     began = time.monotonic()
     subprocess.run([*NIGHTLY, str(calm.root), "--config", str(path)], check=True, stdout=subprocess.DEVNULL)
-    span = time.monotonic() - began
+    of_one = (time.monotonic() - began) / scans
     path = settings(campaign, {})
     moments: Counter = Counter()
     while moments.total() < kills:
+        left = len(campaign.scans) - sum(" done " in line for line in log_lines(campaign))
         night = subprocess.Popen([*NIGHTLY, str(campaign.root), "--config", str(path)], stdout=subprocess.DEVNULL)
-        time.sleep(draw.uniform(0, span))
-        if night.poll() is not None:
+        with suppress(subprocess.TimeoutExpired):
+            night.wait(draw.uniform(0, of_one * left))
             # All is done before the kills are: one more scan for the others.
             scan = Scan(f"day01/scan{len(campaign.scans):02d}", draw.randrange(POOL))
             for one in (calm, campaign):
