@@ -261,6 +261,7 @@ def test_a_driver_that_is_queued_again_goes_on_and_ends_as_at_home(slurm, small_
     called("scontrol", "requeue", driver)
     wait_for(lambda: called("squeue", "--noheader", "--format=%T", f"--jobs={driver}") == ["PENDING"])
     assert not (folder / "run.json").exists()
+    time.sleep(3)  # SLURM refuses to launch a job in the second in which it was ended, for good
 
     def goes_on():
         # A job that is queued again is put off by two minutes, from when its end was seen.
