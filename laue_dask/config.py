@@ -105,7 +105,8 @@ class ClusteringConfig(Model):
     """Number of k-means++ starts on the sample."""
     sample: int = Field(20_000, ge=100)
     """Patterns used for the starts and for the scores."""
-    silhouette_sample: int = Field(10_000, ge=100, le=50_000)
+    silhouette_sample: int = Field(20_000, ge=100, le=50_000)
+    """Patterns of the sample that silhouettes are of; where they are fewer than all, each K has its own."""
     repeats: int = Field(5, ge=0, le=100)
     """Repeated fits of each scored K to small samples: the scores' confidence bands, and whether the partition is found
     again; 0 leaves them out."""

@@ -1,7 +1,8 @@
 """How good a segmentation is: on its own (section 4.2 of the paper) and against a true map (section 4.3)."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import dask.array as da
 import numpy as np
@@ -16,8 +17,11 @@ from laue_dask.seeding import distinct_rows, search
 MIN_MEMBERS = 30
 """Members of a small cluster in the silhouette's sample, where the sample's size allows."""
 
-BLOCK_DISTANCES = 2**22
-"""Distances held at a time: 32 MiB of float64."""
+BLOCK_DISTANCES = 2**20
+"""Distances held at a time: 8 MiB of float64, which caches hold."""
+
+FEW = 64
+"""Clusters up to which distances are summed by a product with a table of who is in which."""
 
 PROMINENCE = 0.1
 """A local peak of a score counts from this share of the score's range."""
@@ -57,7 +61,7 @@ def silhouette(X: Any, labels: Array, *, size: int = 10_000, seed: int = 0) -> f
 
     Every cluster is in the sample with its share of the members, a small one with `MIN_MEMBERS` where possible and
     never with a single one of several. Each member counts for those that it stands for, so that the mean estimates
-    the mean of all patterns. Beside the sample, 32 MiB of distances are held at a time.
+    the mean of all patterns. Beside the sample, 8 MiB of distances are held at a time.
 
     Parameters
     ----------
@@ -80,11 +84,9 @@ def silhouette(X: Any, labels: Array, *, size: int = 10_000, seed: int = 0) -> f
         return float("nan")
     chosen = _stratified(codes, counts, size, seed)
     rows = X[chosen].compute() if isinstance(X, da.Array) else X[chosen]
-    order = np.argsort(codes[chosen], kind="stable")
-    own = codes[chosen][order]
-    coefficients = _coefficients(rows[order].astype(np.float64), own)
+    own = codes[chosen]
     weights = (counts / np.bincount(own))[own]
-    return float(weights @ coefficients / counts.sum())
+    return float(weights @ silhouette_samples(rows, [own])[0] / counts.sum())
 
 
 def _stratified(codes: Array, counts: Array, size: int, seed: int) -> Array:
@@ -100,32 +102,84 @@ def _stratified(codes: Array, counts: Array, size: int, seed: int) -> Array:
     return np.sort(shuffled[place < np.repeat(wanted, counts)])
 
 
-def _coefficients(X: Array, codes: Array) -> Array:
-    """Silhouette coefficient of each row of X, (n, M) float64, whose clusters 0…K−1 follow one another."""
-    X = X - X.mean(axis=0)  # or the squares would cancel far from the origin
-    squares = np.einsum("ij,ij->i", X, X)
-    doubled = -2 * X.T
-    counts = np.bincount(codes)
-    starts = np.cumsum(counts) - counts
+def silhouette_samples(X: Array, labelings: Sequence[Array], rows: slice = slice(None)) -> Array:
+    """Silhouette coefficient of every pattern in several segmentations, whose distances are computed but once.
+
+    Parameters
+    ----------
+    X
+        (n, M), in memory.
+    labelings
+        S arrays (n,) of integers.
+    rows
+        Of X, whose coefficients are wanted; all by default.
+
+    Returns
+    -------
+    (S, rows) float64
+        As scikit-learn's; 0 for a pattern alone in its cluster, NaN where all are in one.
+    """
+    X = X.astype(np.float64)
+    X -= X.mean(axis=0)  # or the squares would cancel far from the origin
+    squares, ones = np.einsum("ij,ij->i", X, X), np.ones(len(X))
+    left, right = np.column_stack([X, squares, ones]), np.vstack([-2 * X.T, ones, squares])
+    clusters = [_Members.of(labels) for labels in labelings]
+    few = [one for one in clusters if len(one.counts) <= FEW]
+    table = np.concatenate([np.eye(len(one.counts))[one.codes] for one in few] or [np.empty((len(X), 0))], axis=1)
+    first, last, _ = rows.indices(len(X))
     height = max(1, BLOCK_DISTANCES // len(X))
-    result = np.empty(len(X))
-    for start in range(0, len(X), height):
-        block = slice(start, min(start + height, len(X)))
-        row = np.arange(block.stop - block.start)
-        distance = X[block] @ doubled
-        distance += squares
-        distance += squares[block, None]
+    result = np.empty((len(clusters), max(0, last - first)))
+    for start in range(first, last, height):
+        block = slice(start, min(start + height, last))
+        distance = left[block] @ right
         np.sqrt(np.maximum(distance, 0, out=distance), out=distance)
-        distance[row, start + row] = 0
-        sums = np.add.reduceat(distance, starts, axis=1)
-        own, others = codes[block], counts[codes[block]] - 1
-        inside = sums[row, own] / np.maximum(others, 1)
-        sums /= counts
-        sums[row, own] = np.inf
-        outside = sums.min(axis=1)
-        scale = np.maximum(inside, outside)
-        result[block] = np.where((others > 0) & (scale > 0), (outside - inside) / np.where(scale > 0, scale, 1), 0)
+        distance[np.arange(block.stop - start), np.arange(start, block.stop)] = 0
+        product, column = distance @ table, 0
+        for one, into in zip(clusters, result[:, start - first : block.stop - first], strict=True):
+            if len(one.counts) <= FEW:
+                sums, column = product[:, column : column + len(one.counts)], column + len(one.counts)
+            else:
+                sums = np.add.reduceat(distance[:, one.order], one.starts, axis=1)
+            into[:] = one.coefficients(sums, block)
     return result
+
+
+@dataclass(frozen=True)
+class _Members:
+    """Who is in which of the clusters 0 … K − 1 of a segmentation.
+
+    Attributes
+    ----------
+    codes
+        (n,), the cluster of each pattern.
+    counts, starts
+        (K,), its members, and the place of the first of them in `order`.
+    order
+        (n,), patterns by their clusters.
+    """
+
+    codes: Array
+    counts: Array
+    starts: Array
+    order: Array
+
+    @classmethod
+    def of(cls, labels: Array) -> Self:
+        _, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        return cls(codes, counts, np.cumsum(counts) - counts, np.argsort(codes, kind="stable"))
+
+    def coefficients(self, sums: Array, rows: slice) -> Array:
+        """Silhouette coefficients of some rows, from the sums of their distances to each cluster's members."""
+        if len(self.counts) < 2:
+            return np.full(len(sums), np.nan)
+        own, others = self.codes[rows], self.counts[self.codes[rows]] - 1
+        at = (np.arange(len(sums)), own)
+        inside = sums[at] / np.maximum(others, 1)
+        means = sums / self.counts
+        means[at] = np.inf
+        outside = means.min(axis=1)
+        scale = np.maximum(inside, outside)
+        return np.where((others > 0) & (scale > 0), (outside - inside) / np.where(scale > 0, scale, 1), 0)
 
 
 def score_one(

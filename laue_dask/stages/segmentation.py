@@ -4,6 +4,7 @@ All of it works on blocks of a feature table on disk, so a scan's size is no lim
 the frames.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import xarray as xr
+from distributed import Client
 from numpy.typing import NDArray
 
 from laue_dask import labeling, scores
@@ -37,6 +39,9 @@ MAPS = ("k", "n_clusters", "labels", "distance_to_centroid", "pca_rgb", "centroi
 SCORED_WITH = ("score_k", "n_init", "sample", "silhouette_sample", "repeats", "seed")
 CLUSTERED_WITH = ("estimator", "n_init", "sample", "seed", "min_cluster_size", "bandwidth", "smoothing")
 """Parameters that the scores, and a segmentation of a given K, depend on."""
+
+SILHOUETTES_PER_TASK = 2000
+"""Patterns whose silhouette coefficients, of every K, one task computes."""
 
 PROVISIONAL = "its labels are provisional"
 """How a warning about an estimator that did not converge ends."""
@@ -163,22 +168,21 @@ def score(
         return put_scores(Scores(), results)
     client = workers.client if workers else None
     with progress.stage("scores", total=len(values), unit="K") as advance:
-        found = map_tasks(_score_one, values, (sample, config), client=client, on_done=lambda k: advance(1))
-    figures = {k: figures for k, (figures, _, _) in zip(values, found, strict=True)}
-    near = [k for k in values if first <= k <= last]
-    suggested = scores.suggest_k(
-        near, [figures[k]["silhouette"] for k in near], [figures[k]["calinski_harabasz"] for k in near]
-    )
+        found = map_tasks(_partition, values, (sample, config), client=client, on_done=lambda k: advance(1))
+        silhouette = _silhouettes(sample, [one.labels for one in found], config, client)
+    calinski_harabasz = [one.calinski_harabasz for one in found]
+    near = slice(bisect_left(values, first), bisect_right(values, last))
+    suggested = scores.suggest_k(values[near], silhouette[near], calinski_harabasz[near])
     # A larger K is sought on a larger sample, where there is one.
     seeds = {
-        k: centers
-        for k, (_, centers, _) in zip(values, found, strict=True)
+        k: one.centers
+        for k, one in zip(values, found, strict=True)
         if len(sample_rows(samples.shape[0], seed_sample(config.sample, k), config.seed)) == len(sample)
     }
-    silhouette = tuple(figures[k]["silhouette"] for k in values)
-    calinski_harabasz = tuple(figures[k]["calinski_harabasz"] for k in values)
-    repeated = tuple(again for _, _, again in found if again is not None)
-    return put_scores(Scores(tuple(values), silhouette, calinski_harabasz, tuple(suggested), seeds, repeated), results)
+    repeated = tuple(one.repeated for one in found if one.repeated is not None)
+    return put_scores(
+        Scores(tuple(values), tuple(silhouette), tuple(calinski_harabasz), suggested, seeds, repeated), results
+    )
 
 
 def same_scores(before: ClusteringConfig, now: ClusteringConfig) -> bool:
@@ -227,15 +231,51 @@ def _side_by_side(rows: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     return table
 
 
-def _score_one(
-    k: int, sample: NDArray[np.float32], config: ClusteringConfig
-) -> tuple[dict[str, float], NDArray[np.float64], Repeated | None]:
-    """Scores of the best partition of the sample into K clusters, centres of the best, scores of repeated fits."""
+@dataclass(frozen=True)
+class _Partition:
+    """The best partition of the sample into some K clusters.
+
+    Attributes
+    ----------
+    labels
+        (s,) int32.
+    centers
+        (F, K, M_PCA), of the best partitions, the best first.
+    """
+
+    labels: NDArray[np.int32]
+    centers: NDArray[np.float64]
+    calinski_harabasz: float
+    repeated: Repeated | None
+
+
+def _partition(k: int, sample: NDArray[np.float32], config: ClusteringConfig) -> _Partition:
     centers = np.array(finalists(sample, k, n_init=config.n_init, seed=config.seed))
     labels = nearest(sample, centers[0])
-    figures = scores.score_labels(sample, labels, silhouette_size=config.silhouette_sample, seed=config.seed)
     again = repeat(sample, k, draws=config.repeats, seed=config.seed) if config.repeats else None
-    return figures, centers, again
+    return _Partition(labels, centers, scores.calinski_harabasz(sample, labels), again)
+
+
+def _silhouettes(
+    sample: NDArray[np.float32], labelings: list[NDArray[np.int32]], config: ClusteringConfig, client: Client | None
+) -> list[float]:
+    """Mean silhouette coefficient of each partition; where all of the sample counts, distances serve them all."""
+    if len(sample) > config.silhouette_sample:
+        return map_tasks(_silhouette, labelings, (sample, config), client=client)
+    parts = range(0, len(sample), SILHOUETTES_PER_TASK)
+    sums = map_tasks(_sum_of_silhouettes, parts, (sample, labelings), client=client)
+    return [float(total) for total in np.sum(sums, axis=0) / len(sample)]
+
+
+def _silhouette(labels: NDArray[np.int32], sample: NDArray[np.float32], config: ClusteringConfig) -> float:
+    return scores.silhouette(sample, labels, size=config.silhouette_sample, seed=config.seed)
+
+
+def _sum_of_silhouettes(
+    start: int, sample: NDArray[np.float32], labelings: list[NDArray[np.int32]]
+) -> NDArray[np.float64]:
+    rows = slice(start, start + SILHOUETTES_PER_TASK)
+    return np.asarray(scores.silhouette_samples(sample, labelings, rows).sum(axis=1))
 
 
 def possible(k_values: Collection[int], samples: da.Array) -> tuple[list[int], list[str]]:
