@@ -6,12 +6,14 @@ distributed wrongly among the clumps of the data, which more starts seldom cure,
 """
 
 import warnings
-from typing import Any
+from contextlib import AbstractContextManager
+from functools import cache
+from typing import Any, cast
 
 import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from laue_dask.pca import Array
 
@@ -82,7 +84,7 @@ def sample_kmeans(
 
     One thread, because scikit-learn adds up its threads' partial sums in the order in which they finish.
     """
-    with threadpool_limits(1):
+    with _one_thread():
         return _fit(X, n_clusters, init=init, n_init=n_init, max_iter=max_iter, tol=tol, random_state=seed)
 
 
@@ -104,7 +106,7 @@ def finalists(
     """Centres of all partitions in which the moves of `search` end, the best first."""
     small = thorough and len(X) * n_clusters <= SMALL
     steps, going_on = (max_iter, n_init) if small else (START_STEPS, FINALISTS)
-    with threadpool_limits(1):
+    with _one_thread():
         fits = [_fit(X, n_clusters, max_iter=steps, random_state=seed + i) for i in range(n_init)]
         if small:
             fits.append(_fit(X, n_clusters, n_init=n_init, max_iter=max_iter, tol=tol, random_state=seed))
@@ -124,8 +126,18 @@ def _different(fits: list[Any]) -> list[Any]:
 
 def improve(X: Array, centers: Array, *, max_iter: int = 300, tol: float = 1e-4) -> Array:
     """Centres, (K, M) float64, in which Lloyd and moves on the rows of X end that start from given centres."""
-    with threadpool_limits(1):
+    with _one_thread():
         return np.asarray(_improved(X, centers, max_iter, tol).cluster_centers_, dtype=np.float64)
+
+
+def _one_thread() -> AbstractContextManager[Any]:
+    """Keep the libraries of scikit-learn to one thread."""
+    return cast(AbstractContextManager[Any], _libraries().limit(limits=1))
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()  # looks for them in all that the process has loaded: 5 ms
 
 
 def _fit(X: Array, n_clusters: int, **settings: Any) -> Any:
@@ -184,7 +196,7 @@ def moves(rows: Array, labels: Array, centers: Array, spread: Array, loss: Array
     halves: dict[int, Array] = {}
     found: list[tuple[float, int, int]] = []
     cheapest = np.argsort(loss, kind="stable")[: CHEAPEST + 1]
-    with threadpool_limits(1):
+    with _one_thread():
         for split in map(int, np.argsort(-spread, kind="stable")[:CANDIDATES]):
             own = rows[members[split]]
             if len(own) < 2 or (own == own[0]).all():
