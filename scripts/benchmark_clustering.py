@@ -118,12 +118,12 @@ def clumps(n: int, m: int, k: int, seed: int = 0) -> np.ndarray:
 
 
 def sweep() -> list[str]:
-    from laue_dask.scores import score_labels
+    from laue_dask.scores import calinski_harabasz, silhouette_samples
 
     X = clumps(100_000, 32, 12)
     config = ClusteringConfig()
     sample = X[sample_rows(len(X), config.sample, config.seed)]
-    seconds, ratios = np.zeros(3), []
+    seconds, ratios, labelings = np.zeros(3), [], []
     print(f"sweep of K = {SWEPT[0]} to {SWEPT[-1]} ({len(SWEPT)}) on 100,000 × 32, processor time of one thread:")
     print("    K   on the sample   on all rows   scikit-learn   inertia / scikit-learn's", flush=True)
     # processor time of one thread each: what else the machine does has no say
@@ -131,7 +131,8 @@ def sweep() -> list[str]:
         for k in SWEPT:
             begun = time.process_time()
             seeds = search(sample, k, n_init=config.n_init, seed=config.seed)
-            score_labels(sample, nearest(sample, seeds), silhouette_size=config.silhouette_sample)
+            labelings.append(nearest(sample, seeds))
+            calinski_harabasz(sample, labelings[-1])
             scored = time.process_time()
             refined = KMeans(k, init=seeds).fit(X).inertia_
             done = time.process_time()
@@ -140,6 +141,9 @@ def sweep() -> list[str]:
             seconds += taken
             ratios.append(refined / reference)
             print(f"  {k:3d}   {taken[0]:11.2f} s {taken[1]:11.2f} s {taken[2]:12.2f} s   {ratios[-1]:.4f}", flush=True)
+        begun = time.process_time()
+        silhouette_samples(sample, labelings)  # of all K at once
+        seconds[0] += time.process_time() - begun
     on_sample, on_all, theirs = seconds
     print(f"  scikit-learn, all rows, n_init=10   {theirs:6.1f} s")
     print(f"  ours, on the sample, with scores    {on_sample:6.1f} s  ({on_sample / theirs:.2f} ×)")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from laue_dask import preprocess, schema, scores, selection
+from laue_dask.clustering import nearest
 from laue_dask.compute.plan import Packing, Scan, Work
 from laue_dask.compute.run import complete
 from laue_dask.config import Config
@@ -32,6 +33,7 @@ from laue_dask.io.packed import pack
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.pca import IncrementalPCA, block_rows
 from laue_dask.schema import PATTERN_SIZE
+from laue_dask.seeding import search
 from laue_dask.stages import specimen
 from laue_dask.stages.extraction import QUALITY_SAMPLE
 from laue_dask.stages.ingest import SAMPLE_BYTES, SAMPLE_FRAMES, grid_of
@@ -327,8 +329,9 @@ def _encode(
 
 def _scoring(features: NDArray[np.float32], scan: Scan, config: Config) -> float:
     """Seconds to score one K, the middle one, on rows like these."""
-    rows = min(scan.n_frames, config.clustering.sample)
-    some, k = min(rows, SCORED_ROWS), sum(config.clustering.score_k) // 2
+    clustering = config.clustering
+    rows = min(scan.n_frames, clustering.sample)
+    some, k = min(rows, SCORED_ROWS), sum(clustering.score_k) // 2
     if len(features) < 2 or k >= some:
         return 0.0
     with threadpool_limits(1):
@@ -337,12 +340,14 @@ def _scoring(features: NDArray[np.float32], scan: Scan, config: Config) -> float
         table += np.random.default_rng(0).normal(0, 0.05 * table.std() + 1e-6, table.shape)
 
         def score() -> None:
-            scores.score_one(
-                table, k, n_init=config.clustering.n_init, silhouette_size=config.clustering.silhouette_sample
-            )
-            selection.repeat(table, k, draws=config.clustering.repeats)
+            centers = search(table, k, n_init=clustering.n_init, seed=clustering.seed)
+            scores.calinski_harabasz(table, nearest(table, centers))
+            selection.repeat(table, k, draws=clustering.repeats)
 
-        return _timed(score)[1] * rows / some
+        # Distances are of all rows to all others, and serve every K.
+        labelings = [np.arange(some) % one for one in range(clustering.score_k[0], clustering.score_k[1] + 1)]
+        apart = _timed(lambda: scores.silhouette_samples(table, labelings))[1] / len(labelings)
+        return _timed(score)[1] * rows / some + apart * (rows / some) ** 2
 
 
 def _timed(call: Callable[[], _R]) -> tuple[_R, float]:
