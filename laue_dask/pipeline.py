@@ -456,7 +456,7 @@ def _segment(
             else:
                 kept = segmentation.read_scores(old, record["suggested_k"]) if scored else segmentation.Scores()
                 found = segmentation.put_scores(kept, results)
-        k_values = sorted({*found.suggested, *config.clustering.k}) or [2]
+        k_values, left_out = segmentation.possible({*found.suggested, *config.clustering.k}, samples)
         key = record["keys"]["components"]
         segments, found_grains = keys.segments(key, m_pca, config.clustering), keys.grains(key, m_pca)
         known = segmentation.read(old) if recorded(old.attrs, segments) else {}
@@ -482,7 +482,12 @@ def _segment(
         "m_pca": m_pca,
         "delegate_sources": _delegate_sources(results, store),
         "warnings": [
-            *(text for text in record.get("warnings", []) if not text.endswith(segmentation.PROVISIONAL)),
+            *(
+                text
+                for text in record.get("warnings", [])
+                if not text.endswith((segmentation.PROVISIONAL, segmentation.TOO_FEW))
+            ),
+            *left_out,
             *segmentation.warnings_of(made, config.clustering),
         ],
         "config": config.model_dump(mode="json"),

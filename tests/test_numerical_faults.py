@@ -144,5 +144,8 @@ def test_more_clusters_than_distinct_patterns_are_left_out_and_told(alike, tmp_p
     assert [len(set(labels[i::3])) for i in range(3)] == [1, 1, 1]
     assert len(set(labels)) == 3
     assert "left out" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    again = pipeline.segment(tmp_path / "run", {"clustering": {"k": [2, 7]}}, command="test", progress=QuietProgress())
+    assert (again["k"], len(again["warnings"])) == ([2], 1)
+    assert again["warnings"][0].startswith("K = 7: left out")
     only = quick(scan={"shape": (3, 4)}, clustering={"k": (7,), "score_k": (9, 9)})
     assert segmented(tmp_path / "run" / "scan.zarr", tmp_path / "other", only).k == [3]

@@ -124,7 +124,8 @@ def start(config: AnyCluster, *, folder: Path | None = None, report: bool = Fals
         No worker comes, or all are gone and none comes back; the message says why as far as anyone knows.
     """
     # Dask logs every worker that it stops; what matters to a person is raised instead.
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    for name in ("distributed", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     with ExitStack() as stack:
         stack.enter_context(_terminable())
         match config:

@@ -43,8 +43,8 @@ CLUSTERED_WITH = ("estimator", "n_init", "sample", "seed", "min_cluster_size", "
 SILHOUETTES_PER_TASK = 2000
 """Patterns whose silhouette coefficients, of every K, one task computes."""
 
-PROVISIONAL = "its labels are provisional"
-"""How a warning about an estimator that did not converge ends."""
+PROVISIONAL, TOO_FEW = "its labels are provisional", "distinct ones only"
+"""How warnings end about an estimator that did not converge, and about a K for which there are too few patterns."""
 
 
 @dataclass(frozen=True)
@@ -291,7 +291,7 @@ def possible(k_values: Collection[int], samples: da.Array) -> tuple[list[int], l
     if distinct < 2:
         raise InputError(f"all {samples.shape[0]} usable patterns have the same features: there is nothing to segment")
     left_out = [
-        f"K = {k}: left out, the {samples.shape[0]} usable patterns fall into {distinct} distinct ones only"
+        f"K = {k}: left out, the {samples.shape[0]} usable patterns fall into {distinct} {TOO_FEW}"
         for k in wanted
         if k > distinct
     ]
