@@ -98,7 +98,8 @@ def _insist() -> None:
 
 
 def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
-    if not issubclass(unraisable.exc_type, KeyboardInterrupt):  # which is raised again
+    # An interruption is raised again; and once the command has ended, Dask stumbles over what an interruption left it.
+    if not (issubclass(unraisable.exc_type, KeyboardInterrupt) or _over.is_set()):
         sys.__unraisablehook__(unraisable)
 
 

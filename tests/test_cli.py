@@ -358,6 +358,12 @@ def test_an_interruption_that_python_drops_is_raised_again(number, how):
     assert (done.stdout, done.returncode) == ("clean\n", 1)
 
 
+def test_what_fails_after_a_command_has_ended_is_not_told():
+    code = "import atexit; from laue_dask import cli; cli.commands = lambda **_: 0; atexit.register(lambda: 1 / 0)"
+    done = subprocess.run([sys.executable, "-c", f"{code}; cli.main([])"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 def test_a_command_whose_output_nobody_wants_is_done_all_the_same(closed):
     done = subprocess.run(f"{sys.executable} -m laue_dask config {closed}", shell=True, check=False)  # noqa: S602
