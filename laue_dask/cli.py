@@ -13,7 +13,7 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 
@@ -34,7 +34,7 @@ NAME = "laue-dask"
 _told_to_end, _over = threading.Event(), threading.Event()
 """Whether the command was interrupted, and whether it has ended."""
 
-_INSISTING = 0.1, 0.3
+_INSISTING = 0.5, 1.5
 """Seconds, from and to, after which an interruption that was dropped is raised again."""
 
 
@@ -58,8 +58,10 @@ def main(arguments: list[str] | None = None) -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not under nohup
         signal.signal(signal.SIGINT, _interrupted)
     sys.unraisablehook = _unraisable
-    code = _exit_code(arguments)
-    _over.set()
+    try:
+        code = _exit_code(arguments)
+    finally:
+        _over.set()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # or it would end the interpreter's end, and hide the code
     _leave(code)
 
@@ -67,6 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _leave(code: int) -> NoReturn:
     """End the process without taking apart, object by object, all that it imported: that takes a second or two."""
     atexit._run_exitfuncs()
+    forks.abandon()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):  # nobody reads it, or it was closed from the start
             stream.flush()
@@ -566,9 +569,10 @@ def doctor(out: Path, config_file: Path | None, workers: int | None) -> int:
     from laue_dask import doctor as examination
 
     passed = True
-    for finding in examination.examine(config, out):
-        click.echo(str(finding))
-        passed &= finding.passed
+    with closing(examination.examine(config, out)) as findings:
+        for finding in findings:
+            click.echo(str(finding))
+            passed &= finding.passed
     return ExitCode.DONE if passed else ExitCode.FAILED
 
 

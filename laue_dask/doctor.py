@@ -6,7 +6,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -60,7 +60,7 @@ class Finding:
         return f"{'pass' if self.passed else 'FAIL'}  {self.name:12s} {self.said}"
 
 
-def examine(config: Config, folder: Path) -> Iterator[Finding]:
+def examine(config: Config, folder: Path) -> Generator[Finding]:
     """Check one thing after another.
 
     Parameters

@@ -1,6 +1,6 @@
 """How good a segmentation is: on its own (section 4.2 of the paper) and against a true map (section 4.3)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ from laue_dask.clustering import ClusterMoments, cluster_moments, nearest
 from laue_dask.errors import InputError
 from laue_dask.pca import Array
 from laue_dask.seeding import distinct_rows, search
+from laue_dask.threads import one_thread
 
 MIN_MEMBERS = 30
 """Members of a small cluster in the silhouette's sample, where the sample's size allows."""
@@ -20,8 +21,9 @@ MIN_MEMBERS = 30
 BLOCK_DISTANCES = 2**20
 """Distances held at a time: 8 MiB of float64, which caches hold."""
 
-FEW = 64
-"""Clusters up to which distances are summed by a product with a table of who is in which."""
+FEW, COLUMNS = 64, 256
+"""Clusters of a segmentation up to which distances are summed by a product with a table of who is in which, and the
+columns of that table."""
 
 PROMINENCE = 0.1
 """A local peak of a score counts from this share of the score's range."""
@@ -61,7 +63,7 @@ def silhouette(X: Any, labels: Array, *, size: int = 10_000, seed: int = 0) -> f
 
     Every cluster is in the sample with its share of the members, a small one with `MIN_MEMBERS` where possible and
     never with a single one of several. Each member counts for those that it stands for, so that the mean estimates
-    the mean of all patterns. Beside the sample, 8 MiB of distances are held at a time.
+    the mean of all patterns. Beside the sample, 8 MiB of distances and who is in which cluster are held.
 
     Parameters
     ----------
@@ -105,6 +107,8 @@ def _stratified(codes: Array, counts: Array, size: int, seed: int) -> Array:
 def silhouette_samples(X: Array, labelings: Sequence[Array], rows: slice = slice(None)) -> Array:
     """Silhouette coefficient of every pattern in several segmentations, whose distances are computed but once.
 
+    One thread, because the sums of several depend on their number.
+
     Parameters
     ----------
     X
@@ -112,7 +116,7 @@ def silhouette_samples(X: Array, labelings: Sequence[Array], rows: slice = slice
     labelings
         S arrays (n,) of integers.
     rows
-        Of X, whose coefficients are wanted; all by default.
+        Of X, one after another, whose coefficients are wanted; all by default.
 
     Returns
     -------
@@ -123,25 +127,52 @@ def silhouette_samples(X: Array, labelings: Sequence[Array], rows: slice = slice
     X -= X.mean(axis=0)  # or the squares would cancel far from the origin
     squares, ones = np.einsum("ij,ij->i", X, X), np.ones(len(X))
     left, right = np.column_stack([X, squares, ones]), np.vstack([-2 * X.T, ones, squares])
-    clusters = [_Members.of(labels) for labels in labelings]
-    few = [one for one in clusters if len(one.counts) <= FEW]
-    table = np.concatenate([np.eye(len(one.counts))[one.codes] for one in few] or [np.empty((len(X), 0))], axis=1)
     first, last, _ = rows.indices(len(X))
-    height = max(1, BLOCK_DISTANCES // len(X))
-    result = np.empty((len(clusters), max(0, last - first)))
-    for start in range(first, last, height):
-        block = slice(start, min(start + height, last))
-        distance = left[block] @ right
-        np.sqrt(np.maximum(distance, 0, out=distance), out=distance)
-        distance[np.arange(block.stop - start), np.arange(start, block.stop)] = 0
-        product, column = distance @ table, 0
-        for one, into in zip(clusters, result[:, start - first : block.stop - first], strict=True):
-            if len(one.counts) <= FEW:
-                sums, column = product[:, column : column + len(one.counts)], column + len(one.counts)
-            else:
-                sums = np.add.reduceat(distance[:, one.order], one.starts, axis=1)
-            into[:] = one.coefficients(sums, block)
+    height = max(1, BLOCK_DISTANCES // max(1, len(X)))
+    result = np.empty((len(labelings), max(0, last - first)))
+    done = 0
+    with one_thread():
+        for clusters in _together(labelings):
+            into = result[done : done + len(clusters)]
+            done += len(clusters)
+            table = _memberships(clusters, len(X))
+            for start in range(first, last, height):
+                block = slice(start, min(start + height, last))
+                distance = left[block] @ right
+                np.sqrt(np.maximum(distance, 0, out=distance), out=distance)
+                distance[np.arange(block.stop - start), np.arange(start, block.stop)] = 0
+                product, column = distance @ table, 0
+                for one, coefficients in zip(clusters, into[:, start - first : block.stop - first], strict=True):
+                    if one.few:
+                        sums, column = product[:, column : column + one.k], column + one.k
+                    else:
+                        sums = np.add.reduceat(distance[:, one.order], one.starts, axis=1)
+                    coefficients[:] = one.coefficients(sums, block)
     return result
+
+
+def _together(labelings: Sequence[Array]) -> Iterator[list["_Members"]]:
+    """Segmentations whose memberships are held at a time: of `COLUMNS` clusters, or a single segmentation."""
+    held: list[_Members] = []
+    for labels in labelings:
+        one = _Members.of(labels)
+        if held and sum(min(other.k, FEW) for other in [*held, one]) > COLUMNS:
+            yield held
+            held = []
+        held.append(one)
+    if held:
+        yield held
+
+
+def _memberships(clusters: list["_Members"], n: int) -> Array:
+    """(n, clusters) float64, 1 where a pattern is in a cluster, of the segmentations of few."""
+    table = np.zeros((n, sum(one.k for one in clusters if one.few)))
+    column = 0
+    for one in clusters:
+        if one.few:
+            table[np.arange(n), column + one.codes] = 1
+            column += one.k
+    return table
 
 
 @dataclass(frozen=True)
@@ -163,6 +194,15 @@ class _Members:
     starts: Array
     order: Array
 
+    @property
+    def k(self) -> int:
+        return len(self.counts)
+
+    @property
+    def few(self) -> bool:
+        """Whether sums over clusters are a product with a table of who is in which."""
+        return self.k <= FEW
+
     @classmethod
     def of(cls, labels: Array) -> Self:
         _, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
@@ -170,7 +210,7 @@ class _Members:
 
     def coefficients(self, sums: Array, rows: slice) -> Array:
         """Silhouette coefficients of some rows, from the sums of their distances to each cluster's members."""
-        if len(self.counts) < 2:
+        if self.k < 2:
             return np.full(len(sums), np.nan)
         own, others = self.codes[rows], self.counts[self.codes[rows]] - 1
         at = (np.arange(len(sums)), own)

@@ -6,16 +6,14 @@ distributed wrongly among the clumps of the data, which more starts seldom cure,
 """
 
 import warnings
-from contextlib import AbstractContextManager
-from functools import cache
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
-from threadpoolctl import ThreadpoolController
 
 from laue_dask.pca import Array
+from laue_dask.threads import one_thread
 
 START_STEPS = 10
 """Lloyd steps after which the starts are compared."""
@@ -84,7 +82,7 @@ def sample_kmeans(
 
     One thread, because scikit-learn adds up its threads' partial sums in the order in which they finish.
     """
-    with _one_thread():
+    with one_thread():
         return _fit(X, n_clusters, init=init, n_init=n_init, max_iter=max_iter, tol=tol, random_state=seed)
 
 
@@ -106,7 +104,7 @@ def finalists(
     """Centres of all partitions in which the moves of `search` end, the best first."""
     small = thorough and len(X) * n_clusters <= SMALL
     steps, going_on = (max_iter, n_init) if small else (START_STEPS, FINALISTS)
-    with _one_thread():
+    with one_thread():
         fits = [_fit(X, n_clusters, max_iter=steps, random_state=seed + i) for i in range(n_init)]
         if small:
             fits.append(_fit(X, n_clusters, n_init=n_init, max_iter=max_iter, tol=tol, random_state=seed))
@@ -126,18 +124,8 @@ def _different(fits: list[Any]) -> list[Any]:
 
 def improve(X: Array, centers: Array, *, max_iter: int = 300, tol: float = 1e-4) -> Array:
     """Centres, (K, M) float64, in which Lloyd and moves on the rows of X end that start from given centres."""
-    with _one_thread():
+    with one_thread():
         return np.asarray(_improved(X, centers, max_iter, tol).cluster_centers_, dtype=np.float64)
-
-
-def _one_thread() -> AbstractContextManager[Any]:
-    """Keep the libraries of scikit-learn to one thread."""
-    return cast(AbstractContextManager[Any], _libraries().limit(limits=1))
-
-
-@cache
-def _libraries() -> ThreadpoolController:
-    return ThreadpoolController()  # looks for them in all that the process has loaded: 5 ms
 
 
 def _fit(X: Array, n_clusters: int, **settings: Any) -> Any:
@@ -196,7 +184,7 @@ def moves(rows: Array, labels: Array, centers: Array, spread: Array, loss: Array
     halves: dict[int, Array] = {}
     found: list[tuple[float, int, int]] = []
     cheapest = np.argsort(loss, kind="stable")[: CHEAPEST + 1]
-    with _one_thread():
+    with one_thread():
         for split in map(int, np.argsort(-spread, kind="stable")[:CANDIDATES]):
             own = rows[members[split]]
             if len(own) < 2 or (own == own[0]).all():

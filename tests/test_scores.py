@@ -5,6 +5,7 @@ import sklearn.cluster
 import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
 
 from laue_dask import scores
 from laue_dask.clustering import nearest
@@ -18,6 +19,7 @@ from laue_dask.scores import (
     score_one,
     score_sweep,
     silhouette,
+    silhouette_samples,
     suggest_k,
 )
 from laue_dask.seeding import search
@@ -204,3 +206,36 @@ def test_maps_and_masks_of_different_shapes_are_refused(score):
         score(np.zeros((3, 4)), np.zeros((4, 3)))
     with pytest.raises(InputError, match=r"\(3, 4\).*\(3,\)"):
         score(np.zeros((3, 4)), np.zeros((3, 4)), where=np.ones(3, bool))
+
+
+@pytest.mark.parametrize(("n", "m"), [(720, 16), (2892, 33)])
+def test_silhouettes_have_the_same_bits_for_any_number_of_threads(n, m):
+    X = blobs(n, m, 3, apart=1.0)
+    labelings = [np.random.default_rng(k).integers(0, k, n) for k in (2, 5, 70)]
+    found = []
+    for threads in (1, 2, 4):
+        with threadpool_limits(threads):
+            found.append(silhouette_samples(X, labelings).tobytes())
+    assert len(set(found)) == 1
+
+
+@given(labelled(), st.integers(1, 40), st.integers(1, 30), st.data())
+def test_silhouettes_of_several_segmentations_are_those_of_each(table, first, columns, data):
+    X, labels = table
+    n, seed = len(X), data.draw(st.integers(0, 99))
+    others = [np.random.default_rng([seed, k]).integers(0, k, n) - 1 for k in (1, 2, 5)]
+    others.append(np.arange(n))
+    rows = slice(min(first, n), min(first, n) + data.draw(st.integers(0, 60)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scores, "FEW", data.draw(st.integers(1, 6)))
+        patch.setattr(scores, "COLUMNS", columns)
+        patch.setattr(scores, "BLOCK_DISTANCES", data.draw(st.integers(1, 3 * n)))
+        found = silhouette_samples(X, [labels, *others], rows)
+    assert found.shape == (5, len(X[rows]))
+    for row, own in zip(found, [labels, *others], strict=True):
+        if len(np.unique(own)) == 1:
+            assert np.isnan(row).all()
+        elif len(np.unique(own)) == n:
+            assert (row == 0).all()
+        else:
+            np.testing.assert_allclose(row, sklearn.metrics.silhouette_samples(X, own)[rows], atol=1e-6)

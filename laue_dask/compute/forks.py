@@ -8,6 +8,8 @@ imports anything itself.
 import multiprocessing
 import os
 import signal
+import sys
+from contextlib import suppress
 
 KEPT_MEMORY = {"MALLOC_TRIM_THRESHOLD_": 32 * 2**20, "MALLOC_MMAP_THRESHOLD_": 8 * 2**20, "MALLOC_ARENA_MAX": 1}
 """For the C library of a worker, in bytes: what is freed stays with the process, up to so much, and is used again.
@@ -53,3 +55,21 @@ def prepare() -> None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def abandon() -> None:
+    """End the process, whatever it is importing, and those that were forked from it and nobody has stopped.
+
+    They would find that out by themselves, but seconds later, and with a traceback.
+    """
+    module = sys.modules.get("multiprocessing.forkserver")
+    pid = getattr(getattr(module, "_forkserver", None), "_forkserver_pid", None)
+    if pid is None:
+        return
+    import psutil
+
+    with suppress(psutil.Error):
+        first = psutil.Process(pid)
+        for process in (*first.children(recursive=True), first):
+            with suppress(psutil.Error):
+                process.kill()

@@ -17,7 +17,8 @@ from laue_dask.schema import PATTERN_SIZE
 
 HEADERS_PER_TASK = 500
 QUALITY_PER_TASK = 128
-"""Frames whose header, and patterns whose reconstruction, one task looks at."""
+SILHOUETTES_PER_TASK = 2000
+"""Frames whose header, and patterns whose reconstruction or distances to all others, one task looks at."""
 
 IMPORTED = 384 * 2**20
 """Resident memory of a worker that has imported what ingest and reduction need, and compiled their loops."""
@@ -25,8 +26,9 @@ IMPORTED = 384 * 2**20
 WITH_TORCH = 832 * 2**20
 """The same with PyTorch and scikit-learn, and what the C library keeps of earlier tasks (`forks.KEPT_MEMORY`)."""
 
-DISTANCES = 2**26
-"""Distances that silhouettes hold at a time, twice."""
+DISTANCES = 2**25
+MEMBERSHIPS = 2**11
+"""Bytes that silhouettes hold at a time, of distances, and for each pattern of the sample."""
 
 ENDED_AT = 0.95
 """Share of its memory limit at which Dask ends a worker."""
@@ -243,7 +245,14 @@ def plan(scan: Scan, work: Work, packing: Packing) -> Plan:
             table + n * _MAPS,
             WITH_TORCH + 24 * min(n, work.table_rows) * work.n_features,
         ),
-        Stage("scores", work.scored, work.scored, table, 0, WITH_TORCH + 28 * rows * work.n_features + 2 * DISTANCES),
+        Stage(
+            "scores",
+            work.scored + ceil(rows / SILHOUETTES_PER_TASK),
+            work.scored,
+            table,
+            0,
+            WITH_TORCH + rows * (40 * work.n_features + MEMBERSHIPS) + DISTANCES,
+        ),
     ]
     if work.reconstructed:
         tasks = ceil(work.reconstructed / QUALITY_PER_TASK)

@@ -5,9 +5,9 @@ block it was at, never a finished one. A bounded number of blocks is in flight, 
 do not grow with the scan. Finished blocks are in a journal on disk, which the next run reads.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from time import monotonic
 from typing import Any, overload
 
@@ -23,6 +23,7 @@ from laue_dask.errors import ComputeError, LaueDaskError
 from laue_dask.io.block_files import BlockFiles, checksum, location
 from laue_dask.io.journal import Journal, Receipt
 from laue_dask.progress import Progress
+from laue_dask.threads import one_thread
 
 MAPPINGS = 3
 """How often in a row `map_tasks` is tried while workers die and nothing gets done."""
@@ -99,12 +100,14 @@ def run_blocks(
     receipts = journal.read() if journal else {}
     receipts = {block: receipt for block, receipt in receipts.items() if block < len(tasks)}
     waiting = iter([block for block in range(len(tasks)) if block not in receipts])
-    for block, receipt in _computed(tasks, waiting, client, resources, _Window(client, window)):
-        receipts[block] = {**receipt, "block": block}
-        if journal:
-            journal.add(receipts[block])
-        if on_receipt:
-            on_receipt(receipts[block])
+    # Closed by `with`: what ends a generator that is merely left is not seen to be an interruption's clean-up.
+    with closing(_computed(tasks, waiting, client, resources, _Window(client, window))) as computed:
+        for block, receipt in computed:
+            receipts[block] = {**receipt, "block": block}
+            if journal:
+                journal.add(receipts[block])
+            if on_receipt:
+                on_receipt(receipts[block])
     return [receipts[block] for block in range(len(tasks))]
 
 
@@ -133,7 +136,7 @@ def _computed(
     client: Client,
     resources: dict[str, float] | None,
     window: _Window,
-) -> Iterator[tuple[int, Receipt]]:
+) -> Generator[tuple[int, Receipt]]:
     flying: dict[Future[Any], int] = {}
     try:
         for block in waiting:
@@ -428,7 +431,7 @@ def _map_here(
     function: Callable[..., Any], items: list[Any], shared: Collection[Any], on_done: Callable[[Any], None] | None
 ) -> list[Any]:
     results = []
-    with ThreadPoolExecutor(available_cores()) as threads:
+    with one_thread(), ThreadPoolExecutor(available_cores()) as threads:
         for item, result in zip(items, threads.map(lambda item: function(item, *shared), items), strict=True):
             results.append(result)
             if on_done:

@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -191,8 +192,11 @@ class _Fitting:
         done = self._done(minutes)
         left = f", {duration(self._elapsed() * (1 - done) / done)} left in all" if 0 < done < 1 else ""
         name = f"epoch {number} of {self._config.epochs}{left}"
-        with progress.stage(name, total=objective.n_patterns, done=position.seen) as advance:
-            for batch in _ahead(objective, number, position.step, pin=self._device.type == "cuda"):
+        with (
+            progress.stage(name, total=objective.n_patterns, done=position.seen) as advance,
+            closing(_ahead(objective, number, position.step, pin=self._device.type == "cuda")) as batches,
+        ):
+            for batch in batches:
                 done = self._done(minutes)
                 for group in self._optimizer.param_groups:
                     group["lr"] = self._config.learning_rate * _schedule(done)
@@ -279,7 +283,7 @@ def best_epoch(history: list[Epoch]) -> Epoch:
     return min(history, key=lambda epoch: epoch.validation_loss if math.isfinite(epoch.validation_loss) else math.inf)
 
 
-def _ahead(objective: Objective, epoch: int, first: int, *, pin: bool) -> Iterator[Batch]:
+def _ahead(objective: Objective, epoch: int, first: int, *, pin: bool) -> Generator[Batch]:
     """Batches of an epoch from step `first` on; the next is read while one is trained on."""
 
     def read(step: int) -> Batch:

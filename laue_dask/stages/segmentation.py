@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from laue_dask import labeling, scores
 from laue_dask.clustering import KMeans, nearest, seed_sample
 from laue_dask.compute.cluster import Workers
+from laue_dask.compute.plan import SILHOUETTES_PER_TASK
 from laue_dask.compute.run import complete, map_tasks, write_array
 from laue_dask.config import ClusteringConfig, PCAConfig
 from laue_dask.errors import InputError
@@ -39,9 +40,6 @@ MAPS = ("k", "n_clusters", "labels", "distance_to_centroid", "pca_rgb", "centroi
 SCORED_WITH = ("score_k", "n_init", "sample", "silhouette_sample", "repeats", "seed")
 CLUSTERED_WITH = ("estimator", "n_init", "sample", "seed", "min_cluster_size", "bandwidth", "smoothing")
 """Parameters that the scores, and a segmentation of a given K, depend on."""
-
-SILHOUETTES_PER_TASK = 2000
-"""Patterns whose silhouette coefficients, of every K, one task computes."""
 
 PROVISIONAL, TOO_FEW = "its labels are provisional", "distinct ones only"
 """How warnings end about an estimator that did not converge, and about a K for which there are too few patterns."""
