@@ -1,5 +1,15 @@
-"""``python -m laue_dask`` is ``laue-dask``."""
+"""``laue-dask``, and ``python -m laue_dask``."""
 
-from laue_dask.cli import main
+from laue_dask import interruption
 
-main()
+
+def main() -> None:
+    """Run the command that was typed."""
+    interruption.at_once()
+    from laue_dask import cli
+
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

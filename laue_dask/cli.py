@@ -5,7 +5,6 @@ import gc
 import glob
 import logging
 import os
-import random
 import shlex
 import signal
 import sys
@@ -15,11 +14,11 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
-from laue_dask import __version__
+from laue_dask import __version__, interruption
 from laue_dask.compute import forks
 from laue_dask.config import Config, dump, load, merged, read_yaml
 from laue_dask.errors import ExitCode, LaueDaskError
@@ -30,12 +29,6 @@ if TYPE_CHECKING:
     from laue_dask.record import Run
 
 NAME = "laue-dask"
-
-_told_to_end, _over = threading.Event(), threading.Event()
-"""Whether the command was interrupted, and whether it has ended."""
-
-_INSISTING = 0.5, 1.5
-"""Seconds, from and to, after which an interruption that was dropped is raised again."""
 
 
 class _Lines(logging.Handler):
@@ -52,17 +45,11 @@ def main(arguments: list[str] | None = None) -> None:
     logger.setLevel(logging.INFO)
     logger.addHandler(_Lines())
     logger.propagate = False
-    for event in (_told_to_end, _over):
-        event.clear()
-    signal.signal(signal.SIGTERM, _interrupted)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not under nohup
-        signal.signal(signal.SIGINT, _interrupted)
-    sys.unraisablehook = _unraisable
+    interruption.at_once()
     try:
         code = _exit_code(arguments)
     finally:
-        _over.set()
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # or it would end the interpreter's end, and hide the code
+        interruption.over()
     _leave(code)
 
 
@@ -76,63 +63,39 @@ def _leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _interrupted(number: int, _: object) -> None:
-    # Batch systems and systemd end a command by SIGTERM, which is to end as on Ctrl-C. Some say it twice, to the job
-    # and to its script: the second time must not end what the first one began.
-    if number == signal.SIGTERM and (_over.is_set() or _ends(sys.exception())):
-        return
-    if not _told_to_end.is_set():
-        _told_to_end.set()
-        threading.Thread(target=_insist, daemon=True).start()
-    raise KeyboardInterrupt
-
-
-def _ends(error: BaseException | None) -> bool:
-    """Whether an interruption is on its way out, cleaning up."""
-    while error is not None and not isinstance(error, KeyboardInterrupt | click.Abort):
-        error = error.__context__
-    return error is not None
-
-
-def _insist() -> None:
-    # One that is raised within a finalizer, a callback of the garbage collector or an import is dropped.
-    while not _over.wait(random.uniform(*_INSISTING)):  # noqa: S311  or it might always meet the same finalizer
-        signal.pthread_kill(cast(int, threading.main_thread().ident), signal.SIGTERM)
-
-
-def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
-    # An interruption is raised again; and once the command has ended, Dask stumbles over what an interruption left it.
-    if not (issubclass(unraisable.exc_type, KeyboardInterrupt) or _over.is_set()):
-        sys.__unraisablehook__(unraisable)
-
-
 def _exit_code(arguments: list[str] | None) -> int:
     try:
         return int(commands(args=arguments, prog_name=NAME, standalone_mode=False) or ExitCode.DONE)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
-        return int(ExitCode.BAD_INPUT)
-    except click.UsageError as error:
-        help_for = error.ctx.command_path if error.ctx else NAME
-        return _fail(f"{error.format_message()} See `{help_for} --help`.", ExitCode.BAD_INPUT)
-    except (click.Abort, KeyboardInterrupt):
-        _over.set()
-        return _fail("interrupted: the same command goes on where it stopped", ExitCode.FAILED)
-    except LaueDaskError as error:
-        return _fail(str(error), error.exit_code)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        if is_full(error):
-            full = "no space left on the disk, or its quota is used up: make room"
-            return _fail(f"{where}{full}; the same command goes on where it stopped", ExitCode.FAILED)
-        return _fail(f"{where}{error.strerror or error}", ExitCode.FAILED)
-    except Exception as error:
-        # A defect of ours: the user gets one line, and the file to send to us.
-        descriptor, log = tempfile.mkstemp(prefix="laue-dask-", suffix=".log", text=True)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            traceback.print_exc(file=file)
-        text = " ".join(str(error).split())
-        return _fail(f"{type(error).__name__}: {text} (a defect; the details are in {log})", ExitCode.FAILED)
+    except (Exception, KeyboardInterrupt) as error:
+        if interruption.ends(error):
+            interruption.over()
+            return _fail(interruption.SAID, ExitCode.FAILED)
+        return _failed(error)
+
+
+def _failed(error: BaseException) -> int:
+    """Say in a line why a command failed; its exit code."""
+    match error:
+        case click.exceptions.NoArgsIsHelpError():
+            click.echo(error.format_message(), err=True)
+            return int(ExitCode.BAD_INPUT)
+        case click.UsageError():
+            help_for = error.ctx.command_path if error.ctx else NAME
+            return _fail(f"{error.format_message()} See `{help_for} --help`.", ExitCode.BAD_INPUT)
+        case LaueDaskError():
+            return _fail(str(error), error.exit_code)
+        case OSError():
+            where = f"{error.filename}: " if error.filename else ""
+            if is_full(error):
+                full = "no space left on the disk, or its quota is used up: make room"
+                return _fail(f"{where}{full}; the same command goes on where it stopped", ExitCode.FAILED)
+            return _fail(f"{where}{error.strerror or error}", ExitCode.FAILED)
+    # A defect of ours: the user gets one line, and the file to send to us.
+    descriptor, log = tempfile.mkstemp(prefix="laue-dask-", suffix=".log", text=True)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        traceback.print_exception(error, file=file)
+    text = " ".join(str(error).split())
+    return _fail(f"{type(error).__name__}: {text} (a defect; the details are in {log})", ExitCode.FAILED)
 
 
 def _fail(message: str, code: int) -> int:
@@ -214,8 +177,9 @@ def ingest(
     from laue_dask.compute import cluster
     from laue_dask.stages.ingest import ingest as ingest_frames
 
+    progress = _progress()
     with cluster.start(config.cluster) as started:
-        scan = ingest_frames(source, store, config.scan, workers=started, progress=_progress())
+        scan = ingest_frames(source, store, config.scan, workers=started, progress=progress)
     click.echo(describe.describe(store))
     return _report_set_aside(scan.set_aside)
 
@@ -245,6 +209,7 @@ def plan(
     config = load(config_file, given)
     from laue_dask import planning
 
+    interruption.in_order()
     click.echo(planning.plan_run(source, out, config))
     return ExitCode.DONE
 
@@ -341,13 +306,14 @@ def watch(
 
     path = Path(folder.partition("::")[0]).absolute()
     out = out or Path(f"{(path.parent if glob.has_magic(str(path)) else path).name}_run")
+    progress = _progress()
     with _stopped_by_signal() as stop:
         record = watcher.watch(
             folder,
             out,
             config,
             command=_typed(),
-            progress=_progress(),
+            progress=progress,
             timeout=timeout,
             stop=stop,
             say=lambda line: click.echo(line, err=True),
@@ -411,6 +377,7 @@ def nightly(root: Path, config_file: Path | None, out: Path | None, again: tuple
 
     config = nightly_config.load(config_file, {} if out is None else {"out": str(out.absolute())})
     where = str(config_file or "options")
+    interruption.in_order()
     if dry_run:
         for line in night.plan_night(root, config, where=where):
             click.echo(line)
@@ -527,6 +494,7 @@ def export(weights_name: str, out: Path) -> int:
     """
     from laue_dask.encoder import export as exporting
 
+    interruption.in_order()
     difference = exporting.export(weights_name, out)
     click.echo(f"{out}: features as the network's, largest difference {difference:.1g}")
     return ExitCode.DONE
@@ -568,6 +536,7 @@ def doctor(out: Path, config_file: Path | None, workers: int | None) -> int:
     config = load(config_file, _overrides(workers=workers))
     from laue_dask import doctor as examination
 
+    interruption.in_order()
     passed = True
     with closing(examination.examine(config, out)) as findings:
         for finding in findings:
@@ -641,8 +610,10 @@ def _begin_imports(config: Config) -> None:
 
 
 def _progress() -> "Progress":
+    """How far a command is, whose work begins now."""
     from laue_dask.progress import default_progress
 
+    interruption.in_order()
     return default_progress()
 
 

@@ -288,11 +288,12 @@ def test_a_run_that_a_terminal_interrupts_while_it_imports_ends_in_a_line(small_
             assert time.monotonic() < deadline
             time.sleep(0.05)
         time.sleep(0.3)
-        begun = children(process.pid)
+        begun = [one for one in children(process.pid) if "forkserver" in " ".join(one.cmdline())]
         os.killpg(process.pid, signal.SIGINT)
         told = process.communicate(timeout=100)[1].splitlines()
-        forkserver = [one for one in begun if one.is_running() and "forkserver" in " ".join(one.cmdline())]
-    assert not forkserver  # it would go on importing, for seconds
+        left = [one for one in begun if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    assert begun
+    assert not left  # it would go on importing, for seconds
     assert process.returncode == 1
     assert [line for line in told if line] == ["laue-dask: interrupted: the same command goes on where it stopped"]
 
@@ -326,7 +327,7 @@ def drop():
 INTERRUPTED = """
 import os, signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from laue_dask import cli
+from laue_dask import cli, interruption
 
 left = [1, 2, 3]  # by turns it is told to end, and insists itself
 
@@ -337,6 +338,7 @@ def tell():
 
 {drop}
 def work(**_):
+    interruption.in_order()
     try:
         for _ in range(100):
             drop()
@@ -359,6 +361,43 @@ def test_an_interruption_that_python_drops_is_raised_again(number, how):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.stderr == "laue-dask: interrupted: the same command goes on where it stopped\n"
     assert (done.stdout, done.returncode) == ("clean\n", 1)
+
+
+INTERRUPTED_BEFORE = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+class Tells:
+    def find_spec(self, name, path=None, target=None):
+        if name == {name!r}:
+            os.kill(os.getpid(), {number})
+
+sys.meta_path.insert(0, Tells())
+sys.argv = ["laue-dask", "info", "nowhere"]
+from laue_dask.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("name", ["laue_dask.cli", "pydantic", "click", "laue_dask.describe", "torch"])
+def test_an_interruption_before_anything_was_begun_ends_in_a_line(number, name):
+    code = INTERRUPTED_BEFORE.format(number=int(number), name=name)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "laue-dask: interrupted: the same command goes on where it stopped\n"
+
+
+def test_an_error_while_an_interruption_is_cleaned_up_is_no_error(monkeypatch, capsys):
+    def work(**_):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise AssertionError("half of a cluster")
+
+    monkeypatch.setattr(cli, "commands", work)
+    assert cli._exit_code([]) == 1
+    assert capsys.readouterr().err == "laue-dask: interrupted: the same command goes on where it stopped\n"
 
 
 def test_what_fails_after_a_command_has_ended_is_not_told():
