@@ -379,7 +379,7 @@ def nightly(root: Path, config_file: Path | None, out: Path | None, again: tuple
     where = str(config_file or "options")
     interruption.in_order()
     if dry_run:
-        for line in night.plan_night(root, config, where=where):
+        for line in night.plan_night(root, config, again=again, where=where):
             click.echo(line)
         return ExitCode.DONE
     return night.run_night(root, config, again=again, where=where, say=click.echo)

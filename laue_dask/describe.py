@@ -10,7 +10,7 @@ from laue_dask.io.scan_store import ScanStore, frame_layout
 
 
 def describe(path: Path) -> str:
-    """Describe a run, a scan store, a weights file, or frames.
+    """Describe a run, a series, a scan store, a weights file, or frames.
 
     Raises
     ------
@@ -26,6 +26,8 @@ def describe(path: Path) -> str:
             raise InputError(
                 f"{path / 'run.json'}: is not the record of a run of this laue-dask: run it again"
             ) from error
+    if members := record.members_of(path):
+        return "\n".join([f"{path}: series of {len(members)} scans", *map(describe, members)])
     if ScanStore.is_store(str(path)):
         return _scan(path)
     if path.suffix == ".safetensors":

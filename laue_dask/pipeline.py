@@ -82,7 +82,7 @@ def run(
     """
     # Refused before anything is started or made: no place, no patterns, weights that are missing or of another recipe.
     check_folder(folder)
-    source.check(origin, config)
+    specimen.require_enough(source.count(origin), config.clustering.k)
     # Workers may have another working directory.
     folder, config = folder.absolute(), with_absolute_weights(config)
     extractor = extraction.extractor_of(config.encoder, config.recipe)
@@ -150,7 +150,13 @@ def encode(folder: Path, record: Run, extractor: Extractor, *, workers: Workers,
         with record.timed("ingest"):
             there = source.is_ingested(record.source, folder)
             store = source.open_scan(
-                record.source, folder, config, ahead=ahead.unless(), workers=workers, progress=progress
+                record.source,
+                folder,
+                config,
+                k=() if record.series else config.clustering.k,
+                ahead=ahead.unless(),
+                workers=workers,
+                progress=progress,
             )
         record.describe_scan(store)
         reuse.tell(keys.ingested(record.keys["scan"]), kept=there)
@@ -414,7 +420,7 @@ def segment(
             f"{folder}: is one of {len(members)} scans that share their clusters: "
             "give `laue-dask run` all of them again, with the wanted -k"
         )
-    with locked(folder, command):
+    with locked(folder, command, "wait for it"):
         return _segment(folder.absolute(), changes, command=command, progress=progress, sweep=sweep)
 
 
@@ -555,7 +561,7 @@ def evaluate(
         There is no finished run, its scan is gone, or the truth does not fit.
     """
     records.read(folder)  # refused before anything is written there
-    with locked(folder, f"evaluate {folder}"):
+    with locked(folder, f"evaluate {folder}", "wait for it"):
         return _evaluate(folder, truth, workers=workers, progress=progress)
 
 
@@ -613,6 +619,8 @@ def check_folder(folder: Path) -> None:
     require_writable(folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; --out names the folder of the run")
+    if (folder / records.SERIES).exists():
+        raise InputError(f"{folder}: holds a series of scans: choose an empty or a new folder for --out")
     ours = ["config.yaml", records.NAME, "watch.json", cluster.FOLDER, cluster.REPORT]
     ours += [name + end for name in ("scan.zarr", io_results.NAME) for end in ("", ".part")]
     if (

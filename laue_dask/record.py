@@ -25,7 +25,8 @@ from laue_dask.io.receipts import IN_RUN, Receipts
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.progress import Advance, Progress
 
-NAME = "run.json"
+NAME, SERIES = "run.json", "series.json"
+"""Of a run, and of a folder that holds the runs of a series."""
 
 WITHDRAWN = "run.json.withdrawn"
 """The record of a run while `laue-dask segment` puts other results into its place."""
@@ -255,6 +256,17 @@ def withdraw(folder: Path) -> None:
         (folder / NAME).replace(folder / WITHDRAWN)
 
 
+def members_of(folder: Path) -> list[Path]:
+    """Folders of the runs of a series, none where the folder holds no series."""
+    try:
+        scans = json.loads((folder / SERIES).read_text(encoding="utf-8"))["scans"]
+        return [folder / Path(one["name"]).name for one in scans]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{folder / SERIES}: cannot be read, or is not what a series has: run it again") from error
+
+
 def read(folder: Path, *, withdrawn: bool = False) -> dict[str, Any]:
     """Read `run.json` of a finished run, or the one that was withdrawn by a command that was killed.
 
@@ -269,6 +281,8 @@ def read(folder: Path, *, withdrawn: bool = False) -> dict[str, Any]:
     try:
         record: Any = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
+        if members := members_of(folder):
+            raise InputError(f"{folder}: holds a series: give the folder of one of its scans, {members[0]}") from error
         raise InputError(f"{folder}: no finished run (run.json is missing): start it with `laue-dask run`") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error

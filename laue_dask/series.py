@@ -25,13 +25,11 @@ from laue_dask.io.places import replace_file, require_writable
 from laue_dask.pca import IncrementalPCA
 from laue_dask.pipeline import Encoded
 from laue_dask.progress import Progress
-from laue_dask.record import Run
+from laue_dask.record import SERIES, Run
 from laue_dask.report.series import Member, write_series_page
-from laue_dask.stages import extraction, segmentation, source
+from laue_dask.stages import extraction, segmentation, source, specimen
 from laue_dask.stages import series as stages
 from laue_dask.stages.segmentation import Segmentation
-
-NAME = "series.json"
 
 
 def run(sources: Sequence[str], folder: Path, config: Config, *, command: str, progress: Progress) -> list[Run]:
@@ -61,9 +59,11 @@ def run(sources: Sequence[str], folder: Path, config: Config, *, command: str, p
     names = names_of(sources)
     _check(folder, config)
     folder, config = folder.absolute(), pipeline.with_absolute_weights(config)
-    for name, origin in zip(names, sources, strict=True):
+    for name in names:
         pipeline.check_folder(folder / name)
-        source.check(origin, config)
+    counts = [source.count(origin) for origin in sources]
+    specimen.require_enough(min(counts), ())
+    specimen.require_enough(sum(counts), config.clustering.k)
     extractor = extraction.extractor_of(config.encoder, config.recipe)
     records = [Run(command=command, source=origin, config=config, series=list(names)) for origin in sources]
     with ExitStack() as owned:
@@ -183,7 +183,7 @@ def _check(folder: Path, config: Config) -> None:
         raise InputError(f"{folder}: is a file; --out names the folder of the series")
     if (
         folder.is_dir()
-        and not (folder / NAME).exists()
+        and not (folder / SERIES).exists()
         and any(not path.name.startswith(".") for path in folder.iterdir())
     ):
         raise InputError(f"{folder}: holds other files and no series: choose an empty or a new folder for --out")
@@ -201,4 +201,4 @@ def _write(folder: Path, names: Sequence[str], records: Sequence[Run], *, finish
         "suggested_k": one.suggested_k,
         "m_pca": one.m_pca,
     }
-    replace_file(folder / NAME, json.dumps(values, indent=1, ensure_ascii=False).encode())
+    replace_file(folder / SERIES, json.dumps(values, indent=1, ensure_ascii=False).encode())

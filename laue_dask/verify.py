@@ -4,7 +4,7 @@ Nothing is changed here. What a run makes again by itself when it is asked for a
 is said of each finding.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -77,7 +77,7 @@ class Verification:
 
 
 def verify(path: Path, *, progress: Progress) -> Verification:
-    """Check a scan store, the results of a run, a whole run with its own scan store, or a weights file.
+    """Check a scan store, the results of a run, a whole run with its own scan store, a series, or a weights file.
 
     Raises
     ------
@@ -92,6 +92,8 @@ def verify(path: Path, *, progress: Progress) -> Verification:
         checks, found = _store(path) if path.name != io_results.NAME else _results(path), Verification(str(path))
     elif _is_run(path):
         checks, found = _run(path), Verification(f"run {path}")
+    elif members := records.members_of(path):
+        return _series(path, members, progress=progress)
     else:
         raise InputError(f"{path}: neither a run nor a scan store nor weights of laue-dask")
     with progress.stage("verify", total=sum(1 for _ in checks.names()), unit="objects") as advance:
@@ -171,6 +173,21 @@ def _is_store(path: Path) -> bool:
 def _is_run(path: Path) -> bool:
     ours = (records.NAME, records.WITHDRAWN, io_results.NAME, io_results.PARTIAL, _SCAN, _SCAN + ".part")
     return any((path / name).exists() for name in ours)
+
+
+def _series(path: Path, members: Sequence[Path], *, progress: Progress) -> Verification:
+    """All runs of a series; one that is gone is a finding."""
+    found = Verification(f"series {path}")
+    for member in members:
+        if not _is_run(member):
+            found.findings.append(Finding(member, "is missing", "run the series again"))
+            continue
+        one = verify(member, progress=progress)
+        found.objects += one.objects
+        found.findings += one.findings
+        found.foreign += one.foreign
+        found.notes += one.notes
+    return found
 
 
 def _weights(path: Path) -> Verification:

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from laue_dask import series
+from laue_dask import pipeline, series
 from laue_dask.compute import cluster
+from laue_dask.describe import describe
 from laue_dask.errors import ConfigError, InputError
 from laue_dask.io.lock import locked
 from laue_dask.progress import QuietProgress
+from laue_dask.verify import verify
 
 NY, NX = 8, 9
 SPLIT = 5
@@ -102,6 +104,38 @@ def test_the_page_shows_all_maps_and_how_large_each_cluster_is_in_each_scan(grou
     told = json.loads((grouped_run / "series.json").read_text())
     assert told["finished"]
     assert [one["name"] for one in told["scans"]] == ["upper", "lower"]
+
+
+def test_all_scans_of_a_series_are_verified_and_described(grouped_run, tmp_path):
+    out = shutil.copytree(grouped_run, tmp_path / "out")
+    text = describe(out)
+    assert "series of 2 scans" in text
+    assert f"{out / 'upper'}: run of" in text
+    assert f"{out / 'lower'}: run of" in text
+    whole = verify(out, progress=QuietProgress())
+    assert whole.findings == []
+    assert whole.objects > verify(out / "upper", progress=QuietProgress()).objects
+    victim = next(path for path in (out / "lower" / "results.zarr" / "labels" / "c").rglob("*") if path.is_file())
+    victim.write_bytes(victim.read_bytes()[:-1])
+    shutil.rmtree(out / "upper")
+    found = verify(out, progress=QuietProgress()).findings
+    assert {one.path for one in found} == {victim, out / "upper"}
+
+
+def test_what_is_for_one_scan_says_where_the_scans_of_a_series_are(grouped_run, small_scan, quick):
+    with pytest.raises(InputError, match=rf"holds a series: give the folder of one of its scans, {grouped_run}/upper"):
+        pipeline.segment(grouped_run, {}, command="test", progress=QuietProgress())
+    with pytest.raises(InputError, match="holds a series of scans: choose an empty or a new folder"):
+        pipeline.run(str(small_scan), grouped_run, quick(), command="test", progress=QuietProgress())
+    assert not (grouped_run / "run.json").exists()
+
+
+def test_clusters_are_counted_against_the_patterns_of_all_scans(parts, quick, on_workers, tmp_path):
+    sources, out = [parts / "upper", parts / "lower"], tmp_path / "out"
+    with pytest.raises(InputError, match="K = 72 with 72 usable patterns"):
+        grouped(sources, out, quick(clustering={"k": (72,)}))
+    records = grouped(sources, out, quick(clustering={"k": (50,)}))  # more than either scan has
+    assert 50 in records[0].k
 
 
 # Again, and refused

@@ -405,6 +405,9 @@ def _reported(client: Client, path: Path | None) -> Iterator[None]:
 
     try:
         yield
+    except KeyboardInterrupt:
+        begun = False  # who ends it does not wait for a report
+        raise
     except InputError:
         # One that was refused before anything was made leaves nothing behind.
         begun = begun and path.parent.is_dir() and any(not one.name.startswith(".") for one in path.parent.iterdir())

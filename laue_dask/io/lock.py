@@ -78,7 +78,7 @@ class Owner:
 
 
 @contextmanager
-def locked(folder: Path, command: str) -> Iterator[None]:
+def locked(folder: Path, command: str, remedy: str = "wait for it, or choose another --out") -> Iterator[None]:
     """Own a folder, which is made where it is missing, and goes again if nothing is in it at the end.
 
     Parameters
@@ -87,6 +87,8 @@ def locked(folder: Path, command: str) -> Iterator[None]:
         What is owned.
     command
         What others are told that it is used for.
+    remedy
+        What this process is told to do where another one owns the folder.
 
     Raises
     ------
@@ -96,7 +98,7 @@ def locked(folder: Path, command: str) -> Iterator[None]:
         The lock cannot be written.
     """
     try:
-        with _owned(folder / NAME, folder, command, "wait for it, or choose another --out"):
+        with _owned(folder / NAME, folder, command, remedy):
             yield
     finally:
         with suppress(OSError):

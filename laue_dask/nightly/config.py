@@ -182,7 +182,15 @@ def load(path: Path | None, overrides: dict[str, Any] | None = None) -> NightlyC
     encoder = config.run.encoder
     if encoder.weights.endswith(".safetensors"):
         encoder = encoder.model_copy(update={"weights": str(here / encoder.weights)})
-    return config.model_copy(update={"run": config.run.model_copy(update={"encoder": encoder})})
+    special = tuple(one.model_copy(update={"run": _placed(one.run, here)}) for one in config.special)
+    run = config.run.model_copy(update={"encoder": encoder})
+    return config.model_copy(update={"run": run, "special": special})
+
+
+def _placed(run: dict[str, Any], here: Path) -> dict[str, Any]:
+    """Settings of special scans, whose weights are relative to the file, too."""
+    weights = run.get("encoder", {}).get("weights", "")
+    return merged(run, {"encoder": {"weights": str(here / weights)}}) if weights.endswith(".safetensors") else run
 
 
 def dump(config: NightlyConfig) -> str:

@@ -82,6 +82,7 @@ class Ledger:
 
     def __init__(self, folder: Path, root: Path, *, read_only: bool = False) -> None:
         self.path = folder / NAME
+        self._read_only = read_only
         self.token = uuid.uuid4().hex
         self.states: dict[str, State] = {}
         for line in self._lines():
@@ -99,12 +100,13 @@ class Ledger:
             replace_file(self.path, map(_line, chain([head], states)))
 
     def add(self, scan: str, event: Event, *, key: str = "", reason: str = "", **facts: Any) -> State:
-        """Append an event; it is on the disk when this returns."""
+        """Append an event; it is on the disk when this returns, unless the journal is only read."""
         line = {"scan": scan, "event": event, "key": key, "reason": reason, "at": _now(), "facts": facts}
-        with self.path.open("ab") as file:
-            file.write(_line(line).encode(errors="backslashreplace"))
-            file.flush()
-            os.fsync(file.fileno())
+        if not self._read_only:
+            with self.path.open("ab") as file:
+                file.write(_line(line).encode(errors="backslashreplace"))
+                file.flush()
+                os.fsync(file.fileno())
         return self._apply(line)
 
     def _apply(self, line: dict[str, Any]) -> State:

@@ -187,14 +187,17 @@ def run_night(
         return _finish(night, log)
 
 
-def plan_night(root: Path, config: NightlyConfig, *, where: str = "options") -> Iterator[str]:
-    """Say what a night would do, one line for each scan; nothing is written."""
-    return map(one_line, _plan(root, config, where))
+def plan_night(
+    root: Path, config: NightlyConfig, *, again: Sequence[str] = (), where: str = "options"
+) -> Iterator[str]:
+    """Say what a night would do, one line for each scan; nothing is written. See `run_night`."""
+    return map(one_line, _plan(root, config, again, where))
 
 
-def _plan(root: Path, config: NightlyConfig, where: str) -> Iterator[str]:
+def _plan(root: Path, config: NightlyConfig, again: Sequence[str], where: str) -> Iterator[str]:
     out, root = require_out(config, where), root.absolute()
     night = _Night(root, out, config, Ledger(out, root, read_only=True), print, None)
+    _ask_again(night, again)
     decisions = night.look()
     todo = in_order(decisions)
     for one in todo:

@@ -188,4 +188,4 @@ def _weights(name: str) -> str:
         with Path(name).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
     except OSError as error:
-        raise ConfigError(f"run.encoder.weights = {name!r}: cannot be read: {error.strerror}") from error
+        raise ConfigError(f"encoder.weights = {name!r}: cannot be read: {error.strerror}") from error

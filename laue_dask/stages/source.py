@@ -1,6 +1,7 @@
 """Where the patterns of a run come from: a scan store, or frames that are ingested into one of the run's own."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from laue_dask.compute.cluster import Workers
@@ -24,10 +25,9 @@ def is_ingested(source: str, folder: Path) -> bool:
     return _is_store(source) or (folder / "scan.zarr").exists()
 
 
-def check(source: str, config: Config) -> None:
-    """Refuse a source that is missing or too small, before any worker is started."""
-    count = int(ScanStore.open(source).valid.sum()) if _is_store(source) else len(discover(source))
-    specimen.require_enough(count, config.clustering.k)
+def count(source: str) -> int:
+    """Number of patterns that a source may have; one that is missing is refused before any worker is started."""
+    return int(ScanStore.open(source).valid.sum()) if _is_store(source) else len(discover(source))
 
 
 def open_scan(
@@ -35,6 +35,7 @@ def open_scan(
     folder: Path,
     config: Config,
     *,
+    k: Sequence[int],
     ahead: EncodingAhead | None = None,
     workers: Workers,
     progress: Progress,
@@ -43,6 +44,8 @@ def open_scan(
 
     Parameters
     ----------
+    k
+        Numbers of clusters for which there have to be enough patterns.
     ahead
         Encodes the frames as soon as they are reduced, where they are ingested.
 
@@ -63,7 +66,7 @@ def open_scan(
     if own.exists():
         store = ScanStore.open(own)
         _check_ingested(store, source, scan)
-        specimen.require_enough(int(store.valid.sum()), config.clustering.k)
+        specimen.require_enough(int(store.valid.sum()), k)
         return store
     folder.mkdir(parents=True, exist_ok=True)
     part = own.with_name(own.name + ".part")
@@ -72,7 +75,7 @@ def open_scan(
         # A substrate is what the frames have in common: those are all read before it can be removed.
         recipe = config.recipe if config.recipe.substrate == "keep" else None
         store = ingest(source, own, scan, recipe=recipe, ahead=ahead, workers=workers, progress=progress)
-        specimen.require_enough(int(store.valid.sum()), config.clustering.k)
+        specimen.require_enough(int(store.valid.sum()), k)
     except InputError:
         # A run that never started leaves nothing behind; what a killed one did is kept for the right command.
         if own.exists() or not begun:

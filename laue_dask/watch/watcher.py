@@ -291,6 +291,8 @@ class Watcher:
             with self._room():
                 self._take_over(self._refresh(tuple(self._files.refs), self._k))
                 self._hear()
+        elif stop.is_set() and not self._files.refs:
+            raise KeyboardInterrupt  # nothing has come that could be segmented
         self._say(self._line())
         self._say(f"watch: {why}; the scan is segmented as a whole now")
 

@@ -39,8 +39,13 @@ def test_what_is_dumped_is_loaded_again(written):
 
 
 def test_paths_are_relative_to_the_file(written):
-    path = written("out: nights\nrun: {encoder: {weights: w.safetensors}}\n")
+    text = "out: nights\nrun: {encoder: {weights: w.safetensors}}\n"
+    path = written(
+        f"{text}special: [{{pattern: a, run: {{encoder: {{weights: s.safetensors}}, scan: {{order: snake}}}}}}]"
+    )
     found = load(path)
+    special = {"encoder": {"weights": str(path.parent / "s.safetensors")}, "scan": {"order": "snake"}}
+    assert found.special[0].run == special
     assert found.out == path.parent / "nights"
     assert found.run.encoder.weights == str(path.parent / "w.safetensors")
 

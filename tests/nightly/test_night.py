@@ -266,6 +266,14 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(beamtime):
     assert "done     a" in text
     assert "0 to run" in text
     assert "remove " in text
+    text = "\n".join(plan_night(beamtime.root, beamtime.config(), again=["a"]))
+    assert "run      a: 4 files" in text
+    assert "asked for again" in text
+    assert "done     b" in text
+    with pytest.raises(InputError, match="--again nope: no such scan"):
+        list(plan_night(beamtime.root, beamtime.config(), again=["nope"]))
+    assert beamtime.night() == 0
+    assert beamtime.times_run == {"a": 1, "b": 1}
 
 
 def test_page_summary_and_log_say_what_became_of_every_scan(beamtime):

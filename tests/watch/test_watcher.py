@@ -112,6 +112,29 @@ def batch(source, run, config):
     return run
 
 
+@pytest.mark.usefixtures("soon")
+def test_a_watch_that_is_ended_before_any_frame_came_blames_nobody(tmp_path, quick):
+    stop, said = threading.Event(), []
+
+    def say(line):
+        said.append(line)
+        stop.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        watch(
+            str(tmp_path / "frames"),
+            tmp_path / "run",
+            quick(scan={"shape": SHAPE}),
+            command="watch",
+            progress=QuietProgress(),
+            timeout=600,
+            stop=stop,
+            say=say,
+        )
+    assert "as a whole now" not in "".join(said)
+    assert json.loads((tmp_path / "run" / "watch.json").read_text())["state"] == "failed"
+
+
 @pytest.mark.usefixtures("on_workers", "soon")
 def test_growing_scan_ends_as_run_does_whatever_happens_on_the_way(frames, tmp_path, quick):
     source, config = tmp_path / "frames", quick(scan={"shape": SHAPE})
