@@ -66,10 +66,10 @@ def abandon() -> None:
     pid = getattr(getattr(module, "_forkserver", None), "_forkserver_pid", None)
     if pid is None:
         return
-    import psutil
+    with suppress(Exception):  # of a process that is ending: of one that was interrupted while it imported psutil, too
+        import psutil
 
-    with suppress(psutil.Error):
-        first = psutil.Process(pid)
-        for process in (*first.children(recursive=True), first):
-            with suppress(psutil.Error):
-                process.kill()
+        for process in psutil.Process(pid).children(recursive=True):
+            process.kill()
+    with suppress(OSError):
+        os.kill(pid, signal.SIGKILL)
