@@ -152,7 +152,7 @@ def test_a_run_over_tls_places_gpu_work_on_gpu_workers_and_ends_as_at_home(small
         pipeline.run(
             str(small_scan), tmp_path / "run", config, command="test", progress=QuietProgress(), workers=running
         )
-        client.wait_for_workers(3, timeout=60)
+        client.wait_for_workers(3, timeout=120)
         assert len(placed.tagged) >= 3
         assert len(run_blocks(waits(40), client=client, resources=running.gpu)) == 40
         workers = client.scheduler_info(n_workers=-1)["workers"]

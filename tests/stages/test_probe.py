@@ -66,7 +66,7 @@ def test_a_run_does_what_its_plan_said(small_scan, small_run, quick):
         receipts = Journal(small_run / "results.zarr" / name / "journal.jsonl").read()
         passes = 1 if stage == "encode" else 2
         assert stages[stage].tasks == len(receipts) + (passes - 1)
-    assert stages["scores"].tasks == results.sizes["score_k"]
+    assert stages["scores"].tasks == results.sizes["score_k"] + 1  # silhouettes of every K
     assert stages["quality"].units == np.isfinite(results["reconstruction_error"].values).sum()
     # Bytes.
     assert stages["ingest"].read == sum(file.stat().st_size for file in small_scan.glob("*.tif"))
