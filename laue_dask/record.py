@@ -260,7 +260,10 @@ def members_of(folder: Path) -> list[Path]:
     """Folders of the runs of a series, none where the folder holds no series."""
     try:
         scans = json.loads((folder / SERIES).read_text(encoding="utf-8"))["scans"]
-        return [folder / Path(one["name"]).name for one in scans]
+        names = [str(one["name"]) for one in scans]
+        if any(name in ("", ".", "..") or Path(name).name != name for name in names):
+            raise ValueError("a name is no folder in it")
+        return [folder / name for name in names]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -122,6 +122,14 @@ def test_all_scans_of_a_series_are_verified_and_described(grouped_run, tmp_path)
     assert {one.path for one in found} == {victim, out / "upper"}
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "../other", "/etc"])
+def test_a_list_of_scans_that_leads_elsewhere_is_refused_in_a_line(tmp_path, name):
+    (tmp_path / "series.json").write_text(json.dumps({"scans": [{"name": name}]}))
+    for command in (describe, lambda path: verify(path, progress=QuietProgress())):
+        with pytest.raises(InputError, match="is not what a series has: run it again"):
+            command(tmp_path)
+
+
 def test_what_is_for_one_scan_says_where_the_scans_of_a_series_are(grouped_run, small_scan, quick):
     with pytest.raises(InputError, match=rf"holds a series: give the folder of one of its scans, {grouped_run}/upper"):
         pipeline.segment(grouped_run, {}, command="test", progress=QuietProgress())
