@@ -11,7 +11,7 @@ ingest    detector files (TIFF) → features in one pass, the same workers, with
 today     what one would write from the paper: fabio, skimage's resize, torch, joblib on all cores, scikit-learn's PCA,
           KMeans, silhouette and Calinski-Harabasz scores (K = 2 … 20), without any figure; and `laue-dask run` on the
           same files, without and with a copy of the frames. Needs scikit-image: the extra [benchmark].
-scale     stores of many patterns, in one process with one worker per core: patterns/s, memory, tasks, size of a task,
+scale     stores of many patterns, each in a process of its own with one worker per core: patterns/s, memory, tasks, size of a task,
           and the share of the time in which workers had no task of ours.
 table1    the paper's Table 1: feature extraction and clustering, per core.
 
@@ -403,29 +403,34 @@ def scale(cache: Path, of: ScanStore, sizes: list[int]) -> list[Figures]:
     rows = []
     for n in sizes:
         shape = (-(-n // 256), 256)
-        n = shape[0] * shape[1]
         store = repeated_store(cache / "scale.zarr", shape, of)
-        folder = fresh(cache / "run")
-        folder.mkdir()
-        with workers(available_cores()) as started, Watch() as watch:
-            took = seconds(lambda: features_of(store, folder, started))  # noqa: B023  called here
-            spans = started.client.run_on_scheduler(_busy)
-        block = block_size(n)
-        lazy = reduced_patterns(store, Recipe())
-        rows.append(
-            {
-                "patterns": n,
-                "patterns_per_s": n / took,
-                "peak_GB": watch.peak / 1e9,
-                "tasks_per_1000": 1e3 * sum(count for count, _ in spans.values()) / n,
-                "task_bytes": len(pickle.dumps(lazy.blocks[0].__dask_graph__().to_dict())),
-                "blocks": -(-n // block),
-                "idle_share": 1 - sum(busy for _, busy in spans.values()) / (took * available_cores()),
-            }
-        )
+        # In a process of its own: what making the store left in the memory of this one is none of the run's.
+        command = [sys.executable, __file__, "--as-scale", str(store.path), str(fresh(cache / "run"))]
+        rows.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
         say(f"scale: {rows[-1]}")
     fresh(cache / "scale.zarr")
     return rows
+
+
+def as_scale(path: Path, folder: Path) -> None:
+    """Print the figures of one scan of `scale` as JSON."""
+    store = ScanStore.open(path)
+    folder.mkdir()
+    n = store.n_patterns
+    with workers(available_cores()) as started, Watch() as watch:
+        took = seconds(lambda: features_of(store, folder, started))
+        spans = started.client.run_on_scheduler(_busy)
+    lazy = reduced_patterns(store, Recipe())
+    found = {
+        "patterns": n,
+        "patterns_per_s": n / took,
+        "peak_GB": watch.peak / 1e9,
+        "tasks_per_1000": 1e3 * sum(count for count, _ in spans.values()) / n,
+        "task_bytes": len(pickle.dumps(lazy.blocks[0].__dask_graph__().to_dict())),
+        "blocks": -(-n // block_size(n)),
+        "idle_share": 1 - sum(busy for _, busy in spans.values()) / (took * available_cores()),
+    }
+    print(json.dumps(found))
 
 
 def _busy(dask_scheduler: Any) -> dict[str, tuple[int, float]]:
@@ -562,10 +567,14 @@ def main() -> int:
     parser.add_argument("--scale", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     parser.add_argument("--json", type=Path, help="all figures go there")
     parser.add_argument("--as-floor", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--as-scale", type=Path, nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--as-today", type=Path, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.as_floor:
         as_floor(options.as_floor)
+        return 0
+    if options.as_scale:
+        as_scale(*options.as_scale)
         return 0
     if options.as_today:
         as_today(*options.as_today)

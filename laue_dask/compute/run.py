@@ -331,11 +331,13 @@ def write_tasks(blocks: da.Array, target: zarr.Array[Any]) -> Blocks:
     return Blocks(receipts)
 
 
-def _write(block: NDArray[Any], *, root: str, member: str, block_info: dict[Any, Any] | None = None) -> NDArray[Any]:
-    if block_info is None:
-        raise ValueError("block_info is needed to know where the block belongs")
-    index = int(block_info[0]["chunk-location"][0])
-    return np.array([write_block(block, zarr.open_array(root, path=member, mode="r+"), index)], dtype=object)
+def _write(
+    block: NDArray[Any], *, root: str, member: str, block_id: tuple[int, ...] | None = None
+) -> NDArray[Any]:
+    # Not `block_info`, which says of every task where all blocks lie: a task would grow with the scan.
+    if block_id is None:
+        raise ValueError("block_id is needed to know where the block belongs")
+    return np.array([write_block(block, zarr.open_array(root, path=member, mode="r+"), block_id[0])], dtype=object)
 
 
 def write_block(block: NDArray[Any], array: zarr.Array[Any], index: int) -> Receipt:
