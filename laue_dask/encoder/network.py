@@ -7,20 +7,26 @@ sigmoid of the reconstruction, and a bottleneck of shape 1 × 1 × M_AE. What Fi
 bottleneck, normalisation, and the width to which spots are smoothed before anything else.
 
 What a learned bottleneck of 256 numbers hardly holds is where thirty spots are. So `contrastive` splits its latent
-vector: learned features, of unit length, which say what differs between patterns and alone decide every distance; and
-the brightest peaks as numbers (row, column, height), scaled so far down that no distance feels them, from which the
-decoder redraws the pattern.
+vector: learned features, of unit length, which say what differs between patterns; a sketch, a random projection of an
+early feature map, which sees the smallest shift of a spot, where what is learned takes lattices half a degree apart
+for one; and the brightest peaks, a number each, scaled so far down that no distance feels them, from which the decoder
+redraws the pattern.
 """
 
 import math
 from typing import Annotated, Literal, Self, cast
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from laue_dask.config import Model
 from laue_dask.schema import PATTERN_SIZE
+
+
+SKETCHED_MAP = 2
+"""Which feature map a `Sketch` is made of: after so many poolings."""
 
 
 class Architecture(Model):
@@ -40,20 +46,29 @@ class Architecture(Model):
     """Sigma in pixels (of the 128 × 128) of the fixed Gaussian that widens spots; the loss sees the widened pattern."""
     unit_latent: bool = False
     """Scale the learned features to the same length, so that distances measure directions (cosine) alone."""
+    sketch: int = Field(0, ge=0, le=4096)
+    """So many latent features, after the learned ones, are a random projection, see `Sketch`."""
+    sketch_length: float = Field(0.5, gt=0, le=10)
+    """Length of the sketch, where that of the learned features is 1."""
     peaks: int = Field(0, ge=0, le=1024)
-    """So many of the brightest peaks are the last `3 * peaks` latent features, see `BrightestPeaks`."""
+    """So many of the brightest peaks are the last latent features, see `BrightestPeaks`."""
     noise: float = Field(0.0, ge=0, le=1e3)
     """Sum of the peaks' squared heights up to which a pattern shows noise alone, see `strength`; 0 for never."""
 
     @property
     def learned(self) -> int:
         """How many of the latent features are learned; they come first."""
-        return self.latent - 3 * self.peaks
+        return self.latent - self.sketch - self.peaks
 
     @model_validator(mode="after")
     def _something_left(self) -> Self:
         if self.learned < 1:
-            raise ValueError(f"peaks: {self.peaks} peaks of 3 numbers leave nothing of {self.latent} latent features")
+            sketch = f"a sketch of {self.sketch} and " if self.sketch else ""
+            raise ValueError(f"latent: {sketch}{self.peaks} peaks leave nothing of {self.latent} latent features")
+        if self.sketch and not self.unit_latent:
+            raise ValueError("sketch: needs unit_latent, for its length is relative to that of the learned features")
+        if self.sketch and len(self.channels) < SKETCHED_MAP:
+            raise ValueError(f"sketch: is made of feature map {SKETCHED_MAP}, there are {len(self.channels)} channels")
         if self.noise and not self.peaks:
             raise ValueError("noise: without peaks nothing tells noise from a signal")
         if self.bottleneck_side < 1:
@@ -76,7 +91,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         batch_norm=True,
         smoothing=1.0,
         unit_latent=True,
-        peaks=64,
+        sketch=96,
+        peaks=96,
         noise=0.3,
     ),
 }
@@ -109,6 +125,37 @@ class Smoothing(nn.Module):
         return (matrix @ patterns @ matrix).clamp(max=1.0)
 
 
+class Sketch(nn.Module):
+    """Random projection of a feature map, which keeps the distances in it (Johnson and Lindenstrauss, 1984).
+
+    Nothing is learned, so it works on patterns of any kind, and spots that move by half a pixel change it as much as
+    those of another crystal. Its signs are the same for ever: NumPy promises so of `RandomState`.
+
+    Parameters
+    ----------
+    architecture
+        `sketch` is the number of features, `sketch_length` the length of their vector.
+    """
+
+    SEED = 1
+    """Of three, that with which k-means did best on the development scans (seeds 201 to 210 of the benchmark)."""
+
+    signs: Tensor
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.length = architecture.sketch_length
+        side = (PATTERN_SIZE // architecture.unshuffle) >> SKETCHED_MAP
+        shape = (architecture.channels[SKETCHED_MAP - 1] * side**2, architecture.sketch)
+        random = np.random.RandomState(self.SEED).randint(0, 2, shape).astype(np.float32)  # noqa: NPY002
+        self.register_buffer("signs", torch.from_numpy(2 * random - 1), persistent=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Projection (n, sketch), of length `sketch_length`, of a feature map (n, filters, rows, columns)."""
+        found = features.flatten(1) @ self.signs.to(features.dtype)
+        return self.length * nn.functional.normalize(found.float(), dim=1, eps=1e-3)
+
+
 class BrightestPeaks(nn.Module):
     """The brightest local maxima (of 5 × 5 pixels) of a smoothed pattern as numbers, and the picture that they make.
 
@@ -120,9 +167,11 @@ class BrightestPeaks(nn.Module):
 
     LEAST = 0.03
     """Height of the lowest peak that counts."""
-    SCALE = 1e-3
-    """Of the numbers in the latent vector. Next to learned features of unit length, 64 peaks then make up less than
-    10⁻⁴ of a squared distance."""
+    HEIGHTS = 2**10
+    """Steps of a height. Together with 2¹⁴ places these are the 24 bits that a float32 holds exactly."""
+    SCALE = 2.0**-34
+    """Of such a number in the latent vector, a power of two, so that it stays exact. Next to learned features of unit
+    length, 96 peaks then make up less than 10⁻⁴ of a squared distance."""
     SIGMA = 1.25
     """Width in pixels with which a peak is drawn."""
 
@@ -137,26 +186,33 @@ class BrightestPeaks(nn.Module):
         self.register_buffer("ramp", 1e-7 * pixels, persistent=False)
         self.register_buffer("grid", torch.arange(PATTERN_SIZE, dtype=torch.float32), persistent=False)
 
-    def forward(self, smoothed: Tensor) -> Tensor:
-        """Row, column and height, each in [0, 1], of the brightest peaks, (n, 3 * count); 0 where there are fewer.
+    def forward(self, smoothed: Tensor) -> tuple[Tensor, Tensor]:
+        """Index of the pixel in the flat pattern, and height in [0, 1], of the brightest peaks, each (n, count).
 
-        All rows come first, then all columns, then all heights, from the brightest peak on.
+        From the brightest peak on; both are 0 where there are fewer.
         """
         sloped = smoothed.float() - self.ramp
         highest = _highest(_highest(sloped, -1), -2)
         peaks = torch.where((sloped == highest) & (sloped > self.LEAST), sloped, 0.0).flatten(1)
         height, place = peaks.topk(self.count, dim=1)
-        row = torch.div(place, PATTERN_SIZE, rounding_mode="floor") / (PATTERN_SIZE - 1)
-        column = (place % PATTERN_SIZE) / (PATTERN_SIZE - 1)
-        found = height > 0
-        return torch.cat([torch.where(found, row, 0.0), torch.where(found, column, 0.0), height], dim=1)
+        return torch.where(height > 0, place, 0), height
 
-    def draw(self, numbers: Tensor) -> Tensor:
-        """Picture (n, 1, 128, 128) of Gaussian spots at the peaks (n, 3 * count)."""
-        row, column, height = numbers.reshape(len(numbers), 3, self.count).unbind(1)
+    def pack(self, place: Tensor, height: Tensor) -> Tensor:
+        """One number for each peak, (n, count) float32 of at most 2⁻¹⁰."""
+        return self.SCALE * (place * self.HEIGHTS + (height * (self.HEIGHTS - 1)).round())
+
+    def unpack(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Place and height, (n, count) each, of numbers that `pack` made; heights are rounded to a step."""
+        whole = (numbers.float() / self.SCALE).round()
+        place = torch.div(whole, self.HEIGHTS, rounding_mode="floor")
+        return place, (whole - place * self.HEIGHTS) / (self.HEIGHTS - 1)
+
+    def draw(self, place: Tensor, height: Tensor) -> Tensor:
+        """Picture (n, 1, 128, 128) of Gaussian spots at peaks."""
+        row = torch.div(place, PATTERN_SIZE, rounding_mode="floor")
         down, across = (
-            torch.exp(-0.5 * ((self.grid - (PATTERN_SIZE - 1) * place[:, :, None]) / self.SIGMA) ** 2)
-            for place in (row, column)
+            torch.exp(-0.5 * ((self.grid - centre[:, :, None]) / self.SIGMA) ** 2)
+            for centre in (row, place - PATTERN_SIZE * row)
         )
         return ((down * height[:, :, None]).transpose(1, 2) @ across)[:, None]
 
@@ -202,6 +258,7 @@ class Autoencoder(nn.Module):
     Patterns are (n, 1, 128, 128) in [0, 1], latent features (n, M_AE).
     """
 
+    sketch: Sketch | None
     peaks: BrightestPeaks | None
 
     def __init__(self, architecture: Architecture) -> None:
@@ -210,6 +267,7 @@ class Autoencoder(nn.Module):
         self.smooth = Smoothing(architecture.smoothing) if architecture.smoothing else nn.Identity()
         self.encoder = _encoder(architecture)
         self.decoder = _decoder(architecture)
+        self.sketch = Sketch(architecture) if architecture.sketch else None
         self.peaks = BrightestPeaks(architecture.peaks) if architecture.peaks else None
         self.overlay = _overlay(architecture) if architecture.peaks else None
 
@@ -219,25 +277,34 @@ class Autoencoder(nn.Module):
 
     def encode_smoothed(self, smoothed: Tensor) -> Tensor:
         """Latent features of patterns that went through `smooth` already."""
-        latent = self.encoder(smoothed).flatten(1)
+        features, maps, sketched = smoothed, 0, None
+        for layer in self.encoder:
+            features = layer(features)
+            maps += isinstance(layer, nn.ReLU)
+            if self.sketch is not None and sketched is None and maps == SKETCHED_MAP:
+                sketched = self.sketch(features.detach())
+        latent = features.flatten(1)
         if self.architecture.unit_latent:
             latent = latent / latent.norm(dim=1, keepdim=True).clamp(min=1e-3)
+        if sketched is not None:
+            latent = torch.cat([latent.float(), sketched], dim=1)
         if self.peaks is not None:
-            numbers = self.peaks(smoothed)
+            place, height = self.peaks(smoothed)
             if self.architecture.noise:
-                latent = latent * strength(numbers[:, 2 * self.architecture.peaks :], self.architecture.noise)
-            latent = torch.cat([latent.float(), BrightestPeaks.SCALE * numbers], dim=1)
+                latent = latent * strength(height, self.architecture.noise)
+            latent = torch.cat([latent.float(), self.peaks.pack(place, height)], dim=1)
         return cast(Tensor, latent)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Logits (n, 1, 128, 128) of the reconstruction; their sigmoid is the pattern."""
-        learned, numbers = latent.split([self.architecture.learned, 3 * self.architecture.peaks], dim=1)
+        architecture = self.architecture
+        learned, _, numbers = latent.split([architecture.learned, architecture.sketch, architecture.peaks], dim=1)
         if self.architecture.unit_latent:
             # What is faint has a direction, too: its length is for those who measure distances.
             learned = nn.functional.normalize(learned, dim=1) * math.sqrt(self.architecture.learned)
         logits = self.decoder(learned[:, :, None, None])
         if self.peaks is not None and self.overlay is not None:
-            drawn = self.peaks.draw(numbers.float() / BrightestPeaks.SCALE)
+            drawn = self.peaks.draw(*self.peaks.unpack(numbers))
             logits = self.overlay(torch.cat([logits, drawn], dim=1))
         return cast(Tensor, logits)
 

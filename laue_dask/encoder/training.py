@@ -170,7 +170,7 @@ class Supervised:
                 logits = model.decode(latent[chosen].float())
         terms: dict[str, Tensor] = {}
         if config.contrastive_weight:
-            unit = nn.functional.normalize(latent.float(), dim=1)
+            unit = nn.functional.normalize(latent[:, : model.architecture.learned].float(), dim=1)
             terms["contrastive"] = contrastive_loss(unit, batch.relation, temperature=config.temperature)
         if logits is not None:
             terms["bce"] = reconstruction_bce(logits.float(), target[chosen])
@@ -251,7 +251,7 @@ def validate(model: Autoencoder, validation: TrainingSet, config: TrainingConfig
         target = model.smooth(patterns)
         latent = model.encode_smoothed(target)
         logits = model.decode(latent)
-        unit = nn.functional.normalize(latent, dim=1)
+        unit = nn.functional.normalize(latent[:, : model.architecture.learned], dim=1)
         terms = {
             "contrastive": contrastive_loss(unit, configuration, temperature=config.temperature),
             "bce": reconstruction_bce(logits, target),

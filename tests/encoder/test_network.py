@@ -9,10 +9,13 @@ from pydantic import ValidationError
 from scipy.ndimage import gaussian_filter, maximum_filter
 from torch import nn
 
-from laue_dask.encoder.network import ARCHITECTURES, Architecture, BrightestPeaks, Smoothing, build, strength
+from laue_dask.encoder.network import ARCHITECTURES, Architecture, BrightestPeaks, Sketch, Smoothing, build, strength
 
 SIDE = 128
 TINY = Architecture(name="tiny", channels=(4, 8, 8, 8, 8), latent=16)
+SKETCHED = Architecture(
+    name="sketched", channels=(4, 8, 8, 8), unshuffle=2, batch_norm=True, smoothing=1.0, unit_latent=True, latent=256
+).model_copy(update={"sketch": 128, "sketch_length": 0.7, "dropout": 0.0})
 
 
 def spots(rng, n, *, per_pattern=12):
@@ -120,13 +123,69 @@ def test_building_leaves_torch_s_random_numbers_alone():
 
 @settings(max_examples=10)
 @given(seed=st.integers(0, 1000))
-def test_unit_latent_vectors_have_length_1(seed):
-    model = build(ARCHITECTURES["contrastive"].model_copy(update={"channels": (4, 8, 8, 8)}), seed=seed).eval()
+def test_unit_latent_vectors_have_length_1_their_sketch_has_its_own_and_the_peaks_none(seed):
+    architecture = ARCHITECTURES["contrastive"].model_copy(update={"channels": (4, 8, 8, 8)})
+    model = build(architecture, seed=seed).eval()
     with torch.inference_mode():
         latent = model.encode(torch.from_numpy(spots(np.random.default_rng(seed), 3, per_pattern=100)))
-    learned = model.architecture.learned
-    np.testing.assert_allclose(latent[:, :learned].norm(dim=1).numpy(), 1, atol=1e-3)
-    assert float(latent[:, learned:].square().sum(dim=1).max()) < 1e-3
+    learned, sketch, peaks = latent.split([architecture.learned, architecture.sketch, architecture.peaks], dim=1)
+    np.testing.assert_allclose(learned.norm(dim=1).numpy(), 1, atol=1e-3)
+    np.testing.assert_allclose(sketch.norm(dim=1).numpy(), architecture.sketch_length, atol=1e-3)
+    assert 0 < float(peaks.square().sum(dim=1).max()) < 1e-4
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_a_sketch_keeps_the_angles_between_feature_maps(seed):
+    sketch = Sketch(SKETCHED)
+    rng = np.random.default_rng(seed)
+    one, other = rng.exponential(size=(2, 8, 16, 16)) * (rng.random((2, 8, 16, 16)) < 0.1)
+    steps = np.linspace(0, 1, 5)[:, None, None, None]
+    maps = torch.from_numpy((1 - steps) * one + steps * other).float()
+    found = sketch(maps).double()
+    assert found.shape == (5, SKETCHED.sketch)
+    flat = maps.flatten(1).double()
+    wanted = nn.functional.cosine_similarity(flat[:1], flat)
+    # A projection to M features knows a cosine to 1 / sqrt(M), the closer to 1 the better.
+    limit = 5 * (1 - wanted.square()).clamp(min=0).sqrt() / math.sqrt(SKETCHED.sketch) + 1e-6
+    assert ((nn.functional.cosine_similarity(found[:1], found) - wanted).abs() <= limit).all()
+
+
+def test_a_sketch_is_made_of_the_second_feature_map_with_signs_of_no_seed():
+    rng = np.random.default_rng(4)
+    patterns = torch.from_numpy(spots(rng, 3, per_pattern=60))
+    model = build(SKETCHED, seed=3).eval()
+    with torch.inference_mode():
+        smoothed = model.smooth(patterns)
+        feature_map = nn.Sequential(*list(model.encoder)[:9])(smoothed)
+        assert feature_map.shape == (3, 8, 16, 16)
+        signs = np.random.RandomState(1).randint(0, 2, (8 * 16 * 16, SKETCHED.sketch)) * 2.0 - 1  # noqa: NPY002
+        wanted = feature_map.flatten(1).double().numpy() @ signs
+        wanted *= SKETCHED.sketch_length / np.linalg.norm(wanted, axis=1, keepdims=True)
+        found = model.encode(patterns)[:, SKETCHED.learned : SKETCHED.learned + SKETCHED.sketch].numpy()
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert not [name for name in model.state_dict() if "sketch" in name]
+
+
+def test_nothing_is_learnt_of_a_sketch():
+    model = build(SKETCHED, seed=0)
+    latent = model.encode(torch.from_numpy(spots(np.random.default_rng(0), 4)))
+    latent[:, SKETCHED.learned : SKETCHED.learned + SKETCHED.sketch].sum().backward()
+    assert all(p.grad is None or not p.grad.any() for p in model.encoder.parameters())
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sketch": 8}, "sketch: needs unit_latent"),
+        ({"sketch": 8, "unit_latent": True, "channels": (4,)}, "feature map 2, there are 1 channels"),
+        ({"sketch": 8, "unit_latent": True, "peaks": 8, "latent": 16}, "a sketch of 8 and 8 peaks leave nothing of 16"),
+        ({"sketch": 8, "unit_latent": True, "sketch_length": 0}, "sketch_length"),
+    ],
+)
+def test_a_sketch_needs_something_to_be_made_of_and_to_be_held_against(values, message):
+    with pytest.raises(ValidationError, match=message):
+        Architecture(**values)
 
 
 @given(heights=st.lists(st.floats(0, 1, width=32), min_size=8, max_size=8), noise=st.floats(0.05, 5))
@@ -162,11 +221,11 @@ def test_noise_needs_peaks_to_be_told_from():
 def test_peaks_are_the_local_maxima_of_scipy_s_maximum_filter(seed, count):
     rng = np.random.default_rng(seed)
     smoothed = Smoothing(1.0)(torch.from_numpy(spots(rng, 1)))
-    row, column, height = BrightestPeaks(count)(smoothed).numpy().reshape(3, count)
+    place, height = (found[0].numpy() for found in BrightestPeaks(count)(smoothed))
     pattern = smoothed[0, 0].numpy()
     top = (pattern == maximum_filter(pattern, 5, mode="constant")) & (pattern > 0.04)
     assert np.count_nonzero(height > 0.04) <= top.sum()
-    for r, c, h in zip(np.rint(127 * row).astype(int), np.rint(127 * column).astype(int), height, strict=True):
+    for r, c, h in zip(*divmod(place, SIDE), height, strict=True):
         if h > 0.04:
             assert top[r, c]
             assert pattern[r, c] == pytest.approx(h, abs=2e-3)
@@ -180,9 +239,10 @@ def test_peaks_are_the_local_maxima_of_scipy_s_maximum_filter(seed, count):
 def test_a_saturated_spot_is_one_peak():
     pattern = torch.zeros(1, 1, SIDE, SIDE)
     pattern[..., 30:34, 50:53] = 1
-    row, column, height = BrightestPeaks(8)(pattern).numpy().reshape(3, 8)
+    place, height = (found[0].numpy() for found in BrightestPeaks(8)(pattern))
     assert np.count_nonzero(height) == 1
-    assert (127 * row[0], 127 * column[0]) == pytest.approx((30, 50), abs=1e-4)
+    assert divmod(place[0], SIDE) == (30, 50)
+    assert not place[1:].any()
     assert height[0] == pytest.approx(1, abs=2e-3)
 
 
@@ -196,15 +256,29 @@ def test_drawn_peaks_stand_where_they_were_found(seed):
     pattern = torch.zeros(1, 1, SIDE, SIDE)
     for (r, c), h in zip(places, heights, strict=True):
         pattern[0, 0, 16 * r + 8, 16 * c + 8] = h
-    drawn = peaks.draw(peaks(pattern))[0, 0].numpy()
+    drawn = peaks.draw(*peaks(pattern))[0, 0].numpy()
     for (r, c), h in zip(places, heights, strict=True):
         assert drawn[16 * r + 8, 16 * c + 8] == pytest.approx(h, abs=5e-3)
     assert drawn.sum() == pytest.approx(heights.sum() * 2 * np.pi * peaks.SIGMA**2, rel=0.02)
 
 
+@given(
+    place=st.lists(st.integers(0, SIDE**2 - 1), min_size=1, max_size=8),
+    height=st.lists(st.floats(0, 1, width=32), min_size=8, max_size=8),
+)
+def test_a_peak_is_one_number_that_keeps_its_pixel_and_its_height_to_a_step(place, height):
+    peaks = BrightestPeaks(len(place))
+    numbers = peaks.pack(torch.tensor([place]), torch.tensor([height[: len(place)]]))
+    assert numbers.dtype == torch.float32
+    assert 0 <= float(numbers.min()) <= float(numbers.max()) <= 2**-10
+    found, heights = peaks.unpack(numbers)
+    assert found[0].tolist() == place
+    np.testing.assert_allclose(heights[0].numpy(), height[: len(place)], atol=0.5 / 1023 + 1e-6)
+
+
 def test_peaks_need_room_in_the_latent_vector():
-    with pytest.raises(ValidationError, match="6 peaks of 3 numbers leave nothing of 16 latent features"):
-        Architecture(latent=16, peaks=6)
+    with pytest.raises(ValidationError, match="16 peaks leave nothing of 16 latent features"):
+        Architecture(latent=16, peaks=16)
 
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
@@ -215,7 +289,7 @@ def test_a_spotless_pattern_has_finite_latent_features(name):
     assert torch.isfinite(latent).all()
     assert torch.isfinite(logits).all()
     if ARCHITECTURES[name].unit_latent:
-        assert float(latent.norm()) <= 1 + 1e-4
+        assert float(latent.norm()) <= math.hypot(1, ARCHITECTURES[name].sketch_length) + 1e-4
 
 
 def test_a_latent_vector_of_zeros_stays_finite_with_its_gradient():
