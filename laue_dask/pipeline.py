@@ -19,6 +19,7 @@ from laue_dask import __version__, keys, mapscores, schema, selection
 from laue_dask import record as records
 from laue_dask.compute import cluster
 from laue_dask.compute.cluster import Workers
+from laue_dask.compute.run import Begun
 from laue_dask.config import ClusterConfig, Config, Recipe, dump, merged, validate
 from laue_dask.encoder import weights
 from laue_dask.encoder.extractors import Extractor
@@ -209,6 +210,7 @@ def _analyse(scan: Encoded, *, workers: Workers, progress: Progress) -> list[gra
     """Everything from the features to the label maps; the table of the grains, None where the last one holds."""
     record, where, results, reuse = scan.record, scan.where, scan.results, scan.reuse
     config = record.config
+    begun = _begin_quality(scan, workers)
     with record.timed("components"):
         stage = keys.components(record.keys["features"])
         record.keys["components"] = stage.key
@@ -247,7 +249,15 @@ def _analyse(scan: Encoded, *, workers: Workers, progress: Progress) -> list[gra
     record.k = [one.k for one in made]
     record.warnings += segmentation.warnings_of(made, config.clustering)
     record.advice = advise(found, made)
-    return examine(scan, components, workers=workers, progress=progress)
+    return examine(scan, components, workers=workers, progress=progress, begun=begun)
+
+
+def _begin_quality(scan: Encoded, workers: Workers) -> Begun:
+    """What `examine` will ask of workers, begun while they have little to do."""
+    config = scan.record.config
+    if scan.reuse.holds(keys.quality(scan.record.keys["features"], config.quality), OF_QUALITY):
+        return {}
+    return extraction.begin_errors(scan.reduced, scan.where, scan.extractor, config.quality, workers=workers)
 
 
 def _near(table: da.Array) -> AbstractContextManager[Any]:
@@ -285,7 +295,9 @@ def _known_segmentations(scan: Encoded) -> dict[int, segmentation.Segmentation]:
     return known
 
 
-def examine(scan: Encoded, components: da.Array, *, workers: Workers, progress: Progress) -> list[grains.Row] | None:
+def examine(
+    scan: Encoded, components: da.Array, *, workers: Workers, progress: Progress, begun: Begun | None = None
+) -> list[grains.Row] | None:
     """What does not depend on the clustering: grains and their table, and how well the encoder does."""
     record, where, results, reuse = scan.record, scan.where, scan.results, scan.reuse
     rows = None
@@ -306,7 +318,13 @@ def examine(scan: Encoded, components: da.Array, *, workers: Workers, progress: 
             unexplained = np.asarray([results.keep(name) for name in OF_QUALITY][-1][...])
         else:
             error, unexplained = extraction.reconstruction_errors(
-                scan.reduced, where, scan.extractor, record.config.quality, workers=workers, progress=progress
+                scan.reduced,
+                where,
+                scan.extractor,
+                record.config.quality,
+                workers=workers,
+                progress=progress,
+                begun=begun,
             )
             results.put("reconstruction_error", error)
             results.put("unexplained", unexplained)

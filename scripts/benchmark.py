@@ -11,8 +11,8 @@ ingest    detector files (TIFF) → features in one pass, the same workers, with
 today     what one would write from the paper: fabio, skimage's resize, torch, joblib on all cores, scikit-learn's PCA,
           KMeans, silhouette and Calinski-Harabasz scores (K = 2 … 20), without any figure; and `laue-dask run` on the
           same files, without and with a copy of the frames. Needs scikit-image: the extra [benchmark].
-scale     stores of many patterns, each in a process of its own with one worker per core: patterns/s, memory, tasks, size
-          of a task, and the share of the time in which workers had no task of ours.
+scale     stores of many patterns, each in a process of its own with one worker per core: patterns/s, memory, tasks,
+          size of a task, and the share of the time in which workers had no task of ours.
 table1    the paper's Table 1: feature extraction and clustering, per core.
 
 Frames are 256 simulated patterns on a PILATUS 1M (1043 × 981, int32); longer scans repeat them: files and shards are

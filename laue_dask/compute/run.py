@@ -331,9 +331,7 @@ def write_tasks(blocks: da.Array, target: zarr.Array[Any]) -> Blocks:
     return Blocks(receipts)
 
 
-def _write(
-    block: NDArray[Any], *, root: str, member: str, block_id: tuple[int, ...] | None = None
-) -> NDArray[Any]:
+def _write(block: NDArray[Any], *, root: str, member: str, block_id: tuple[int, ...] | None = None) -> NDArray[Any]:
     # Not `block_info`, which says of every task where all blocks lie: a task would grow with the scan.
     if block_id is None:
         raise ValueError("block_id is needed to know where the block belongs")
@@ -365,6 +363,25 @@ def write_block(block: NDArray[Any], array: zarr.Array[Any], index: int) -> Rece
     return {"block": index, "start": start, "stop": start + len(block), **found}
 
 
+Begun = dict[int, Future[Any]]
+"""Calls that are under way, by place among the items."""
+
+
+def begin_tasks(
+    function: Callable[..., Any],
+    items: Iterable[Any],
+    shared: Collection[Any],
+    *,
+    client: Client,
+    resources: dict[str, float] | None = None,
+) -> Begun:
+    """Have a few calls made while this process does something else; `map_tasks` takes what came of them."""
+    return {
+        place: client.submit(function, item, *shared, pure=False, resources=resources, priority=-1)
+        for place, item in enumerate(items)
+    }
+
+
 def map_tasks(
     function: Callable[..., Any],
     items: Iterable[Any],
@@ -373,11 +390,13 @@ def map_tasks(
     client: Client | None,
     resources: dict[str, float] | None = None,
     on_done: Callable[[Any], None] | None = None,
+    begun: Begun | None = None,
 ) -> list[Any]:
     """Call ``function(item, *shared)`` for every item on the workers; `shared` is sent once per worker.
 
     For small work whose results are small: nothing is kept of a call that fails. `on_done` gets each item when its
-    call has returned. Without a client, threads of this process do the work.
+    call has returned. Without a client, threads of this process do the work. Calls that were `begun` and failed, or
+    were lost with their worker, are made again.
 
     Returns
     -------
@@ -395,6 +414,11 @@ def map_tasks(
     if client is None:
         return _map_here(function, items, shared, on_done)
     results: dict[int, Any] = {}
+    for place, future in (begun or {}).items():
+        with suppress(Exception):
+            results[place] = future.result()
+            if on_done:
+                on_done(items[place])
     left = MAPPINGS
     while len(results) < len(items):
         done = len(results)

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from laue_dask.config import Model
 from laue_dask.schema import PATTERN_SIZE
 
-
 SKETCHED_MAP = 2
 """Which feature map a `Sketch` is made of: after so many poolings."""
 
@@ -147,7 +146,7 @@ class Sketch(nn.Module):
         self.length = architecture.sketch_length
         side = (PATTERN_SIZE // architecture.unshuffle) >> SKETCHED_MAP
         shape = (architecture.channels[SKETCHED_MAP - 1] * side**2, architecture.sketch)
-        random = np.random.RandomState(self.SEED).randint(0, 2, shape).astype(np.float32)  # noqa: NPY002
+        random = np.random.RandomState(self.SEED).randint(0, 2, shape).astype(np.float32)
         self.register_buffer("signs", torch.from_numpy(2 * random - 1), persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -293,7 +292,7 @@ class Autoencoder(nn.Module):
             if self.architecture.noise:
                 latent = latent * strength(height, self.architecture.noise)
             latent = torch.cat([latent.float(), self.peaks.pack(place, height)], dim=1)
-        return cast(Tensor, latent)
+        return latent
 
     def decode(self, latent: Tensor) -> Tensor:
         """Logits (n, 1, 128, 128) of the reconstruction; their sigmoid is the pattern."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from laue_dask.compute.cluster import Workers
 from laue_dask.compute.plan import QUALITY_PER_TASK
-from laue_dask.compute.run import complete, map_tasks, write_array
+from laue_dask.compute.run import Begun, begin_tasks, complete, map_tasks, write_array
 from laue_dask.config import EncoderConfig, Recipe
 from laue_dask.encoder import weights
 from laue_dask.encoder.drift import Drift
@@ -154,8 +154,28 @@ def learnt_file(folder: Path, extractor: Extractor) -> Path:
     return folder / f"{extractor.name}.safetensors"
 
 
+def begin_errors(
+    reduced: zarr.Array[Any], where: Map, extractor: Extractor, quality: str, *, workers: Workers
+) -> Begun:
+    """Have the errors of a sample computed while this process does something else, for `reconstruction_errors`.
+
+    Those of all patterns are many times the work, and wait for their own turn.
+    """
+    if not isinstance(extractor, Network) or quality != "sample":
+        return {}
+    parts = _parts(where, quality)
+    return begin_tasks(_errors, parts, (*location(reduced), extractor), client=workers.client, resources=workers.gpu)
+
+
 def reconstruction_errors(
-    reduced: zarr.Array[Any], where: Map, extractor: Extractor, quality: str, *, workers: Workers, progress: Progress
+    reduced: zarr.Array[Any],
+    where: Map,
+    extractor: Extractor,
+    quality: str,
+    *,
+    workers: Workers,
+    progress: Progress,
+    begun: Begun | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """How far the autoencoder's reconstructions are from the patterns: of all, of some spread over the scan, or none.
 
@@ -165,6 +185,8 @@ def reconstruction_errors(
         One that is no network reconstructs nothing.
     quality
         `all`, `sample` or `none`.
+    begun
+        What `begin_errors` returned.
 
     Returns
     -------
@@ -172,11 +194,9 @@ def reconstruction_errors(
         Binary cross entropy in nat, mean per pixel, and the share `drift.unexplained`; NaN where not computed.
     """
     error = np.full((2, len(where.valid)), np.nan, dtype=np.float32)
-    chosen = where.patterns
-    if quality == "sample":
-        chosen = chosen[:: max(1, len(chosen) // QUALITY_SAMPLE)]
-    if isinstance(extractor, Network) and quality != "none" and len(chosen):
-        parts = [chosen[i : i + QUALITY_PER_TASK] for i in range(0, len(chosen), QUALITY_PER_TASK)]
+    parts = _parts(where, quality) if isinstance(extractor, Network) else []
+    if parts:
+        chosen = np.concatenate(parts)
         with progress.stage("quality", total=len(chosen)) as advance:
             found = map_tasks(
                 _errors,
@@ -185,10 +205,21 @@ def reconstruction_errors(
                 client=workers.client,
                 resources=workers.gpu,
                 on_done=lambda part: advance(len(part)),
+                begun=begun,
             )
         error[:, chosen] = np.concatenate(found).T
     entropy, unexplained = error.reshape(2, *where.shape)
     return entropy, unexplained
+
+
+def _parts(where: Map, quality: str) -> list[NDArray[np.int64]]:
+    """Patterns whose errors are computed, by task."""
+    if quality == "none":
+        return []
+    chosen = where.patterns
+    if quality == "sample":
+        chosen = chosen[:: max(1, len(chosen) // QUALITY_SAMPLE)]
+    return [chosen[i : i + QUALITY_PER_TASK] for i in range(0, len(chosen), QUALITY_PER_TASK)]
 
 
 def drift_of(extractor: Extractor, unexplained: NDArray[np.float32]) -> Drift | str:

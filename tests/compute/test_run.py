@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from laue_dask.compute import run
 from laue_dask.compute.local import GPU, start_cluster
-from laue_dask.compute.run import Alongside, map_tasks, run_blocks, write_array, write_tasks
+from laue_dask.compute.run import Alongside, begin_tasks, map_tasks, run_blocks, write_array, write_tasks
 from laue_dask.config import ClusterConfig
 from laue_dask.errors import ComputeError, ConfigError, FrameError, StoreError
 from laue_dask.io.block_files import checksum
@@ -514,6 +514,28 @@ def test_items_are_mapped_in_order_with_what_they_share(client):
     assert map_tasks(len, [], (), client=client) == []
 
 
+def test_what_was_begun_is_not_done_again_unless_it_failed(client, marked):
+    def work(item, failing):
+        mark(marked, item)
+        if item == 2 and marks(marked)[item] == failing:
+            raise ValueError("once")
+        return 10 * item
+
+    begun = begin_tasks(work, range(4), (1,), client=client)
+    wait(list(begun.values()))
+    done = []
+    found = map_tasks(work, range(4), (1,), client=client, on_done=done.append, begun=begun)
+    assert found == [0, 10, 20, 30]
+    assert sorted(done) == [0, 1, 2, 3]
+    assert marks(marked) == {0: 1, 1: 1, 2: 2, 3: 1}
+
+
+def test_what_was_begun_and_cancelled_is_done_in_its_turn(client):
+    begun = begin_tasks(lambda item: time.sleep(60), [5], (), client=client)
+    client.cancel(list(begun.values()), force=True)
+    assert map_tasks(lambda item: item, [5], (), client=client, begun=begun) == [5]
+
+
 def test_an_error_of_a_mapped_item_arrives_as_itself(client):
     def fail(item):
         raise StoreError(f"{item}.zarr: array 'x' is missing")
@@ -540,6 +562,15 @@ def test_a_task_carries_its_own_part_of_the_graph_alone(tmp_path):
     tasks = write_tasks(blocks, target)
     assert len(tasks) == 1000
     assert [len(dask.optimize(task)[0].__dask_graph__()) for task in (tasks[0], tasks[999])] == [2, 2]
+
+
+def test_a_task_does_not_grow_with_the_scan(tmp_path):
+    sizes = []
+    for n in (100, 10_000):
+        blocks = da.zeros((n, 2), chunks=(4, 2))
+        target = zarr.create_array(str(tmp_path / f"t{n:06d}"), shape=(n, 2), chunks=(4, 2), dtype="f8")
+        sizes.append(len(cloudpickle.dumps(write_tasks(blocks, target)[20].__dask_graph__().to_dict())))
+    assert sizes[0] == pytest.approx(sizes[1], abs=16)
 
 
 def test_receipts_are_small(client, tmp_path):

@@ -159,7 +159,7 @@ def test_a_sketch_is_made_of_the_second_feature_map_with_signs_of_no_seed():
         smoothed = model.smooth(patterns)
         feature_map = nn.Sequential(*list(model.encoder)[:9])(smoothed)
         assert feature_map.shape == (3, 8, 16, 16)
-        signs = np.random.RandomState(1).randint(0, 2, (8 * 16 * 16, SKETCHED.sketch)) * 2.0 - 1  # noqa: NPY002
+        signs = np.random.RandomState(1).randint(0, 2, (8 * 16 * 16, SKETCHED.sketch)) * 2.0 - 1
         wanted = feature_map.flatten(1).double().numpy() @ signs
         wanted *= SKETCHED.sketch_length / np.linalg.norm(wanted, axis=1, keepdims=True)
         found = model.encode(patterns)[:, SKETCHED.learned : SKETCHED.learned + SKETCHED.sketch].numpy()
