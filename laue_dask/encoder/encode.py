@@ -4,11 +4,10 @@ What travels with a task is the name of the weights, never the weights: each wor
 """
 
 import hashlib
-import logging
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -18,12 +17,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from laue_dask.config import EncoderConfig, Recipe
 from laue_dask.encoder import weights
+from laue_dask.encoder.batches import in_batches
 from laue_dask.encoder.drift import unexplained
 from laue_dask.encoder.extractors import Sample
 from laue_dask.encoder.network import Autoencoder
-from laue_dask.errors import ComputeError, StoreError
-
-logger = logging.getLogger(__name__)
+from laue_dask.errors import StoreError
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ def encode_block(
     features = np.full((len(reduced), width), np.nan, dtype=np.float32)
     keep = valid.reshape(len(reduced))
     if keep.any():
-        features[keep] = _in_batches(model.encode, reduced[keep], (width,), device, batch_size, precision)
+        features[keep] = in_batches(model.encode, reduced[keep], (width,), device, batch_size, precision)
     return features
 
 
@@ -129,7 +127,7 @@ def reconstruction_errors(
         entropy = nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((1, 2, 3))
         return torch.stack([entropy, unexplained(logits, target)], dim=1)
 
-    return _in_batches(errors, reduced, (2,), device, batch_size, precision)
+    return in_batches(errors, reduced, (2,), device, batch_size, precision)
 
 
 def load_default() -> None:
@@ -157,51 +155,3 @@ def _folded(layers: nn.Sequential) -> nn.Sequential:
         else:
             folded.append(layer)
     return nn.Sequential(*folded).eval()
-
-
-@lru_cache(maxsize=64)
-def _tell_halved(device: str, batch_size: int) -> None:
-    """Say once per process that batches became smaller."""
-    logger.warning(
-        "%s: out of memory, goes on with batches of %d: features may differ in their last digits from those of larger "
-        "ones; encoder.batch_size = %d avoids it",
-        device,
-        batch_size,
-        batch_size,
-    )
-
-
-@torch.inference_mode()
-def _in_batches(
-    function: Any,
-    reduced: NDArray[np.uint8],
-    shape: tuple[int, ...],
-    device: torch.device,
-    batch_size: int,
-    precision: str,
-) -> NDArray[np.float32]:
-    """Apply `function` to batches of one size; the size halves where a GPU's memory does not hold a batch.
-
-    The last batch is filled up with empty patterns: the arithmetic of a convolution may depend on the size of its
-    batch, and a pattern's features must not depend on how many patterns came with it.
-    """
-    result = np.empty((len(reduced), *shape), dtype=np.float32)
-    start = 0
-    while start < len(reduced):
-        part = reduced[start : start + batch_size]
-        batch = np.zeros((batch_size, 1, *reduced.shape[1:]), dtype=np.uint8)
-        batch[: len(part), 0] = part
-        try:
-            patterns = torch.from_numpy(batch).to(device).float().div_(255)
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
-                output = function(patterns)
-            result[start : start + len(part)] = output.float().cpu().numpy()[: len(part)]
-        except torch.cuda.OutOfMemoryError as error:
-            if batch_size == 1:
-                raise ComputeError(f"{device}: no memory for a single pattern: is another program using it?") from error
-            batch_size //= 2
-            _tell_halved(str(device), batch_size)
-            torch.cuda.empty_cache()
-            continue
-        start += len(part)
-    return result

@@ -19,7 +19,7 @@ from laue_dask.encoder.drift import unexplained
 from laue_dask.encoder.encode import Network, encode_block
 from laue_dask.encoder.extractors import features
 from laue_dask.encoder.network import Architecture, build
-from laue_dask.errors import ComputeError, StoreError
+from laue_dask.errors import StoreError
 
 N = 37
 BATCH = 8
@@ -168,31 +168,6 @@ def test_bfloat16_is_close_to_float32(reduced, valid, name, whole):
 
 def test_the_batch_size_changes_features_by_rounding_alone(reduced, valid, name, whole):
     np.testing.assert_allclose(features_of(reduced, valid, name, 10, batch_size=64), whole, atol=1e-5)
-
-
-class Memory:
-    """A device that holds so many patterns at a time."""
-
-    def __init__(self, fits):
-        self.fits, self.sizes = fits, []
-
-    def __call__(self, patterns):
-        self.sizes.append(len(patterns))
-        if len(patterns) > self.fits:
-            raise torch.cuda.OutOfMemoryError
-        return patterns.sum((1, 2, 3))[:, None]
-
-
-@pytest.mark.parametrize("fits", [5, 1])
-def test_the_batch_halves_until_it_fits_into_the_memory(fits):
-    function = Memory(fits)
-
-    patterns = spots(3, 11)
-    found = module._in_batches(function, patterns, (1,), torch.device("cpu"), 8, "float32")
-    np.testing.assert_allclose(found[:, 0], patterns.sum((1, 2)) / 255, rtol=1e-5)
-    assert function.sizes[:2] == [8, 4]
-    with pytest.raises(ComputeError, match="no memory for a single pattern"):
-        module._in_batches(Memory(0), patterns, (1,), torch.device("cpu"), 8, "float32")
 
 
 def test_the_digest_follows_the_weights_and_the_arithmetic(name):

@@ -1,0 +1,134 @@
+"""Patterns through a network, batch by batch, on a CPU or a GPU.
+
+On a GPU two batches are under way: while one is computed, the next is copied from page-locked memory by a stream of its
+own, and what came of the one before is copied back. On a CPU the same lanes are mere memory.
+"""
+
+import logging
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from laue_dask.errors import ComputeError
+
+logger = logging.getLogger(__name__)
+
+LANES = 2
+"""Batches under way: one is computed while another is copied."""
+
+Function = Callable[[Tensor], Tensor]
+"""Patterns (n, 1, 128, 128) float32 in [0, 1] → (n, …)."""
+
+
+@torch.inference_mode()
+def in_batches(
+    function: Function,
+    patterns: NDArray[np.uint8],
+    shape: tuple[int, ...],
+    device: torch.device,
+    batch_size: int,
+    precision: str,
+) -> NDArray[np.float32]:
+    """Apply `function` to batches of one size; the size halves where a GPU's memory does not hold a batch.
+
+    The last batch is filled up with empty patterns: the arithmetic of a convolution may depend on the size of its
+    batch, and a pattern's features must not depend on how many patterns came with it.
+
+    Parameters
+    ----------
+    patterns : (n, 128, 128)
+    shape
+        Of what `function` makes of a pattern.
+    precision
+        Of the arithmetic, `float32` or `bfloat16`.
+
+    Returns
+    -------
+    result : (n, *shape) float32
+
+    Raises
+    ------
+    ComputeError
+        The device has no memory for a single pattern.
+    """
+    result = np.empty((len(patterns), *shape), dtype=np.float32)
+    start = 0
+    while start < len(patterns):
+        lanes = [_Lane(batch_size, patterns.shape[1:], shape, device) for _ in range(LANES)]
+        try:
+            for number, begin in enumerate(range(start, len(patterns), batch_size)):
+                lane = lanes[number % LANES]
+                lane.collect(result)
+                lane.send(patterns, begin, function, precision)
+                start = begin + batch_size
+        except torch.cuda.OutOfMemoryError as error:
+            if batch_size == 1:
+                raise ComputeError(f"{device}: no memory for a single pattern: is another program using it?") from error
+            batch_size //= 2
+            _tell_halved(str(device), batch_size)
+        for lane in lanes:
+            lane.collect(result)
+        if start < len(patterns):
+            del lane, lanes  # what is given back to the GPU must not be held here
+            torch.cuda.empty_cache()
+    return result
+
+
+class _Lane:
+    """Memory for one batch at a time on its way to the device and back."""
+
+    def __init__(self, batch_size: int, frame: tuple[int, ...], shape: tuple[int, ...], device: torch.device) -> None:
+        on_gpu = device.type == "cuda"
+        self._device, self._begin, self._count = device, 0, 0
+        self._patterns = torch.zeros((batch_size, 1, *frame), dtype=torch.uint8, pin_memory=on_gpu)
+        self._result = torch.empty((batch_size, *shape), dtype=torch.float32, pin_memory=on_gpu)
+        self._copying = torch.cuda.Stream(device) if on_gpu else None
+        self._done = torch.cuda.Event() if on_gpu else None
+
+    def send(self, patterns: NDArray[np.uint8], begin: int, function: Function, precision: str) -> None:
+        """Begin with the batch from pattern `begin` on; a GPU goes on with it after this returns."""
+        part = patterns[begin : begin + len(self._patterns)]
+        self._patterns[: len(part), 0] = torch.from_numpy(np.ascontiguousarray(part))
+        self._patterns[len(part) :] = 0
+        batch = self._there().float().div_(255)
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+            output = function(batch)
+        self._result.copy_(output, non_blocking=True)
+        if self._done is not None:
+            self._done.record()
+        self._begin, self._count = begin, len(part)
+
+    def collect(self, result: NDArray[np.float32]) -> None:
+        """Put what came of the last batch into its place, when it is there."""
+        if self._count:
+            if self._done is not None:
+                self._done.synchronize()
+            result[self._begin : self._begin + self._count] = self._result[: self._count].numpy()
+        self._count = 0
+
+    def _there(self) -> Tensor:
+        """The batch on the device."""
+        if self._copying is None:
+            return self._patterns
+        with torch.cuda.stream(self._copying):
+            there = self._patterns.to(self._device, non_blocking=True)
+        computing = torch.cuda.current_stream(self._device)
+        computing.wait_stream(self._copying)
+        there.record_stream(computing)
+        return there
+
+
+@lru_cache(maxsize=64)
+def _tell_halved(device: str, batch_size: int) -> None:
+    """Say once per process that batches became smaller."""
+    logger.warning(
+        "%s: out of memory, goes on with batches of %d: features may differ in their last digits from those of larger "
+        "ones; encoder.batch_size = %d avoids it",
+        device,
+        batch_size,
+        batch_size,
+    )

@@ -1,0 +1,141 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from laue_dask.encoder import batches
+from laue_dask.encoder.batches import in_batches
+from laue_dask.errors import ComputeError
+
+CPU = torch.device("cpu")
+
+
+def spots(seed, n):
+    rng = np.random.default_rng(seed)
+    return (rng.integers(0, 256, (n, 128, 128)) * (rng.random((n, 128, 128)) < 0.01)).astype(np.uint8)
+
+
+@settings(max_examples=20)
+@given(n=st.integers(0, 20), batch_size=st.integers(1, 9))
+def test_each_pattern_s_result_is_in_its_place_and_all_batches_have_one_size(n, batch_size):
+    sizes = []
+
+    def function(some):
+        sizes.append(tuple(some.shape))
+        return torch.stack([some.sum((1, 2, 3)), some.amax((1, 2, 3))], dim=1)
+
+    patterns = spots(n, n)
+    found = in_batches(function, patterns, (2,), CPU, batch_size, "float32")
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found[:, 0], patterns.sum((1, 2)) / 255, rtol=1e-5)
+    np.testing.assert_allclose(found[:, 1], patterns.max((1, 2), initial=0) / 255, rtol=1e-6)
+    assert sizes == [(batch_size, 1, 128, 128)] * -(-n // batch_size)
+
+
+def test_what_a_lane_held_before_is_not_seen_in_a_batch_that_is_not_full():
+    patterns = np.full((5, 128, 128), 255, dtype=np.uint8)
+    seen = []
+
+    def function(some):
+        seen.append(some.sum((1, 2, 3)).tolist())
+        return some[:, 0, :1, 0]
+
+    in_batches(function, patterns, (1,), CPU, 2, "float32")
+    full = 128.0**2
+    assert seen == [[full, full], [full, full], [full, 0.0]]
+
+
+def test_patterns_that_do_not_lie_side_by_side_are_taken():
+    patterns = spots(1, 12)[::-2]
+    found = in_batches(lambda some: some.sum((1, 2, 3))[:, None], patterns, (1,), CPU, 4, "float32")
+    np.testing.assert_allclose(found[:, 0], patterns.sum((1, 2)) / 255, rtol=1e-5)
+
+
+class Memory:
+    """A device that holds so many patterns at a time."""
+
+    def __init__(self, fits):
+        self.fits, self.sizes = fits, []
+
+    def __call__(self, patterns):
+        self.sizes.append(len(patterns))
+        if len(patterns) > self.fits:
+            raise torch.cuda.OutOfMemoryError
+        return patterns.sum((1, 2, 3))[:, None]
+
+
+@pytest.mark.parametrize("fits", [5, 1])
+def test_the_batch_halves_until_it_fits_into_the_memory(fits):
+    function = Memory(fits)
+
+    patterns = spots(3, 11)
+    found = in_batches(function, patterns, (1,), torch.device("cpu"), 8, "float32")
+    np.testing.assert_allclose(found[:, 0], patterns.sum((1, 2)) / 255, rtol=1e-5)
+    assert function.sizes[:2] == [8, 4]
+    with pytest.raises(ComputeError, match="no memory for a single pattern"):
+        in_batches(Memory(0), patterns, (1,), torch.device("cpu"), 8, "float32")
+
+
+def test_what_was_computed_before_the_memory_ran_out_is_kept():
+    calls = []
+
+    def function(some):
+        calls.append(len(some))
+        if len(calls) == 3:
+            raise torch.cuda.OutOfMemoryError
+        return some.sum((1, 2, 3))[:, None]
+
+    patterns = spots(4, 13)
+    found = in_batches(function, patterns, (1,), CPU, 4, "float32")
+    np.testing.assert_allclose(found[:, 0], patterns.sum((1, 2)) / 255, rtol=1e-5)
+    assert calls == [4, 4, 4, 2, 2, 2]
+
+
+class Event:
+    """Of a GPU that is none: it says in which order it was used."""
+
+    def record(self):
+        LOG.append("record")
+
+    def synchronize(self):
+        LOG.append("synchronize")
+
+
+LOG = []
+
+
+def test_on_a_gpu_a_batch_is_sent_before_the_one_before_is_collected(monkeypatch):
+    LOG.clear()
+    gpu = torch.device("cuda")
+    lane = batches._Lane
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(batches._Lane, "_there", lambda self: self._patterns)
+    made = lane.__init__
+
+    def init(self, batch_size, frame, shape, device):
+        made(self, batch_size, frame, shape, CPU)
+        self._done = Event()
+
+    monkeypatch.setattr(lane, "__init__", init)
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: torch.no_grad())
+
+    def function(some):
+        LOG.append("compute")
+        return some.sum((1, 2, 3))[:, None]
+
+    patterns = spots(5, 8)
+    found = in_batches(function, patterns, (1,), gpu, 2, "float32")
+    np.testing.assert_allclose(found[:, 0], patterns.sum((1, 2)) / 255, rtol=1e-5)
+    sent = ["compute", "record"]
+    assert [*sent, *sent, "synchronize", *sent, "synchronize", *sent, "synchronize", "synchronize"] == LOG
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_gives_what_the_cpu_gives():
+    patterns = spots(6, 300)
+    found = [
+        in_batches(lambda some: some.sum((1, 2, 3))[:, None], patterns, (1,), device, 32, "float32")
+        for device in (CPU, torch.device("cuda"))
+    ]
+    np.testing.assert_allclose(*found, rtol=1e-5)
