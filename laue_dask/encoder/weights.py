@@ -140,7 +140,7 @@ def read_card(path: Path) -> Card:
 def _checked(path: Path) -> tuple[Card, bytes]:
     """Card and content of a weights file that is as it was written."""
     card, content = _card_of(path)
-    if card.crc32c != _checksum(card, content):
+    if card.crc32c != _checksum(_written(content), content):
         raise StoreError(f"{path}: damaged, or written by another version: its checksum is another")
     return card.model_copy(update={"crc32c": ""}), content
 
@@ -151,7 +151,7 @@ def _card_of(path: Path) -> tuple[Card, bytes]:
             raise StoreError(f"{path}: {path.stat().st_size} bytes are no weights of laue-dask")
         content = path.read_bytes()
         safetensors.deserialize(content)  # type: ignore[no-untyped-call]  # looks at the header and what lies where
-        return Card.model_validate_json(_header(content)["__metadata__"]["card"]), content
+        return Card.model_validate(_written(content)), content
     except (SafetensorError, OSError) as error:
         raise StoreError(f"{path}: not a safetensors file: {error}") from error
     except (KeyError, TypeError, ValueError, RecursionError) as error:
@@ -161,13 +161,19 @@ def _card_of(path: Path) -> tuple[Card, bytes]:
 def _packed(state: dict[str, Tensor], card: Card) -> bytes:
     """Content of a weights file, whose card has the checksum of its tensors and of itself."""
     plain = safetensors.torch.save(state, metadata={"card": ""})
-    complete = card.model_copy(update={"crc32c": _checksum(card, plain)})
+    complete = card.model_copy(update={"crc32c": _checksum(card.model_dump(mode="json"), plain)})
     return safetensors.torch.save(state, metadata={"card": complete.model_dump_json()})
 
 
-def _checksum(card: Card, content: bytes) -> str:
+def _written(content: bytes) -> dict[str, Any]:
+    """The card as it stands in the file; another version may have known fewer fields."""
+    card: dict[str, Any] = json.loads(_header(content)["__metadata__"]["card"])
+    return card
+
+
+def _checksum(card: dict[str, Any], content: bytes) -> str:
     tensors = {name: about for name, about in _header(content).items() if name != "__metadata__"}
-    text = json.dumps([card.model_dump(mode="json", exclude={"crc32c"}), tensors], sort_keys=True)
+    text = json.dumps([{name: value for name, value in card.items() if name != "crc32c"}, tensors], sort_keys=True)
     data = content[8 + int.from_bytes(content[:8], "little") :]
     return f"{google_crc32c.extend(google_crc32c.value(text.encode()), data):08x}"
 
