@@ -39,6 +39,7 @@ from laue_dask.report.plots import GALLERY_UP_TO, write_plots
 from laue_dask.reuse import Reuse, Stage, differences, recorded, update
 from laue_dask.stages import evaluation, extraction, grains, segmentation, source, specimen
 from laue_dask.stages.ahead import EncodingAhead
+from laue_dask.stages.ingest import Look
 from laue_dask.stages.reduction import reduce_scan
 from laue_dask.stages.specimen import Map
 
@@ -104,8 +105,11 @@ def _run(
 ) -> Run:
     """`run` of a folder that is this process's own, with everything checked that can be before."""
     record = Run(command=command, source=origin, config=config)
+    # Before workers are asked for: frames that cannot be used need none, and local ones are still importing.
+    with record.timed("look"):
+        look = source.look(origin, folder, config.scan)
     with nullcontext(given) if given else cluster.start(config.cluster, folder=folder, report=True) as workers:
-        scan = encode(folder, record, extractor, workers=workers, progress=progress)
+        scan = encode(folder, record, extractor, look=look, workers=workers, progress=progress)
         with _near(scan.features):
             rows = _analyse(scan, workers=workers, progress=progress)
     conclude(scan, rows)
@@ -142,8 +146,16 @@ class Encoded:
     where: Map
 
 
-def encode(folder: Path, record: Run, extractor: Extractor, *, workers: Workers, progress: Progress) -> Encoded:
-    """From the source of a run to its features; the run's last record is taken away."""
+def encode(
+    folder: Path,
+    record: Run,
+    extractor: Extractor,
+    *,
+    look: Look | None = None,
+    workers: Workers,
+    progress: Progress,
+) -> Encoded:
+    """From the source of a run, at which somebody may have looked, to its features; its last record is taken away."""
     config, progress = record.config, record.counted(progress)
     record.workers = workers.described
     reuse = Reuse.of(folder, label=f"{folder.name}, " if record.series else "")
@@ -156,6 +168,7 @@ def encode(folder: Path, record: Run, extractor: Extractor, *, workers: Workers,
                 config,
                 k=() if record.series else config.clustering.k,
                 ahead=ahead.unless(),
+                look=look,
                 workers=workers,
                 progress=progress,
             )

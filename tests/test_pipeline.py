@@ -291,7 +291,7 @@ class Counted:
     ("module", "name", "allowed", "array"),
     [
         (reduction.preprocess, "reduce_frames", 70, "copy.zarr/reduced/*"),
-        (encoder, "_in_batches", 2, "run/results.zarr.part/features"),
+        (encoder, "in_batches", 2, "run/results.zarr.part/features"),
     ],
 )
 @pytest.mark.usefixtures("here")

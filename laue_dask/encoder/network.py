@@ -7,10 +7,10 @@ sigmoid of the reconstruction, and a bottleneck of shape 1 × 1 × M_AE. What Fi
 bottleneck, normalisation, and the width to which spots are smoothed before anything else.
 
 What a learned bottleneck of 256 numbers hardly holds is where thirty spots are. So `contrastive` splits its latent
-vector: learned features, of unit length, which say what differs between patterns; a sketch, a random projection of an
-early feature map, which sees the smallest shift of a spot, where what is learned takes lattices half a degree apart
-for one; and the brightest peaks, a number each, scaled so far down that no distance feels them, from which the decoder
-redraws the pattern.
+vector: learned features, of unit length, which say what differs between patterns; sketches, random projections of the
+pattern itself and of an early feature map, which see the smallest shift of a spot, where what is learned takes lattices
+half a degree apart for one; and the brightest peaks, a number each, scaled so far down that no distance feels them,
+from which the decoder redraws the pattern.
 """
 
 import math
@@ -25,7 +25,10 @@ from laue_dask.config import Model
 from laue_dask.schema import PATTERN_SIZE
 
 SKETCHED_MAP = 2
-"""Which feature map a `Sketch` is made of: after so many poolings."""
+"""Which feature map is sketched: after so many poolings."""
+
+SKETCHES = 2
+"""Of the pattern, and of that feature map."""
 
 
 class Architecture(Model):
@@ -46,9 +49,10 @@ class Architecture(Model):
     unit_latent: bool = False
     """Scale the learned features to the same length, so that distances measure directions (cosine) alone."""
     sketch: int = Field(0, ge=0, le=4096)
-    """So many latent features, after the learned ones, are a random projection, see `Sketch`."""
+    """So many latent features, after the learned ones, are a random projection of the pattern, and as many one of an
+    early feature map, see `Sketch`."""
     sketch_length: float = Field(0.5, gt=0, le=10)
-    """Length of the sketch, where that of the learned features is 1."""
+    """Length of each of the two, where that of the learned features is 1."""
     peaks: int = Field(0, ge=0, le=1024)
     """So many of the brightest peaks are the last latent features, see `BrightestPeaks`."""
     noise: float = Field(0.0, ge=0, le=1e3)
@@ -57,17 +61,17 @@ class Architecture(Model):
     @property
     def learned(self) -> int:
         """How many of the latent features are learned; they come first."""
-        return self.latent - self.sketch - self.peaks
+        return self.latent - SKETCHES * self.sketch - self.peaks
 
     @model_validator(mode="after")
     def _something_left(self) -> Self:
         if self.learned < 1:
-            sketch = f"a sketch of {self.sketch} and " if self.sketch else ""
-            raise ValueError(f"latent: {sketch}{self.peaks} peaks leave nothing of {self.latent} latent features")
+            sketches = f"{SKETCHES} sketches of {self.sketch} and " if self.sketch else ""
+            raise ValueError(f"latent: {sketches}{self.peaks} peaks leave nothing of {self.latent} latent features")
         if self.sketch and not self.unit_latent:
             raise ValueError("sketch: needs unit_latent, for its length is relative to that of the learned features")
         if self.sketch and len(self.channels) < SKETCHED_MAP:
-            raise ValueError(f"sketch: is made of feature map {SKETCHED_MAP}, there are {len(self.channels)} channels")
+            raise ValueError(f"sketch: one is of feature map {SKETCHED_MAP}, there are {len(self.channels)} channels")
         if self.noise and not self.peaks:
             raise ValueError("noise: without peaks nothing tells noise from a signal")
         if self.bottleneck_side < 1:
@@ -90,7 +94,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         batch_norm=True,
         smoothing=1.0,
         unit_latent=True,
-        sketch=96,
+        sketch=48,
         peaks=96,
         noise=0.3,
     ),
@@ -125,15 +129,17 @@ class Smoothing(nn.Module):
 
 
 class Sketch(nn.Module):
-    """Random projection of a feature map, which keeps the distances in it (Johnson and Lindenstrauss, 1984).
+    """Random projection, which keeps distances (Johnson and Lindenstrauss, 1984), as a vector of one length.
 
     Nothing is learned, so it works on patterns of any kind, and spots that move by half a pixel change it as much as
     those of another crystal. Its signs are the same for ever: NumPy promises so of `RandomState`.
 
     Parameters
     ----------
-    architecture
-        `sketch` is the number of features, `sketch_length` the length of their vector.
+    inputs, outputs
+        Number of features before and after.
+    length
+        Of the vector.
     """
 
     SEED = 1
@@ -141,17 +147,17 @@ class Sketch(nn.Module):
 
     signs: Tensor
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, inputs: int, outputs: int, length: float) -> None:
         super().__init__()
-        self.length = architecture.sketch_length
-        side = (PATTERN_SIZE // architecture.unshuffle) >> SKETCHED_MAP
-        shape = (architecture.channels[SKETCHED_MAP - 1] * side**2, architecture.sketch)
-        random = np.random.RandomState(self.SEED).randint(0, 2, shape).astype(np.float32)
-        self.register_buffer("signs", torch.from_numpy(2 * random - 1), persistent=False)
+        self.length = length
+        random = np.random.RandomState(self.SEED).randint(0, 2, (inputs, outputs)).T.astype(np.float32)
+        self.register_buffer("signs", torch.from_numpy(2 * random - 1)[:, :, None, None], persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Projection (n, sketch), of length `sketch_length`, of a feature map (n, filters, rows, columns)."""
-        found = features.flatten(1) @ self.signs.to(features.dtype)
+        """Projection (n, outputs) of features (n, …), of which there are `inputs`."""
+        # A convolution of 1 × 1: its sums, unlike those of a product of matrices, do not depend on the threads.
+        flat = features.flatten(1)[:, :, None, None]
+        found = nn.functional.conv2d(flat, self.signs.to(flat.dtype)).flatten(1)
         return self.length * nn.functional.normalize(found.float(), dim=1, eps=1e-3)
 
 
@@ -257,7 +263,7 @@ class Autoencoder(nn.Module):
     Patterns are (n, 1, 128, 128) in [0, 1], latent features (n, M_AE).
     """
 
-    sketch: Sketch | None
+    sketches: nn.ModuleList | None
     peaks: BrightestPeaks | None
 
     def __init__(self, architecture: Architecture) -> None:
@@ -266,7 +272,7 @@ class Autoencoder(nn.Module):
         self.smooth = Smoothing(architecture.smoothing) if architecture.smoothing else nn.Identity()
         self.encoder = _encoder(architecture)
         self.decoder = _decoder(architecture)
-        self.sketch = Sketch(architecture) if architecture.sketch else None
+        self.sketches = _sketches(architecture) if architecture.sketch else None
         self.peaks = BrightestPeaks(architecture.peaks) if architecture.peaks else None
         self.overlay = _overlay(architecture) if architecture.peaks else None
 
@@ -276,17 +282,19 @@ class Autoencoder(nn.Module):
 
     def encode_smoothed(self, smoothed: Tensor) -> Tensor:
         """Latent features of patterns that went through `smooth` already."""
-        features, maps, sketched = smoothed, 0, None
+        features, maps, sketched = smoothed, 0, smoothed
         for layer in self.encoder:
             features = layer(features)
-            maps += isinstance(layer, nn.ReLU)
-            if self.sketch is not None and sketched is None and maps == SKETCHED_MAP:
-                sketched = self.sketch(features.detach())
+            if isinstance(layer, nn.ReLU):
+                maps += 1
+                sketched = features if maps == SKETCHED_MAP else sketched
         latent = features.flatten(1)
         if self.architecture.unit_latent:
             latent = latent / latent.norm(dim=1, keepdim=True).clamp(min=1e-3)
-        if sketched is not None:
-            latent = torch.cat([latent.float(), sketched], dim=1)
+        if self.sketches is not None:
+            of_pattern, of_map = self.sketches
+            halved = nn.functional.avg_pool2d(smoothed, 2)
+            latent = torch.cat([latent.float(), of_pattern(halved.detach()), of_map(sketched.detach())], dim=1)
         if self.peaks is not None:
             place, height = self.peaks(smoothed)
             if self.architecture.noise:
@@ -297,7 +305,9 @@ class Autoencoder(nn.Module):
     def decode(self, latent: Tensor) -> Tensor:
         """Logits (n, 1, 128, 128) of the reconstruction; their sigmoid is the pattern."""
         architecture = self.architecture
-        learned, _, numbers = latent.split([architecture.learned, architecture.sketch, architecture.peaks], dim=1)
+        learned, _, numbers = latent.split(
+            [architecture.learned, SKETCHES * architecture.sketch, architecture.peaks], dim=1
+        )
         if self.architecture.unit_latent:
             # What is faint has a direction, too: its length is for those who measure distances.
             learned = nn.functional.normalize(learned, dim=1) * math.sqrt(self.architecture.learned)
@@ -311,6 +321,13 @@ class Autoencoder(nn.Module):
         """Latent features and logits of the reconstruction."""
         latent = self.encode(patterns)
         return latent, self.decode(latent)
+
+
+def _sketches(architecture: Architecture) -> nn.ModuleList:
+    """Of the pattern, averaged to 64 × 64, and of the feature map."""
+    side = (PATTERN_SIZE // architecture.unshuffle) >> SKETCHED_MAP
+    inputs = ((PATTERN_SIZE // 2) ** 2, architecture.channels[SKETCHED_MAP - 1] * side**2)
+    return nn.ModuleList(Sketch(count, architecture.sketch, architecture.sketch_length) for count in inputs)
 
 
 def _encoder(architecture: Architecture) -> nn.Sequential:

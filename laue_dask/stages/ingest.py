@@ -59,6 +59,32 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Look:
+    """What a scan's frames are like, by a sample of them.
+
+    Attributes
+    ----------
+    refs
+        All frames.
+    frame_shape, dtype
+        Of a frame.
+    info
+        Header of the first of the sample.
+    mask : (row, column) bool
+        True where the pixel is unusable.
+    stored_bytes
+        Of a frame in a store, as small as the sample packs; 0 where none is to be stored.
+    """
+
+    refs: Sequence[FrameRef]
+    frame_shape: tuple[int, int]
+    dtype: np.dtype[Any]
+    info: FrameInfo
+    mask: NDArray[np.bool_]
+    stored_bytes: float
+
+
+@dataclass(frozen=True)
 class Block:
     """Work of one task: whole shards of the frames and of the reduced patterns.
 
@@ -89,6 +115,7 @@ def ingest(
     *,
     recipe: Recipe | None = None,
     ahead: EncodingAhead | None = None,
+    look: Look | None = None,
     workers: Workers,
     progress: Progress,
 ) -> ScanStore:
@@ -106,6 +133,8 @@ def ingest(
         By which the frames are reduced, too, while they are in memory. A substrate can be removed only from a store.
     ahead
         Encodes what was reduced.
+    look
+        What `look_at` found of the same source a moment ago.
 
     Returns
     -------
@@ -122,23 +151,50 @@ def ingest(
     out, source = out.absolute(), absolute(source)
     if out.exists():
         raise StoreError(f"{out}: exists already: choose another path or remove it")
-    refs = discover(source)
-    sample = read_sample(refs)
-    rows, columns = sample.frames.shape[1:]
-    if min(rows, columns) < PATTERN_SIZE:
-        raise InputError(
-            f"{source}: frames of {rows} × {columns} pixels are smaller than a pattern of "
-            f"{PATTERN_SIZE} × {PATTERN_SIZE}: give unbinned frames"
-        )
+    look = look or look_at(source, scan)
+    refs = look.refs
     # With a shape, more frames than points have been taken somewhere again.
     known = scan.shape and len(refs) <= scan.shape[0] * scan.shape[1]
     positions = None if known else _positions(refs, workers, progress)
     grid = grid_of(refs, scan, positions)
     if scan.store_frames:
-        _require_space(out, sample, len(refs))
+        _require_space(out, look)
     with locked_store(out, f"ingest {source}"):
-        store = begin(source, out, scan, refs, grid, sample, recipe)
+        store = begin(source, out, scan, grid, look, recipe)
         return _finish(store, refs, grid, recipe, ahead, workers=workers, progress=progress)
+
+
+def look_at(source: str, scan: ScanConfig) -> Look:
+    """What the frames of a source are like; this asks nothing of any worker.
+
+    Raises
+    ------
+    InputError
+        There are none, none can be read, or they are smaller than a pattern.
+    """
+    source = absolute(source)
+    look = look_of(discover(source), packed=scan.store_frames)
+    rows, columns = look.frame_shape
+    if min(rows, columns) < PATTERN_SIZE:
+        raise InputError(
+            f"{source}: frames of {rows} × {columns} pixels are smaller than a pattern of "
+            f"{PATTERN_SIZE} × {PATTERN_SIZE}: give unbinned frames"
+        )
+    return look
+
+
+def look_of(refs: Sequence[FrameRef], *, packed: bool, sample_of: Sequence[FrameRef] | None = None) -> Look:
+    """What frames are like, by some of them all or of those that are complete; whether one packs well, if wanted.
+
+    Raises
+    ------
+    InputError
+        See `read_sample`.
+    """
+    sample = read_sample(refs if sample_of is None else sample_of)
+    rows, columns = sample.frames.shape[1:]
+    mask = preprocess.detector_mask(sample.frames)
+    return Look(refs, (rows, columns), sample.frames.dtype, sample.info, mask, _packed(sample) if packed else 0.0)
 
 
 def _finish(
@@ -179,9 +235,8 @@ def begin(
     source: str,
     out: Path,
     scan: ScanConfig,
-    refs: Sequence[FrameRef],
     grid: ScanGrid,
-    sample: Sample,
+    look: Look,
     recipe: Recipe | None,
 ) -> ScanStore:
     """Begin a store, or go on with one that was begun with fewer frames of the scan.
@@ -190,45 +245,45 @@ def begin(
     ----------
     source
         Absolute.
-    sample
-        Tells the frames' shape and dtype, and which pixels are usable.
+    look
+        At the frames.
     recipe
         See `ingest`.
     """
     store = ScanStore.create(
         out,
         grid=grid,
-        frame_shape=sample.frames.shape[1:],
-        dtype=sample.frames.dtype,
-        detector=sample.info.detector,
-        pixel_size_um=sample.info.pixel_size_um,
+        frame_shape=look.frame_shape,
+        dtype=look.dtype,
+        detector=look.info.detector,
+        pixel_size_um=look.info.pixel_size_um,
         provenance={
             "source": source,
             "laue_dask": __version__,
             "grid": grid.how,
             "asked": scan.model_dump(mode="json"),
-            "manifest": manifest(refs),
+            "manifest": manifest(look.refs),
         },
         store_frames=scan.store_frames,
     )
-    store.write_detector_mask(preprocess.detector_mask(sample.frames))
+    store.write_detector_mask(look.mask)
     if recipe is not None and store.reduced(recipe.digest()) is None:
         store.create_reduced(recipe.digest(), block_size(store.n_patterns), recipe.model_dump(mode="json"))
     return store
 
 
-def frame_bytes(sample: Sample) -> float:
+def _packed(sample: Sample) -> float:
     """Bytes of a frame in a store, as small as the sample packs."""
     some = sample.frames[:: -(-len(sample.frames) // PACKED_FRAMES)]
     share, _ = pack(some, schema.SCAN["frames"])
     return share * float(some[0].nbytes)
 
 
-def _require_space(out: Path, sample: Sample, n_frames: int) -> None:
+def _require_space(out: Path, look: Look) -> None:
     """Refuse frames whose store cannot fit on the disk beside what is there of it."""
     begun = out.with_name(out.name + ".part")
     there = sum(file.stat().st_size for file in begun.rglob("*") if file.is_file())
-    require_space(out, int(n_frames * frame_bytes(sample)) - there)
+    require_space(out, int(len(look.refs) * look.stored_bytes) - there)
 
 
 def _ingest_blocks(

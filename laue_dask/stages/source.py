@@ -12,7 +12,7 @@ from laue_dask.io.scan_store import ScanStore
 from laue_dask.progress import Progress
 from laue_dask.stages import specimen
 from laue_dask.stages.ahead import EncodingAhead, forget
-from laue_dask.stages.ingest import absolute, ingest, manifest
+from laue_dask.stages.ingest import Look, absolute, ingest, look_at, manifest
 
 
 def _is_store(source: str) -> bool:
@@ -30,6 +30,17 @@ def count(source: str) -> int:
     return int(ScanStore.open(source).valid.sum()) if _is_store(source) else len(discover(source))
 
 
+def look(source: str, folder: Path, scan: ScanConfig) -> Look | None:
+    """What the frames of a run are like, before any worker is started; None where they are in a scan store already.
+
+    Raises
+    ------
+    InputError
+        See `ingest.look_at`.
+    """
+    return None if is_ingested(source, folder) else look_at(source, scan)
+
+
 def open_scan(
     source: str,
     folder: Path,
@@ -37,6 +48,7 @@ def open_scan(
     *,
     k: Sequence[int],
     ahead: EncodingAhead | None = None,
+    look: Look | None = None,
     workers: Workers,
     progress: Progress,
 ) -> ScanStore:
@@ -48,6 +60,8 @@ def open_scan(
         Numbers of clusters for which there have to be enough patterns.
     ahead
         Encodes the frames as soon as they are reduced, where they are ingested.
+    look
+        At the frames, where somebody has looked already.
 
     Raises
     ------
@@ -74,7 +88,7 @@ def open_scan(
     try:
         # A substrate is what the frames have in common: those are all read before it can be removed.
         recipe = config.recipe if config.recipe.substrate == "keep" else None
-        store = ingest(source, own, scan, recipe=recipe, ahead=ahead, workers=workers, progress=progress)
+        store = ingest(source, own, scan, recipe=recipe, ahead=ahead, look=look, workers=workers, progress=progress)
         specimen.require_enough(int(store.valid.sum()), k)
     except InputError:
         # A run that never started leaves nothing behind; what a killed one did is kept for the right command.

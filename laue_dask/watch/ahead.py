@@ -68,11 +68,12 @@ class Ahead:
         """
         if self._path.exists() and not self._reopen(refs):
             return None
-        sample, grid = ingest.read_sample(read), ingest.grid_of(refs, self._scan)
-        self._per_pattern = ingest.frame_bytes(sample) if self._scan.store_frames else 0.0
+        look = ingest.look_of(refs, packed=self._scan.store_frames, sample_of=read)
+        grid = ingest.grid_of(refs, self._scan)
+        self._per_pattern = look.stored_bytes
         self._per_pattern += 0 if self._recipe is None else PATTERN_SIZE**2
         self.missing = int(self._per_pattern * grid.shape[0] * grid.shape[1])
-        store = ingest.begin(self._source, self._path, self._scan, refs, grid, sample, self._recipe)
+        store = ingest.begin(self._source, self._path, self._scan, grid, look, self._recipe)
         blocks = ingest.blocks_of(store, refs, grid, self._recipe)
         kept = ingest.written(store, blocks)
         self._written = {

@@ -15,7 +15,7 @@ SIDE = 128
 TINY = Architecture(name="tiny", channels=(4, 8, 8, 8, 8), latent=16)
 SKETCHED = Architecture(
     name="sketched", channels=(4, 8, 8, 8), unshuffle=2, batch_norm=True, smoothing=1.0, unit_latent=True, latent=256
-).model_copy(update={"sketch": 128, "sketch_length": 0.7, "dropout": 0.0})
+).model_copy(update={"sketch": 64, "sketch_length": 0.7, "dropout": 0.0})
 
 
 def spots(rng, n, *, per_pattern=12):
@@ -128,50 +128,74 @@ def test_unit_latent_vectors_have_length_1_their_sketch_has_its_own_and_the_peak
     model = build(architecture, seed=seed).eval()
     with torch.inference_mode():
         latent = model.encode(torch.from_numpy(spots(np.random.default_rng(seed), 3, per_pattern=100)))
-    learned, sketch, peaks = latent.split([architecture.learned, architecture.sketch, architecture.peaks], dim=1)
+    width = architecture.sketch
+    learned, *sketches, peaks = latent.split([architecture.learned, width, width, architecture.peaks], dim=1)
     np.testing.assert_allclose(learned.norm(dim=1).numpy(), 1, atol=1e-3)
-    np.testing.assert_allclose(sketch.norm(dim=1).numpy(), architecture.sketch_length, atol=1e-3)
+    for sketch in sketches:
+        np.testing.assert_allclose(sketch.norm(dim=1).numpy(), architecture.sketch_length, atol=1e-3)
     assert 0 < float(peaks.square().sum(dim=1).max()) < 1e-4
 
 
 @settings(max_examples=20)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_a_sketch_keeps_the_angles_between_feature_maps(seed):
-    sketch = Sketch(SKETCHED)
+    sketch = Sketch(8 * 16 * 16, 128, 0.7)
     rng = np.random.default_rng(seed)
     one, other = rng.exponential(size=(2, 8, 16, 16)) * (rng.random((2, 8, 16, 16)) < 0.1)
     steps = np.linspace(0, 1, 5)[:, None, None, None]
     maps = torch.from_numpy((1 - steps) * one + steps * other).float()
     found = sketch(maps).double()
-    assert found.shape == (5, SKETCHED.sketch)
+    assert found.shape == (5, 128)
     flat = maps.flatten(1).double()
     wanted = nn.functional.cosine_similarity(flat[:1], flat)
     # A projection to M features knows a cosine to 1 / sqrt(M), the closer to 1 the better.
-    limit = 5 * (1 - wanted.square()).clamp(min=0).sqrt() / math.sqrt(SKETCHED.sketch) + 1e-6
+    limit = 5 * (1 - wanted.square()).clamp(min=0).sqrt() / math.sqrt(128) + 1e-6
     assert ((nn.functional.cosine_similarity(found[:1], found) - wanted).abs() <= limit).all()
 
 
-def test_a_sketch_is_made_of_the_second_feature_map_with_signs_of_no_seed():
+def test_sketches_are_of_the_pattern_and_of_the_second_feature_map_with_signs_of_no_seed():
     rng = np.random.default_rng(4)
     patterns = torch.from_numpy(spots(rng, 3, per_pattern=60))
     model = build(SKETCHED, seed=3).eval()
     with torch.inference_mode():
         smoothed = model.smooth(patterns)
         feature_map = nn.Sequential(*list(model.encoder)[:9])(smoothed)
-        assert feature_map.shape == (3, 8, 16, 16)
-        signs = np.random.RandomState(1).randint(0, 2, (8 * 16 * 16, SKETCHED.sketch)) * 2.0 - 1
-        wanted = feature_map.flatten(1).double().numpy() @ signs
+        found = model.encode(patterns)[:, SKETCHED.learned :].numpy()
+    assert feature_map.shape == (3, 8, 16, 16)
+    halved = smoothed.numpy().reshape(3, 64, 2, 64, 2).mean((2, 4))
+    for sketched, place in ((halved, 0), (feature_map.numpy(), SKETCHED.sketch)):
+        flat = sketched.reshape(3, -1).astype(np.float64)
+        signs = np.random.RandomState(1).randint(0, 2, (flat.shape[1], SKETCHED.sketch)) * 2.0 - 1
+        wanted = flat @ signs
         wanted *= SKETCHED.sketch_length / np.linalg.norm(wanted, axis=1, keepdims=True)
-        found = model.encode(patterns)[:, SKETCHED.learned : SKETCHED.learned + SKETCHED.sketch].numpy()
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
+        np.testing.assert_allclose(found[:, place : place + SKETCHED.sketch], wanted, atol=1e-5)
     assert not [name for name in model.state_dict() if "sketch" in name]
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_a_sketch_is_the_same_bits_for_any_number_of_threads(threads):
+    sketch = Sketch(4096, 48, 0.5)
+    features = torch.rand(32, 4096, generator=torch.Generator().manual_seed(0))
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, threads):
+            torch.set_num_threads(count)
+            found.append(sketch(features))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*found)
 
 
 def test_nothing_is_learnt_of_a_sketch():
     model = build(SKETCHED, seed=0)
     latent = model.encode(torch.from_numpy(spots(np.random.default_rng(0), 4)))
-    latent[:, SKETCHED.learned : SKETCHED.learned + SKETCHED.sketch].sum().backward()
-    assert all(p.grad is None or not p.grad.any() for p in model.encoder.parameters())
+    latent.sum().backward()
+    learned = {name: parameter.grad.clone() for name, parameter in model.encoder.named_parameters()}
+    model.zero_grad()
+    model.encode(torch.from_numpy(spots(np.random.default_rng(0), 4)))[:, : SKETCHED.learned].sum().backward()
+    for name, parameter in model.encoder.named_parameters():
+        torch.testing.assert_close(parameter.grad, learned[name])
 
 
 @pytest.mark.parametrize(
@@ -179,7 +203,10 @@ def test_nothing_is_learnt_of_a_sketch():
     [
         ({"sketch": 8}, "sketch: needs unit_latent"),
         ({"sketch": 8, "unit_latent": True, "channels": (4,)}, "feature map 2, there are 1 channels"),
-        ({"sketch": 8, "unit_latent": True, "peaks": 8, "latent": 16}, "a sketch of 8 and 8 peaks leave nothing of 16"),
+        (
+            {"sketch": 8, "unit_latent": True, "peaks": 1, "latent": 16},
+            "2 sketches of 8 and 1 peaks leave nothing of 16",
+        ),
         ({"sketch": 8, "unit_latent": True, "sketch_length": 0}, "sketch_length"),
     ],
 )
@@ -289,7 +316,7 @@ def test_a_spotless_pattern_has_finite_latent_features(name):
     assert torch.isfinite(latent).all()
     assert torch.isfinite(logits).all()
     if ARCHITECTURES[name].unit_latent:
-        assert float(latent.norm()) <= math.hypot(1, ARCHITECTURES[name].sketch_length) + 1e-4
+        assert float(latent.norm()) <= math.hypot(1, *[ARCHITECTURES[name].sketch_length] * 2) + 1e-4
 
 
 def test_a_latent_vector_of_zeros_stays_finite_with_its_gradient():
