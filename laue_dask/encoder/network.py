@@ -136,10 +136,12 @@ class Sketch(nn.Module):
 
     Parameters
     ----------
-    inputs, outputs
-        Number of features before and after.
+    shape
+        Of what is projected, without the patterns' axis.
+    outputs
+        Number of features.
     length
-        Of the vector.
+        Of their vector.
     """
 
     SEED = 1
@@ -147,18 +149,39 @@ class Sketch(nn.Module):
 
     signs: Tensor
 
-    def __init__(self, inputs: int, outputs: int, length: float) -> None:
+    def __init__(self, shape: tuple[int, int, int], outputs: int, length: float) -> None:
         super().__init__()
         self.length = length
-        random = np.random.RandomState(self.SEED).randint(0, 2, (inputs, outputs)).T.astype(np.float32)
-        self.register_buffer("signs", torch.from_numpy(2 * random - 1)[:, :, None, None], persistent=False)
+        random = np.random.RandomState(self.SEED).randint(0, 2, (math.prod(shape), outputs)).T
+        signs = torch.from_numpy(2 * random - 1).float().reshape(outputs, *shape)
+        self.register_buffer("signs", signs.contiguous(memory_format=torch.channels_last), persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Projection (n, outputs) of features (n, …), of which there are `inputs`."""
-        # A convolution of 1 × 1: its sums, unlike those of a product of matrices, do not depend on the threads.
-        flat = features.flatten(1)[:, :, None, None]
-        found = nn.functional.conv2d(flat, self.signs.to(flat.dtype)).flatten(1)
+        """Projection (n, outputs) of features (n, *shape)."""
+        # A convolution whose window is all there is: unlike those of a product of matrices, its sums do not depend on
+        # the number of threads.
+        found = nn.functional.conv2d(features, self.signs.to(features.dtype)).flatten(1)
         return self.length * nn.functional.normalize(found.float(), dim=1, eps=1e-3)
+
+
+class PatternSketch(Sketch):
+    """`Sketch` of a pattern at half its resolution, (n, 1, 128, 128) → (n, outputs)."""
+
+    HALF = PATTERN_SIZE // 2
+    WINDOW = 16
+    """The flat pattern is taken for 64 channels of so many pixels a side, a window for which convolutions are fast."""
+
+    def __init__(self, outputs: int, length: float) -> None:
+        super().__init__((1, self.HALF, self.HALF), outputs, length)
+        whole = self.signs.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+        self.signs = self._folded(whole)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Projection (n, outputs) of patterns; the signs of four pixels are the same, as if these were averaged."""
+        return super().forward(self._folded(features))
+
+    def _folded(self, patterns: Tensor) -> Tensor:
+        return patterns.reshape(len(patterns), self.WINDOW, self.WINDOW, -1).permute(0, 3, 1, 2)
 
 
 class BrightestPeaks(nn.Module):
@@ -293,8 +316,7 @@ class Autoencoder(nn.Module):
             latent = latent / latent.norm(dim=1, keepdim=True).clamp(min=1e-3)
         if self.sketches is not None:
             of_pattern, of_map = self.sketches
-            halved = nn.functional.avg_pool2d(smoothed, 2)
-            latent = torch.cat([latent.float(), of_pattern(halved.detach()), of_map(sketched.detach())], dim=1)
+            latent = torch.cat([latent.float(), of_pattern(smoothed.detach()), of_map(sketched.detach())], dim=1)
         if self.peaks is not None:
             place, height = self.peaks(smoothed)
             if self.architecture.noise:
@@ -324,10 +346,11 @@ class Autoencoder(nn.Module):
 
 
 def _sketches(architecture: Architecture) -> nn.ModuleList:
-    """Of the pattern, averaged to 64 × 64, and of the feature map."""
+    """Of the pattern, and of the feature map."""
     side = (PATTERN_SIZE // architecture.unshuffle) >> SKETCHED_MAP
-    inputs = ((PATTERN_SIZE // 2) ** 2, architecture.channels[SKETCHED_MAP - 1] * side**2)
-    return nn.ModuleList(Sketch(count, architecture.sketch, architecture.sketch_length) for count in inputs)
+    outputs, length = architecture.sketch, architecture.sketch_length
+    of_map = Sketch((architecture.channels[SKETCHED_MAP - 1], side, side), outputs, length)
+    return nn.ModuleList([PatternSketch(outputs, length), of_map])
 
 
 def _encoder(architecture: Architecture) -> nn.Sequential:

@@ -9,7 +9,16 @@ from pydantic import ValidationError
 from scipy.ndimage import gaussian_filter, maximum_filter
 from torch import nn
 
-from laue_dask.encoder.network import ARCHITECTURES, Architecture, BrightestPeaks, Sketch, Smoothing, build, strength
+from laue_dask.encoder.network import (
+    ARCHITECTURES,
+    Architecture,
+    BrightestPeaks,
+    PatternSketch,
+    Sketch,
+    Smoothing,
+    build,
+    strength,
+)
 
 SIDE = 128
 TINY = Architecture(name="tiny", channels=(4, 8, 8, 8, 8), latent=16)
@@ -139,7 +148,7 @@ def test_unit_latent_vectors_have_length_1_their_sketch_has_its_own_and_the_peak
 @settings(max_examples=20)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_a_sketch_keeps_the_angles_between_feature_maps(seed):
-    sketch = Sketch(8 * 16 * 16, 128, 0.7)
+    sketch = Sketch((8, 16, 16), 128, 0.7)
     rng = np.random.default_rng(seed)
     one, other = rng.exponential(size=(2, 8, 16, 16)) * (rng.random((2, 8, 16, 16)) < 0.1)
     steps = np.linspace(0, 1, 5)[:, None, None, None]
@@ -172,19 +181,22 @@ def test_sketches_are_of_the_pattern_and_of_the_second_feature_map_with_signs_of
     assert not [name for name in model.state_dict() if "sketch" in name]
 
 
-@pytest.mark.parametrize("threads", [2, 3])
-def test_a_sketch_is_the_same_bits_for_any_number_of_threads(threads):
-    sketch = Sketch(4096, 48, 0.5)
-    features = torch.rand(32, 4096, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize(
+    ("sketch", "shape"),
+    [(PatternSketch(48, 0.5), (1, SIDE, SIDE)), (Sketch((48, 16, 16), 48, 0.5), (48, 16, 16))],
+)
+def test_a_sketch_is_the_same_bits_for_any_number_of_threads_and_any_place_in_the_batch(sketch, shape):
+    features = torch.rand(32, *shape, generator=torch.Generator().manual_seed(0))
+    features = features.contiguous(memory_format=torch.channels_last)
     before = torch.get_num_threads()
     found = []
     try:
-        for count in (1, threads):
-            torch.set_num_threads(count)
-            found.append(sketch(features))
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found += [sketch(features), sketch(features.flip(0)).flip(0)]
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(*found)
+    assert all(torch.equal(found[0], other) for other in found)
 
 
 def test_nothing_is_learnt_of_a_sketch():
