@@ -138,6 +138,14 @@ def test_folding_removes_every_batch_normalisation_and_keeps_the_function(model,
     np.testing.assert_allclose(found.numpy(), wanted.numpy(), atol=1e-5 * scale)
 
 
+@pytest.mark.parametrize("n", [1, 5])
+def test_unshuffling_is_torch_s_own_in_another_order_of_memory(n):
+    patterns = torch.rand(n, 1, 16, 12, generator=torch.Generator().manual_seed(n))
+    found = module._Unshuffle()(patterns)
+    assert torch.equal(found, nn.PixelUnshuffle(2)(patterns))
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_nothing_is_computed_before_it_is_asked_for(name):
     def forbidden(block):
         raise AssertionError("computed too early")
