@@ -34,11 +34,10 @@ from laue_dask.io.scan_store import ScanStore
 from laue_dask.pca import choose_components
 from laue_dask.progress import Progress
 from laue_dask.record import Run
-from laue_dask.report.page import write_page
-from laue_dask.report.plots import GALLERY_UP_TO, write_plots
 from laue_dask.reuse import Reuse, Stage, differences, recorded, update
-from laue_dask.stages import evaluation, extraction, grains, segmentation, source, specimen
+from laue_dask.stages import drawing, evaluation, extraction, grains, segmentation, source, specimen
 from laue_dask.stages.ahead import EncodingAhead
+from laue_dask.stages.drawing import Material
 from laue_dask.stages.ingest import Look
 from laue_dask.stages.reduction import reduce_scan
 from laue_dask.stages.specimen import Map
@@ -112,7 +111,8 @@ def _run(
         scan = encode(folder, record, extractor, look=look, workers=workers, progress=progress)
         with _near(scan.features):
             rows = _analyse(scan, workers=workers, progress=progress)
-    conclude(scan, rows)
+        settled = settle(scan, rows, workers if isinstance(config.cluster, ClusterConfig) else None)
+    conclude(scan, settled)
     return record
 
 
@@ -346,19 +346,37 @@ def examine(
     return rows
 
 
-def conclude(scan: Encoded, rows: list[grains.Row] | None) -> None:
-    """Put the results in their place, draw and write all else, and the record last."""
+@dataclass(frozen=True)
+class Settled:
+    """What is left to be drawn of results that are in their place, and the names of the figures that are there."""
+
+    material: Material
+    drawn: Sequence[str]
+
+
+def settle(scan: Encoded, rows: list[grains.Row] | None, workers: Workers | None = None) -> Settled:
+    """Put the results in their place and write the tables, while workers of this machine, if there are any, draw."""
     folder, record, results = scan.folder, scan.record, scan.results
     results.group.attrs.update({"suggested_k": record.suggested_k, "keys": record.keys})
     scan.reuse.write(results)
     record.stages = scan.reuse.told
     results.finish()
     with dask_config.set(scheduler="threads"):  # workers that go on are not asked for what is small
-        tables = io_results.read(folder)
-        grains.write_tables(folder, tables, scan.store, grains=rows, where=scan.where)
+        material = Material.of(folder, scan.reduced)
+        begun = drawing.begin(folder, scan.reduced, material, workers=workers) if workers else {}
+        grains.write_tables(folder, material.results, scan.store, grains=rows, where=scan.where)
+        if workers:
+            workers.write_report()
         with record.timed("report"):
-            report(folder, record.as_json(), reduced=scan.reduced)
-    records.write(folder, record.as_json())
+            return Settled(material, drawing.drawn(begun))
+
+
+def conclude(scan: Encoded, settled: Settled) -> None:
+    """Draw and write what is missing, and the record last."""
+    record = scan.record
+    with dask_config.set(scheduler="threads"), record.timed("report"):
+        drawing.draw(scan.folder, record.as_json(), settled.material, drawn=settled.drawn)
+    records.write(scan.folder, record.as_json())
 
 
 def advise(found: segmentation.Scores, made: Sequence[segmentation.Segmentation]) -> list[str]:
@@ -390,29 +408,8 @@ def report(
     unchanged: Collection[int] = (),
     changed: Collection[str] = ("scores",),
 ) -> None:
-    """Draw the plots and the page of a finished run, from its results and its delegates' patterns.
-
-    Parameters
-    ----------
-    unchanged, changed
-        K whose figures are there already, and names of figures of the whole scan that are nevertheless to be drawn;
-        see `report.plots.write_plots`.
-    """
-    dataset = io_results.read(folder).drop_vars("features")
-    if dataset.nbytes <= IN_PROCESS // 4:
-        dataset = dataset.load()  # figures look at the same variables again and again
-    shown = np.unique(dataset["delegate"].values[:, :GALLERY_UP_TO])  # labels count from the largest cluster
-    shown = shown[shown >= 0]
-    patterns = dict(zip(shown.tolist(), stored.read_rows(reduced, shown), strict=True))
-    plots = write_plots(
-        dataset,
-        folder / "plots",
-        patterns=patterns,
-        unchanged=unchanged,
-        changed=changed,
-        errors=record.get("approximation", ()),
-    )
-    write_page(dataset, plots, record, folder / "report.html")
+    """Draw the plots and the page of a run that was there before; see `drawing.draw`."""
+    drawing.draw(folder, record, Material.of(folder, reduced), unchanged=unchanged, changed=changed)
 
 
 def segment(

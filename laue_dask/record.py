@@ -130,7 +130,7 @@ class Run:
         """Add the seconds that a stage takes."""
         begun, self._stage = time.monotonic(), stage
         yield
-        self.seconds[stage] = round(time.monotonic() - begun, 3)
+        self.seconds[stage] = round(self.seconds.get(stage, 0) + time.monotonic() - begun, 3)
 
     def count(self, patterns: int) -> None:
         """Add patterns to those of the stage that is being timed."""

@@ -9,6 +9,7 @@ import warnings
 from typing import Any
 
 import numpy as np
+from sklearn import config_context
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
@@ -129,7 +130,8 @@ def improve(X: Array, centers: Array, *, max_iter: int = 300, tol: float = 1e-4)
 
 
 def _fit(X: Array, n_clusters: int, **settings: Any) -> Any:
-    with warnings.catch_warnings():
+    # Of thousands of fits to the same small table, which was looked at before, a fifth went into checks.
+    with warnings.catch_warnings(), config_context(assume_finite=True, skip_parameter_validation=True):
         # Fewer distinct rows than clusters, but for rounding: what is left empty is seen and dealt with by `KMeans`.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return KMeans(n_clusters, **{"n_init": 1, "random_state": 0, **settings}).fit(X)

@@ -77,7 +77,7 @@ def run(sources: Sequence[str], folder: Path, config: Config, *, command: str, p
             ]
             tables = _analyse(scans, extractor, config, workers=workers, progress=progress)
         for scan, rows in zip(scans, tables, strict=True):
-            pipeline.conclude(scan, rows)
+            pipeline.conclude(scan, pipeline.settle(scan, rows))
         datasets = [io_results.read(folder / name) for name in names]
         members = [Member(name, one.source, data) for name, one, data in zip(names, records, datasets, strict=True)]
         write_series_page(members, folder / "series.html", command=command)

@@ -52,6 +52,9 @@ class Workers:
         One line for people.
     waits_for_gpu
         Tells whether `gpu` would have to be waited for at the moment.
+    write_report
+        Writes Dask's performance report, where one is to be written, of what was done so far; else it is written at the
+        end.
     """
 
     def __init__(
@@ -62,9 +65,10 @@ class Workers:
         gpu: dict[str, float] | Callable[[], dict[str, float] | None] | None,
         described: str,
         waits_for_gpu: Callable[[], bool] = lambda: False,
+        write_report: Callable[[], None] = lambda: None,
     ) -> None:
         self.client, self.count, self.described = client, count, described
-        self.waits_for_gpu = waits_for_gpu
+        self.waits_for_gpu, self.write_report = waits_for_gpu, write_report
         self._gpu = gpu
 
     @property
@@ -141,13 +145,14 @@ def start(config: AnyCluster, *, folder: Path | None = None, report: bool = Fals
             _wait_for_first(joined, supervisor, config.timeout)
             described = _described(joined, config)
             _forward_warnings(joined.client)
-            with _reported(joined.client, folder / REPORT if folder and report and config.report else None):
+            with _reported(joined.client, folder / REPORT if folder and report and config.report else None) as write:
                 yield Workers(
                     client=joined.client,
                     count=max(1, joined.cpus),
                     gpu=lambda: _gpu(joined, supervisor, config) if joined.gpus else None,
                     described=described,
                     waits_for_gpu=lambda: bool(joined.gpus) and not supervisor.seen.tagged(),
+                    write_report=write,
                 )
         except Exception as error:
             # Whatever waited was ended by the supervisor: its verdict is the cause.
@@ -388,10 +393,10 @@ def _user() -> str:
 
 
 @contextmanager
-def _reported(client: Client, path: Path | None) -> Iterator[None]:
-    """Keep Dask's performance report; a report that fails fails nothing else."""
+def _reported(client: Client, path: Path | None) -> Iterator[Callable[[], None]]:
+    """Keep Dask's performance report, at the end or when what is yielded is called; one that fails fails nothing else."""
     if path is None:
-        yield
+        yield lambda: None
         return
     # What a browser needs is in the file: a beamline's computer may not reach the internet.
     draft = path.with_name(f".{path.name}")
@@ -403,8 +408,14 @@ def _reported(client: Client, path: Path | None) -> Iterator[None]:
         client.sync(keeping.__aexit__, None, None, None, code="laue_dask", callback_timeout=REPORTING)
         draft.replace(path)
 
+    def write() -> None:
+        nonlocal begun
+        if begun and client.status == "running":
+            begun = False
+            _tried(keep)
+
     try:
-        yield
+        yield write
     except KeyboardInterrupt:
         begun = False  # who ends it does not wait for a report
         raise
@@ -413,8 +424,7 @@ def _reported(client: Client, path: Path | None) -> Iterator[None]:
         begun = begun and path.parent.is_dir() and any(not one.name.startswith(".") for one in path.parent.iterdir())
         raise
     finally:
-        if begun and client.status == "running":
-            _tried(keep)
+        write()
         draft.unlink(missing_ok=True)
 
 

@@ -26,7 +26,10 @@ ENVIRONMENT = {
 }
 """In which workers start, those of batch jobs as well."""
 
-_IMPORTED = ("distributed", "laue_dask.stages.ingest", "laue_dask.stages.extraction", "laue_dask.stages.segmentation")
+_IMPORTED = (
+    "distributed",
+    *(f"laue_dask.{name}" for name in ("stages.ingest", "stages.extraction", "stages.segmentation", "report.plots")),
+)
 
 
 def available() -> bool:

@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+GALLERY_UP_TO = 24
+"""Most delegate patterns in a gallery."""
+
 ROWS_UP_TO = 256
 """Rows of a table on the page; the results and run.json hold them all."""
 

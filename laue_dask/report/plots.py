@@ -22,12 +22,11 @@ from numpy.typing import NDArray
 from laue_dask.io.places import replace_file
 from laue_dask.report import canvas, grains, maps
 from laue_dask.report.canvas import INK, SMALL, TEXT
+from laue_dask.report.html import GALLERY_UP_TO
 from laue_dask.selection import band
 
 DELEGATES_UP_TO = 32
 """Largest K whose delegates are marked on the map."""
-GALLERY_UP_TO = 24
-"""Most delegate patterns in a gallery."""
 
 Patterns = Mapping[int, NDArray[np.uint8]]
 """Pattern index → reduced pattern, (128, 128) uint8."""
@@ -41,6 +40,7 @@ def write_plots(
     unchanged: Collection[int] = (),
     changed: Collection[str] = ("scores",),
     errors: Sequence[Mapping[str, float | int]] = (),
+    drawn: Collection[str] = (),
 ) -> list[Path]:
     """Draw every figure that the results allow, as PNG of 150 dpi.
 
@@ -58,6 +58,8 @@ def write_plots(
         Names of figures of the whole scan that are not.
     errors
         Of the approximation of a true map in degrees, as `mapscores.approximation_errors` gives them.
+    drawn
+        Names of figures that `draw_some` has just written there.
 
     Returns
     -------
@@ -71,13 +73,26 @@ def write_plots(
         path = folder / f"{name}.png"
         k = re.search(r"_k(\d+)$", name)
         kept = int(k[1]) in unchanged if k else bool(unchanged) and name not in changed
-        if not (kept and path.exists()):
+        if not ((kept or name in drawn) and path.exists()):
             replace_file(path, canvas.png(draw()))
         written.append(path)
     for path in set(folder.glob("*.png")) - set(written):
         if _OURS.fullmatch(path.stem):
             path.unlink()
     return written
+
+
+def names(results: xr.Dataset, patterns: Patterns) -> list[str]:
+    """Names of the figures that `write_plots` would draw."""
+    return [name for name, _ in _planned(results, patterns, ())]
+
+
+def draw_some(results: xr.Dataset, folder: Path, wanted: Collection[str], patterns: Patterns) -> None:
+    """Draw figures by name; see `write_plots`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, draw in _planned(results, patterns, ()):
+        if name in wanted:
+            replace_file(folder / f"{name}.png", canvas.png(draw()))
 
 
 def label_map(results: xr.Dataset, k: int) -> Figure:
