@@ -53,8 +53,9 @@ from laue_dask.compute import cluster
 from laue_dask.compute.cluster import Workers
 from laue_dask.compute.local import available_cores
 from laue_dask.config import ClusterConfig, Config, EncoderConfig, Recipe, ScanConfig
+from laue_dask.encoder.architecture import ARCHITECTURES
 from laue_dask.encoder.encode import Network
-from laue_dask.encoder.network import ARCHITECTURES, build
+from laue_dask.encoder.network import build
 from laue_dask.errors import LaueDaskError
 from laue_dask.io.geometry import resolve_grid
 from laue_dask.io.results import ResultsWriter

@@ -44,8 +44,9 @@ from laue_dask import describe, verify
 from laue_dask import record as records
 from laue_dask.config import Config, dump, load
 from laue_dask.encoder import checkpoint, weights
+from laue_dask.encoder.architecture import Architecture
 from laue_dask.encoder.learning import read_config
-from laue_dask.encoder.network import Architecture, build
+from laue_dask.encoder.network import build
 from laue_dask.encoder.training_config import TrainingConfig
 from laue_dask.errors import LaueDaskError
 from laue_dask.io import frames, journal, lock, receipts

@@ -16,7 +16,8 @@ from laue_dask import __version__, cli, demonstration
 from laue_dask import record as records
 from laue_dask.config import Config, dump, load, validate
 from laue_dask.encoder import weights
-from laue_dask.encoder.network import ARCHITECTURES, build
+from laue_dask.encoder.architecture import ARCHITECTURES
+from laue_dask.encoder.network import build
 from laue_dask.io import results as io_results
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.progress import QuietProgress

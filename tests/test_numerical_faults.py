@@ -12,7 +12,7 @@ import xarray as xr
 import zarr
 
 from laue_dask import cli, pipeline
-from laue_dask.encoder import encode as encoder
+from laue_dask.encoder import inference as encoder
 from laue_dask.errors import ExitCode, InputError
 from laue_dask.progress import QuietProgress
 

@@ -12,9 +12,10 @@ import xarray as xr
 from laue_dask import pipeline
 from laue_dask.compute import cluster
 from laue_dask.config import Recipe, load
-from laue_dask.encoder import encode as encoder
+from laue_dask.encoder import inference as encoder
 from laue_dask.encoder import weights
-from laue_dask.encoder.network import ARCHITECTURES, build
+from laue_dask.encoder.architecture import ARCHITECTURES
+from laue_dask.encoder.network import build
 from laue_dask.errors import ComputeError, InputError
 from laue_dask.io.geometry import acquisition
 from laue_dask.io.journal import Journal

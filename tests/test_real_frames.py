@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from laue_dask.config import Recipe, ScanConfig
-from laue_dask.encoder.encode import encode_block
+from laue_dask.encoder.inference import encode_block
 from laue_dask.encoder.weights import digest
 from laue_dask.io.frames import FrameRef, read_frame
 from laue_dask.io.scan_store import ScanStore

@@ -13,7 +13,8 @@ from laue_dask import pipeline, reuse
 from laue_dask import record as records
 from laue_dask.config import Recipe
 from laue_dask.encoder import weights
-from laue_dask.encoder.network import ARCHITECTURES, build
+from laue_dask.encoder.architecture import ARCHITECTURES
+from laue_dask.encoder.network import build
 from laue_dask.errors import ComputeError
 from laue_dask.io.results import ResultsWriter
 from laue_dask.progress import QuietProgress

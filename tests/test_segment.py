@@ -11,7 +11,7 @@ import xarray as xr
 from laue_dask import pipeline
 from laue_dask import record as records
 from laue_dask.config import load
-from laue_dask.encoder import encode as encoder
+from laue_dask.encoder import inference as encoder
 from laue_dask.io.results import ResultsWriter
 from laue_dask.progress import QuietProgress
 

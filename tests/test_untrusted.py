@@ -17,7 +17,7 @@ import laue_dask
 from laue_dask import pipeline
 from laue_dask.config import load
 from laue_dask.encoder import weights
-from laue_dask.encoder.network import Architecture
+from laue_dask.encoder.architecture import Architecture
 from laue_dask.errors import ConfigError, FrameError, InputError, StoreError
 from laue_dask.io.frames import FrameRef, read_frame
 from laue_dask.io.receipts import Receipts

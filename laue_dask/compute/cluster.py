@@ -394,7 +394,7 @@ def _user() -> str:
 
 @contextmanager
 def _reported(client: Client, path: Path | None) -> Iterator[Callable[[], None]]:
-    """Keep Dask's performance report, at the end or when what is yielded is called; one that fails fails nothing else."""
+    """Keep Dask's performance report, at the end or when asked for; if that fails, nothing else does."""
     if path is None:
         yield lambda: None
         return

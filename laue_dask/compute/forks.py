@@ -28,7 +28,11 @@ ENVIRONMENT = {
 
 _IMPORTED = (
     "distributed",
-    *(f"laue_dask.{name}" for name in ("stages.ingest", "stages.extraction", "stages.segmentation", "report.plots")),
+    "laue_dask.stages.ingest",
+    "laue_dask.stages.extraction",
+    "laue_dask.stages.segmentation",
+    "laue_dask.encoder.inference",
+    "laue_dask.report.plots",
 )
 
 

@@ -1,18 +1,16 @@
 """Whether a scan's patterns are of the kind that the autoencoder was trained on.
 
 The binary cross entropy of a pattern says mostly how many bright pixels it has. What the reconstruction leaves
-`unexplained` is free of that, so patterns of different scans, detectors and exposures compare: the weights' card keeps
-its quantiles over the validation set (`reference`), and a scan of which many patterns lie beyond them has left the
-training distribution.
+`losses.unexplained` is free of that, so patterns of different scans, detectors and exposures compare: the weights'
+card keeps its quantiles over the validation set (`reference`), and a scan of which many patterns lie beyond them has
+left the training distribution.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 QUANTILES = (0.5, 0.95, 0.99)
 """Quantiles of the validation set's errors that a card keeps, as `error_q50`, `error_q95` and `error_q99`."""
@@ -20,37 +18,6 @@ QUANTILES = (0.5, 0.95, 0.99)
 LARGEST_SHARE = 0.10
 """Share of a scan's patterns beyond the 99 % quantile from which it is warned of. The patterns of a scan show a few
 crystals only and are not independent: a share of 2 or 3 % is one grain."""
-
-LEAST_CONTRAST = 1e-6
-"""Excess (nat per pixel) of the best constant image below which a pattern shows nothing to be explained."""
-
-
-def unexplained(logits: Tensor, target: Tensor) -> Tensor:
-    """Share of each pattern that its reconstruction leaves unexplained.
-
-    The binary cross entropy above the target's own entropy, which no reconstruction can go below, divided by the same
-    of the best constant image: the Kullback-Leibler divergence from the pattern to its reconstruction, relative to
-    that of a uniform grey. 0 is a perfect reconstruction, 1 is as good as none, and above 1 is worse.
-
-    Parameters
-    ----------
-    logits : (n, 1, 128, 128)
-        Of the reconstruction, `Autoencoder.decode`.
-    target : (n, 1, 128, 128) in [0, 1]
-        What the decoder is to draw: `Autoencoder.smooth` of the pattern.
-
-    Returns
-    -------
-    share : (n,)
-        NaN for a pattern that is constant, as an empty one.
-    """
-    target, logits = target.float(), logits.float()
-    floor = (torch.special.entr(target) + torch.special.entr(1 - target)).mean((1, 2, 3))
-    reached = nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((1, 2, 3))
-    level = target.mean((1, 2, 3))
-    contrast = torch.special.entr(level) + torch.special.entr(1 - level) - floor
-    share = (reached - floor) / contrast
-    return torch.where(contrast > LEAST_CONTRAST, share, torch.nan)
 
 
 def reference(errors: NDArray[np.float32]) -> dict[str, float]:

@@ -19,9 +19,10 @@ from laue_dask.compute.run import complete
 from laue_dask.config import AnyModel, ClusterConfig, Recipe, checked, read_yaml
 from laue_dask.encoder import weights
 from laue_dask.encoder.checkpoint import Epoch
-from laue_dask.encoder.drift import reference, unexplained
+from laue_dask.encoder.drift import reference
 from laue_dask.encoder.finetuning import Unlabelled
 from laue_dask.encoder.fitting import Checkpointing, best_epoch, choose_device, fit
+from laue_dask.encoder.losses import unexplained
 from laue_dask.encoder.network import Autoencoder, build
 from laue_dask.encoder.training import Plateau, TrainingSet, plateau, scaled, write_history
 from laue_dask.encoder.training import train as train_network

@@ -9,6 +9,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+LEAST_CONTRAST = 1e-6
+"""Excess (nat per pixel) of the best constant image below which a pattern shows nothing to be explained."""
+
 
 def contrastive_loss(latent: Tensor, configuration: Tensor, *, temperature: float) -> Tensor:
     """Supervised contrastive loss (Khosla et al., 2020, equation 2).
@@ -63,3 +66,31 @@ def reconstruction_mse(logits: Tensor, target: Tensor) -> Tensor:
 def weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
     """Weighted sum of the terms that have a weight; the others are only watched."""
     return torch.stack([weight * terms[name] for name, weight in weights.items() if weight]).sum()
+
+
+def unexplained(logits: Tensor, target: Tensor) -> Tensor:
+    """Share of each pattern that its reconstruction leaves unexplained.
+
+    The binary cross entropy above the target's own entropy, which no reconstruction can go below, divided by the same
+    of the best constant image: the Kullback-Leibler divergence from the pattern to its reconstruction, relative to
+    that of a uniform grey. 0 is a perfect reconstruction, 1 is as good as none, and above 1 is worse.
+
+    Parameters
+    ----------
+    logits : (n, 1, 128, 128)
+        Of the reconstruction, `Autoencoder.decode`.
+    target : (n, 1, 128, 128) in [0, 1]
+        What the decoder is to draw: `Autoencoder.smooth` of the pattern.
+
+    Returns
+    -------
+    share : (n,)
+        NaN for a pattern that is constant, as an empty one.
+    """
+    target, logits = target.float(), logits.float()
+    floor = (torch.special.entr(target) + torch.special.entr(1 - target)).mean((1, 2, 3))
+    reached = nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((1, 2, 3))
+    level = target.mean((1, 2, 3))
+    contrast = torch.special.entr(level) + torch.special.entr(1 - level) - floor
+    share = (reached - floor) / contrast
+    return torch.where(contrast > LEAST_CONTRAST, share, torch.nan)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from laue_dask.config import Model
-from laue_dask.encoder.network import ARCHITECTURES, Architecture
+from laue_dask.encoder.architecture import ARCHITECTURES, Architecture
 
 HOUSEKEEPING = frozenset({"device", "checkpoint_minutes"})
 """Fields that say where and how often, not what is learnt: a checkpoint may be gone on with under other values."""

@@ -8,19 +8,22 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import google_crc32c
-import safetensors.torch
-import torch
+import safetensors
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
-from torch import Tensor
 
 from laue_dask.config import Model, Recipe
-from laue_dask.encoder.network import ARCHITECTURES, Architecture, Autoencoder, build
+from laue_dask.encoder.architecture import ARCHITECTURES, Architecture
 from laue_dask.errors import StoreError
 from laue_dask.io.places import replace_file
+
+if TYPE_CHECKING:  # imported where tensors are touched: who hands out work reads cards alone
+    from torch import Tensor
+
+    from laue_dask.encoder.network import Autoencoder
 
 DEFAULT = Path(str(files("laue_dask") / "weights" / "default.safetensors"))
 """The shipped weights."""
@@ -57,7 +60,7 @@ class Card(Model):
     """Of the tensors and of all the rest of the card, as it is in the file; empty once it was checked."""
 
 
-def save(model: Autoencoder, path: Path, card: Card) -> None:
+def save(model: "Autoencoder", path: Path, card: Card) -> None:
     """Write weights and card; the file appears only when complete."""
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     replace_file(path, _packed(state, card))
@@ -86,6 +89,8 @@ def annotate(
     StoreError
         The file has no card that can be read, or a value is not finite or no plain one.
     """
+    import safetensors.torch
+
     given = {"benchmark": benchmark, "reference": reference}
     try:
         card, content = _card_of(path)
@@ -158,8 +163,10 @@ def _card_of(path: Path) -> tuple[Card, bytes]:
         raise StoreError(f"{path}: no card that this laue-dask reads: train it again with `laue-dask train`") from error
 
 
-def _packed(state: dict[str, Tensor], card: Card) -> bytes:
+def _packed(state: "dict[str, Tensor]", card: Card) -> bytes:
     """Content of a weights file, whose card has the checksum of its tensors and of itself."""
+    import safetensors.torch
+
     plain = safetensors.torch.save(state, metadata={"card": ""})
     complete = card.model_copy(update={"crc32c": _checksum(card.model_dump(mode="json"), plain)})
     return safetensors.torch.save(state, metadata={"card": complete.model_dump_json()})
@@ -183,6 +190,10 @@ def _check_sizes(path: Path, card: Card, content: bytes) -> None:
     # What PyTorch imports to tell shapes alone takes half a second and 90 MB: not for what is small anyway.
     if sum(_numbers(card.architecture.model_dump())) <= USUAL_SIZE:
         return
+    import torch
+
+    from laue_dask.encoder.network import Autoencoder
+
     with torch.device("meta"):
         declared = {name: tuple(tensor.shape) for name, tensor in Autoencoder(card.architecture).state_dict().items()}
     header = _header(content)
@@ -209,7 +220,35 @@ def _header(content: bytes) -> dict[str, Any]:
     return found
 
 
-def load(name: str, *, recipe: Recipe | None = None) -> tuple[Autoencoder, Card]:
+def card_of(name: str, recipe: Recipe | None = None) -> Card:
+    """Card of weights by name, whose recipe is held against that of the patterns to be encoded, if given.
+
+    Raises
+    ------
+    StoreError
+        No such file, or it is damaged, or the recipes differ.
+    """
+    return _fitting(name, recipe)[0]
+
+
+def _fitting(name: str, recipe: Recipe | None) -> tuple[Card, bytes]:
+    """Card, and content of the file, if there is one."""
+    path = locate(name)
+    if path is None:
+        return Card(architecture=ARCHITECTURES["contrastive"], recipe=recipe or Recipe()), b""
+    card, content = _checked(path)
+    # A removed substrate leaves patterns that look like any others; every other field changes how a spot looks.
+    for field in sorted(set(Recipe.model_fields) - {"substrate"}) if recipe is not None else ():
+        theirs, ours = getattr(card.recipe, field), getattr(recipe, field)
+        if theirs != ours:
+            raise StoreError(
+                f"{path}: trained with recipe.{field} = {theirs}, but this run has {ours}: "
+                "use the weights' recipe or train others"
+            )
+    return card, content
+
+
+def load(name: str, *, recipe: Recipe | None = None) -> "tuple[Autoencoder, Card]":
     """Load an autoencoder in evaluation mode.
 
     Parameters
@@ -224,21 +263,14 @@ def load(name: str, *, recipe: Recipe | None = None) -> tuple[Autoencoder, Card]
     StoreError
         No such file, or its card and tensors do not fit, or the recipes differ.
     """
+    import safetensors.torch
+
+    from laue_dask.encoder.network import build
+
+    card, content = _fitting(name, recipe)
     path = locate(name)
     if path is None:
-        architecture = ARCHITECTURES["contrastive"]
-        return build(architecture, seed=UNTRAINED_SEED).eval(), Card(
-            architecture=architecture, recipe=recipe or Recipe()
-        )
-    card, content = _checked(path)
-    # A removed substrate leaves patterns that look like any others; every other field changes how a spot looks.
-    for field in sorted(set(Recipe.model_fields) - {"substrate"}) if recipe is not None else ():
-        theirs, ours = getattr(card.recipe, field), getattr(recipe, field)
-        if theirs != ours:
-            raise StoreError(
-                f"{path}: trained with recipe.{field} = {theirs}, but this run has {ours}: "
-                "use the weights' recipe or train others"
-            )
+        return build(card.architecture, seed=UNTRAINED_SEED).eval(), card
     _check_sizes(path, card, content)
     model = build(card.architecture, seed=0)
     try:

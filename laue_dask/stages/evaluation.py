@@ -13,7 +13,6 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
-import torch
 import xarray as xr
 import zarr
 from numpy.typing import NDArray
@@ -25,7 +24,6 @@ from laue_dask.compute.run import map_tasks
 from laue_dask.config import ClusteringConfig, Config
 from laue_dask.encoder.encode import Network
 from laue_dask.encoder.extractors import features
-from laue_dask.encoder.network import Smoothing
 from laue_dask.encoder.pixels import Pixels
 from laue_dask.errors import InputError
 from laue_dask.estimators import FINDS_K
@@ -219,6 +217,10 @@ def _pixels(patterns: da.Array, where: Map, file: Path) -> da.Array:
 
 def _widen(block: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Patterns with their spots widened as the encoder's first layer does."""
+    import torch  # what a run imports with this module has no use for it
+
+    from laue_dask.encoder.network import Smoothing
+
     with torch.inference_mode():
         smoothed = Smoothing(1.0)(torch.from_numpy(np.asarray(block))[:, None].float() / 255)
         return np.asarray((smoothed[:, 0] * 255).round().to(torch.uint8).numpy())

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from laue_dask.encoder.drift import LARGEST_SHARE, Drift, reference, unexplained
+from laue_dask.encoder.drift import LARGEST_SHARE, Drift, reference
+from laue_dask.encoder.losses import unexplained
 
 REFERENCE = {"error_q50": 0.5, "error_q95": 0.8, "error_q99": 0.9}
 

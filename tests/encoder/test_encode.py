@@ -13,12 +13,14 @@ from scipy.special import log_expit
 from torch import nn
 
 from laue_dask.config import EncoderConfig, Recipe
-from laue_dask.encoder import encode as module
+from laue_dask.encoder import inference as module
 from laue_dask.encoder import weights
-from laue_dask.encoder.drift import unexplained
-from laue_dask.encoder.encode import Network, encode_block
+from laue_dask.encoder.architecture import Architecture
+from laue_dask.encoder.encode import Network
 from laue_dask.encoder.extractors import features
-from laue_dask.encoder.network import Architecture, build
+from laue_dask.encoder.inference import encode_block
+from laue_dask.encoder.losses import unexplained
+from laue_dask.encoder.network import build
 from laue_dask.errors import StoreError
 
 N = 37

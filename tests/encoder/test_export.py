@@ -4,8 +4,9 @@ import torch
 from laue_dask.config import Recipe
 from laue_dask.encoder import export as exporting
 from laue_dask.encoder import weights
+from laue_dask.encoder.architecture import Architecture
 from laue_dask.encoder.export import Encoder, export, largest_difference
-from laue_dask.encoder.network import Architecture, build
+from laue_dask.encoder.network import build
 from laue_dask.errors import ComputeError, InputError
 
 TINY = Architecture(name="tiny", channels=(4, 8, 8, 8, 8), latent=16, batch_norm=True, smoothing=1.0, unit_latent=True)

@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laue_dask.encoder import learning, weights
+from laue_dask.encoder.architecture import Architecture
 from laue_dask.encoder.finetuning import LEAST_GROUP, UNLIKE, Groups, Unlabelled, _jittered, _perturbed, find_groups
 from laue_dask.encoder.fitting import fit
 from laue_dask.encoder.losses import weighted
-from laue_dask.encoder.network import Architecture, build
+from laue_dask.encoder.network import build
 from laue_dask.encoder.training import scaled
 from laue_dask.encoder.training_config import FineTuningConfig
 from laue_dask.errors import InputError, StoreError

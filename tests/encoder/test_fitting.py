@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from laue_dask.encoder import checkpoint, fitting
+from laue_dask.encoder.architecture import Architecture
 from laue_dask.encoder.checkpoint import Epoch
 from laue_dask.encoder.fitting import Check, Checkpointing, best_epoch, choose_device, fit
-from laue_dask.encoder.network import Architecture, build
+from laue_dask.encoder.network import build
 from laue_dask.encoder.training import Supervised, train
 from laue_dask.encoder.training_config import TrainingConfig
 from laue_dask.errors import ConfigError, StoreError

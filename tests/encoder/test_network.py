@@ -9,16 +9,8 @@ from pydantic import ValidationError
 from scipy.ndimage import gaussian_filter, maximum_filter
 from torch import nn
 
-from laue_dask.encoder.network import (
-    ARCHITECTURES,
-    Architecture,
-    BrightestPeaks,
-    PatternSketch,
-    Sketch,
-    Smoothing,
-    build,
-    strength,
-)
+from laue_dask.encoder.architecture import ARCHITECTURES, Architecture
+from laue_dask.encoder.network import BrightestPeaks, PatternSketch, Sketch, Smoothing, build, strength
 
 SIDE = 128
 TINY = Architecture(name="tiny", channels=(4, 8, 8, 8, 8), latent=16)

@@ -14,9 +14,9 @@ from pydantic import ValidationError
 
 from laue_dask.config import Recipe
 from laue_dask.encoder import learning, weights
+from laue_dask.encoder.architecture import Architecture
 from laue_dask.encoder.checkpoint import Epoch
 from laue_dask.encoder.losses import contrastive_loss
-from laue_dask.encoder.network import Architecture
 from laue_dask.encoder.training import (
     TrainingSet,
     plateau,

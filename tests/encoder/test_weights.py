@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from laue_dask.config import Recipe
 from laue_dask.encoder import weights
-from laue_dask.encoder.network import ARCHITECTURES, Architecture, build
+from laue_dask.encoder.architecture import ARCHITECTURES, Architecture
+from laue_dask.encoder.network import build
 from laue_dask.encoder.weights import Card
 from laue_dask.errors import StoreError
 

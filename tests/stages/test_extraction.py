@@ -8,9 +8,10 @@ import pytest
 from laue_dask import pipeline
 from laue_dask.config import EncoderConfig, Recipe
 from laue_dask.encoder import weights
+from laue_dask.encoder.architecture import Architecture
 from laue_dask.encoder.drift import Drift
 from laue_dask.encoder.encode import Network
-from laue_dask.encoder.network import Architecture, build
+from laue_dask.encoder.network import build
 from laue_dask.encoder.pixels import Pixels
 from laue_dask.io import results as io_results
 from laue_dask.progress import QuietProgress

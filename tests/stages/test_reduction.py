@@ -8,7 +8,7 @@ import pytest
 from laue_dask.compute.cluster import start
 from laue_dask.compute.run import write_block
 from laue_dask.config import ClusterConfig, EncoderConfig, Recipe
-from laue_dask.encoder import encode as encoder
+from laue_dask.encoder import inference as encoder
 from laue_dask.encoder.extractors import features as lazy_features
 from laue_dask.errors import InputError, StoreError
 from laue_dask.io.block_files import checksum

@@ -1,0 +1,96 @@
+"""The trained network at work in a process that computes: batches of patterns → features and reconstruction errors."""
+
+from functools import lru_cache
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from laue_dask.encoder import weights
+from laue_dask.encoder.batches import in_batches
+from laue_dask.encoder.losses import unexplained
+from laue_dask.encoder.network import Autoencoder
+from laue_dask.errors import StoreError
+
+
+def encode_block(
+    reduced: NDArray[np.uint8],
+    valid: NDArray[np.bool_],
+    *,
+    weights_name: str,
+    digest: str,
+    batch_size: int,
+    precision: str,
+) -> NDArray[np.float32]:
+    """Features (n, M_AE) float32 of one block of patterns; NaN where not valid."""
+    model, device = _network(weights_name, digest)
+    width = model.architecture.latent
+    features = np.full((len(reduced), width), np.nan, dtype=np.float32)
+    keep = valid.reshape(len(reduced))
+    if keep.any():
+        features[keep] = in_batches(model.encode, reduced[keep], (width,), device, batch_size, precision)
+    return features
+
+
+def reconstruction_errors(
+    reduced: NDArray[np.uint8], *, name: str, digest: str, batch_size: int, precision: str
+) -> NDArray[np.float32]:
+    """How far patterns (n, 128, 128) uint8 are from their reconstructions, (n, 2) float32.
+
+    The binary cross entropy in nat, mean per pixel, and the share that is `drift.unexplained`, NaN for a pattern that
+    shows nothing.
+    """
+    model, device = _network(name, digest)
+
+    def errors(patterns: Tensor) -> Tensor:
+        target = model.smooth(patterns).float()
+        logits = model.decode(model.encode_smoothed(target)).float()
+        entropy = nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((1, 2, 3))
+        return torch.stack([entropy, unexplained(logits, target)], dim=1)
+
+    return in_batches(errors, reduced, (2,), device, batch_size, precision)
+
+
+def load_default() -> None:
+    """Load the shipped weights into this process, and onto its GPU, before anything is asked of it."""
+    _network("default", weights.digest("default"))
+
+
+@lru_cache(maxsize=2)
+def _network(name: str, digest: str) -> tuple[Autoencoder, torch.device]:
+    """Load the network once per process; `digest` tells apart weights that were trained again under one name."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if weights.digest(name) != digest:
+        raise StoreError(f"{name}: these weights changed while they were in use: give the new ones another name")
+    model, _ = weights.load(name)
+    model.encoder = _folded(model.encoder)
+    return cast(Autoencoder, model.to(device=device, memory_format=torch.channels_last)), device  # type: ignore[call-overload]
+
+
+class _Unshuffle(nn.Module):
+    """`nn.PixelUnshuffle` of single-channel patterns by 2, straight into the order that convolutions like."""
+
+    def forward(self, patterns: Tensor) -> Tensor:
+        """Patterns (n, 1, rows, columns) float32 → (n, 4, rows / 2, columns / 2), channels last."""
+        n, _, rows, columns = patterns.shape
+        # Two pixels side by side move as one complex number: nearly three times as fast.
+        pairs = torch.view_as_complex(patterns.reshape(n, rows // 2, 2, columns // 2, 2))
+        blocks = torch.view_as_real(pairs.permute(0, 1, 3, 2).contiguous())
+        return blocks.reshape(n, rows // 2, columns // 2, 4).permute(0, 3, 1, 2)
+
+
+def _folded(layers: nn.Sequential) -> nn.Sequential:
+    """The same function, faster: every batch normalisation is folded into the convolution before it."""
+    folded: list[nn.Module] = []
+    for layer in layers:
+        if isinstance(layer, nn.PixelUnshuffle) and layer.downscale_factor == 2:
+            folded.append(_Unshuffle())
+            continue
+        if isinstance(layer, nn.BatchNorm2d) and isinstance(folded[-1], nn.Conv2d):
+            folded[-1] = fuse_conv_bn_eval(folded[-1], layer)
+        else:
+            folded.append(layer)
+    return nn.Sequential(*folded).eval()
