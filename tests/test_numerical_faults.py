@@ -12,6 +12,7 @@ import xarray as xr
 import zarr
 
 from laue_dask import cli, pipeline
+from laue_dask.encoder import batches
 from laue_dask.encoder import inference as encoder
 from laue_dask.errors import ExitCode, InputError
 from laue_dask.progress import QuietProgress
@@ -64,7 +65,7 @@ def test_patterns_whose_features_are_no_numbers_are_set_aside(store, tmp_path, q
 def test_a_gpu_without_room_for_a_batch_gets_smaller_ones_and_the_run_says_so(
     store, small_run, tmp_path, quick, monkeypatch, caplog
 ):
-    in_batches, sizes = encoder._in_batches, []
+    in_batches, sizes = encoder.in_batches, []
 
     def crowded(function, *rest):
         def narrow(patterns):
@@ -75,8 +76,8 @@ def test_a_gpu_without_room_for_a_batch_gets_smaller_ones_and_the_run_says_so(
 
         return in_batches(narrow, *rest)
 
-    monkeypatch.setattr(encoder, "_in_batches", crowded)
-    encoder._tell_halved.cache_clear()
+    monkeypatch.setattr(encoder, "in_batches", crowded)
+    batches._tell_halved.cache_clear()
     with caplog.at_level(logging.WARNING, "laue_dask"):
         record = segmented(store, tmp_path / "run", quick())
     assert sizes[:3] == [32, 16, 8]
@@ -92,7 +93,7 @@ def test_a_gpu_without_room_for_a_batch_gets_smaller_ones_and_the_run_says_so(
 
 def test_what_a_worker_warns_of_is_told_by_the_command(workers, caplog):
     caplog.set_level(logging.WARNING, "laue_dask.encoder")
-    workers.client.submit(encoder._tell_halved, "cuda:7", 4, pure=False).result()
+    workers.client.submit(batches._tell_halved, "cuda:7", 4, pure=False).result()
     workers.client.submit(int, pure=False).result()
     for _ in range(100):
         if caplog.records:

@@ -16,7 +16,7 @@ import zarr
 import laue_dask
 from laue_dask import pipeline
 from laue_dask.config import load
-from laue_dask.encoder import weights
+from laue_dask.encoder import network, weights
 from laue_dask.encoder.architecture import Architecture
 from laue_dask.errors import ConfigError, FrameError, InputError, StoreError
 from laue_dask.io.frames import FrameRef, read_frame
@@ -101,7 +101,7 @@ def test_a_card_that_declares_more_than_memory_is_refused_before_any_is_taken(tm
     def forbidden(*args, **kwargs):
         raise AssertionError("memory was taken")
 
-    monkeypatch.setattr(weights, "build", forbidden)
+    monkeypatch.setattr(network, "build", forbidden)
     with pytest.raises(StoreError, match="do not fit the architecture of the card"):
         weights.load(str(tmp_path / "w.safetensors"))
 

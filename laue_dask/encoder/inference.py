@@ -40,7 +40,7 @@ def reconstruction_errors(
 ) -> NDArray[np.float32]:
     """How far patterns (n, 128, 128) uint8 are from their reconstructions, (n, 2) float32.
 
-    The binary cross entropy in nat, mean per pixel, and the share that is `drift.unexplained`, NaN for a pattern that
+    The binary cross entropy in nat, mean per pixel, and the share that is `losses.unexplained`, NaN for a pattern that
     shows nothing.
     """
     model, device = _network(name, digest)

@@ -239,7 +239,7 @@ def _scan_errors(model: Autoencoder, reduced: Any, patterns: NDArray[np.int64]) 
 
 @torch.inference_mode()
 def _errors(model: Autoencoder, validation: TrainingSet) -> NDArray[np.float32]:
-    """Reconstruction error (n,) of each validation pattern, as `drift.unexplained` defines it."""
+    """Reconstruction error (n,) of each validation pattern, as `losses.unexplained` defines it."""
     found = []
     for experiment in range(len(validation)):
         target = model.smooth(validation.read(experiment)[0])

@@ -153,7 +153,7 @@ def reconstruction_map(results: xr.Dataset) -> Figure:
 
 
 def unexplained_map(results: xr.Dataset) -> Figure:
-    """Reconstruction error free of how many bright pixels a pattern has; see `encoder.drift.unexplained`."""
+    """Reconstruction error free of how many bright pixels a pattern has; see `encoder.losses.unexplained`."""
     share = results["unexplained"].to_numpy()
     return maps.scalar_figure(
         share,

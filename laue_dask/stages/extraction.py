@@ -191,7 +191,7 @@ def reconstruction_errors(
     Returns
     -------
     error, unexplained : (ny, nx) float32
-        Binary cross entropy in nat, mean per pixel, and the share `drift.unexplained`; NaN where not computed.
+        Binary cross entropy in nat, mean per pixel, and the share `losses.unexplained`; NaN where not computed.
     """
     error = np.full((2, len(where.valid)), np.nan, dtype=np.float32)
     parts = _parts(where, quality) if isinstance(extractor, Network) else []

@@ -35,7 +35,7 @@ class Entry:
     saturated
         Share of the usable pixels that are saturated.
     unexplained
-        See `encoder.drift.unexplained`; None where it was not computed.
+        See `encoder.losses.unexplained`; None where it was not computed.
     """
 
     file: str

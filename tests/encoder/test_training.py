@@ -17,6 +17,7 @@ from laue_dask.encoder import learning, weights
 from laue_dask.encoder.architecture import Architecture
 from laue_dask.encoder.checkpoint import Epoch
 from laue_dask.encoder.losses import contrastive_loss
+from laue_dask.encoder.network import build
 from laue_dask.encoder.training import (
     TrainingSet,
     plateau,
@@ -131,7 +132,7 @@ def test_training_lowers_the_loss_and_leaves_the_untrained_network_behind(traine
     assert [epoch.epoch for epoch in epochs] == [1, 2, 3]
     assert epochs[-1].loss < epochs[0].loss
     assert epochs[-1].train_bce < epochs[0].train_bce
-    assert epochs[-1].validation_bce < validate(weights.build(TINY, seed=0).eval(), sets[1], SHORT).bce
+    assert epochs[-1].validation_bce < validate(build(TINY, seed=0).eval(), sets[1], SHORT).bce
     assert not model.training
 
 
@@ -173,7 +174,7 @@ def test_training_leaves_torch_s_random_numbers_alone(sets):
 
 @pytest.mark.parametrize("values", [{"contrastive_weight": 0.0}, {"reconstruction_weight": 0.0}])
 def test_either_loss_trains_alone(sets, values):
-    before = weights.build(TINY, seed=0).state_dict()
+    before = build(TINY, seed=0).state_dict()
     after = quickly(TINY, sets, **values)
     assert all(torch.isfinite(tensor).all() for tensor in after.values())
     assert not torch.equal(before["encoder.0.weight"], after["encoder.0.weight"])
@@ -182,7 +183,7 @@ def test_either_loss_trains_alone(sets, values):
 
 
 def test_a_training_goes_on_from_given_weights(trained, sets):
-    start = weights.build(TINY, seed=0)
+    start = build(TINY, seed=0)
     start.load_state_dict(trained[0].state_dict())
     config = SHORT.model_copy(update={"epochs": 1, "learning_rate": 1e-4})
     _, [epoch] = train(config, *sets, progress=QuietProgress(), start=start)
@@ -210,7 +211,7 @@ def test_augmentation_moves_a_whole_experiment_alike(seed, shift):
 
 
 def test_the_neighbour_score_is_1_for_perfect_views_and_lower_where_they_are_swapped(tmp_path, write_store):
-    model = weights.build(TINY, seed=0).eval()
+    model = build(TINY, seed=0).eval()
     root = zarr.open_group(str(write_store(tmp_path / "same.zarr", seed=9)), mode="r+")
     patterns = root["patterns"][...]
     root["patterns"][...] = np.repeat(patterns[::VIEWS], VIEWS, axis=0)

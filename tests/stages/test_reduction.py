@@ -9,6 +9,7 @@ from laue_dask.compute.cluster import start
 from laue_dask.compute.run import write_block
 from laue_dask.config import ClusterConfig, EncoderConfig, Recipe
 from laue_dask.encoder import inference as encoder
+from laue_dask.encoder.encode import Network
 from laue_dask.encoder.extractors import features as lazy_features
 from laue_dask.errors import InputError, StoreError
 from laue_dask.io.block_files import checksum
@@ -76,7 +77,7 @@ def unreadable(monkeypatch):
 def test_no_frame_is_read_before_something_is_computed(tmp_path):
     store = written(tmp_path / "s.zarr", 70, side=128)
     frames, reduced = store.frames(), reduced_patterns(store, RECIPE)
-    features = lazy_features(encoder.Network.load(UNTRAINED), reduced, store.valid)
+    features = lazy_features(Network.load(UNTRAINED), reduced, store.valid)
     # Whatever is built upon them stays as lazy.
     built = [frames.astype(float).mean(axis=0), reduced[::2, 10:20].max(), features[store.valid].sum(axis=0)]
     for lazy in (frames, reduced, features, *built):
@@ -90,7 +91,7 @@ def test_no_network_is_loaded_before_features_are_computed(monkeypatch):
     load = encoder._network
     monkeypatch.setattr(encoder, "_network", lambda *args: loaded.append(args) or load(*args))
     patterns = da.zeros((8, 128, 128), dtype=np.uint8, chunks=(4, -1, -1))
-    features = lazy_features(encoder.Network.load(UNTRAINED), patterns, np.ones(8, bool))
+    features = lazy_features(Network.load(UNTRAINED), patterns, np.ones(8, bool))
     assert not loaded
     assert features.shape == (8, 256)
     assert np.isfinite(features.compute(scheduler="synchronous")).all()
