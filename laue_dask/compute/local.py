@@ -34,9 +34,9 @@ DEATHS = 8
 MEMORY_SHARE = 0.75
 """Share of the available memory that the workers may use together."""
 
-SMALLEST_MEMORY = 768 * 2**20
-"""A worker that has encoded a block holds 560 MiB, and Dask stops it at 80 % of its limit; a much smaller limit is a
-forgotten unit."""
+SMALLEST_MEMORY = 960 * 2**20
+"""A worker that has encoded and decoded patterns holds 660 MiB, and Dask stops it at 80 % of its limit; a much smaller
+limit is a forgotten unit."""
 
 USUAL_MEMORY = 2**30
 """What a worker needs for frames of any size; with less for each core, fewer workers are started."""

@@ -72,8 +72,8 @@ def test_the_default_memory_is_a_share_of_what_is_available(monkeypatch):
     assert local.memory_limit(ClusterConfig(), 1000) == local.SMALLEST_MEMORY
     monkeypatch.setattr(local, "MEMORY_LIMIT", 4 * 10**9)
     assert local.memory_limit(ClusterConfig(), 4) == local.SMALLEST_MEMORY
-    monkeypatch.setattr(local, "MEMORY_LIMIT", 5 * 10**9)
-    assert local.memory_limit(ClusterConfig(), 4) == 937_500_000
+    monkeypatch.setattr(local, "MEMORY_LIMIT", 6 * 10**9)
+    assert local.memory_limit(ClusterConfig(), 4) == 1_125_000_000
     assert local.memory_limit(ClusterConfig(memory="2.5GB"), 4) == 2_500_000_000
 
 
