@@ -109,7 +109,7 @@ def test_a_machine_without_memory_is_found(monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", machine)
     finding = doctor._found("machine", doctor._machine)
     assert not finding.passed
-    assert "a worker needs 960.00 MiB: end other programs" in finding.said
+    assert "a worker needs 0.94 GiB: end other programs" in finding.said
 
 
 def test_a_configuration_that_is_wrong_is_bad_input(capsys, tmp_path):
