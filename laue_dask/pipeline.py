@@ -104,15 +104,17 @@ def _run(
 ) -> Run:
     """`run` of a folder that is this process's own, with everything checked that can be before."""
     record = Run(command=command, source=origin, config=config)
-    # Before workers are asked for: frames that cannot be used need none, and local ones are still importing.
-    with record.timed("look"):
-        look = source.look(origin, folder, config.scan)
+    local, looks = isinstance(config.cluster, ClusterConfig), []
+    if local:  # whose workers are still importing; jobs may wait for hours, in which frames arrive
+        with record.timed("look"):
+            looks.append(source.look(origin, folder, config.scan))
     with nullcontext(given) if given else cluster.start(config.cluster, folder=folder, report=True) as workers:
-        scan = encode(folder, record, extractor, look=look, workers=workers, progress=progress)
+        look = looks.pop if looks else lambda: None  # nobody else holds on to a list of a million frames
+        scan = encode(folder, record, extractor, look=look(), workers=workers, progress=progress)
         with _near(scan.features):
             rows = _analyse(scan, workers=workers, progress=progress)
-        settled = settle(scan, rows, workers if isinstance(config.cluster, ClusterConfig) else None)
-    conclude(scan, settled)
+        settled = settle(scan, rows, workers) if local else None
+    conclude(scan, settled or settle(scan, rows))  # jobs are not held while this process works alone
     return record
 
 
@@ -268,7 +270,8 @@ def _analyse(scan: Encoded, *, workers: Workers, progress: Progress) -> list[gra
 def _begin_quality(scan: Encoded, workers: Workers) -> Begun:
     """What `examine` will ask of workers, begun while they have little to do."""
     config = scan.record.config
-    if scan.reuse.holds(keys.quality(scan.record.keys["features"], config.quality), OF_QUALITY):
+    kept = scan.reuse.holds(keys.quality(scan.record.keys["features"], config.quality), OF_QUALITY)
+    if kept or workers.waits_for_gpu():
         return {}
     return extraction.begin_errors(scan.reduced, scan.where, scan.extractor, config.quality, workers=workers)
 

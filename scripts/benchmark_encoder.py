@@ -2,7 +2,7 @@
 """How good the shipped encoder is on scans outside its training, beside what it has to beat: the table of the README.
 
 Usage: .venv/bin/python scripts/benchmark_encoder.py [--cache FOLDER] [--seeds 101 102 103] [--shape 30 30]
-           [--kinds grains messy ...] [--encoder NAME] [--paper PATH] [--jobs 2] [--json FILE]
+           [--kinds grains messy ...] [--encoder NAME] [--paper PATH] [--jobs 2] [--json FILE] [--card]
 
 Every scan is simulated once for each seed and reduced; the reduced patterns stay in the cache, so that another call
 costs the encoding alone. Each row's features go through the product's PCA and k-means in their default configuration.
@@ -43,6 +43,7 @@ from torch import nn
 from laue_dask import labeling, scores
 from laue_dask.clustering import nearest
 from laue_dask.config import Config, EncoderConfig, PCAConfig, Recipe
+from laue_dask.encoder import weights
 from laue_dask.encoder.discrimination import nearest_mean_accuracy, neighbour_accuracy, smallest_resolved
 from laue_dask.encoder.encode import Network
 from laue_dask.encoder.network import Smoothing
@@ -302,6 +303,17 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def card_rows(report: dict[str, Any]) -> list[dict[str, str | float]]:
+    """The table as the card of the weights keeps it: a row for each scan and feature extractor."""
+    return [
+        {"scan": scan, "row": name, "seeds": " ".join(map(str, report["seeds"]))}
+        | {metric: round(float(np.mean(metrics[metric])), 4) for metric in METRICS}
+        | {"ari_interior_std": round(float(np.std(metrics["ari_interior"])), 4)}
+        for scan, figures in report["scans"].items()
+        for name, metrics in figures.items()
+    ]
+
+
 def _degrees(values: list[float], largest: float) -> str:
     """Mean ± standard deviation over the seeds of what may be infinite."""
     if not np.isfinite(values).all():
@@ -374,6 +386,7 @@ def main() -> int:
     parser.add_argument("--paper", type=Path, help="weights of the `paper` architecture; the row is left out without")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--json", type=Path, help="all figures go there")
+    parser.add_argument("--card", action="store_true", help="keep the table in the card of the encoder's weights")
     parser.add_argument("--simulate-only", action="store_true", help="fill the cache and stop")
     options = parser.parse_args()
     if unknown := [scan for scan in options.kinds if _parts(scan)[0] not in KINDS]:
@@ -401,6 +414,11 @@ def main() -> int:
     report |= {"broken": broken, "minutes": round((time.monotonic() - begun) / 60, 2)}
     if options.json is not None:
         options.json.write_text(json.dumps(report, indent=1), encoding="utf-8")
+    if options.card:
+        file = weights.locate(options.encoder)
+        if file is None:
+            parser.error(f"--card: {options.encoder} has no file")
+        weights.annotate(file, benchmark=card_rows(report))
     print(table(report))
     print(f"\n{options.shape[0]} × {options.shape[1]} points, seeds {', '.join(map(str, options.seeds))}; ", end="")
     print(f"cheapest variant: {report['cost_ms']['cheapest']:.2f} ms; {report['machine']}; {report['minutes']} min")

@@ -5,6 +5,7 @@ block it was at, never a finished one. A bounded number of blocks is in flight, 
 do not grow with the scan. Finished blocks are in a journal on disk, which the next run reads.
 """
 
+import logging
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -24,6 +25,8 @@ from laue_dask.io.block_files import BlockFiles, checksum, location
 from laue_dask.io.journal import Journal, Receipt
 from laue_dask.progress import Progress
 from laue_dask.threads import one_thread
+
+logger = logging.getLogger(__name__)
 
 MAPPINGS = 3
 """How often in a row `map_tasks` is tried while workers die and nothing gets done."""
@@ -415,10 +418,17 @@ def map_tasks(
         return _map_here(function, items, shared, on_done)
     results: dict[int, Any] = {}
     for place, future in (begun or {}).items():
-        with suppress(Exception):
+        try:
             results[place] = future.result()
-            if on_done:
-                on_done(items[place])
+        except LaueDaskError:
+            raise
+        except KilledWorker as error:
+            raise _killed(error) from error
+        except Exception as error:
+            logger.debug("a call that was begun: %s", error)
+            continue
+        if on_done:
+            on_done(items[place])
     left = MAPPINGS
     while len(results) < len(items):
         done = len(results)
@@ -438,10 +448,7 @@ def map_tasks(
         except LaueDaskError:
             raise
         except KilledWorker as error:
-            raise ComputeError(
-                f"{error.allowed_failures + 1} workers died with the same task, probably for want of memory: "
-                "raise cluster.memory or lower cluster.workers"
-            ) from error
+            raise _killed(error) from error
         except CancelledError as error:
             left = MAPPINGS if len(results) > done else left - 1
             if not left:
@@ -451,6 +458,13 @@ def map_tasks(
         except Exception as error:
             raise ComputeError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
     return [results[place] for place in range(len(items))]
+
+
+def _killed(error: KilledWorker) -> ComputeError:
+    return ComputeError(
+        f"{error.allowed_failures + 1} workers died with the same task, probably for want of memory: "
+        "raise cluster.memory or lower cluster.workers"
+    )
 
 
 def _map_here(

@@ -10,6 +10,10 @@ from laue_dask.schema import PATTERN_SIZE
 SKETCHED_MAP = 2
 """Which feature map is sketched: after so many poolings."""
 
+LARGEST_SKETCH = 2**27
+"""Signs that a sketch may have, by a generous count: they are drawn before a card's numbers are held against its file.
+"""
+
 SKETCHES = 2
 """Of the pattern, and of that feature map."""
 
@@ -53,6 +57,8 @@ class Architecture(Model):
             raise ValueError(f"latent: {sketches}{self.peaks} peaks leave nothing of {self.latent} latent features")
         if self.sketch and not self.unit_latent:
             raise ValueError("sketch: needs unit_latent, for its length is relative to that of the learned features")
+        if self.sketch * max(self.channels) * (PATTERN_SIZE // self.unshuffle) ** 2 > LARGEST_SKETCH:
+            raise ValueError(f"sketch: {self.sketch} features take more than {LARGEST_SKETCH} signs")
         if self.sketch and len(self.channels) < SKETCHED_MAP:
             raise ValueError(f"sketch: one is of feature map {SKETCHED_MAP}, there are {len(self.channels)} channels")
         if self.noise and not self.peaks:

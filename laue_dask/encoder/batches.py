@@ -1,7 +1,7 @@
 """Patterns through a network, batch by batch, on a CPU or a GPU.
 
 On a GPU two batches are under way: while one is computed, the next is copied from page-locked memory by a stream of its
-own, and what came of the one before is copied back. On a CPU the same lanes are mere memory.
+own. On a CPU the same lanes are mere memory.
 """
 
 import logging
@@ -86,7 +86,7 @@ class _Lane:
         self._device, self._begin, self._count = device, 0, 0
         self._patterns = torch.zeros((batch_size, 1, *frame), dtype=torch.uint8, pin_memory=on_gpu)
         self._result = torch.empty((batch_size, *shape), dtype=torch.float32, pin_memory=on_gpu)
-        self._copying = torch.cuda.Stream(device) if on_gpu else None
+        self._copying = _copying_stream(str(device)) if on_gpu else None
         self._done = torch.cuda.Event() if on_gpu else None
 
     def send(self, patterns: NDArray[np.uint8], begin: int, function: Function, precision: str) -> None:
@@ -120,6 +120,12 @@ class _Lane:
         computing.wait_stream(self._copying)
         there.record_stream(computing)
         return there
+
+
+@lru_cache(maxsize=8)
+def _copying_stream(device: str) -> torch.cuda.Stream:
+    """The one for this device: memory that a stream has had is not another's."""
+    return torch.cuda.Stream(device)
 
 
 @lru_cache(maxsize=64)

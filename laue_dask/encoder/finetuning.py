@@ -144,7 +144,9 @@ class Unlabelled:
                 "no two groups of like patterns in the scan are clearly different: nothing to learn from, "
                 "keep the weights as they are"
             )
-        self._before = nn.functional.normalize(torch.from_numpy(features), dim=1)
+        # Sketches and peaks tell groups apart as well, but there is nothing to be learnt of them.
+        self._learned = model.architecture.learned
+        self._before = nn.functional.normalize(torch.from_numpy(features[:, : self._learned]), dim=1)
 
     def begin(self, model: Autoencoder) -> None:
         """Encode the scan and group its patterns anew."""
@@ -208,7 +210,7 @@ class Unlabelled:
         """The contrastive term, and the squared change of the similarities of which nothing is known."""
         together, apart = (torch.from_numpy(v).to(latent.device) for v in groups.pairs(places.cpu().numpy()))
         unknown = ~(together | apart)
-        unit = nn.functional.normalize(latent, dim=1)
+        unit = nn.functional.normalize(latent[:, : self._learned], dim=1)
         before = self._before.to(latent.device)[places]
         change = (unit @ unit.T - before @ before.T)[unknown]
         return {

@@ -74,10 +74,10 @@ class _Unshuffle(nn.Module):
     """`nn.PixelUnshuffle` of single-channel patterns by 2, straight into the order that convolutions like."""
 
     def forward(self, patterns: Tensor) -> Tensor:
-        """Patterns (n, 1, rows, columns) float32 → (n, 4, rows / 2, columns / 2), channels last."""
+        """Patterns (n, 1, rows, columns) → (n, 4, rows / 2, columns / 2), channels last."""
         n, _, rows, columns = patterns.shape
         # Two pixels side by side move as one complex number: nearly three times as fast.
-        pairs = torch.view_as_complex(patterns.reshape(n, rows // 2, 2, columns // 2, 2))
+        pairs = torch.view_as_complex(patterns.float().reshape(n, rows // 2, 2, columns // 2, 2))
         blocks = torch.view_as_real(pairs.permute(0, 1, 3, 2).contiguous())
         return blocks.reshape(n, rows // 2, columns // 2, 4).permute(0, 3, 1, 2)
 

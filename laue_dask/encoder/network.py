@@ -73,16 +73,19 @@ class Sketch(nn.Module):
 
     def __init__(self, shape: tuple[int, int, int], outputs: int, length: float) -> None:
         super().__init__()
-        self.length = length
+        self.length, self.window = length, shape
         random = np.random.RandomState(self.SEED).randint(0, 2, (math.prod(shape), outputs)).T
         signs = torch.from_numpy(2 * random - 1).float().reshape(outputs, *shape)
-        self.register_buffer("signs", signs.contiguous(memory_format=torch.channels_last), persistent=False)
+        # Channels last, and flat, so that moving the network to another order of memory does not touch them.
+        self.register_buffer("signs", signs.permute(0, 2, 3, 1).reshape(outputs, -1), persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
         """Projection (n, outputs) of features (n, *shape)."""
+        channels, rows, columns = self.window
+        kernel = self.signs.reshape(-1, rows, columns, channels).permute(0, 3, 1, 2)
         # A convolution whose window is all there is: unlike those of a product of matrices, its sums do not depend on
         # the number of threads.
-        found = nn.functional.conv2d(features, self.signs.to(features.dtype)).flatten(1)
+        found = nn.functional.conv2d(features, kernel.to(features.dtype)).flatten(1)
         return self.length * nn.functional.normalize(found.float(), dim=1, eps=1e-3)
 
 
@@ -90,20 +93,19 @@ class PatternSketch(Sketch):
     """`Sketch` of a pattern at half its resolution, (n, 1, 128, 128) → (n, outputs)."""
 
     HALF = PATTERN_SIZE // 2
-    WINDOW = 16
-    """The flat pattern is taken for 64 channels of so many pixels a side, a window for which convolutions are fast."""
+    SIDE = 16
+    """The flat pattern is taken for 64 channels of so many pixels a side, for which convolutions are fast."""
 
     def __init__(self, outputs: int, length: float) -> None:
         super().__init__((1, self.HALF, self.HALF), outputs, length)
-        whole = self.signs.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-        self.signs = self._folded(whole)
+        half = self.signs.reshape(outputs, self.HALF, self.HALF)
+        self.signs = half.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2).reshape(outputs, -1)
+        self.window = (PATTERN_SIZE**2 // self.SIDE**2, self.SIDE, self.SIDE)
 
     def forward(self, features: Tensor) -> Tensor:
         """Projection (n, outputs) of patterns; the signs of four pixels are the same, as if these were averaged."""
-        return super().forward(self._folded(features))
-
-    def _folded(self, patterns: Tensor) -> Tensor:
-        return patterns.reshape(len(patterns), self.WINDOW, self.WINDOW, -1).permute(0, 3, 1, 2)
+        channels, rows, columns = self.window
+        return super().forward(features.reshape(-1, rows, columns, channels).permute(0, 3, 1, 2))
 
 
 class BrightestPeaks(nn.Module):

@@ -1,4 +1,4 @@
-"""The figures and the page of a run. Local workers draw some of them, while this process writes tables.
+"""The figures and the page of a run. Local workers draw those of small results, while this process writes tables.
 
 Matplotlib is imported where something is drawn: it takes as long as several figures.
 """
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 import zarr
+from dask import config as dask_config
 from numpy.typing import NDArray
 
 from laue_dask.compute.cluster import Workers
@@ -27,6 +28,9 @@ HELD = 2**28
 
 SMALL = 2**26
 """Bytes of results up to which workers draw: each of them reads all."""
+
+PARTS = 8
+"""Workers that draw, at most: there are some twenty figures."""
 
 PLOTS, REPORT = "plots", "report.html"
 
@@ -58,19 +62,21 @@ class Material:
 
 
 def begin(folder: Path, reduced: zarr.Array[Any], material: Material, *, workers: Workers) -> Begun:
-    """Have workers draw the figures of small results, in as many parts as there are workers."""
+    """Have workers draw the figures of small results, a part each."""
     if material.results.nbytes > SMALL:
         return {}
-    shared = (workers.count, str(folder), *location(reduced))
-    return begin_tasks(_draw, range(workers.count), shared, client=workers.client)
+    parts = min(workers.count, PARTS)
+    shared = (parts, str(folder), *location(reduced))
+    return begin_tasks(_draw, range(parts), shared, client=workers.client)
 
 
 def _draw(part: int, parts: int, folder: str, root: str, member: str) -> list[str]:
     from laue_dask.report import plots
 
-    material = Material.of(Path(folder), zarr.open_array(root, path=member, mode="r"))
-    names = plots.names(material.results, material.patterns)[part::parts]
-    plots.draw_some(material.results, Path(folder) / PLOTS, names, material.patterns)
+    with dask_config.set(scheduler="synchronous"):  # or what is read here would be asked of the workers, this one too
+        material = Material.of(Path(folder), zarr.open_array(root, path=member, mode="r"))
+        names = plots.names(material.results, material.patterns)[part::parts]
+        plots.draw_some(material.results, Path(folder) / PLOTS, names, material.patterns)
     return names
 
 

@@ -530,6 +530,17 @@ def test_what_was_begun_is_not_done_again_unless_it_failed(client, marked):
     assert marks(marked) == {0: 1, 1: 1, 2: 2, 3: 1}
 
 
+def test_what_was_begun_and_failed_for_a_reason_of_ours_is_not_tried_again(client, marked):
+    def work(item):
+        mark(marked, item)
+        raise StoreError("it is damaged")
+
+    begun = begin_tasks(work, [0], (), client=client)
+    with pytest.raises(StoreError, match="damaged"):
+        map_tasks(work, [0], (), client=client, begun=begun)
+    assert marks(marked) == {0: 1}
+
+
 def test_what_was_begun_and_cancelled_is_done_in_its_turn(client):
     begun = begin_tasks(lambda item: time.sleep(60), [5], (), client=client)
     client.cancel(list(begun.values()), force=True)

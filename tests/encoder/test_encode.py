@@ -146,6 +146,8 @@ def test_unshuffling_is_torch_s_own_in_another_order_of_memory(n):
     found = module._Unshuffle()(patterns)
     assert torch.equal(found, nn.PixelUnshuffle(2)(patterns))
     assert found.is_contiguous(memory_format=torch.channels_last)
+    half = module._Unshuffle()(patterns.bfloat16())  # as it comes under a GPU's autocast
+    assert torch.equal(half, nn.PixelUnshuffle(2)(patterns.bfloat16()).float())
 
 
 def test_nothing_is_computed_before_it_is_asked_for(name):

@@ -9,7 +9,18 @@ from laue_dask.encoder.export import Encoder, export, largest_difference
 from laue_dask.encoder.network import build
 from laue_dask.errors import ComputeError, InputError
 
-TINY = Architecture(name="tiny", channels=(4, 8, 8, 8, 8), latent=16, batch_norm=True, smoothing=1.0, unit_latent=True)
+TINY = Architecture(
+    name="tiny",
+    channels=(4, 8, 8, 8),
+    latent=16,
+    unshuffle=2,
+    batch_norm=True,
+    smoothing=1.0,
+    unit_latent=True,
+    sketch=3,
+    peaks=4,
+    noise=0.3,
+)
 
 
 @pytest.fixture(scope="module")

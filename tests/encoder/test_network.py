@@ -212,6 +212,7 @@ def test_nothing_is_learnt_of_a_sketch():
             "2 sketches of 8 and 1 peaks leave nothing of 16",
         ),
         ({"sketch": 8, "unit_latent": True, "sketch_length": 0}, "sketch_length"),
+        ({"sketch": 4096, "unit_latent": True, "channels": (1, 4096), "latent": 8193}, "more than 134217728 signs"),
     ],
 )
 def test_a_sketch_needs_something_to_be_made_of_and_to_be_held_against(values, message):
