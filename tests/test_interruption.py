@@ -88,7 +88,7 @@ main()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("name", ["laue_dask.cli", "pydantic", "click", "laue_dask.describe", "torch"])
+@pytest.mark.parametrize("name", ["laue_dask.cli", "pydantic", "click", "laue_dask.describe", "safetensors"])
 def test_an_interruption_before_anything_was_begun_ends_in_a_line(number, name):
     code = INTERRUPTED_BEFORE.format(number=int(number), name=name)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
