@@ -34,10 +34,11 @@ from laue_dask.io.scan_store import ScanStore
 from laue_dask.pca import choose_components
 from laue_dask.progress import Progress
 from laue_dask.record import Run
+from laue_dask.report import drawing
+from laue_dask.report.drawing import Material
 from laue_dask.reuse import Reuse, Stage, differences, recorded, update
-from laue_dask.stages import drawing, evaluation, extraction, grains, segmentation, source, specimen
+from laue_dask.stages import evaluation, extraction, grains, segmentation, source, specimen
 from laue_dask.stages.ahead import EncodingAhead
-from laue_dask.stages.drawing import Material
 from laue_dask.stages.ingest import Look
 from laue_dask.stages.reduction import reduce_scan
 from laue_dask.stages.specimen import Map
@@ -104,13 +105,13 @@ def _run(
 ) -> Run:
     """`run` of a folder that is this process's own, with everything checked that can be before."""
     record = Run(command=command, source=origin, config=config)
-    local, looks = isinstance(config.cluster, ClusterConfig), []
-    if local:  # whose workers are still importing; jobs may wait for hours, in which frames arrive
-        with record.timed("look"):
-            looks.append(source.look(origin, folder, config.scan))
+    local = isinstance(config.cluster, ClusterConfig)
+    with record.timed("look"):
+        # Local workers are still importing; jobs may wait for hours, in which frames arrive.
+        look = source.look(origin, folder, config.scan) if local else None
     with nullcontext(given) if given else cluster.start(config.cluster, folder=folder, report=True) as workers:
-        look = looks.pop if looks else lambda: None  # nobody else holds on to a list of a million frames
-        scan = encode(folder, record, extractor, look=look(), workers=workers, progress=progress)
+        scan = encode(folder, record, extractor, look=look, workers=workers, progress=progress)
+        del look  # it may list a million frames
         with _near(scan.features):
             rows = _analyse(scan, workers=workers, progress=progress)
         settled = settle(scan, rows, workers) if local else None

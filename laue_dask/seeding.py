@@ -130,7 +130,7 @@ def improve(X: Array, centers: Array, *, max_iter: int = 300, tol: float = 1e-4)
 
 
 def _fit(X: Array, n_clusters: int, **settings: Any) -> Any:
-    # Of thousands of fits to the same small table, which was looked at before, a fifth went into checks.
+    # Thousands of fits are to the same small table, which was looked at before.
     with warnings.catch_warnings(), config_context(assume_finite=True, skip_parameter_validation=True):
         # Fewer distinct rows than clusters, but for rounding: what is left empty is seen and dealt with by `KMeans`.
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -52,6 +52,7 @@ from laue_dask.blocks import block_size
 from laue_dask.compute import cluster
 from laue_dask.compute.cluster import Workers
 from laue_dask.compute.local import available_cores
+from laue_dask.compute.run import write_tasks
 from laue_dask.config import ClusterConfig, Config, EncoderConfig, Recipe, ScanConfig
 from laue_dask.encoder.architecture import ARCHITECTURES
 from laue_dask.encoder.encode import Network
@@ -421,13 +422,13 @@ def as_scale(path: Path, folder: Path) -> None:
     with workers(available_cores()) as started, Watch() as watch:
         took = seconds(lambda: features_of(store, folder, started))
         spans = started.client.run_on_scheduler(_busy)
-    lazy = reduced_patterns(store, Recipe())
+    task = write_tasks(reduced_patterns(store, Recipe()), store.reduced(Recipe().digest()))[0]
     found = {
         "patterns": n,
         "patterns_per_s": n / took,
         "peak_GB": watch.peak / 1e9,
         "tasks_per_1000": 1e3 * sum(count for count, _ in spans.values()) / n,
-        "task_bytes": len(pickle.dumps(lazy.blocks[0].__dask_graph__().to_dict())),
+        "task_bytes": len(pickle.dumps(task.__dask_graph__().to_dict())),
         "blocks": -(-n // block_size(n)),
         "idle_share": 1 - sum(busy for _, busy in spans.values()) / (took * available_cores()),
     }

@@ -391,6 +391,8 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := [scan for scan in options.kinds if _parts(scan)[0] not in KINDS]:
         parser.error(f"{unknown[0]} is no scan: choose of {', '.join(SCANS)}")
+    if options.card and options.encoder == "untrained":
+        parser.error("--card: untrained weights have no file")
     rows = [Row(ENCODER, options.encoder)]
     if options.paper is not None and options.paper.is_file():
         rows.append(Row(PAPER, str(options.paper)))
@@ -415,10 +417,7 @@ def main() -> int:
     if options.json is not None:
         options.json.write_text(json.dumps(report, indent=1), encoding="utf-8")
     if options.card:
-        file = weights.locate(options.encoder)
-        if file is None:
-            parser.error(f"--card: {options.encoder} has no file")
-        weights.annotate(file, benchmark=card_rows(report))
+        weights.annotate(Path(str(weights.locate(options.encoder))), benchmark=card_rows(report))
     print(table(report))
     print(f"\n{options.shape[0]} × {options.shape[1]} points, seeds {', '.join(map(str, options.seeds))}; ", end="")
     print(f"cheapest variant: {report['cost_ms']['cheapest']:.2f} ms; {report['machine']}; {report['minutes']} min")

@@ -335,7 +335,6 @@ def write_tasks(blocks: da.Array, target: zarr.Array[Any]) -> Blocks:
 
 
 def _write(block: NDArray[Any], *, root: str, member: str, block_id: tuple[int, ...] | None = None) -> NDArray[Any]:
-    # Not `block_info`, which says of every task where all blocks lie: a task would grow with the scan.
     if block_id is None:
         raise ValueError("block_id is needed to know where the block belongs")
     return np.array([write_block(block, zarr.open_array(root, path=member, mode="r+"), block_id[0])], dtype=object)

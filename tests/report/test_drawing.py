@@ -3,8 +3,8 @@ import pytest
 from laue_dask.compute.run import begin_tasks
 from laue_dask.io import results as io_results
 from laue_dask.io.scan_store import ScanStore
-from laue_dask.stages import drawing
-from laue_dask.stages.drawing import Material
+from laue_dask.report import drawing
+from laue_dask.report.drawing import Material
 
 
 @pytest.fixture
