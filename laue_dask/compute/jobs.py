@@ -23,7 +23,7 @@ from typing import Any, Literal
 from distributed import Security, Status
 
 from laue_dask.compute.forks import ENVIRONMENT
-from laue_dask.compute.local import GPU, PRELOAD, memory_of
+from laue_dask.compute.local import GPU, MEMORY, PRELOAD, memory_of
 from laue_dask.config import BatchConfig, GPUJobsConfig
 from laue_dask.errors import ConfigError
 
@@ -324,7 +324,7 @@ def cpu_jobs(config: BatchConfig, *, security: Security | None, logs: Path | Non
     """
     processes = min(config.cores, max(1, config.workers))
     request = Request(processes, processes, 0, memory_of(config.memory, "cluster.memory") * processes)
-    return Jobs("cpu", config.workers, processes, _spec(config, config, request, security, logs, preload=False))
+    return Jobs("cpu", config.workers, processes, _spec(config, config, request, security, logs, [MEMORY]))
 
 
 def gpu_jobs(config: BatchConfig, gpus: GPUJobsConfig, *, security: Security | None, logs: Path | None) -> Jobs:
@@ -336,7 +336,7 @@ def gpu_jobs(config: BatchConfig, gpus: GPUJobsConfig, *, security: Security | N
     memory = memory_of(gpus.memory, "cluster.gpu_jobs.memory")
     request = Request(processes, processes * gpus.cores, min(gpus.gpus, processes), memory * processes)
     gpus = gpus.model_copy(update={**inherited, "resources": {**GPU, **gpus.resources}})
-    return Jobs("gpu", gpus.workers, processes, _spec(config, gpus, request, security, logs, preload=True))
+    return Jobs("gpu", gpus.workers, processes, _spec(config, gpus, request, security, logs, [MEMORY, PRELOAD]))
 
 
 def _spec(
@@ -345,8 +345,7 @@ def _spec(
     request: Request,
     security: Security | None,
     logs: Path | None,
-    *,
-    preload: bool,
+    preloads: Sequence[str],
 ) -> dict[str, Any]:
     system = SYSTEMS[config.kind]
     asked, directives = system.asking(request, jobs.resource_spec)
@@ -355,8 +354,8 @@ def _spec(
     arguments = ["--no-dashboard", "--dashboard-address", "127.0.0.1:0", *_lifetime(jobs)]
     if jobs.resources:
         arguments += ["--resources", shlex.quote(",".join(f"{k}={v:g}" for k, v in jobs.resources.items()))]
-    if preload:
-        arguments += ["--preload", PRELOAD]
+    for module in preloads:
+        arguments += ["--preload", module]
     options = {
         "cores": request.processes,
         "processes": request.processes,

@@ -47,8 +47,11 @@ STARTS = 8
 NO_LOOP = "Dask's event loop did not start within 10 s: is the machine overloaded?"
 """What an `AssertionError` without words of Dask means."""
 
+MEMORY = "laue_dask.compute.memory"
+"""What all workers do first: they see to it that what they have freed is not taken for what they hold."""
+
 PRELOAD = "laue_dask.compute.preload"
-"""What GPU workers do first."""
+"""What GPU workers do next."""
 
 
 @contextmanager
@@ -79,6 +82,7 @@ def start_cluster(config: ClusterConfig, count: int, gpus: int, memory: int, scr
     ComputeError
         They do not start.
     """
+    preload = [*dask_config.get("distributed.worker.preload"), MEMORY]
     common: dict[str, Any] = {
         "nthreads": 1,
         "host": LOOPBACK,
@@ -88,7 +92,13 @@ def start_cluster(config: ClusterConfig, count: int, gpus: int, memory: int, scr
     }
 
     def worker(devices: str, **more: Any) -> dict[str, Any]:
-        options = {**common, "memory_limit": memory, "env": {"CUDA_VISIBLE_DEVICES": devices}, **more}
+        options = {
+            **common,
+            "memory_limit": memory,
+            "preload": preload,
+            "env": {"CUDA_VISIBLE_DEVICES": devices},
+            **more,
+        }
         return {"cls": _PersistentNanny, "options": options}
 
     # A CPU worker sees no GPU: what it encodes must not fill the memory of one that is another worker's.
@@ -96,7 +106,7 @@ def start_cluster(config: ClusterConfig, count: int, gpus: int, memory: int, scr
     # A batch system or a person may have given this process some of the machine's GPUs only.
     given = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     workers |= {
-        f"gpu-{i}": worker(given[i] if i < len(given) else str(i), resources=GPU, preload=[PRELOAD])
+        f"gpu-{i}": worker(given[i] if i < len(given) else str(i), resources=GPU, preload=[*preload, PRELOAD])
         for i in range(gpus)
     }
     try:

@@ -167,7 +167,8 @@ def test_workers_have_one_thread_end_before_their_job_and_show_nothing_on_the_ne
         assert options["--local-directory"] == "${TMPDIR:-/tmp}"
     assert "--resources" not in cpu
     assert dict(itertools.pairwise(gpu))["--resources"] == "GPU=1"
-    assert gpu[gpu.index("--preload") + 1] == "laue_dask.compute.preload"
+    loaded = [[after for option, after in itertools.pairwise(one) if option == "--preload"] for one in (cpu, gpu)]
+    assert loaded == [["laue_dask.compute.memory"], ["laue_dask.compute.memory", "laue_dask.compute.preload"]]
 
 
 @given(walltime=st.integers(4, 10**6))

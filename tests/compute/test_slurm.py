@@ -131,6 +131,18 @@ def listening(pids):
     return found
 
 
+def wait_for_running(client, count):
+    """Wait for so many workers that take tasks; what all are and hold is told if they are not there in time."""
+    deadline = time.monotonic() + 120
+    while True:
+        seen = client.scheduler_info(n_workers=-1)["workers"].values()
+        states = {worker["name"]: (worker["status"], worker["metrics"].get("memory")) for worker in seen}
+        if sum(status == "running" for status, _ in states.values()) >= count:
+            return
+        assert time.monotonic() < deadline, (states, called("squeue", "--format=%i,%T,%r"))
+        time.sleep(0.2)
+
+
 @pytest.mark.usefixtures("slurm")
 def test_a_run_over_tls_places_gpu_work_on_gpu_workers_and_ends_as_at_home(small_scan, quick, at_home, tmp_path):
     config = quick(cluster=batch(), quality="all")
@@ -152,7 +164,7 @@ def test_a_run_over_tls_places_gpu_work_on_gpu_workers_and_ends_as_at_home(small
         pipeline.run(
             str(small_scan), tmp_path / "run", config, command="test", progress=QuietProgress(), workers=running
         )
-        client.wait_for_workers(3, timeout=120)
+        wait_for_running(client, 3)
         assert len(placed.tagged) >= 3
         assert len(run_blocks(waits(40), client=client, resources=running.gpu)) == 40
         workers = client.scheduler_info(n_workers=-1)["workers"]
