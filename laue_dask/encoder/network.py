@@ -32,22 +32,34 @@ class Smoothing(nn.Module):
     """
 
     GAIN = 3.0
+    BLOCK = 16
+    """Rows, and columns, that are smoothed at once on a CPU."""
 
     matrix: Tensor
 
     def __init__(self, sigma: float) -> None:
         super().__init__()
-        radius = max(1, math.ceil(3 * sigma))
+        self.radius = max(1, math.ceil(3 * sigma))
         offsets = torch.arange(PATTERN_SIZE)[:, None] - torch.arange(PATTERN_SIZE)[None, :]
-        band = torch.exp(-0.5 * (offsets / sigma) ** 2) * (offsets.abs() <= radius)
+        band = torch.exp(-0.5 * (offsets / sigma) ** 2) * (offsets.abs() <= self.radius)
         # Away from the border every row sums to the root of the gain; the two sides together make the gain.
         self.register_buffer("matrix", band * math.sqrt(self.GAIN) / band.sum(dim=1).max(), persistent=False)
 
     def forward(self, patterns: Tensor) -> Tensor:
         """Smooth (n, 1, 128, 128) patterns; the result is clipped to [0, 1]."""
-        # Two products of small matrices: several times as fast as a convolution of a single channel.
+        # Two products of small matrices: several times as fast as a convolution of a single channel. Block by block
+        # they leave out the zeros far from the diagonal; on a GPU these cost less than that many steps.
         matrix = self.matrix.to(patterns.dtype)
-        return (matrix @ patterns @ matrix).clamp(max=1.0)
+        blocks = self._blocks(PATTERN_SIZE if patterns.is_cuda else self.BLOCK)
+        down = torch.cat([matrix[block, near] @ patterns[..., near, :] for block, near in blocks], dim=-2)
+        return torch.cat([down[..., near] @ matrix[near, block] for block, near in blocks], dim=-1).clamp(max=1.0)
+
+    def _blocks(self, length: int) -> list[tuple[slice, slice]]:
+        """Blocks of so many pixels, each with the pixels that reach it."""
+        return [
+            (slice(first, first + length), slice(max(0, first - self.radius), first + length + self.radius))
+            for first in range(0, PATTERN_SIZE, length)
+        ]
 
 
 class Sketch(nn.Module):
@@ -145,7 +157,8 @@ class BrightestPeaks(nn.Module):
         """
         sloped = smoothed.float() - self.ramp
         highest = _highest(_highest(sloped, -1), -2)
-        peaks = torch.where((sloped == highest) & (sloped > self.LEAST), sloped, 0.0).flatten(1)
+        # Compared in place they are zeros and ones: several times as fast on a CPU as a choice by masks.
+        peaks = nn.functional.threshold(highest.le_(sloped).mul_(sloped), self.LEAST, 0.0, inplace=True).flatten(1)
         height, place = peaks.topk(self.count, dim=1)
         return torch.where(height > 0, place, 0), height
 

@@ -150,6 +150,19 @@ def test_unshuffling_is_torch_s_own_in_another_order_of_memory(n):
     assert torch.equal(half, nn.PixelUnshuffle(2)(patterns.bfloat16()).float())
 
 
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 20), st.integers(1, 6), st.integers(1, 6)),
+    seed=st.integers(0, 2**32 - 1),
+    order=st.sampled_from([torch.contiguous_format, torch.channels_last]),
+)
+def test_max_pooling_is_torch_s_own_in_the_same_order_of_memory(shape, seed, order):
+    n, channels, rows, columns = shape
+    maps = torch.randn(n, channels, 2 * rows, 2 * columns, generator=torch.Generator().manual_seed(seed))
+    found = module._MaxPool(2)(maps.contiguous(memory_format=order))
+    assert torch.equal(found, nn.functional.max_pool2d(maps, 2))
+    assert found.is_contiguous(memory_format=order)
+
+
 def test_nothing_is_computed_before_it_is_asked_for(name):
     def forbidden(block):
         raise AssertionError("computed too early")

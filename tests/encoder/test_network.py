@@ -38,6 +38,29 @@ def test_smoothing_is_scipy_s_gaussian_filter_times_the_gain_clipped_at_1(seed, 
     np.testing.assert_allclose(smoothing(torch.from_numpy(patterns))[0, 0].numpy(), wanted, atol=1e-6)
 
 
+@settings(max_examples=15)
+@given(seed=st.integers(0, 2**32 - 1), sigma=st.floats(0.1, 8.0), n=st.integers(0, 3))
+def test_smoothing_block_by_block_is_the_product_of_the_whole_matrices(seed, sigma, n):
+    patterns = torch.from_numpy(spots(np.random.default_rng(seed), n))
+    smoothing = Smoothing(sigma)
+    wanted = (smoothing.matrix @ patterns @ smoothing.matrix).clamp(max=1.0)
+    torch.testing.assert_close(smoothing(patterns), wanted, rtol=0, atol=1e-6)
+
+
+def test_smoothing_is_the_same_bits_for_any_number_of_threads_and_any_place_in_the_batch():
+    patterns = torch.from_numpy(spots(np.random.default_rng(0), 32, per_pattern=200))
+    smoothing = Smoothing(1.0)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found += [smoothing(patterns), smoothing(patterns.flip(0)).flip(0)]
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(found[0], other) for other in found)
+
+
 @pytest.mark.parametrize(("sigma", "radius"), [(1.0, 3), (1.5, 5), (0.2, 1)])
 def test_a_spot_is_widened_no_further_than_three_sigmas_and_keeps_its_integral_times_the_gain(sigma, radius):
     smoothing = Smoothing(sigma)
@@ -266,6 +289,19 @@ def test_peaks_are_the_local_maxima_of_scipy_s_maximum_filter(seed, count):
     # Peaks of one height that touch count once.
     assert (found <= brightest + 1e-6).all()
     assert (np.diff(height) <= 0).all()
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 2**32 - 1), per_pattern=st.integers(0, 400), count=st.sampled_from([1, 40]))
+def test_peaks_are_those_of_torch_s_max_pooling(seed, per_pattern, count):
+    smoothed = Smoothing(1.0)(torch.from_numpy(spots(np.random.default_rng(seed), 3, per_pattern=per_pattern)))
+    peaks = BrightestPeaks(count)
+    sloped = smoothed - peaks.ramp
+    top = (sloped == nn.functional.max_pool2d(sloped, 5, stride=1, padding=2)) & (sloped > peaks.LEAST)
+    wanted, where = torch.where(top, sloped, 0.0).flatten(1).topk(count, dim=1)
+    place, height = peaks(smoothed)
+    assert torch.equal(height, wanted)
+    assert torch.equal(place, torch.where(wanted > 0, where, 0))
 
 
 def test_a_saturated_spot_is_one_peak():
