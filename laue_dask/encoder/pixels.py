@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 from scipy.linalg import eigh
-from threadpoolctl import threadpool_limits
 
 from laue_dask.encoder.extractors import Sample
 from laue_dask.errors import StoreError
 from laue_dask.io.places import replace_file
+from laue_dask.threads import one_thread
 
-VERSION = 1
+VERSION = 2
 """Raised when the same patterns would get other features."""
 
 SAMPLE = 4000
@@ -30,7 +30,11 @@ COLUMNS = 2048
 """Pixels of the sample that are held as float64 at a time."""
 
 BATCH = 64
-"""Patterns that are projected together, always as many: the rounding of a product may depend on its size."""
+"""Patterns that are projected together."""
+
+STEP = 2.0**-30
+"""Of the components' numbers. With patterns of 8 bits every sum of a projection is then exact in float64, and the same
+for any order, place in a batch, number of threads and library: those of float32 depend on all of them."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +74,11 @@ class Pixels:
         components, offset = _learnt(self.file, self.learnt)
         features = np.full((len(patterns), self.n_features), np.nan, dtype=np.float32)
         chosen = np.flatnonzero(valid)
-        with threadpool_limits(1):
+        with one_thread():
             for start in range(0, len(chosen), BATCH):
                 rows = chosen[start : start + BATCH]
-                batch = np.zeros((BATCH, components.shape[1]), dtype=np.float32)
-                batch[: len(rows)] = patterns[rows].reshape(len(rows), -1)
-                batch /= 255
-                features[rows] = (batch @ components.T)[: len(rows)] - offset
+                batch = patterns[rows].reshape(len(rows), -1).astype(np.float64)
+                features[rows] = batch @ components.T / 255 - offset
         return features
 
 
@@ -93,7 +95,8 @@ def principal_components(patterns: NDArray[np.uint8], count: int) -> tuple[NDArr
     Returns
     -------
     components : (count, 16384) float32
-        Orthonormal, by descending variance; zeros beyond the number of directions in which the patterns vary.
+        Orthonormal, by descending variance, in multiples of `STEP`; zeros beyond the number of directions in which the
+        patterns vary.
     offset : (count,) float32
         Components of the mean pattern, to be subtracted after a projection.
 
@@ -112,26 +115,27 @@ def principal_components(patterns: NDArray[np.uint8], count: int) -> tuple[NDArr
     gram += mean.mean() - mean - mean[:, None]
     components = np.zeros((count, width), dtype=np.float32)
     wanted = min(count, n)
-    with threadpool_limits(1):
+    with one_thread():
         square, u = eigh(gram, subset_by_index=(n - wanted, n - 1), overwrite_a=True)
         # What the arithmetic leaves in directions without variance.
         varied = square[::-1] > square[-1] * n * np.finfo(np.float64).eps
         u, scale = u[:, ::-1][:, varied], np.sqrt(square[::-1][varied])
         for start in range(0, width, COLUMNS):
             block = flat[:, start : start + COLUMNS].astype(np.float64)
-            components[: len(scale), start : start + COLUMNS] = u.T @ (block - block.mean(axis=0)) / scale[:, None]
+            exact = u.T @ (block - block.mean(axis=0)) / scale[:, None]
+            components[: len(scale), start : start + COLUMNS] = np.round(exact / STEP) * STEP
         offset = components.astype(np.float64) @ (flat.mean(axis=0, dtype=np.float64) / 255)
     return components, offset.astype(np.float32)
 
 
 @lru_cache(maxsize=2)
-def _learnt(file: str, digest: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _learnt(file: str, digest: str) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
     """Components and offset, read once per process."""
     content = Path(file).read_bytes()
     if _hash(content) != digest:
         raise StoreError(f"{file}: changed while it was in use: is another run writing to the same folder?")
     found = load(content)
-    return found["components"], found["offset"]
+    return found["components"].astype(np.float64), found["offset"]
 
 
 def _hash(content: bytes) -> str:

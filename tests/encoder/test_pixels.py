@@ -73,3 +73,18 @@ def test_what_was_learnt_is_a_file_that_may_not_change_in_use(tmp_path):
         first.extract(patterns(5, 2, 3), np.ones(2, dtype=bool))
     again = fitted(patterns(5, 20, 3), file)
     assert again == first
+
+
+@settings(max_examples=5)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 70))
+def test_features_are_exact_and_the_same_bits_wherever_a_pattern_stands(tmp_path_factory, seed, n):
+    file = tmp_path_factory.mktemp("p") / "p.safetensors"
+    sample = patterns(seed, 30, 5)
+    extractor = fitted(sample, file, 8)
+    components, offset = principal_components(sample, 8)
+    whole = components.astype(np.float64) * 2**30
+    np.testing.assert_array_equal(whole, np.round(whole))
+    one = sample[seed % 30]
+    found = extractor.extract(np.repeat(one[None], n, axis=0), np.ones(n, dtype=bool))
+    sums = [sum(map(int.__mul__, one.ravel().tolist(), row)) / 2**30 for row in whole.astype(np.int64).tolist()]
+    np.testing.assert_array_equal(found, np.tile((np.array(sums) / 255 - offset).astype(np.float32), (n, 1)))
