@@ -80,7 +80,9 @@ class EncoderConfig(Model):
     (positions and intensities of the brightest peaks)."""
     weights: str = "default"
     """`default` (shipped), `untrained` (random, for comparison), or the path of a `.safetensors` file."""
-    batch_size: int = Field(32, ge=1, le=65536)
+    batch_size: Annotated[int, Field(ge=1, le=65536)] | Literal["auto"] = 32
+    """Patterns at a time; `auto` is for GPUs: each worker finds the size that is fastest on its own before it begins.
+    On CPUs nothing is faster than the default."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the convolutions; features are always float32."""
 
@@ -387,14 +389,21 @@ def checked(model: type[AnyModel], data: dict[str, Any], where: str, *, hint: st
         return model.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("constrained", "kind=")))
+        key = _key(first["loc"])
         if first["type"] == "union_tag_invalid":
             kind, kinds = first["input"]["kind"], "local, slurm, pbs, lsf, sge or scheduler"
             raise ConfigError(f"{where}: {key}.kind = {kind!r}: {kinds} was expected") from error
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"{where}: unknown key '{key}': {hint}") from error
-        given, reason = _short(first["input"]), first["msg"].removeprefix("Value error, ")
+        # Of a value that may be of several kinds every kind says why it is none.
+        reasons = [one["msg"].removeprefix("Value error, ") for one in error.errors() if _key(one["loc"]) == key]
+        given, reason = _short(first["input"]), "; or: ".join(dict.fromkeys(reasons))
         raise ConfigError(f"{where}: {key or 'configuration'} = {given}: {reason}") from error
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    """A key as it is written, without the kinds that its value might have been."""
+    return ".".join(str(part) for part in location if not str(part).startswith(("constrained", "kind=", "literal")))
 
 
 def _short(value: Any) -> str:

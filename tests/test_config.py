@@ -103,6 +103,7 @@ def test_any_unknown_key_is_refused_and_named(section, key):
         ({"recipe": {"softening_sigma": 0}}, "recipe.softening_sigma", "0"),
         ({"recipe": {"white_quantile": 1.5}}, "recipe.white_quantile", "1.5"),
         ({"encoder": {"batch_size": 0}}, "encoder.batch_size", "0"),
+        ({"encoder": {"batch_size": "large"}}, "encoder.batch_size", "'large'"),
         ({"encoder": {"precision": "float16"}}, "encoder.precision", "'float16'"),
         ({"pca": {"components": 0}}, "pca.components", "0"),
         ({"pca": {"components": 1.0}}, "pca.components", "1.0"),

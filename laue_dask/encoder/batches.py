@@ -5,7 +5,8 @@ own. On a CPU the same lanes are mere memory.
 """
 
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -14,11 +15,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from laue_dask.errors import ComputeError
+from laue_dask.schema import PATTERN_SIZE
 
 logger = logging.getLogger(__name__)
 
 LANES = 2
 """Batches under way: one is computed while another is copied."""
+
+GAIN = 1.05
+"""Factor in patterns/s for which a larger batch is worth its memory."""
+
+TURNS = 3
 
 Function = Callable[[Tensor], Tensor]
 """Patterns (n, 1, 128, 128) float32 in [0, 1] → (n, …)."""
@@ -76,6 +83,48 @@ def in_batches(
             del lane, lanes  # what is given back to the GPU must not be held here
             torch.cuda.empty_cache()
     return result
+
+
+def fastest_size(
+    function: Function, shape: tuple[int, ...], device: torch.device, precision: str, sizes: Sequence[int]
+) -> int:
+    """The size of batches from which on larger ones gain nothing, or do not fit into the memory.
+
+    Parameters
+    ----------
+    shape
+        See `in_batches`.
+    sizes
+        That are tried, from the smallest on.
+    """
+    best, rate = sizes[0], 0.0
+    for size in sizes:
+        try:
+            found = _rate(function, shape, device, size, precision)
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            break
+        if found < GAIN * rate:
+            break
+        best, rate = size, found
+    return best
+
+
+@torch.inference_mode()
+def _rate(function: Function, shape: tuple[int, ...], device: torch.device, size: int, precision: str) -> float:
+    """Patterns/s of the best of a few turns with batches of one size, after one that does not count."""
+    patterns = np.zeros((LANES * size, PATTERN_SIZE, PATTERN_SIZE), np.uint8)
+    result = np.empty((len(patterns), *shape), np.float32)
+    taken = []
+    for _ in range(TURNS + 1):
+        begun = time.perf_counter()
+        lanes = [_Lane(size, patterns.shape[1:], shape, device) for _ in range(LANES)]
+        for number, lane in enumerate(lanes):
+            lane.send(patterns, number * size, function, precision)
+        for lane in lanes:
+            lane.collect(result)
+        taken.append(time.perf_counter() - begun)
+    return len(patterns) / min(taken[1:])
 
 
 class _Lane:

@@ -7,6 +7,7 @@ Workers alone import PyTorch (`encoder.inference`), unless the weights are a use
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,10 @@ from numpy.typing import NDArray
 from laue_dask.config import EncoderConfig, Recipe
 from laue_dask.encoder import weights
 from laue_dask.encoder.extractors import Sample
+
+BATCH_SIZES = {"cpu": (16, 32, 64), "cuda": (32, 64, 128, 256, 512, 1024, 2048, 4096)}
+"""That are tried where the configuration says `auto`, by kind of device. On a CPU the maps of a larger batch do not
+stay in its cache."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Network:
     weights_name: str
     weights_digest: str
     n_features: int
-    batch_size: int = 32
+    batch_size: int | Literal["auto"] = 32
     precision: str = "float32"
 
     name = "network"

@@ -1,7 +1,7 @@
 """The trained network at work in a process that computes: batches of patterns → features and reconstruction errors."""
 
 from functools import lru_cache
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from laue_dask.encoder import weights
-from laue_dask.encoder.batches import in_batches
+from laue_dask.encoder.batches import fastest_size, in_batches
+from laue_dask.encoder.encode import BATCH_SIZES
 from laue_dask.encoder.losses import unexplained
 from laue_dask.encoder.network import Autoencoder
 from laue_dask.errors import StoreError
@@ -22,7 +23,7 @@ def encode_block(
     *,
     weights_name: str,
     digest: str,
-    batch_size: int,
+    batch_size: int | Literal["auto"],
     precision: str,
 ) -> NDArray[np.float32]:
     """Features (n, M_AE) float32 of one block of patterns; NaN where not valid."""
@@ -31,12 +32,13 @@ def encode_block(
     features = np.full((len(reduced), width), np.nan, dtype=np.float32)
     keep = valid.reshape(len(reduced))
     if keep.any():
-        features[keep] = in_batches(model.encode, reduced[keep], (width,), device, batch_size, precision)
+        size = _size(batch_size, weights_name, digest, precision)
+        features[keep] = in_batches(model.encode, reduced[keep], (width,), device, size, precision)
     return features
 
 
 def reconstruction_errors(
-    reduced: NDArray[np.uint8], *, name: str, digest: str, batch_size: int, precision: str
+    reduced: NDArray[np.uint8], *, name: str, digest: str, batch_size: int | Literal["auto"], precision: str
 ) -> NDArray[np.float32]:
     """How far patterns (n, 128, 128) uint8 are from their reconstructions, (n, 2) float32.
 
@@ -51,12 +53,23 @@ def reconstruction_errors(
         entropy = nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((1, 2, 3))
         return torch.stack([entropy, unexplained(logits, target)], dim=1)
 
-    return in_batches(errors, reduced, (2,), device, batch_size, precision)
+    return in_batches(errors, reduced, (2,), device, _size(batch_size, name, digest, precision), precision)
 
 
 def load_default() -> None:
     """Load the shipped weights into this process, and onto its GPU, before anything is asked of it."""
     _network("default", weights.digest("default"))
+
+
+def _size(batch_size: int | Literal["auto"], name: str, digest: str, precision: str) -> int:
+    return _found_size(name, digest, precision) if batch_size == "auto" else batch_size
+
+
+@lru_cache(maxsize=4)
+def _found_size(name: str, digest: str, precision: str) -> int:
+    """The size of batches that encodes fastest on this process's device; looked for once."""
+    model, device = _network(name, digest)
+    return fastest_size(model.encode, (model.architecture.latent,), device, precision, BATCH_SIZES[device.type])
 
 
 @lru_cache(maxsize=2)

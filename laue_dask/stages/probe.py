@@ -23,7 +23,7 @@ from laue_dask.compute.plan import Packing, Scan, Work
 from laue_dask.compute.run import complete
 from laue_dask.config import Config
 from laue_dask.encoder import weights
-from laue_dask.encoder.encode import Network
+from laue_dask.encoder.encode import BATCH_SIZES, Network
 from laue_dask.encoder.extractors import Extractor
 from laue_dask.encoder.pixels import BATCH, Pixels
 from laue_dask.errors import FrameError, InputError
@@ -271,11 +271,18 @@ def _extractor_bytes(extractor: Extractor) -> int:
             shape = weights.load(extractor.weights_name)[0].architecture
             side = PATTERN_SIZE // shape.unshuffle
             widest = max(channels * (side >> i) ** 2 for i, channels in enumerate(shape.channels))
-            return 4 * WIDEST_MAPS * extractor.batch_size * max(widest, PATTERN_SIZE**2)
+            return 4 * WIDEST_MAPS * _unit(extractor) * max(widest, PATTERN_SIZE**2)
         case Pixels():
-            # The file's content and the components in it; a batch of patterns.
-            return 4 * PATTERN_SIZE**2 * (2 * extractor.n_features + BATCH)
+            # The file's content, and in float64 the components in it and a batch of patterns.
+            return 4 * PATTERN_SIZE**2 * (3 * extractor.n_features + 2 * BATCH)
     return 16 * PATTERN_SIZE**2
+
+
+def _unit(extractor: Extractor) -> int:
+    """Patterns that are encoded together, at most; those on a GPU are not in a worker's own memory."""
+    if not isinstance(extractor, Network):
+        return BATCH
+    return BATCH_SIZES["cpu"][-1] if extractor.batch_size == "auto" else extractor.batch_size
 
 
 def _read(found: Survey, seconds: float) -> tuple[NDArray[Any], dict[str, float]]:
@@ -314,7 +321,7 @@ def _encode(
     extractor: Extractor, patterns: NDArray[np.uint8], folder: Path, quality: bool, costs: dict[str, float]
 ) -> NDArray[np.float32]:
     """Features (n, M_AE) of the patterns, and what one costs into `costs`."""
-    unit = extractor.batch_size if isinstance(extractor, Network) else BATCH
+    unit = _unit(extractor)
     batches = np.resize(patterns, (-(-len(patterns) // unit) * unit, *patterns.shape[1:]))
     valid = np.ones(len(batches), dtype=bool)
     fitted = extractor.fit(lambda size: patterns[:size], folder / "learnt.safetensors")

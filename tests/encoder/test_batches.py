@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laue_dask.encoder import batches
-from laue_dask.encoder.batches import in_batches
+from laue_dask.encoder.batches import fastest_size, in_batches
 from laue_dask.errors import ComputeError
 
 CPU = torch.device("cpu")
@@ -129,6 +129,49 @@ def test_on_a_gpu_a_batch_is_sent_before_the_one_before_is_collected(monkeypatch
     np.testing.assert_allclose(found[:, 0], patterns.sum((1, 2)) / 255, rtol=1e-5)
     sent = ["compute", "record"]
     assert [*sent, *sent, "synchronize", *sent, "synchronize", *sent, "synchronize", "synchronize"] == LOG
+
+
+class Stopwatch:
+    """Passes by what the device would have taken."""
+
+    def __init__(self, seconds):
+        self.now, self.seconds, self.tried = 0.0, seconds, []
+
+    def function(self, some):
+        self.tried.append(len(some))
+        self.now += self.seconds(len(some))
+        return some.sum((1, 2, 3))[:, None]
+
+    def perf_counter(self):
+        return self.now
+
+
+def out_of_memory_beyond(most, seconds):
+    def found(size):
+        if size > most:
+            raise torch.cuda.OutOfMemoryError
+        return seconds(size)
+
+    return found
+
+
+@pytest.mark.parametrize(
+    ("seconds", "size"),
+    [
+        (lambda size: size, 2),  # a pattern costs the same in any batch: the smallest
+        (lambda size: 10 + size, 16),  # ever less in larger ones
+        (lambda size: 1 if size < 8 else size, 4),  # more in larger ones, whatever those beyond would do
+        (lambda size: size**0.97, 2),  # what is gained is not worth the memory
+        (out_of_memory_beyond(8, lambda size: 10), 8),
+        (out_of_memory_beyond(1, lambda size: 10), 2),  # to be halved when it comes to that
+    ],
+)
+def test_the_fastest_size_is_found_by_trying(monkeypatch, seconds, size):
+    watch = Stopwatch(seconds)
+    monkeypatch.setattr(batches.time, "perf_counter", watch.perf_counter)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    assert fastest_size(watch.function, (1,), CPU, "float32", (2, 4, 8, 16)) == size
+    assert set(watch.tried) <= {2, 4, 8, 16}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -195,8 +195,26 @@ def test_the_batch_size_changes_features_by_rounding_alone(reduced, valid, name,
     np.testing.assert_allclose(features_of(reduced, valid, name, 10, batch_size=64), whole, atol=1e-5)
 
 
+def test_a_size_that_is_found_is_one_of_those_that_are_tried_and_is_looked_for_once(monkeypatch, reduced, valid, name):
+    tried = []
+
+    def fastest(function, shape, device, precision, sizes):
+        tried.append((shape, sizes))
+        return 16
+
+    monkeypatch.setattr(module, "fastest_size", fastest)
+    module._found_size.cache_clear()
+    wanted = features_of(reduced, valid, name, 10, batch_size=16)
+    found = [features_of(reduced, valid, name, 10, batch_size="auto") for _ in range(2)]
+    errors = Network.load(EncoderConfig(weights=name, batch_size="auto")).errors(reduced[:5])
+    module._found_size.cache_clear()
+    np.testing.assert_array_equal(found, [wanted, wanted])
+    np.testing.assert_array_equal(errors, Network.load(EncoderConfig(weights=name, batch_size=16)).errors(reduced[:5]))
+    assert [sizes for _, sizes in tried] == [(16, 32, 64)]
+
+
 def test_the_digest_follows_the_weights_and_the_arithmetic(name):
-    settings = [{}, {"precision": "bfloat16"}, {"batch_size": 7}, {"weights": "untrained"}]
+    settings = [{}, {"precision": "bfloat16"}, {"batch_size": 7}, {"batch_size": "auto"}, {"weights": "untrained"}]
     digests = [Network.load(EncoderConfig(**{"weights": name, **changed})).digest for changed in settings]
     assert len(set(digests)) == len(settings)
     assert Network.load(EncoderConfig(weights=name)).digest == digests[0]
