@@ -2,8 +2,8 @@
 
 What belongs together is taken from where patterns lie in the scan, see `relations`: patterns of a grain are pulled
 together, from one of its bent ends to the other, patterns of different grains are pushed apart, and pairs of grains of
-which nothing is known keep the similarity that they had. Of a pattern beside a boundary no more is asked than that two
-views of it agree.
+which nothing is known keep the similarity that they had. A pattern beside a boundary may be a mixture: it is not learnt
+from.
 
 All layers of the encoder learn, but not the statistics of its normalisation, and the decoder follows. The sketches,
 which nothing teaches, follow a bent grain as they always do: they are shortened, for k-means would cut it in two by
@@ -96,7 +96,8 @@ class Unlabelled:
         )
         found = find_relations(features, valid, shape, lambda points: np.asarray(reduced.oindex[points]))
         _require_gain(found, wander(features, found, valid, shape))
-        chosen = np.arange(0, len(rows), -(-len(rows) // MOST))
+        chosen = np.flatnonzero(found.grain >= 0)
+        chosen = chosen[:: -(-len(chosen) // MOST)]
         self.used = len(chosen)
         self._relations = Relations(found.grain[chosen], found.apart)
         self._patterns = torch.from_numpy(np.asarray(reduced.oindex[rows[chosen]]))
@@ -167,12 +168,13 @@ class Unlabelled:
     def _related(self, latent: Tensor, places: Tensor) -> dict[str, Tensor]:
         """The contrastive term, and the squared change of the similarities of which nothing is known."""
         found = self._relations.pairs(places.cpu().numpy())
-        together, apart, unknown = (torch.from_numpy(pairs).to(latent.device) for pairs in found)
+        together, apart = (torch.from_numpy(pairs).to(latent.device) for pairs in found)
+        unknown = ~(together | apart)
         unit = nn.functional.normalize(latent[:, : self._learned], dim=1)
         before = self._before.to(latent.device)[places]
         change = (unit @ unit.T - before @ before.T)[unknown]
         return {
-            "contrastive": pair_loss(unit, together, temperature=self._config.temperature, ignored=~(together | apart)),
+            "contrastive": pair_loss(unit, together, temperature=self._config.temperature, ignored=unknown),
             "anchor": change.square().sum() / max(1, len(change)),
         }
 

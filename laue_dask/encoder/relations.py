@@ -41,16 +41,13 @@ class Relations:
     grain: NDArray[np.int64]
     apart: NDArray[np.bool_]
 
-    def pairs(self, places: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
-        """Of patterns (m,): which pairs (m, m) are together, which are apart, and which may be either.
+    def pairs(self, places: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Of patterns (m,) that belong to a grain: which pairs (m, m) are together, and which are apart.
 
-        Of all other pairs, those with a pattern of no grain, nothing is known at all.
+        Of the others nothing is known: they may be one crystal or two.
         """
         grain = self.grain[places]
-        known = (grain[:, None] >= 0) & (grain >= 0)
-        together = known & (grain[:, None] == grain) | (places[:, None] == places)
-        apart = known & self.apart[np.ix_(grain, grain)] if len(self.apart) else np.zeros_like(known)
-        return together, apart, known & ~together & ~apart
+        return grain[:, None] == grain, self.apart[np.ix_(grain, grain)]
 
 
 def find_relations(
@@ -105,6 +102,8 @@ def wander(
     """
     grain, count = relations.grain, len(relations.apart)
     known = grain >= 0
+    if not known.any():
+        return 0.0
     whole = float(features[known].var(axis=0).sum()) * np.count_nonzero(known)
     if whole <= 0:
         return 0.0
