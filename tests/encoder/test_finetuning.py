@@ -9,7 +9,7 @@ from laue_dask.config import ScanConfig
 from laue_dask.encoder import finetuning, learning, weights
 from laue_dask.encoder.architecture import Architecture
 from laue_dask.encoder.finetuning import SKETCH_LENGTH, Unlabelled, _jittered, _perturbed
-from laue_dask.encoder.fitting import fit
+from laue_dask.encoder.fitting import Checkpointing, fit
 from laue_dask.encoder.losses import weighted
 from laue_dask.encoder.network import build
 from laue_dask.encoder.relations import Relations
@@ -53,10 +53,11 @@ def two_grains():
 
 
 @torch.no_grad()
-def centred(reduced, seed=0, architecture=TINY):
-    """Random weights, which give all patterns nearly the same features, less those features."""
+def centred(reduced, seed=0, architecture=TINY, share=1.0):
+    """Random weights, which give all patterns nearly the same features, less those features or a share of them."""
     model = build(architecture, seed=seed).eval()
-    model.encoder[-1].bias -= model.encoder(model.smooth(scaled(torch.from_numpy(reduced[:])))).flatten(1).mean(dim=0)
+    common = model.encoder(model.smooth(scaled(torch.from_numpy(reduced[:])))).flatten(1).mean(dim=0)
+    model.encoder[-1].bias -= share * common
     return model
 
 
@@ -121,20 +122,53 @@ def similarity(model, reduced, first, second):
     return float((unit[first.ravel()] @ unit[second.ravel()].T).mean())
 
 
-def test_the_ends_of_a_bent_grain_are_drawn_together_and_twins_that_touch_apart():
-    spots = np.stack([SPOTS[0], SPOTS[0] + 3.0])
-    reduced, domain = grains(HALVES, spots, bend=1 / 3)
+@pytest.fixture(scope="module")
+def twins():
+    """Two bent grains whose spots lie 6 pixels apart, across the way that bending moves them."""
+    return grains(HALVES, np.stack([SPOTS[0], SPOTS[0] + [4.0, -4.0]]), bend=1 / 3)
+
+
+LONGER = CONFIG.model_copy(update={"epochs": 4, "patterns_per_batch": 32, "learning_rate": 3e-3})
+
+
+def test_the_ends_of_a_bent_grain_are_drawn_together(twins):
+    reduced, domain = twins
     model = centred(reduced)
-    config = CONFIG.model_copy(update={"epochs": 6})
-    made = Unlabelled(config, model, reduced, np.ones(domain.size, bool), SHAPE)
     row = np.indices(SHAPE)[0]
-    top, bottom = ((domain == 0) & ends for ends in (row < 3, row > 8))
-    one, other = domain == 0, domain == 1
-    before = similarity(model, reduced, top, bottom), similarity(model, reduced, one, other)
-    tuned, _ = fit(model, made, config, progress=QuietProgress())
-    after = similarity(tuned, reduced, top, bottom), similarity(tuned, reduced, one, other)
-    assert after[0] > max(0.8, before[0])
-    assert after[1] < min(0.3, before[1])
+    ends = (domain == 0) & (row < 3), (domain == 0) & (row > 8)
+    before = similarity(model, reduced, *ends)
+    tuned, _ = fit(model, objective(twins, LONGER, model), LONGER, progress=QuietProgress())
+    assert before < 0.3
+    assert similarity(tuned, reduced, *ends) > 0.9
+
+
+def test_twins_that_touch_are_pushed_apart_however_alike(twins):
+    reduced, domain = twins
+    model = centred(reduced, share=0.8)
+    both = domain == 0, domain == 1
+    before = similarity(model, reduced, *both)
+    tuned, _ = fit(model, objective(twins, LONGER, model), LONGER, progress=QuietProgress())
+    assert before > 0.9
+    assert similarity(tuned, reduced, *both) < 0.5
+
+
+def test_a_fine_tuning_that_was_killed_ends_with_the_bits_of_one_that_was_not(two_grains, tmp_path):
+    def tuned(checkpointing=None, on_epoch=None):
+        model = centred(two_grains[0], architecture=SKETCHED)
+        made = objective(two_grains, model=model)
+        options = {"progress": QuietProgress(), "checkpointing": checkpointing, "on_epoch": on_epoch}
+        return fit(model, made, CONFIG, **options)[0]
+
+    def killed(history):
+        raise KeyboardInterrupt
+
+    kept = Checkpointing(tmp_path / "kept.safetensors", {"scan": "two grains"})
+    with pytest.raises(KeyboardInterrupt):
+        tuned(kept, killed)
+    whole, resumed = tuned(), tuned(kept)
+    assert resumed.architecture == whole.architecture
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
 
 
 def test_sketches_are_shortened_once_the_relations_are_found(two_grains):
@@ -243,7 +277,7 @@ def test_weights_are_fine_tuned_on_a_scan_and_their_card_says_so(bent_scan, begu
     assert not learning.checkpoint_path(out).exists()
 
 
-def test_what_cannot_be_fine_tuned_on_is_refused(bent_scan, start, quick_config, tmp_path):
+def test_what_cannot_be_fine_tuned_on_is_refused(bent_scan, small_run, start, quick_config, tmp_path):
     options = {"minutes": None, "progress": QuietProgress()}
     with pytest.raises(StoreError, match="no such scan store"):
         learning.fine_tune(tmp_path / "none.zarr", str(start), tmp_path / "o.safetensors", quick_config, **options)
@@ -253,10 +287,8 @@ def test_what_cannot_be_fine_tuned_on_is_refused(bent_scan, start, quick_config,
     bad.write_text("architecture: paper\n")
     with pytest.raises(InputError, match=r"unknown key 'architecture': configs/finetune\.yaml"):
         learning.fine_tune(bent_scan, str(start), tmp_path / "o.safetensors", bad, **options)
-    same = tmp_path / "same.safetensors"
-    weights.save(build(TINY, seed=4), same, weights.Card(architecture=TINY, recipe=weights.Recipe()))
-    with pytest.raises(InputError, match="nothing to"):
-        learning.fine_tune(bent_scan, str(same), tmp_path / "o.safetensors", quick_config, **options)
+    with pytest.raises(InputError, match="nothing to gain, keep the weights"):
+        learning.fine_tune(small_run / "scan.zarr", str(start), tmp_path / "o.safetensors", quick_config, **options)
     assert not list(tmp_path.glob("o.*"))
 
 
