@@ -8,8 +8,8 @@ Scans and figures are those of `benchmark_encoder.py`. Every scan is fine-tuned 
 `laue-dask train --from --scan` does in its default configuration, and measured before and after. A scan that
 fine-tuning refuses keeps its weights. Nothing is tuned on the default seeds; use others for development.
 
-Exit code 1 if a promise is broken: the mean interior ARI over the seeds rises by more than 0.01 on messy
-scans and messy twins, and falls by no more than that on any other.
+Exit code 1 if a promise is broken: the mean interior ARI over the seeds rises by more than 0.01 on messy scans and
+messy twins, and falls by no more than that on any other.
 """
 
 import argparse
