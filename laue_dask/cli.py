@@ -461,8 +461,8 @@ def train(
     minutes: float | None,
     start: str | None,
 ) -> int:
-    """Train an encoder on training stores made by `simulate training`, or fine-tune one on a scan (--from, --scan;
-    experimental: it can make a segmentation worse).
+    """Train an encoder on training stores made by `simulate training`, or fine-tune one on a scan of your own (--from,
+    --scan): of use where grains are bent; other scans are refused, since they have nothing to gain.
 
     The same command goes on where a killed training stopped: with the same result to the last bit if only epochs limit
     it, with the time that was left if --minutes does.

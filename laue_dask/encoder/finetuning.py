@@ -1,45 +1,43 @@
 """Fine-tuning on a user's own scan, where no pattern has a label.
 
-What belongs together is taken from the features: HDBSCAN finds groups of patterns that lie close together in feature
-space, follows a bent grain along its drift, and leaves out what lies between groups, such as patterns of a beam that
-straddles a boundary. Of two groups whose mean features are alike nothing is known: they may be pieces of one bent
-grain, or of a grain that is met twice. So patterns of a group are pulled together, patterns of groups that are unlike
-are pushed apart, and all other pairs keep the similarity that they had. Groups are found anew in every epoch.
+What belongs together is taken from where patterns lie in the scan, see `relations`: patterns of a grain are pulled
+together, from one of its bent ends to the other, patterns of different grains are pushed apart, and pairs of grains of
+which nothing is known keep the similarity that they had. A pattern beside a boundary may be a mixture: it is not learnt
+from.
 
-Only the last layer of the encoder learns, and the decoder, which follows it: what the layers below have learnt from
-many materials stays as it is.
+All layers of the encoder learn, but not the statistics of its normalisation, and the decoder follows. The sketches,
+which nothing teaches, follow a bent grain as they always do: they are shortened, for k-means would cut it in two by
+their distances alone.
 
-Experimental: it does not help reliably, and on fine twins it can make a segmentation slightly worse.
-`scripts/benchmark_finetuning.py` measures that: compare a segmentation before and after.
+A scan whose features do not wander inside grains has nothing to gain, and is refused. `scripts/benchmark_finetuning.py`
+measures what it is worth: segmentations before and after.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.cluster import HDBSCAN
 from torch import Tensor, nn
 
 from laue_dask.encoder.fitting import Batch, Check, random_numbers
 from laue_dask.encoder.losses import pair_loss, reconstruction_bce, reconstruction_mse, weighted
 from laue_dask.encoder.network import Autoencoder
+from laue_dask.encoder.relations import Relations, find_relations, wander
 from laue_dask.encoder.training import scaled
 from laue_dask.encoder.training_config import FineTuningConfig
 from laue_dask.errors import InputError
 
-LEAST_GROUP = 15
-"""Fewest patterns of a group."""
+LEAST_WANDER = 0.1
+"""Share of the features' scatter that is steady change inside grains, below which there is nothing to gain: between
+that of flat grains and twins, and that of bent ones, which are far apart on the development scans of the benchmark."""
 
-CORE = 5
-"""Neighbours within which a pattern's density is measured."""
-
-UNLIKE = 0.4
-"""Cosine of mean features below which two groups are different grains. The ends of grains bent by 3° are above it."""
+SKETCH_LENGTH = 0.05
+"""Of the sketches after a fine-tuning, where they are longer before: of several, with which k-means did best on the
+development scans (messy twins, seeds 201 to 207)."""
 
 MOST = 4096
-"""Patterns of a scan that are used: of a larger one every second, third, ... one. Grouping takes the square of it."""
+"""Patterns of a scan that are learnt from: of a larger one every second, third, ... one."""
 
 LEAST_STEPS = 4
 """Steps of an epoch of a small scan, whose patterns then come several times."""
@@ -50,53 +48,14 @@ CHECKED = 512
 _BLOCK = 512
 
 
-@dataclass(frozen=True)
-class Groups:
-    """Which patterns belong together, by their features.
-
-    Attributes
-    ----------
-    group : (n,) int64
-        Of each pattern; -1 where it belongs to none.
-    unlike : (groups, groups) bool
-        Which groups are different grains.
-    """
-
-    group: NDArray[np.int64]
-    unlike: NDArray[np.bool_]
-
-    def pairs(self, places: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Of patterns (m,): which pairs (m, m) belong together, and which do not; of the others nothing is known."""
-        group = self.group[places]
-        grouped = (group[:, None] >= 0) & (group >= 0)
-        together = grouped & (group[:, None] == group) | (places[:, None] == places)
-        apart = np.zeros_like(together)
-        apart[grouped] = self.unlike[
-            np.broadcast_to(group[:, None], grouped.shape)[grouped], np.broadcast_to(group, grouped.shape)[grouped]
-        ]
-        return together, apart
-
-
-def find_groups(features: NDArray[np.float32]) -> Groups:
-    """Group patterns by the density of their unit features (n, M_AE)."""
-    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    least = max(2, min(LEAST_GROUP, len(unit) // 4))
-    found = HDBSCAN(min_cluster_size=least, min_samples=min(CORE, len(unit)), copy=True).fit(unit)
-    group = np.asarray(found.labels_, dtype=np.int64)
-    count = int(group.max(initial=-1)) + 1
-    means = np.stack([unit[group == i].mean(axis=0) for i in range(count)]) if count else unit[:0]
-    means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
-    return Groups(group, means @ means.T < UNLIKE)
-
-
 class Unlabelled:
     """The objective of a fine-tuning.
 
     Parameters
     ----------
     model
-        The weights that it begins with; all but the last layer of its encoder and its decoder are frozen. The groups
-        that judge every epoch, and the similarities that are kept, are theirs.
+        The weights that it begins with. Its sketches are shortened, once the relations of the scan's patterns are found
+        with them.
     reduced : (pattern, 128, 128) uint8
         Zarr array of the scan's reduced patterns.
     valid : (pattern,) bool
@@ -112,10 +71,10 @@ class Unlabelled:
     Raises
     ------
     InputError
-        No two groups of patterns are unlike: there is nothing to learn from.
+        There is one grain alone, or features do not wander inside grains: nothing to gain.
     """
 
-    resumes_inside = False  # the groups of an epoch are those of the features with which it began
+    resumes_inside = True
 
     def __init__(
         self,
@@ -126,31 +85,31 @@ class Unlabelled:
         shape: tuple[int, int],
     ) -> None:
         self._config = config
-        pattern = np.flatnonzero(valid)
-        pattern = pattern[:: -(-len(pattern) // MOST)]
-        self.used = len(pattern)
-        self._patterns = torch.from_numpy(np.asarray(reduced.oindex[pattern]))
-        self._position = np.stack(np.divmod(pattern, shape[1]), axis=1).astype(np.int64)
-        self.n_steps = max(LEAST_STEPS, -(-len(pattern) // config.patterns_per_batch))
+        rows = np.flatnonzero(valid)
+        model.eval()
+        # neighbours must be seen side by side: the relations are those of all patterns, whatever is learnt from
+        features = np.concatenate(
+            [
+                _encode(model, torch.from_numpy(np.asarray(reduced.oindex[rows[start : start + _BLOCK]])))
+                for start in range(0, len(rows), _BLOCK)
+            ]
+        )
+        found = find_relations(features, valid, shape, lambda points: np.asarray(reduced.oindex[points]))
+        _require_gain(found, wander(features, found, valid, shape))
+        chosen = np.flatnonzero(found.grain >= 0)
+        chosen = chosen[:: -(-len(chosen) // MOST)]
+        self.used = len(chosen)
+        self._relations = Relations(found.grain[chosen], found.apart)
+        self._patterns = torch.from_numpy(np.asarray(reduced.oindex[rows[chosen]]))
+        self._position = np.stack(np.divmod(rows[chosen], shape[1]), axis=1).astype(np.int64)
+        self.n_steps = max(LEAST_STEPS, -(-self.used // config.patterns_per_batch))
         self.n_patterns = 2 * self.n_steps * config.patterns_per_batch
-        model.requires_grad_(False)
-        for part in (model.encoder[-1], model.decoder, model.overlay):
-            if part is not None:
-                part.requires_grad_(True)
-        features = self._encode(model.eval())
-        self._start = self._groups = find_groups(features)
-        if not self._start.unlike.any():
-            raise InputError(
-                "no two groups of like patterns in the scan are clearly different: nothing to learn from, "
-                "keep the weights as they are"
-            )
-        # Sketches and peaks tell groups apart as well, but there is nothing to be learnt of them.
         self._learned = model.architecture.learned
-        self._before = nn.functional.normalize(torch.from_numpy(features[:, : self._learned]), dim=1)
+        self._before = nn.functional.normalize(torch.from_numpy(features[chosen, : self._learned]), dim=1)
+        model.shorten_sketches(SKETCH_LENGTH)
 
     def begin(self, model: Autoencoder) -> None:
-        """Encode the scan and group its patterns anew."""
-        self._groups = find_groups(self._encode(model))
+        """Nothing: the relations stay those of the weights that it began with."""
 
     def read(self, epoch: int, step: int) -> Batch:
         """Patterns, twice: each is seen in two views; `relation` is the place of each among the used patterns."""
@@ -174,7 +133,7 @@ class Unlabelled:
                 logits = model.decode(latent[chosen].detach().float())
         terms: dict[str, Tensor] = {}
         if self._config.contrastive_weight:
-            terms |= self._relations(latent.float(), batch.relation, self._groups)
+            terms |= self._related(latent.float(), batch.relation)
         if logits is not None:
             terms["bce"] = reconstruction_bce(logits.float(), target[chosen])
             terms["mse"] = reconstruction_mse(logits.detach().float(), target[chosen])
@@ -182,7 +141,7 @@ class Unlabelled:
 
     @torch.inference_mode()
     def check(self, model: Autoencoder) -> Check:
-        """Losses of patterns of the scan as they are, with the groups of the first epoch.
+        """Losses of patterns of the scan as they are.
 
         The neighbour score is the share of patterns whose nearest neighbour in feature space, among all that are used,
         is next to them in the scan.
@@ -194,21 +153,22 @@ class Unlabelled:
         latent = model.encode_smoothed(target)
         logits = model.decode(latent)
         terms = {
-            **self._relations(latent, batch.relation.to(device), self._start),
+            **self._related(latent, batch.relation.to(device)),
             "bce": reconstruction_bce(logits, target),
             "mse": reconstruction_mse(logits, target),
         }
         loss = float(weighted(terms, self._config.weights))
-        nearest = _nearest(torch.from_numpy(self._encode(model)))
+        nearest = _nearest(torch.from_numpy(_encode(model, self._patterns)))
         beside = np.abs(self._position - self._position[nearest]).max(axis=1) <= 1
         return Check(loss, float(terms["bce"]), float(terms["mse"]), float(beside.mean()))
 
     def _batch(self, places: NDArray[np.int64]) -> Batch:
         return Batch(self._patterns[places], torch.from_numpy(places.astype(np.int64)), ())
 
-    def _relations(self, latent: Tensor, places: Tensor, groups: Groups) -> dict[str, Tensor]:
+    def _related(self, latent: Tensor, places: Tensor) -> dict[str, Tensor]:
         """The contrastive term, and the squared change of the similarities of which nothing is known."""
-        together, apart = (torch.from_numpy(v).to(latent.device) for v in groups.pairs(places.cpu().numpy()))
+        found = self._relations.pairs(places.cpu().numpy())
+        together, apart = (torch.from_numpy(pairs).to(latent.device) for pairs in found)
         unknown = ~(together | apart)
         unit = nn.functional.normalize(latent[:, : self._learned], dim=1)
         before = self._before.to(latent.device)[places]
@@ -218,13 +178,25 @@ class Unlabelled:
             "anchor": change.square().sum() / max(1, len(change)),
         }
 
-    @torch.inference_mode()
-    def _encode(self, model: Autoencoder) -> NDArray[np.float32]:
-        """Features (n, M_AE) of the used patterns."""
-        device, found = next(model.parameters()).device, []
-        for part in self._patterns.split(_BLOCK):
-            found.append(model.encode(scaled(part.to(device))).float().cpu().numpy())
-        return np.concatenate(found)
+
+def _require_gain(found: Relations, wandering: float) -> None:
+    """Refuse a scan that fine-tuning can do no good to."""
+    if not found.apart.any():
+        raise InputError("the scan shows one grain alone: nothing to learn from, keep the weights as they are")
+    if wandering < LEAST_WANDER:
+        raise InputError(
+            f"inside the grains of the scan features hardly change from one end to the other ({wandering:.3f} of their "
+            f"scatter, fine-tuning is of use from {LEAST_WANDER} on): nothing to gain, keep the weights as they are"
+        )
+
+
+@torch.inference_mode()
+def _encode(model: Autoencoder, patterns: Tensor) -> NDArray[np.float32]:
+    """Features (n, M_AE) of patterns (n, 128, 128) uint8."""
+    device = next(model.parameters()).device
+    return np.concatenate(
+        [model.encode(scaled(part.to(device))).float().cpu().numpy() for part in patterns.split(_BLOCK)]
+    )
 
 
 def _nearest(features: Tensor) -> NDArray[np.int64]:

@@ -236,6 +236,14 @@ class Autoencoder(nn.Module):
         self.peaks = BrightestPeaks(architecture.peaks) if architecture.peaks else None
         self.overlay = _overlay(architecture) if architecture.peaks else None
 
+    def shorten_sketches(self, length: float) -> None:
+        """Make sketches that are longer than `length` as long; they count the less in distances."""
+        if self.sketches is None or self.architecture.sketch_length <= length:
+            return
+        self.architecture = self.architecture.model_copy(update={"sketch_length": length})
+        for sketch in self.sketches:
+            cast(Sketch, sketch).length = length
+
     def encode(self, patterns: Tensor) -> Tensor:
         """Latent features (n, M_AE) of (n, 1, 128, 128) patterns, equation 13."""
         return self.encode_smoothed(self.smooth(patterns))

@@ -63,12 +63,12 @@ class TrainingConfig(FittingConfig):
 class FineTuningConfig(FittingConfig):
     """A training of given weights on a scan without labels; see `finetuning`."""
 
-    epochs: int = Field(15, ge=1)
-    learning_rate: float = Field(1e-4, gt=0)
+    epochs: int = Field(8, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
     reconstruction_weight: float = Field(1.0, ge=0)
     anchor_weight: float = Field(1.0, ge=0)
     """Weight of keeping the similarity of patterns of which the scan does not say whether they belong together."""
-    patterns_per_batch: int = Field(256, ge=8)
+    patterns_per_batch: int = Field(128, ge=8)
     """Each in two views."""
 
     @property
