@@ -22,8 +22,8 @@ hard links, so reading is from the operating system's cache, and decoding, reduc
 clustering, the repeated features get the scatter of their domain as noise.
 
 Exit code 1 if a promise is broken: pipeline on one core at least 80 % of the floor and 100 patterns/s, all cores (of
-two) at least 1.8 × one, end to end 4 × as fast as today's way with an interior ARI that is not lower, ARIs (mean over
-the kinds) not lower either, cost per pattern flat within 10 % over the scales, at most 10 tasks per 1,000 patterns.
+two) at least 1.8 × one, end to end 4 × as fast as today's way with ARIs that are not lower, nor in the mean over the
+kinds, cost per pattern flat within 10 % over the scales, at most 10 tasks per 1,000 patterns.
 """
 
 import argparse
@@ -543,6 +543,7 @@ def promises(found: Figures) -> list[tuple[str, float, str, bool]]:
         # Today's way keeps no copy of the frames either,
         # nor are its scores counted: the promise is of features and labels.
         promise("end to end, times today's way", one["labels_s"] / one["ours_s"], least=TIMES_TODAY)
+        promise("ARI ahead of today's way", one["ours_ari"] - one["today_ari"], least=0.0)
         promise("interior ARI ahead of today's way", one["ours_ari_interior"] - one["today_ari_interior"], least=0.0)
     for which, what in ARIS.items() if "quality" in found else ():
         ahead = [one["ours"][which] - one["today"][which] for one in found["quality"].values()]

@@ -45,7 +45,7 @@ def broken(found):
 
 def test_promises_that_are_kept():
     assert broken(figures()) == []
-    assert len(benchmark.promises(figures())) == 15
+    assert len(benchmark.promises(figures())) == 16
     page = benchmark.page(figures())
     assert "BROKEN" not in page
     assert "| 100,000 | 300 |" in page
@@ -65,6 +65,7 @@ def test_the_truth_repeats_with_the_files(tmp_path):
         ("pipeline", {"patterns_per_s": {1: 150.0, 2: 320.0}}, ["one core, share of the floor"]),
         ("pipeline", {"patterns_per_s": {1: 170.0, 2: 300.0}}, ["2 cores, times one"]),
         ("today", {"ours_s": 23.0}, ["end to end, times today's way"]),
+        ("today", {"ours_ari": 0.4}, ["ARI ahead of today's way"]),
         ("today", {"ours_ari_interior": 0.89}, ["interior ARI ahead of today's way"]),
         (
             "quality",

@@ -86,19 +86,15 @@ def start_cluster(config: ClusterConfig, count: int, gpus: int, memory: int, scr
     common: dict[str, Any] = {
         "nthreads": 1,
         "host": LOOPBACK,
+        "memory_limit": memory,
+        "preload": preload,
         "local_directory": scratch,
         "dashboard": False,
         "silence_logs": logging.CRITICAL,
     }
 
     def worker(devices: str, **more: Any) -> dict[str, Any]:
-        options = {
-            **common,
-            "memory_limit": memory,
-            "preload": preload,
-            "env": {"CUDA_VISIBLE_DEVICES": devices},
-            **more,
-        }
+        options = {**common, "env": {"CUDA_VISIBLE_DEVICES": devices}, **more}
         return {"cls": _PersistentNanny, "options": options}
 
     # A CPU worker sees no GPU: what it encodes must not fill the memory of one that is another worker's.
