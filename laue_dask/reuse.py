@@ -24,7 +24,7 @@ LOST = "what was there is damaged or gone"
 _TOLD = 4
 """Changed values that are told one by one."""
 
-STAGE_VERSIONS = {"reduced": 1, "features": 1, "components": 1, "scores": 2, "segments": 1, "grains": 1, "quality": 1}
+STAGE_VERSIONS = {"reduced": 1, "features": 1, "components": 1, "scores": 3, "segments": 2, "grains": 1, "quality": 1}
 """Raised when a stage's code changes what it computes, so that older outputs are not taken for its own."""
 
 logger = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """K-means of rows that fit into memory: where the iteration over all patterns starts.
 
-scikit-learn's best of several k-means++ starts is improved by split-and-merge moves (Kaukoranta, Fränti and Nevalainen
+The best of several k-means++ starts is improved by split-and-merge moves (Kaukoranta, Fränti and Nevalainen
 1998): one cluster is dissolved, another split in two, and Lloyd goes on from there. A local optimum whose centres are
 distributed wrongly among the clumps of the data, which more starts seldom cure, is left that way.
 """
@@ -13,6 +13,7 @@ from sklearn import config_context
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
+from laue_dask.lloyd import lloyd, plus_plus
 from laue_dask.pca import Array
 from laue_dask.threads import one_thread
 
@@ -38,6 +39,9 @@ THOROUGH_FINALISTS = 4
 TRIAL_STEPS = 20
 """Lloyd steps after which a move must have paid."""
 
+TOL = 1e-4
+"""Of a step that is not told another one, as scikit-learn's."""
+
 WORTH = 1e-4
 """Share of the inertia that a move must save."""
 
@@ -46,6 +50,10 @@ CANDIDATES = 16
 
 CHEAPEST = 8
 """Clusters that may be dissolved in one round: those that cost least."""
+
+COMPILED = 2**19
+"""Rows times columns times clusters up to which a fit of `laue_dask.lloyd` is faster than one of scikit-learn's, whose
+products of matrices win in larger tables."""
 
 BLOCK_DISTANCES = 2**22
 """Distances held at a time: 32 MiB of float64."""
@@ -77,7 +85,7 @@ def sample_kmeans(
     seed: int,
     init: Any = "k-means++",
     max_iter: int = 300,
-    tol: float = 1e-4,
+    tol: float = TOL,
 ) -> Any:
     """scikit-learn's k-means, fitted to the rows of X in memory; the same on any number of cores.
 
@@ -88,7 +96,7 @@ def sample_kmeans(
 
 
 def search(
-    X: Array, n_clusters: int, *, n_init: int, seed: int, max_iter: int = 300, tol: float = 1e-4, thorough: bool = True
+    X: Array, n_clusters: int, *, n_init: int, seed: int, max_iter: int = 300, tol: float = TOL, thorough: bool = True
 ) -> Array:
     """Centres of the best partition of the rows of X, (n, M), that starts and moves find; (K, M) float64.
 
@@ -100,15 +108,17 @@ def search(
 
 
 def finalists(
-    X: Array, n_clusters: int, *, n_init: int, seed: int, max_iter: int = 300, tol: float = 1e-4, thorough: bool = True
+    X: Array, n_clusters: int, *, n_init: int, seed: int, max_iter: int = 300, tol: float = TOL, thorough: bool = True
 ) -> list[Array]:
     """Centres of all partitions in which the moves of `search` end, the best first."""
     small = thorough and len(X) * n_clusters <= SMALL
     steps, going_on = (max_iter, n_init) if small else (START_STEPS, FINALISTS)
+    table = np.asarray(X, dtype=np.float64)
     with one_thread():
-        fits = [_fit(X, n_clusters, max_iter=steps, random_state=seed + i) for i in range(n_init)]
+        fits = [_started(table, n_clusters, seed + i, steps) for i in range(n_init)]
         if small:
             fits.append(_fit(X, n_clusters, n_init=n_init, max_iter=max_iter, tol=tol, random_state=seed))
+        X = table
         ends = [_improved(X, start.cluster_centers_, max_iter, tol) for start in _different(fits)[:going_on]]
         if small:
             best, others = _different(ends)[:THOROUGH_FINALISTS], _different(ends)[THOROUGH_FINALISTS:]
@@ -123,14 +133,27 @@ def _different(fits: list[Any]) -> list[Any]:
     return sorted(places.values(), key=_inertia)
 
 
-def improve(X: Array, centers: Array, *, max_iter: int = 300, tol: float = 1e-4) -> Array:
+def improve(X: Array, centers: Array, *, max_iter: int = 300, tol: float = TOL) -> Array:
     """Centres, (K, M) float64, in which Lloyd and moves on the rows of X end that start from given centres."""
     with one_thread():
-        return np.asarray(_improved(X, centers, max_iter, tol).cluster_centers_, dtype=np.float64)
+        found = _improved(np.asarray(X, dtype=np.float64), centers, max_iter, tol)
+    return np.asarray(found.cluster_centers_, dtype=np.float64)
+
+
+def _started(X: Array, n_clusters: int, seed: int, max_iter: int) -> Any:
+    """The fitted k-means in which Lloyd ends from a k-means++ start."""
+    return _continued(X, plus_plus(X, n_clusters, seed), max_iter)
+
+
+def _continued(X: Array, centers: Array, max_iter: int, tol: float = TOL) -> Any:
+    """The fitted k-means in which Lloyd from `centers` ends."""
+    if X.size * len(centers) <= COMPILED:
+        return lloyd(X, centers, max_iter=max_iter, tol=tol)
+    return _fit(X, len(centers), init=centers, max_iter=max_iter, tol=tol)
 
 
 def _fit(X: Array, n_clusters: int, **settings: Any) -> Any:
-    # Thousands of fits are to the same small table, which was looked at before.
+    # The table was looked at before.
     with warnings.catch_warnings(), config_context(assume_finite=True, skip_parameter_validation=True):
         # Fewer distinct rows than clusters, but for rounding: what is left empty is seen and dealt with by `KMeans`.
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -144,7 +167,7 @@ def _inertia(fitted: Any) -> float:
 def _improved(X: Array, centers: Array, max_iter: int, tol: float, tried: int = TRIALS) -> Any:
     """The fitted k-means in which Lloyd from `centers` and then moves end, after `tried` of which none paid."""
     while True:
-        fitted = _fit(X, len(centers), init=centers, max_iter=max_iter, tol=tol)
+        fitted = _continued(X, centers, max_iter, tol)
         moved = _moved(X, fitted, tried)
         if moved is None:
             return fitted
@@ -160,7 +183,7 @@ def _moved(X: Array, fitted: Any, tried: int) -> Array | None:
     spread = np.bincount(labels, weights=nearest, minlength=len(centers))
     loss = np.bincount(labels, weights=second - nearest, minlength=len(centers))
     for trial in moves(X, labels, centers, spread, loss)[:tried]:
-        moved = _fit(X, len(centers), init=trial, max_iter=TRIAL_STEPS)
+        moved = _continued(X, trial, TRIAL_STEPS)
         if moved.inertia_ < (1 - WORTH) * fitted.inertia_:
             return np.asarray(moved.cluster_centers_)
     return None
@@ -185,13 +208,14 @@ def moves(rows: Array, labels: Array, centers: Array, spread: Array, loss: Array
     members = np.split(order, np.cumsum(np.bincount(labels, minlength=n_clusters))[:-1])
     halves: dict[int, Array] = {}
     found: list[tuple[float, int, int]] = []
+    rows = np.asarray(rows, dtype=np.float64)
     cheapest = np.argsort(loss, kind="stable")[: CHEAPEST + 1]
     with one_thread():
         for split in map(int, np.argsort(-spread, kind="stable")[:CANDIDATES]):
             own = rows[members[split]]
             if len(own) < 2 or (own == own[0]).all():
                 continue
-            two = _fit(own, 2, max_iter=TRIAL_STEPS)
+            two = _started(own, 2, 0, TRIAL_STEPS)
             halves[split] = two.cluster_centers_
             gain = spread[split] * (1 - two.inertia_ / (own.var(axis=0, dtype=np.float64).sum() * len(own)))
             found += [(float(loss[gone] - gain), split, int(gone)) for gone in cheapest if gone != split]
