@@ -1,7 +1,6 @@
 """The command line: parse, call, print. Nothing heavy is imported before a command runs."""
 
 import atexit
-import gc
 import glob
 import logging
 import os
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
-from laue_dask import __version__, interruption
+from laue_dask import __version__, imports, interruption
 from laue_dask.compute import forks
 from laue_dask.config import Config, dump, load, merged, read_yaml
 from laue_dask.errors import ExitCode, LaueDaskError
@@ -173,9 +172,10 @@ def ingest(
     SOURCE is a folder, a glob, a text file of paths, or an HDF5 stack (file.h5::/path).
     """
     config = load(config_file, _overrides(shape=shape, order=order, workers=workers))
-    from laue_dask import describe
-    from laue_dask.compute import cluster
-    from laue_dask.stages.ingest import ingest as ingest_frames
+    with imports.at_once():
+        from laue_dask import describe
+        from laue_dask.compute import cluster
+        from laue_dask.stages.ingest import ingest as ingest_frames
 
     progress = _progress()
     with cluster.start(config.cluster) as started:
@@ -259,12 +259,14 @@ def run(
     config = load(config_file, overrides)
     _begin_imports(config)
     if len(sources) > 1:
-        from laue_dask import series
+        with imports.at_once():
+            from laue_dask import series
 
         records = series.run(sources, out, config, command=_typed(), progress=_progress())
         click.echo(f"series: {out / 'series.html'}")
         return max(_tell(one, out / name) for one, name in zip(records, records[0].series, strict=True))
-    from laue_dask import pipeline
+    with imports.at_once():
+        from laue_dask import pipeline
 
     return _tell(pipeline.run(sources[0], out, config, command=_typed(), progress=_progress()), out)
 
@@ -302,7 +304,8 @@ def watch(
     or on Ctrl-C or SIGTERM, with what there is; the result is that of `run`. After a kill, the same command goes on.
     """
     config = load(config_file, _overrides(shape=shape, order=order, workers=workers, k=k))
-    from laue_dask.watch import watcher
+    with imports.at_once():
+        from laue_dask.watch import watcher
 
     path = Path(folder.partition("::")[0]).absolute()
     out = out or Path(f"{(path.parent if glob.has_magic(str(path)) else path).name}_run")
@@ -345,10 +348,9 @@ def segment(
     if estimator in ("hdbscan", "mean_shift") and not k:
         given["clustering"]["k"] = ()  # the run's own K are of no use to these
     changes = merged({} if config_file is None else read_yaml(config_file), given)
-    from laue_dask import pipeline
+    with imports.at_once():
+        from laue_dask import pipeline
 
-    # or each full garbage collection would go through all that was imported
-    gc.freeze()
     record = pipeline.segment(run_folder, changes, command=_typed(), sweep=sweep, progress=_progress())
     for number, found in zip(record["k"], record["n_clusters"], strict=True):
         click.echo(f"K = {number}" + (f": {found} clusters own patterns" if found < number else ""))
@@ -394,8 +396,9 @@ def evaluate(run_folder: Path, truth: Path, workers: int | None) -> int:
 
     With an angle in the truth, plots/approximation.png shows how well K delegates stand for it over a wide range of K.
     """
-    from laue_dask import pipeline
-    from laue_dask.stages import evaluation
+    with imports.at_once():
+        from laue_dask import pipeline
+        from laue_dask.stages import evaluation
 
     rows = pipeline.evaluate(run_folder, truth, workers=workers, progress=_progress())
     click.echo(evaluation.table(rows))

@@ -26,14 +26,7 @@ ENVIRONMENT = {
 }
 """In which workers start, those of batch jobs as well."""
 
-_IMPORTED = (
-    "distributed",
-    "laue_dask.stages.ingest",
-    "laue_dask.stages.extraction",
-    "laue_dask.stages.segmentation",
-    "laue_dask.encoder.inference",
-    "laue_dask.report.plots",
-)
+_IMPORTED = "laue_dask.compute.imported"
 
 
 def available() -> bool:
@@ -53,7 +46,7 @@ def prepare() -> None:
     # A terminal sends Ctrl-C to this process as well, which has nothing to say to it: it ends with its parent.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
-        forkserver.set_forkserver_preload(list(_IMPORTED))
+        forkserver.set_forkserver_preload([_IMPORTED])
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
