@@ -23,17 +23,17 @@ START_STEPS = 10
 FINALISTS = 2
 """Starts from which moves go on."""
 
-SMALL = 2**14
+SMALL = 2**16
 """Rows times clusters up to which starts take all their steps, scikit-learn's own are among them, all that differ go
 on, and more moves are tried: a few rows decide there, and steps cost next to nothing."""
 
 TRIALS = 4
 """Moves tried before the partition is taken as it is."""
 
-THOROUGH_TRIALS = 40
+THOROUGH_TRIALS = 16
 """Moves tried in a small table before the best partitions are taken as they are."""
 
-THOROUGH_FINALISTS = 4
+THOROUGH_FINALISTS = 2
 """Partitions from which that many moves are tried."""
 
 TRIAL_STEPS = 20
