@@ -16,12 +16,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import pairwise_distances_argmin
 from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
 from sklearn.utils.validation import check_is_fitted
-from threadpoolctl import threadpool_limits
 
 from laue_dask.clustering import canonical, nearest, unusable
 from laue_dask.errors import InputError
 from laue_dask.pca import Array, each_block
 from laue_dask.seeding import distinct_rows, sample_rows, search
+from laue_dask.threads import one_thread
 
 Kind = Literal["kmeans", "bgm", "gmm", "hdbscan", "mean_shift"]
 
@@ -97,7 +97,7 @@ class OnSample(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         # scikit-learn's regularisation and tolerances are absolute
         self.mean_ = rows.mean(axis=0)
         self.scale_ = float(np.sqrt(rows.var(axis=0).mean())) or 1.0
-        with threadpool_limits(1), warnings.catch_warnings():
+        with one_thread(), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             self.converged_ = True
             self._fit_sample((rows - self.mean_) / self.scale_)
@@ -118,7 +118,7 @@ class OnSample(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     def _label(self, X: Array) -> Array:
         if not len(X):
             return np.empty(0, np.int32)
-        with threadpool_limits(1):
+        with one_thread():
             return self._assign((X.astype(np.float64) - self.mean_) / self.scale_).astype(np.int32)
 
     def _fit_sample(self, rows: Array) -> None:

@@ -17,9 +17,9 @@ from dask.base import compute
 from dask.delayed import delayed
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
-from threadpoolctl import threadpool_limits
 
 from laue_dask.errors import InputError
+from laue_dask.threads import one_thread
 
 Array = npt.NDArray[Any]
 
@@ -228,7 +228,7 @@ class IncrementalPCA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if moments.n < 2:
             raise InputError(f"PCA of {moments.n} usable patterns: at least 2 are needed")
         # The number of threads decides the rounding, and with it the directions in which there is no variance.
-        with threadpool_limits(1):
+        with one_thread():
             values, vectors = np.linalg.eigh(moments.scatter / (moments.n - 1))
         variance = values[::-1].clip(min=0)
         # what the arithmetic leaves in directions without variance (fewer patterns than features, constant features)

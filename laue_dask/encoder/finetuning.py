@@ -74,8 +74,6 @@ class Unlabelled:
         There is one grain alone, or features do not wander inside grains: nothing to gain.
     """
 
-    resumes_inside = True
-
     def __init__(
         self,
         config: FineTuningConfig,
@@ -107,9 +105,6 @@ class Unlabelled:
         self._learned = model.architecture.learned
         self._before = nn.functional.normalize(torch.from_numpy(features[chosen, : self._learned]), dim=1)
         model.shorten_sketches(SKETCH_LENGTH)
-
-    def begin(self, model: Autoencoder) -> None:
-        """Nothing: the relations stay those of the weights that it began with."""
 
     def read(self, epoch: int, step: int) -> Batch:
         """Patterns, twice: each is seen in two views; `relation` is the place of each among the used patterns."""

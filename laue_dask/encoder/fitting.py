@@ -61,15 +61,6 @@ class Objective(Protocol):
         """Steps of an epoch."""
         ...
 
-    @property
-    def resumes_inside(self) -> bool:
-        """Whether a step depends on nothing but its number and the weights, so that an epoch may be cut in two."""
-        ...
-
-    def begin(self, model: Autoencoder) -> None:
-        """Prepare an epoch."""
-        ...
-
     def read(self, epoch: int, step: int) -> Batch:
         """Patterns of a step, on the CPU; called in a thread ahead of the training."""
         ...
@@ -186,8 +177,6 @@ class _Fitting:
         """Do the steps of one epoch that are left; returns whether the time is over."""
         position, objective = self.position, self._objective
         number = len(position.history) + 1
-        if position.step == 0:
-            objective.begin(self._model.eval())
         self._model.train()
         done = self._done(minutes)
         left = f", {duration(self._elapsed() * (1 - done) / done)} left in all" if 0 < done < 1 else ""
@@ -207,7 +196,7 @@ class _Fitting:
                 if done >= 1:
                     return True
                 waited = time.monotonic() - self._saved
-                if objective.resumes_inside and waited >= 60 * self._config.checkpoint_minutes:
+                if waited >= 60 * self._config.checkpoint_minutes:
                     self._save()
         return False
 

@@ -134,15 +134,10 @@ class Supervised:
         Different experiments.
     """
 
-    resumes_inside = True
-
     def __init__(self, config: TrainingConfig, training: TrainingSet, validation: TrainingSet) -> None:
         self._config, self._training, self._validation = config, training, validation
         self.n_patterns = training.n_patterns
         self.n_steps = -(-len(training) // config.experiments_per_batch)
-
-    def begin(self, model: Autoencoder) -> None:
-        """Nothing is to be prepared."""
 
     def read(self, epoch: int, step: int) -> Batch:
         """The experiments of a step, in an order that is new in each epoch; `relation` is the configuration."""

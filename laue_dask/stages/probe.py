@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from laue_dask import preprocess, schema, scores, selection
 from laue_dask.clustering import nearest
@@ -37,6 +36,7 @@ from laue_dask.seeding import search
 from laue_dask.stages import specimen
 from laue_dask.stages.extraction import QUALITY_SAMPLE
 from laue_dask.stages.ingest import SAMPLE_BYTES, SAMPLE_FRAMES, grid_of
+from laue_dask.threads import one_thread
 
 SECONDS = 10.0
 """The time that a probe takes, about: no call of it is broken off."""
@@ -191,7 +191,7 @@ def probe(found: Survey, config: Config, extractor: Extractor, *, seconds: float
     """
     begun, scan = time.perf_counter(), found.scan
     recipe = config.recipe.model_copy(update={"substrate": "keep"})
-    with threadpool_limits(1), tempfile.TemporaryDirectory(prefix="laue-dask-") as folder:
+    with one_thread(), tempfile.TemporaryDirectory(prefix="laue-dask-") as folder:
         frames, costs = _read(found, 0.35 * seconds)
         if scan.header_bytes is not None:
             costs["headers"] = _paced(read_position, [found.refs[i] for i in spread(scan.n_frames)], 0.05 * seconds)[1]
@@ -341,7 +341,7 @@ def _scoring(features: NDArray[np.float32], scan: Scan, config: Config) -> float
     some, k = min(rows, SCORED_ROWS), sum(clustering.score_k) // 2
     if len(features) < 2 or k >= some:
         return 0.0
-    with threadpool_limits(1):
+    with one_thread():
         pca = IncrementalPCA(n_components=config.pca.components).fit(features)
         table = np.resize(pca.transform(features)[:, : pca.n_components_], (some, pca.n_components_))
         table += np.random.default_rng(0).normal(0, 0.05 * table.std() + 1e-6, table.shape)
