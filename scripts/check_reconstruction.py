@@ -44,8 +44,9 @@ def reconstruct(model: Autoencoder, path: Path, recipe: Recipe) -> tuple[Image, 
     frame = read_frame(FrameRef.parse(str(path)))
     pattern = reduce_frames(frame, detector_mask(frame[None]), recipe)
     with torch.inference_mode():
-        target = model.smooth(torch.from_numpy(pattern)[:, None].float() / 255)
-        drawn = torch.sigmoid(model.decode(model.encode_smoothed(target)))
+        scaled = torch.from_numpy(pattern)[:, None].float() / 255
+        target = model.smooth(scaled)
+        drawn = torch.sigmoid(model.decode(model.encode(scaled, target)))
     return target[0, 0].numpy(), drawn[0, 0].numpy()
 
 

@@ -40,6 +40,9 @@ class Architecture(Model):
     early feature map, see `Sketch`."""
     sketch_length: float = Field(0.5, gt=0, le=10)
     """Length of each of the two, where that of the learned features is 1."""
+    sketch_power: int = Field(1, ge=1, le=8)
+    """Power of the pixels, before they are smoothed, of which the pattern's sketch is made. Patterns are compressed:
+    above 1 the brighter of two grains under the beam decides where a point belongs, as in the intensities."""
     peaks: int = Field(0, ge=0, le=1024)
     """So many of the brightest peaks are the last latent features, see `BrightestPeaks`."""
     noise: float = Field(0.0, ge=0, le=1e3)
@@ -84,6 +87,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         smoothing=1.0,
         unit_latent=True,
         sketch=48,
+        sketch_power=3,
         peaks=96,
         noise=0.3,
     ),

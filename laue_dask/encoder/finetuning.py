@@ -118,11 +118,12 @@ class Unlabelled:
         """Contrastive term and anchor over the batch's pairs, and the reconstruction's BCE and MSE."""
         model.eval()  # a single scan's statistics are no replacement for those of the training
         with torch.no_grad():
-            target = _jittered(model.smooth(_perturbed(scaled(batch.patterns))))
+            patterns = _perturbed(scaled(batch.patterns))
+            target = _jittered(model.smooth(patterns))
         chosen = slice(None, None, 16)  # what the decoder learns of a scan it learns from few patterns
         logits: Tensor | None = None
         with torch.autocast(target.device.type, dtype=torch.bfloat16, enabled=self._config.mixed_precision):
-            latent = model.encode_smoothed(target)
+            latent = model.encode(patterns, target)
             if self._config.reconstruction_weight:
                 # The decoder follows the features; they do not follow it.
                 logits = model.decode(latent[chosen].detach().float())
@@ -144,8 +145,9 @@ class Unlabelled:
         places = random_numbers(self._config.seed, 0, 0).permutation(len(self._patterns))[:CHECKED]
         batch = self._batch(places)
         device = next(model.parameters()).device
-        target = model.smooth(scaled(batch.patterns.to(device)))
-        latent = model.encode_smoothed(target)
+        patterns = scaled(batch.patterns.to(device))
+        target = model.smooth(patterns)
+        latent = model.encode(patterns, target)
         logits = model.decode(latent)
         terms = {
             **self._related(latent, batch.relation.to(device)),

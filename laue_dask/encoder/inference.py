@@ -49,7 +49,7 @@ def reconstruction_errors(
 
     def errors(patterns: Tensor) -> Tensor:
         target = model.smooth(patterns).float()
-        logits = model.decode(model.encode_smoothed(target)).float()
+        logits = model.decode(model.encode(patterns, target)).float()
         entropy = nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((1, 2, 3))
         return torch.stack([entropy, unexplained(logits, target)], dim=1)
 

@@ -232,8 +232,8 @@ def _scan_errors(model: Autoencoder, reduced: Any, patterns: NDArray[np.int64]) 
     chosen = patterns[:: max(1, len(patterns) // REFERENCE_SAMPLE)]
     found = []
     for start in range(0, len(chosen), 128):
-        target = model.smooth(scaled(torch.from_numpy(np.asarray(reduced.oindex[chosen[start : start + 128]]))))
-        found.append(unexplained(model.decode(model.encode_smoothed(target)), target).numpy())
+        block = np.asarray(reduced.oindex[chosen[start : start + 128]])
+        found.append(_unexplained(model, scaled(torch.from_numpy(block))))
     return np.concatenate(found)
 
 
@@ -242,9 +242,13 @@ def _errors(model: Autoencoder, validation: TrainingSet) -> NDArray[np.float32]:
     """Reconstruction error (n,) of each validation pattern, as `losses.unexplained` defines it."""
     found = []
     for experiment in range(len(validation)):
-        target = model.smooth(validation.read(experiment)[0])
-        found.append(unexplained(model.decode(model.encode_smoothed(target)), target).numpy())
+        found.append(_unexplained(model, validation.read(experiment)[0]))
     return np.concatenate(found)
+
+
+def _unexplained(model: Autoencoder, patterns: Tensor) -> NDArray[np.float32]:
+    target = model.smooth(patterns)
+    return np.asarray(unexplained(model.decode(model.encode(patterns, target)), target).numpy())
 
 
 def _show(history: list[Epoch], out: Path, limits: Plateau | None = None) -> None:

@@ -244,12 +244,13 @@ class Autoencoder(nn.Module):
         for sketch in self.sketches:
             cast(Sketch, sketch).length = length
 
-    def encode(self, patterns: Tensor) -> Tensor:
-        """Latent features (n, M_AE) of (n, 1, 128, 128) patterns, equation 13."""
-        return self.encode_smoothed(self.smooth(patterns))
+    def encode(self, patterns: Tensor, smoothed: Tensor | None = None) -> Tensor:
+        """Latent features (n, M_AE) of (n, 1, 128, 128) patterns, equation 13.
 
-    def encode_smoothed(self, smoothed: Tensor) -> Tensor:
-        """Latent features of patterns that went through `smooth` already."""
+        `smoothed` is what `smooth` makes of them, where the caller has it.
+        """
+        if smoothed is None:
+            smoothed = self.smooth(patterns)
         features, maps, sketched = smoothed, 0, smoothed
         for layer in self.encoder:
             features = layer(features)
@@ -261,7 +262,9 @@ class Autoencoder(nn.Module):
             latent = latent / latent.norm(dim=1, keepdim=True).clamp(min=1e-3)
         if self.sketches is not None:
             of_pattern, of_map = self.sketches
-            latent = torch.cat([latent.float(), of_pattern(smoothed.detach()), of_map(sketched.detach())], dim=1)
+            power = self.architecture.sketch_power
+            spots = self.smooth(patterns**power) if power > 1 else smoothed
+            latent = torch.cat([latent.float(), of_pattern(spots.detach()), of_map(sketched.detach())], dim=1)
         if self.peaks is not None:
             place, height = self.peaks(smoothed)
             if self.architecture.noise:

@@ -160,7 +160,7 @@ class Supervised:
         chosen = slice(None, None, 2 if config.contrastive_weight else 1)
         logits: Tensor | None = None
         with torch.autocast(target.device.type, dtype=torch.bfloat16, enabled=config.mixed_precision):
-            latent = model.encode_smoothed(target)
+            latent = model.encode(patterns, target)
             if config.reconstruction_weight:
                 logits = model.decode(latent[chosen].float())
         terms: dict[str, Tensor] = {}
@@ -244,7 +244,7 @@ def validate(model: Autoencoder, validation: TrainingSet, config: TrainingConfig
     for experiment in range(len(validation)):
         patterns, configuration = (values.to(device) for values in validation.read(experiment))
         target = model.smooth(patterns)
-        latent = model.encode_smoothed(target)
+        latent = model.encode(patterns, target)
         logits = model.decode(latent)
         unit = nn.functional.normalize(latent[:, : model.architecture.learned], dim=1)
         terms = {

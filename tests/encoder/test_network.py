@@ -177,16 +177,18 @@ def test_a_sketch_keeps_the_angles_between_feature_maps(seed):
     assert ((nn.functional.cosine_similarity(found[:1], found) - wanted).abs() <= limit).all()
 
 
-def test_sketches_are_of_the_pattern_and_of_the_second_feature_map_with_signs_of_no_seed():
+@pytest.mark.parametrize("power", [1, 3])
+def test_sketches_are_of_the_pattern_and_of_the_second_feature_map_with_signs_of_no_seed(power):
     rng = np.random.default_rng(4)
     patterns = torch.from_numpy(spots(rng, 3, per_pattern=60))
-    model = build(SKETCHED, seed=3).eval()
+    model = build(SKETCHED.model_copy(update={"sketch_power": power}), seed=3).eval()
     with torch.inference_mode():
         smoothed = model.smooth(patterns)
         feature_map = nn.Sequential(*list(model.encoder)[:9])(smoothed)
         found = model.encode(patterns)[:, SKETCHED.learned :].numpy()
+        powered = model.smooth(patterns**power)
     assert feature_map.shape == (3, 8, 16, 16)
-    halved = smoothed.numpy().reshape(3, 64, 2, 64, 2).mean((2, 4))
+    halved = powered.numpy().reshape(3, 64, 2, 64, 2).mean((2, 4))
     for sketched, place in ((halved, 0), (feature_map.numpy(), SKETCHED.sketch)):
         flat = sketched.reshape(3, -1).astype(np.float64)
         signs = np.random.RandomState(1).randint(0, 2, (flat.shape[1], SKETCHED.sketch)) * 2.0 - 1
@@ -394,3 +396,26 @@ def test_blocks_that_do_not_tile_the_pattern_are_refused(unshuffle):
 def test_impossible_hyper_parameters_are_refused(values):
     with pytest.raises(ValidationError):
         Architecture(**values)
+
+
+def test_with_a_power_the_sketch_of_a_mixture_lies_nearer_to_the_brighter_part():
+    rng = np.random.default_rng(7)
+    first, second = torch.from_numpy(spots(rng, 2, per_pattern=30)).split(1)
+    mixed = torch.maximum(first, 0.7 * second)
+
+    def nearness(power):
+        architecture = SKETCHED.model_copy(update={"sketch_power": power})
+        model = build(architecture, seed=3).eval()
+        with torch.inference_mode():
+            found = model.encode(torch.cat([first, second, mixed]))
+        sketch = found[:, architecture.learned :][:, : architecture.sketch]
+        return (sketch[0] - sketch[2]).norm() / (sketch[1] - sketch[2]).norm()
+
+    assert nearness(3) < nearness(1) < 1
+
+
+def test_given_what_smoothing_makes_of_them_patterns_have_the_same_features():
+    patterns = torch.from_numpy(spots(np.random.default_rng(1), 2, per_pattern=40))
+    model = build(ARCHITECTURES["contrastive"], seed=0).eval()
+    with torch.inference_mode():
+        assert torch.equal(model.encode(patterns, model.smooth(patterns)), model.encode(patterns))
