@@ -147,7 +147,8 @@ _store_option = click.option(
 @click.option("--workers", type=click.IntRange(min=1), help="Worker processes [all cores].")
 def demo(folder: Path, shape: tuple[int, int], seed: int, workers: int | None) -> int:
     """Simulate a small twinned BaTiO3 scan, segment it and compare it with the truth."""
-    from laue_dask import demonstration
+    with imports.uncollected():
+        from laue_dask import demonstration
 
     config = load(None, _overrides(workers=workers, k=(demonstration.MAJOR_GRAINS,)))
     click.echo(demonstration.demonstrate(folder, shape=shape, seed=seed, config=config, progress=_progress()))
@@ -172,7 +173,7 @@ def ingest(
     SOURCE is a folder, a glob, a text file of paths, or an HDF5 stack (file.h5::/path).
     """
     config = load(config_file, _overrides(shape=shape, order=order, workers=workers))
-    with imports.at_once():
+    with imports.uncollected():
         from laue_dask import describe
         from laue_dask.compute import cluster
         from laue_dask.stages.ingest import ingest as ingest_frames
@@ -207,7 +208,8 @@ def plan(
     """
     given = _overrides(shape=shape, order=order, workers=workers, extractor=extractor, store_frames=store_frames)
     config = load(config_file, given)
-    from laue_dask import planning
+    with imports.uncollected():
+        from laue_dask import planning
 
     interruption.in_order()
     click.echo(planning.plan_run(source, out, config))
@@ -259,13 +261,13 @@ def run(
     config = load(config_file, overrides)
     _begin_imports(config)
     if len(sources) > 1:
-        with imports.at_once():
+        with imports.uncollected():
             from laue_dask import series
 
         records = series.run(sources, out, config, command=_typed(), progress=_progress())
         click.echo(f"series: {out / 'series.html'}")
         return max(_tell(one, out / name) for one, name in zip(records, records[0].series, strict=True))
-    with imports.at_once():
+    with imports.uncollected():
         from laue_dask import pipeline
 
     return _tell(pipeline.run(sources[0], out, config, command=_typed(), progress=_progress()), out)
@@ -304,7 +306,7 @@ def watch(
     or on Ctrl-C or SIGTERM, with what there is; the result is that of `run`. After a kill, the same command goes on.
     """
     config = load(config_file, _overrides(shape=shape, order=order, workers=workers, k=k))
-    with imports.at_once():
+    with imports.uncollected():
         from laue_dask.watch import watcher
 
     path = Path(folder.partition("::")[0]).absolute()
@@ -348,7 +350,7 @@ def segment(
     if estimator in ("hdbscan", "mean_shift") and not k:
         given["clustering"]["k"] = ()  # the run's own K are of no use to these
     changes = merged({} if config_file is None else read_yaml(config_file), given)
-    with imports.at_once():
+    with imports.uncollected():
         from laue_dask import pipeline
 
     record = pipeline.segment(run_folder, changes, command=_typed(), sweep=sweep, progress=_progress())
@@ -374,8 +376,9 @@ def nightly(root: Path, config_file: Path | None, out: Path | None, again: tuple
 
     Exit codes: 0 all done, 1 the night had to end early, 2 bad configuration, 3 some scans are set aside.
     """
-    from laue_dask.nightly import config as nightly_config
-    from laue_dask.nightly import night
+    with imports.uncollected():
+        from laue_dask.nightly import config as nightly_config
+        from laue_dask.nightly import night
 
     config = nightly_config.load(config_file, {} if out is None else {"out": str(out.absolute())})
     where = str(config_file or "options")
@@ -396,7 +399,7 @@ def evaluate(run_folder: Path, truth: Path, workers: int | None) -> int:
 
     With an angle in the truth, plots/approximation.png shows how well K delegates stand for it over a wide range of K.
     """
-    with imports.at_once():
+    with imports.uncollected():
         from laue_dask import pipeline
         from laue_dask.stages import evaluation
 
@@ -432,7 +435,8 @@ def simulate(
     gan_on_si, low_counts, few_spots, messy, messy_twins), or `training` for patterns to train an encoder on.
     """
     config = load(None, _overrides(workers=workers))
-    from laue_dask.simulate import campaign
+    with imports.uncollected():
+        from laue_dask.simulate import campaign
 
     if kind == "training":
         campaign.write_training_store(
@@ -474,7 +478,8 @@ def train(
         raise click.UsageError("Give training stores and --validation, or --from and --scan.")
     if scan is not None and (training or validation is not None or start is None):
         raise click.UsageError("--scan needs --from and takes neither training stores nor --validation.")
-    from laue_dask.encoder import learning
+    with imports.uncollected():
+        from laue_dask.encoder import learning
 
     options: dict[str, Any] = {"minutes": minutes, "progress": _progress()}
     if scan is not None and start is not None:

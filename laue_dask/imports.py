@@ -16,7 +16,7 @@ OF_WORKERS = (
 
 
 @contextmanager
-def at_once() -> Iterator[None]:
+def uncollected() -> Iterator[None]:
     """Imports without garbage collections, whose objects all later ones leave out.
 
     Nearly a million objects come to stay: going through them again and again takes a quarter of the time that PyTorch,
@@ -34,7 +34,7 @@ def at_once() -> Iterator[None]:
 
 def of_workers() -> None:
     """Import what workers need; what is missing is missed where it is used."""
-    with at_once():
+    with uncollected():
         for name in OF_WORKERS:
             with suppress(ImportError):
                 import_module(name)

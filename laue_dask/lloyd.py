@@ -20,7 +20,7 @@ BLOCK = 512
 """Rows whose distances are held at a time."""
 
 
-class Partition(NamedTuple):
+class Fitted(NamedTuple):
     """The end of Lloyd's iteration, under the names of scikit-learn's `KMeans`.
 
     Attributes
@@ -41,23 +41,32 @@ class Partition(NamedTuple):
     n_iter_: int
 
 
-def plus_plus(X: Table, n_clusters: int, seed: int) -> Table:
-    """Centres (K, M) by greedy k-means++ (Arthur and Vassilvitskii 2007): rows of X, (n, M) float64.
+def plus_plus(X: NDArray[np.floating], n_clusters: int, seed: int) -> Table:
+    """Centres (K, M) by greedy k-means++ (Arthur and Vassilvitskii 2007): rows of X, (n, M).
 
     Each centre is the best of 2 + ln K rows, drawn with a probability that grows with the squared distance to the
     centres before. As in scikit-learn rows may come twice where fewer than K are distinct.
     """
     trials = 2 + int(math.log(n_clusters))
-    return X[_drawn(np.ascontiguousarray(X.T), np.random.default_rng(seed).random((n_clusters, trials)))]
+    chance = np.random.default_rng(seed).random((n_clusters, trials))
+    return np.asarray(X[_drawn(_columns(X), chance)], dtype=np.float64)
 
 
-def lloyd(X: Table, centers: Table, *, max_iter: int, tol: float) -> Partition:
-    """Lloyd's iteration on X, (n, M) float64, from `centers`, (K, M).
+def lloyd(X: NDArray[np.floating], centers: NDArray[np.floating], *, max_iter: int, tol: float) -> Fitted:
+    """Lloyd's iteration on X, (n, M), from `centers`, (K, M).
 
     It ends when no label changes, when the squared shift of the centres is at most `tol` times the mean variance of
     the columns (as in scikit-learn), or after `max_iter` steps. Labels are those of the centres that it returns.
     """
-    return Partition(*_lloyd(X, np.ascontiguousarray(X.T), np.array(centers, np.float64), max_iter, tol))
+    return Fitted(*_lloyd(_columns(X), np.array(centers, np.float64, order="C"), max_iter, tol))
+
+
+def _columns(X: NDArray[np.floating]) -> Table:
+    """Columns of X one after another, so that a processor takes several rows at a time.
+
+    Always of one dtype and order, for each of which the loops would be compiled anew.
+    """
+    return np.ascontiguousarray(X.T, dtype=np.float64)
 
 
 @compiled
@@ -92,7 +101,7 @@ def _drawn(columns: Table, chance: Table) -> Numbers:
             for i in range(n):
                 trial[i] = min(closest[i], trial[i])
                 left += trial[i]
-            if left < best:
+            if t == 0 or left < best:
                 best, chosen[k] = left, candidate
                 kept, trial = trial, kept
         closest, kept = kept, closest
@@ -137,8 +146,9 @@ def _variance(columns: Table) -> float:
 
 
 @compiled
-def _lloyd(X: Table, columns: Table, centers: Table, max_iter: int, tol: float) -> tuple[Table, Numbers, float, int]:
-    n, n_clusters = len(X), len(centers)
+def _lloyd(columns: Table, centers: Table, max_iter: int, tol: float) -> tuple[Table, Numbers, float, int]:
+    n_columns, n = columns.shape
+    n_clusters = len(centers)
     labels, distance = np.full(n, -1, np.intp), np.empty(n)
     limit, settled, steps = tol * _variance(columns), False, 0
     while steps < max_iter:
@@ -149,18 +159,22 @@ def _lloyd(X: Table, columns: Table, centers: Table, max_iter: int, tol: float) 
         moved, count = np.zeros_like(centers), np.zeros(n_clusters, np.intp)
         for i in range(n):
             count[labels[i]] += 1
-            moved[labels[i]] += X[i]
+        for m in range(n_columns):
+            for i in range(n):
+                moved[labels[i], m] += columns[m, i]
         for k in range(n_clusters):
             if count[k] == 0:
                 # The farthest row leaves its cluster and is one of its own.
                 far = np.argmax(distance)
                 if distance[far] > 0:
                     count[labels[far]] -= 1
-                    moved[labels[far]] -= X[far]
-                    moved[k], count[k], distance[far] = X[far], 1, 0.0
+                    for m in range(n_columns):
+                        moved[labels[far], m] -= columns[m, far]
+                        moved[k, m] = columns[m, far]
+                    count[k], distance[far] = 1, 0.0
         shift = 0.0
         for k in range(n_clusters):
-            for m in range(X.shape[1]):
+            for m in range(n_columns):
                 mean = moved[k, m] / count[k] if count[k] else centers[k, m]
                 shift += (mean - centers[k, m]) ** 2
                 centers[k, m] = mean

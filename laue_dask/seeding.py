@@ -25,7 +25,8 @@ FINALISTS = 2
 
 SMALL = 2**16
 """Rows times clusters up to which starts take all their steps, scikit-learn's own are among them, all that differ go
-on, and more moves are tried: a few rows decide there, and steps cost next to nothing."""
+on, and more moves are tried: a few rows decide there. Most steps are cheap; where columns are many, a search takes two
+or three times as long for it (0.4 s for 3,000 rows of 32 columns and K = 20)."""
 
 TRIALS = 4
 """Moves tried before the partition is taken as it is."""
@@ -40,7 +41,7 @@ TRIAL_STEPS = 20
 """Lloyd steps after which a move must have paid."""
 
 TOL = 1e-4
-"""Of a step that is not told another one, as scikit-learn's."""
+"""Tolerance of Lloyd where none is given, as scikit-learn's."""
 
 WORTH = 1e-4
 """Share of the inertia that a move must save."""
@@ -113,12 +114,10 @@ def finalists(
     """Centres of all partitions in which the moves of `search` end, the best first."""
     small = thorough and len(X) * n_clusters <= SMALL
     steps, going_on = (max_iter, n_init) if small else (START_STEPS, FINALISTS)
-    table = np.asarray(X, dtype=np.float64)
     with one_thread():
-        fits = [_started(table, n_clusters, seed + i, steps) for i in range(n_init)]
+        fits = [_started(X, n_clusters, seed + i, steps) for i in range(n_init)]
         if small:
             fits.append(_fit(X, n_clusters, n_init=n_init, max_iter=max_iter, tol=tol, random_state=seed))
-        X = table
         ends = [_improved(X, start.cluster_centers_, max_iter, tol) for start in _different(fits)[:going_on]]
         if small:
             best, others = _different(ends)[:THOROUGH_FINALISTS], _different(ends)[THOROUGH_FINALISTS:]
@@ -136,8 +135,7 @@ def _different(fits: list[Any]) -> list[Any]:
 def improve(X: Array, centers: Array, *, max_iter: int = 300, tol: float = TOL) -> Array:
     """Centres, (K, M) float64, in which Lloyd and moves on the rows of X end that start from given centres."""
     with one_thread():
-        found = _improved(np.asarray(X, dtype=np.float64), centers, max_iter, tol)
-    return np.asarray(found.cluster_centers_, dtype=np.float64)
+        return np.asarray(_improved(X, centers, max_iter, tol).cluster_centers_, dtype=np.float64)
 
 
 def _started(X: Array, n_clusters: int, seed: int, max_iter: int) -> Any:
@@ -208,7 +206,6 @@ def moves(rows: Array, labels: Array, centers: Array, spread: Array, loss: Array
     members = np.split(order, np.cumsum(np.bincount(labels, minlength=n_clusters))[:-1])
     halves: dict[int, Array] = {}
     found: list[tuple[float, int, int]] = []
-    rows = np.asarray(rows, dtype=np.float64)
     cheapest = np.argsort(loss, kind="stable")[: CHEAPEST + 1]
     with one_thread():
         for split in map(int, np.argsort(-spread, kind="stable")[:CANDIDATES]):

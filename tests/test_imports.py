@@ -11,10 +11,10 @@ from laue_dask import imports
 def test_garbage_is_collected_afterwards_if_it_was_before(collected):
     (gc.enable if collected else gc.disable)()
     try:
-        with imports.at_once():
+        with imports.uncollected():
             assert not gc.isenabled()
         assert gc.isenabled() == collected
-        with pytest.raises(ImportError), imports.at_once():
+        with pytest.raises(ImportError), imports.uncollected():
             import laue_dask.there_is_no_such_module  # noqa: F401
         assert gc.isenabled() == collected
     finally:

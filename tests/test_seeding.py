@@ -84,6 +84,16 @@ def test_a_move_leaves_the_local_optimum_that_lloyd_cannot():
     assert inertia(X, lloyd) > 50 * inertia(X, improve(X, stuck))
 
 
+@pytest.mark.parametrize("k", [2, 7])
+def test_compiled_and_scikit_learns_steps_end_alike(k, monkeypatch):
+    X = clumps(400, 4, 9, apart=3.0, seed=k)
+    found = []
+    for limit in (0, seeding.COMPILED):
+        monkeypatch.setattr(seeding, "COMPILED", limit)
+        found.append(inertia(X, search(X, k, n_init=5, seed=0)))
+    assert found[0] == pytest.approx(found[1], rel=2e-3)
+
+
 @given(st.integers(0, 2**32), st.floats(-1e4, 1e4))
 @settings(max_examples=20)
 def test_two_nearest_distances_are_those_of_scipy(seed, offset):

@@ -36,8 +36,8 @@ class Architecture(Model):
     unit_latent: bool = False
     """Scale the learned features to the same length, so that distances measure directions (cosine) alone."""
     sketch: int = Field(0, ge=0, le=4096)
-    """So many latent features, after the learned ones, are a random projection of the pattern, and as many one of an
-    early feature map, see `Sketch`."""
+    """So many latent features, after the learned ones, are a random projection of a power of the pattern, and as many
+    one of an early feature map, see `Sketch`."""
     sketch_length: float = Field(0.5, gt=0, le=10)
     """Length of each of the two, where that of the learned features is 1."""
     sketch_power: int = Field(1, ge=1, le=8)
@@ -64,6 +64,8 @@ class Architecture(Model):
             raise ValueError(f"sketch: {self.sketch} features take more than {LARGEST_SKETCH} signs")
         if self.sketch and len(self.channels) < SKETCHED_MAP:
             raise ValueError(f"sketch: one is of feature map {SKETCHED_MAP}, there are {len(self.channels)} channels")
+        if self.sketch_power > 1 and not self.sketch:
+            raise ValueError(f"sketch_power: {self.sketch_power}, but there is no sketch")
         if self.noise and not self.peaks:
             raise ValueError("noise: without peaks nothing tells noise from a signal")
         if self.bottleneck_side < 1:

@@ -123,6 +123,7 @@ class Unlabelled:
         chosen = slice(None, None, 16)  # what the decoder learns of a scan it learns from few patterns
         logits: Tensor | None = None
         with torch.autocast(target.device.type, dtype=torch.bfloat16, enabled=self._config.mixed_precision):
+            # The sketch is of patterns that did not move; what is learnt does not depend on it.
             latent = model.encode(patterns, target)
             if self._config.reconstruction_weight:
                 # The decoder follows the features; they do not follow it.

@@ -7,10 +7,10 @@ sigmoid of the reconstruction, and a bottleneck of shape 1 × 1 × M_AE. What Fi
 the bottleneck, normalisation, and the width to which spots are smoothed before anything else.
 
 What a learned bottleneck of 256 numbers hardly holds is where thirty spots are. So `contrastive` splits its latent
-vector: learned features, of unit length, which say what differs between patterns; sketches, random projections of the
-pattern itself and of an early feature map, which see the smallest shift of a spot, where what is learned takes lattices
-half a degree apart for one; and the brightest peaks, a number each, scaled so far down that no distance feels them,
-from which the decoder redraws the pattern.
+vector: learned features, of unit length, which say what differs between patterns; sketches, random projections of a
+power of the pattern and of an early feature map, which see the smallest shift of a spot, where what is learned takes
+lattices half a degree apart for one; and the brightest peaks, a number each, scaled so far down that no distance feels
+them, from which the decoder redraws the pattern.
 """
 
 import math
@@ -79,7 +79,8 @@ class Sketch(nn.Module):
     """
 
     SEED = 1
-    """Of three, that with which k-means did best on the development scans (seeds 201 to 210 of the benchmark)."""
+    """Of three, that with which k-means did best on the development scans (seeds 201 to 210 of the benchmark), when the
+    sketch was of the pattern itself."""
 
     signs: Tensor
 

@@ -346,6 +346,8 @@ def _scoring(features: NDArray[np.float32], scan: Scan, config: Config) -> float
         table = np.resize(pca.transform(features)[:, : pca.n_components_], (some, pca.n_components_))
         table += np.random.default_rng(0).normal(0, 0.05 * table.std() + 1e-6, table.shape)
 
+        search(table[: 2 * k], k, n_init=1, seed=0)  # the loops are compiled, or read from their cache
+
         def score() -> None:
             centers = search(table, k, n_init=clustering.n_init, seed=clustering.seed)
             scores.calinski_harabasz(table, nearest(table, centers))

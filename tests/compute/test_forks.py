@@ -1,5 +1,6 @@
 """Workers of this machine are forked from one process that has imported what they need."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -18,7 +19,12 @@ pytestmark = pytest.mark.skipif(not forks.available(), reason="no forkserver on 
 def seen():
     """What a worker finds when its first task begins."""
     names = ("torch", "sklearn", "zarr", "laue_dask.stages.ingest")
-    return {name: name in sys.modules for name in names}, {name: os.environ.get(name) for name in forks.ENVIRONMENT}
+    collected = gc.isenabled() and gc.get_freeze_count() > 0
+    return (
+        {name: name in sys.modules for name in names},
+        collected,
+        {name: os.environ.get(name) for name in forks.ENVIRONMENT},
+    )
 
 
 def test_workers_start_with_all_imports_done_and_in_their_environment():
@@ -30,8 +36,9 @@ def test_workers_start_with_all_imports_done_and_in_their_environment():
         pids = list(running.client.run(os.getpid).values())
         parents = {psutil.Process(pid).ppid() for pid in pids}
     assert len(found) == 2
-    for imported, environment in found:
+    for imported, collected, environment in found:
         assert all(imported.values())
+        assert collected
         assert environment == {name: str(value) for name, value in forks.ENVIRONMENT.items()}
     assert len(parents) == 1
     assert parents != {os.getpid()}

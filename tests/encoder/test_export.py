@@ -18,6 +18,7 @@ TINY = Architecture(
     smoothing=1.0,
     unit_latent=True,
     sketch=3,
+    sketch_power=3,
     peaks=4,
     noise=0.3,
 )

@@ -24,7 +24,9 @@ from laue_dask.simulate.specimens import specimen
 from laue_dask.stages.ingest import ingest
 
 TINY = Architecture(name="tiny", channels=(4, 8, 8, 8, 8), latent=16, dropout=0.0, batch_norm=True, smoothing=1.0)
-SKETCHED = TINY.model_copy(update={"name": "sketched", "latent": 24, "sketch": 4, "unit_latent": True})
+SKETCHED = TINY.model_copy(
+    update={"name": "sketched", "latent": 24, "sketch": 4, "sketch_power": 3, "unit_latent": True}
+)
 SHAPE = (12, 10)
 CONFIG = FineTuningConfig(epochs=2, patterns_per_batch=16, mixed_precision=False)
 

@@ -237,6 +237,9 @@ def test_nothing_is_learnt_of_a_sketch():
             "2 sketches of 8 and 1 peaks leave nothing of 16",
         ),
         ({"sketch": 8, "unit_latent": True, "sketch_length": 0}, "sketch_length"),
+        ({"sketch": 8, "unit_latent": True, "sketch_power": 0}, "sketch_power"),
+        ({"sketch": 8, "unit_latent": True, "sketch_power": 9}, "sketch_power"),
+        ({"sketch_power": 2}, "sketch_power: 2, but there is no sketch"),
         ({"sketch": 4096, "unit_latent": True, "channels": (1, 4096), "latent": 8193}, "more than 134217728 signs"),
     ],
 )
