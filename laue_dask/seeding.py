@@ -1,8 +1,8 @@
 """K-means of rows that fit into memory: where the iteration over all patterns starts.
 
-The best of several k-means++ starts is improved by split-and-merge moves (Kaukoranta, Fränti and Nevalainen
-1998): one cluster is dissolved, another split in two, and Lloyd goes on from there. A local optimum whose centres are
-distributed wrongly among the clumps of the data, which more starts seldom cure, is left that way.
+The best of several k-means++ starts is improved by split-and-merge moves (Kaukoranta, Fränti and Nevalainen 1998): one
+cluster is dissolved, another split in two, and Lloyd goes on from there. A local optimum whose centres are distributed
+wrongly among the clumps of the data, which more starts seldom cure, is left that way.
 """
 
 import warnings
@@ -25,8 +25,8 @@ FINALISTS = 2
 
 SMALL = 2**16
 """Rows times clusters up to which starts take all their steps, scikit-learn's own are among them, all that differ go
-on, and more moves are tried: a few rows decide there. Most steps are cheap; where columns are many, a search takes two
-or three times as long for it (0.4 s for 3,000 rows of 32 columns and K = 20)."""
+on, and more moves are tried: a few rows decide there. Most steps are cheap; where columns are many, the better
+partition is paid for with time."""
 
 TRIALS = 4
 """Moves tried before the partition is taken as it is."""

@@ -18,8 +18,8 @@ of its time on getting empty pages from the system. There is one store of freed 
 those keep adds up until Dask pauses the worker."""
 
 SAMPLED = "100ms"
-"""How often a thread of each worker looks at what it is doing, for Dask's report; every 10 ms, as is Dask's own
-setting, takes 2 or 3 % of a core that has other work to do."""
+"""How often a thread of each worker looks at what it is doing, for Dask's report; ten times as often, as is Dask's own
+setting, takes time of a core that has other work to do."""
 
 ENVIRONMENT = {
     **KEPT_MEMORY,
