@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """How fast a scan is read, reduced, encoded and clustered, beside what the hardware and others can do.
 
-Usage: .venv/bin/python scripts/benchmark.py [--only floor pipeline ingest today quality scale table1] [--cache FOLDER]
-           [--frames 8192] [--today 720] [--scale 1000 10000 100000] [--json FILE]
+Usage: .venv/bin/python scripts/benchmark.py [--only floor pipeline ingest today quality scale table1 gpu]
+           [--cache FOLDER] [--frames 8192] [--today 720] [--scale 1000 10000 100000] [--json FILE]
 
 floor     the bare kernels one after another on one core: decode (Blosc), reduce, encode; and in a process of its own
           on each core at once, which tells what this machine gains by its cores.
@@ -16,6 +16,9 @@ quality   labels of both ways at the true K, on scans of specimens of several ki
 scale     stores of many patterns, each in a process of its own with one worker per core: patterns/s, memory, tasks,
           size of a task, and the share of the time in which workers had no task of ours.
 table1    the paper's Table 1: feature extraction and clustering, per core.
+gpu       where there is one: a scan store through `reduce` on the CPUs and `encode` on the GPU; reduced patterns in
+          memory → features; the encoder alone, and what a roofline of its convolutions allows (`roofline.py`); and
+          whether labels are those of CPU workers.
 
 Frames are 256 simulated patterns on a PILATUS 1M (1043 × 981, int32); longer scans repeat them: files and shards are
 hard links, so reading is from the operating system's cache, and decoding, reducing and encoding are done in full. For
@@ -23,7 +26,8 @@ clustering, the repeated features get the scatter of their domain as noise.
 
 Exit code 1 if a promise is broken: pipeline on one core at least 80 % of the floor and 100 patterns/s, all cores (of
 two) at least 1.8 × one, end to end 4 × as fast as today's way with ARIs that are not lower, nor in the mean over the
-kinds, cost per pattern flat within 10 % over the scales, at most 10 tasks per 1,000 patterns.
+kinds, cost per pattern flat within 10 % over the scales, at most 10 tasks per 1,000 patterns; with a GPU, 2,000
+patterns/s from the store, half of the roofline, and 99.9 % of the labels as on CPUs.
 """
 
 import argparse
@@ -40,11 +44,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import fabio
 import numpy as np
 import psutil
+import roofline
 import torch
 from numcodecs import blosc
 from numpy.typing import NDArray
@@ -53,11 +58,13 @@ from laue_dask import scores
 from laue_dask.blocks import block_size
 from laue_dask.compute import cluster
 from laue_dask.compute.cluster import Workers
-from laue_dask.compute.local import available_cores
+from laue_dask.compute.local import available_cores, gpu_count
 from laue_dask.compute.run import write_tasks
 from laue_dask.config import ClusterConfig, Config, EncoderConfig, Recipe, ScanConfig
 from laue_dask.encoder.architecture import ARCHITECTURES
-from laue_dask.encoder.encode import Network
+from laue_dask.encoder.batches import fastest_size
+from laue_dask.encoder.encode import BATCH_SIZES, Network
+from laue_dask.encoder.inference import network_here
 from laue_dask.encoder.network import build
 from laue_dask.errors import LaueDaskError
 from laue_dask.io.geometry import resolve_grid
@@ -95,8 +102,16 @@ OURS = {"ours": "--no-store-frames", "stored": "--store-frames"}
 QUALITY = ("grains", "twins", "two_phases", "bent", "messy", "low_counts")
 QUALITY_SEED = 303
 
-SECTIONS = ("floor", "pipeline", "ingest", "today", "quality", "scale", "table1")
+SECTIONS = ("floor", "pipeline", "ingest", "today", "quality", "scale", "table1", "gpu")
 CORES = {"pipeline": "by number of workers", "ingest": "all cores"}
+
+GPU_RATES = {
+    "store_never": "scan store → features, CPU workers",
+    "store_require": "with the GPU",
+    "memory": "reduced patterns in memory → features",
+    "encoder": "the encoder alone",
+    "roofline": "as the roofline of its convolutions allows",
+}
 
 ARIS = {"ari": "all points", "ari_interior": "the interior"}
 
@@ -107,6 +122,7 @@ STEADY = 10_000
 """Patterns of a scan from which on a run's cost per pattern is flat."""
 
 ONE_OF_FLOOR, CORES_OF_ONE, LEAST_RATE, TIMES_TODAY, FLAT, TASKS, IDLE = 0.8, 0.9, 100.0, 4.0, 0.1, 10.0, 0.05
+GPU_RATE, OF_ROOFLINE, SAME_LABELS = 2000.0, 0.5, 0.999
 
 
 # What is measured on
@@ -186,9 +202,9 @@ def fresh(path: Path) -> Path:
 
 
 @contextmanager
-def workers(count: int) -> Iterator[Workers]:
+def workers(count: int, gpu: Literal["never", "require"] = "never") -> Iterator[Workers]:
     """Running workers that have imported all they need."""
-    with cluster.start(ClusterConfig(workers=count, gpu="never")) as started:
+    with cluster.start(ClusterConfig(workers=count, gpu=gpu)) as started:
         started.client.run(_warm)
         yield started
 
@@ -283,10 +299,10 @@ def seconds(function: Callable[[], Any]) -> float:
     return time.perf_counter() - begun
 
 
-def features_of(store: ScanStore, folder: Path, started: Workers) -> Any:
+def features_of(store: ScanStore, folder: Path, started: Workers, encoder: EncoderConfig | None = None) -> Any:
     """Reduce and encode a scan as a run does; the lazy features."""
     config, where = Config(), Map(store.valid, store.scan_shape)
-    extractor = extraction.extractor_of(config.encoder, config.recipe)
+    extractor = extraction.extractor_of(encoder or config.encoder, config.recipe)
     with EncodingAhead(folder, extractor, started) as ahead:
         reduced = reduce_scan(store, config.recipe, ahead=ahead, workers=started, progress=QuietProgress())
     results = ResultsWriter(folder, {"scan": str(store.path), "scan_shape": list(store.scan_shape)})
@@ -520,6 +536,50 @@ def table1(cache: Path, of: ScanStore) -> list[Figures]:
     return rows
 
 
+def gpu(cache: Path, files: Path, of: ScanStore, n: int) -> Figures | None:
+    """Patterns/s with a GPU, from a scan store and from memory, and labels beside those of CPU workers."""
+    if not gpu_count():
+        say("no GPU: left out")
+        return None
+    reduced = reduce_frames(of.read_frames(0, of.n_patterns), of.detector_mask, Recipe())
+    found = on_device(np.resize(reduced, (n, *reduced.shape[1:])))
+    with np.load(files / "truth.npz") as truth:
+        k = len(np.unique(truth["domain"]))
+    labels = {}
+    for where in ("never", "require"):
+        with workers(available_cores(), where) as started:  # type: ignore[arg-type]
+            store = repeated_store(cache / "gpu.zarr", (n // 32, 32), of)
+            folder, encoder = fresh(cache / "run"), EncoderConfig(batch_size="auto" if where == "require" else 32)
+            folder.mkdir()
+            begun = time.perf_counter()
+            features = features_of(store, folder, started, encoder)
+            found[f"store_{where}"] = n / (time.perf_counter() - begun)
+            labels[where] = np.asarray(kmeans(k, Config().clustering).fit(features).labels_)
+    fresh(cache / "gpu.zarr")
+    return found | {"k": k, "same_labels": float((labels["never"] == labels["require"]).mean())}
+
+
+def on_device(reduced: Array) -> Figures:
+    """Patterns/s of the encoder on this process's device: from memory, alone, and as a roofline allows."""
+    network, valid = Network.load(EncoderConfig(batch_size="auto"), Recipe()), np.ones(len(reduced), bool)
+    network.extract(reduced[:1], valid[:1])  # finds its size of batches
+    from_memory = min(seconds(lambda: network.extract(reduced, valid)) for _ in range(TURNS))
+    model, device = network_here(network.weights_name, network.weights_digest)
+    size = fastest_size(model.encode, (network.n_features,), device, network.precision, BATCH_SIZES[device.type])
+    batch = torch.from_numpy(np.resize(reduced, (size, 1, *reduced.shape[1:]))).to(device).float().div_(255)
+    alone = roofline.best_seconds(lambda: model.encode(batch), device)
+    convolved = roofline.convolutions(model, model.encode, batch)
+    least = roofline.limits(device).seconds(convolved)
+    return {
+        "patterns": len(reduced),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "batch_size": size,
+        "memory": len(reduced) / from_memory,
+        "encoder": size / alone,
+        "roofline": size / least,
+    }
+
+
 # What is said of it
 
 
@@ -559,6 +619,11 @@ def promises(found: Figures) -> list[tuple[str, float, str, bool]]:
             if len(large) > 1:
                 values = [row[name] for row in large]
                 promise(f"{what}, largest / smallest over the scales", max(values) / min(values), most=1 + FLAT)
+    if found.get("gpu"):
+        one = found["gpu"]
+        promise("GPU, from the scan store, patterns/s", one["store_require"], least=GPU_RATE)
+        promise("GPU, encoder alone, share of the roofline", one["encoder"] / one["roofline"], least=OF_ROOFLINE)
+        promise("GPU, labels as with CPU workers", one["same_labels"], least=SAME_LABELS)
     return rows
 
 
@@ -613,6 +678,12 @@ def page(found: Figures) -> str:
                 for stage, (theirs, ours) in stages.items()
             ]
         lines.append("")
+    if found.get("gpu"):
+        one = found["gpu"]
+        said = [f"{what} {one[name]:.0f}" for name, what in GPU_RATES.items()]
+        lines += [f"{one['device']}, {one['patterns']} patterns, batches of {one['batch_size']}, patterns/s: "]
+        lines[-1] += f"{', '.join(said)}; {one['same_labels']:.2%} of the labels (K = {one['k']}) as with CPU workers"
+        lines.append("")
     kept = promises(found)
     if kept:
         lines += ["| promise | figure | limit | |", "|---|---|---|---|"]
@@ -626,7 +697,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "laue-dask-speed")
-    parser.add_argument("--frames", type=int, default=8192, help="of the sections `pipeline` and `ingest`")
+    parser.add_argument("--frames", type=int, default=8192, help="of the sections `pipeline`, `ingest` and `gpu`")
     parser.add_argument("--today", type=int, default=720, help="frames of the section `today`; the promise is for 6000")
     parser.add_argument("--scale", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     parser.add_argument("--json", type=Path, help="all figures go there")
@@ -656,6 +727,7 @@ def main() -> int:
             "quality": lambda: quality(cache),
             "scale": lambda: scale(cache, store, options.scale),
             "table1": lambda: table1(cache, store),
+            "gpu": lambda: gpu(cache, files, store, options.frames),
         }
         for name in options.only:
             say(name)
@@ -670,6 +742,7 @@ def main() -> int:
             "ingest.zarr",
             "scale.zarr",
             "table.zarr",
+            "gpu.zarr",
             "many",
             "todays-run",
             "quality",

@@ -1,6 +1,7 @@
 """What `scripts/benchmark.py` says of its figures, and the long scans that it makes of short ones."""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,18 @@ def figures():
         },
         "quality": {"grains": kind(ours=1.0, today=0.9), "twins": kind(ours=0.8, today=0.9)},
         "scale": [{**row, "patterns": 1000, "patterns_per_s": 100.0}, row, {**row, "patterns": 100_000}],
+        "gpu": {
+            "device": "a GPU",
+            "patterns": 8192,
+            "batch_size": 256,
+            "k": 4,
+            "same_labels": 0.9995,
+            "store_never": 700.0,
+            "store_require": 2500.0,
+            "memory": 9e4,
+            "encoder": 2e5,
+            "roofline": 3e5,
+        },
     }
 
 
@@ -45,10 +58,12 @@ def broken(found):
 
 def test_promises_that_are_kept():
     assert broken(figures()) == []
-    assert len(benchmark.promises(figures())) == 16
+    assert len(benchmark.promises(figures())) == 19
     page = benchmark.page(figures())
     assert "BROKEN" not in page
     assert "| 100,000 | 300 |" in page
+    assert "scan store → features, CPU workers 700, with the GPU 2500, " in page
+    assert "as the roofline of its convolutions allows 300000; 99.95% of the labels (K = 4)" in page
     assert "| twins | 4 | 0.800 (0.800) | 0.900 (0.900) |" in page
 
 
@@ -67,6 +82,9 @@ def test_the_truth_repeats_with_the_files(tmp_path):
         ("today", {"ours_s": 23.0}, ["end to end, times today's way"]),
         ("today", {"ours_ari": 0.4}, ["ARI ahead of today's way"]),
         ("today", {"ours_ari_interior": 0.89}, ["interior ARI ahead of today's way"]),
+        ("gpu", {"store_require": 1900.0}, ["GPU, from the scan store, patterns/s"]),
+        ("gpu", {"encoder": 1e5}, ["GPU, encoder alone, share of the roofline"]),
+        ("gpu", {"same_labels": 0.998}, ["GPU, labels as with CPU workers"]),
         (
             "quality",
             {"twins": kind(ours=0.7, today=0.9)},
@@ -85,6 +103,31 @@ def test_cost_per_pattern_is_compared_over_the_large_scans_alone():
     found = figures()
     found["scale"][2]["patterns_per_s"] = 270.0
     assert broken(found) == ["rate, largest / smallest over the scales"]
+
+
+def test_without_a_gpu_its_section_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "gpu_count", lambda: 0)
+    assert benchmark.gpu(tmp_path, tmp_path, None, 64) is None
+    assert "GPU" not in benchmark.page({"gpu": None})
+
+
+def test_a_gpu_is_held_against_the_cpus(small_run, tmp_path, workers, monkeypatch):
+    # The CPU stands for the GPU: what is measured of it, and that labels are compared point by point.
+    for name in ("SIDE", "COPIED"):
+        monkeypatch.setattr(benchmark.roofline, name, dict.fromkeys(("cpu", "cuda"), 256))
+    asked = []
+    monkeypatch.setattr(benchmark, "gpu_count", lambda: 1)
+    monkeypatch.setattr(benchmark, "workers", lambda count, gpu: asked.append(gpu) or nullcontext(workers))
+    source = ScanStore.open(small_run / "scan.zarr").provenance["source"]
+    short = ingest(source, tmp_path / "s.zarr", ScanConfig(shape=(8, 9)), workers=workers, progress=QuietProgress())
+    np.savez(tmp_path / "truth.npz", domain=[0, 1, 2])
+    found = benchmark.gpu(tmp_path, tmp_path, short, 4 * 32)
+    assert asked == ["never", "require"]
+    assert found["patterns"] == 128
+    assert found["k"] == 3
+    assert found["batch_size"] in benchmark.BATCH_SIZES["cpu"]
+    assert all(found[name] > 0 for name in benchmark.GPU_RATES)
+    assert found["same_labels"] == 1.0
 
 
 def test_a_long_store_repeats_the_frames_of_a_short_one(small_run, tmp_path, workers):

@@ -27,7 +27,7 @@ def encode_block(
     precision: str,
 ) -> NDArray[np.float32]:
     """Features (n, M_AE) float32 of one block of patterns; NaN where not valid."""
-    model, device = _network(weights_name, digest)
+    model, device = network_here(weights_name, digest)
     width = model.architecture.latent
     features = np.full((len(reduced), width), np.nan, dtype=np.float32)
     keep = valid.reshape(len(reduced))
@@ -45,7 +45,7 @@ def reconstruction_errors(
     The binary cross entropy in nat, mean per pixel, and the share that is `losses.unexplained`, NaN for a pattern that
     shows nothing.
     """
-    model, device = _network(name, digest)
+    model, device = network_here(name, digest)
 
     def errors(patterns: Tensor) -> Tensor:
         target = model.smooth(patterns).float()
@@ -58,7 +58,7 @@ def reconstruction_errors(
 
 def load_default() -> None:
     """Load the shipped weights into this process, and onto its GPU, before anything is asked of it."""
-    _network("default", weights.digest("default"))
+    network_here("default", weights.digest("default"))
 
 
 def _size(batch_size: int | Literal["auto"], name: str, digest: str, precision: str) -> int:
@@ -68,13 +68,19 @@ def _size(batch_size: int | Literal["auto"], name: str, digest: str, precision: 
 @lru_cache(maxsize=4)
 def _found_size(name: str, digest: str, precision: str) -> int:
     """The size of batches that encodes fastest on this process's device; looked for once."""
-    model, device = _network(name, digest)
+    model, device = network_here(name, digest)
     return fastest_size(model.encode, (model.architecture.latent,), device, precision, BATCH_SIZES[device.type])
 
 
 @lru_cache(maxsize=2)
-def _network(name: str, digest: str) -> tuple[Autoencoder, torch.device]:
-    """Load the network once per process; `digest` tells apart weights that were trained again under one name."""
+def network_here(name: str, digest: str) -> tuple[Autoencoder, torch.device]:
+    """The network on this process's device, loaded once; `digest` tells apart weights trained again under one name.
+
+    Raises
+    ------
+    StoreError
+        The weights have another digest, or see `weights.load`.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if weights.digest(name) != digest:
         raise StoreError(f"{name}: these weights changed while they were in use: give the new ones another name")
