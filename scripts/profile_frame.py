@@ -21,7 +21,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -173,7 +173,7 @@ def show(versions: dict[str, Version], profiles: dict[str, list[tuple[str, float
         print(f"\npatterns: {'the same to the last bit' if same else 'DIFFERENT'}")
 
 
-def ratio(before: float, now: float, versions: dict[str, Version]) -> list[str]:
+def ratio(before: float, now: float, versions: Collection[str]) -> list[str]:
     return [f"{before / now:.2f} ×"] if len(versions) > 1 else []
 
 

@@ -1,0 +1,34 @@
+"""`scripts/profile_run.py`: the table of the stages, now and before."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+import profile_run
+
+
+def test_the_table_has_medians_and_ratios_and_stages_that_one_version_lacks(capsys):
+    before = [{"encode": seconds, "all": 10.0} for seconds in (4.0, 6.0, 5.0)]
+    profile_run.show({"old": before, "now": [{"look": 1.0, "encode": 2.0, "all": 8.0}]})
+    assert capsys.readouterr().out.splitlines() == [
+        "| s | old | now | ratio |",
+        "|---|---|---|---|",
+        "| look | 0.00 | 1.00 |  |",
+        "| encode | 5.00 | 2.00 | 2.50 × |",
+        "| all | 10.00 | 8.00 | 1.25 × |",
+    ]
+
+
+def test_one_version_alone_has_no_ratio(capsys):
+    profile_run.show({"now": [{"all": 8.0}]})
+    assert capsys.readouterr().out.splitlines() == ["| s | now |", "|---|---|", "| all | 8.00 |"]
+
+
+@pytest.mark.parametrize("frames", ["0", "100"])
+def test_frames_fill_whole_rows(frames, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["profile_run.py", "--frames", frames])
+    with pytest.raises(SystemExit, match="2"):
+        profile_run.main()
+    assert f"--frames {frames}: a multiple of 32 was expected" in capsys.readouterr().err
