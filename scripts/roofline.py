@@ -2,7 +2,8 @@
 
 This is the roofline model of Williams, Waterman and Patterson (2009): a layer takes no less than its multiplications
 and additions at the device's highest rate, and no less than reading its input and weights and writing its output at the
-highest bandwidth. Both rates are measured, with a product of two large matrices and with a copy.
+highest bandwidth. Both rates are measured, with a product of two large matrices and with a copy. Operations are counted as the
+convolution is defined; Winograd's algorithm takes fewer, so that a CPU's convolutions may come out ahead of it.
 """
 
 import time
