@@ -62,7 +62,7 @@ from laue_dask.compute.local import available_cores, gpu_count
 from laue_dask.compute.run import write_tasks
 from laue_dask.config import ClusterConfig, Config, EncoderConfig, Recipe, ScanConfig
 from laue_dask.encoder.architecture import ARCHITECTURES
-from laue_dask.encoder.batches import fastest_size
+from laue_dask.encoder.batches import arithmetic, fastest_size
 from laue_dask.encoder.encode import BATCH_SIZES, Network
 from laue_dask.encoder.inference import network_here
 from laue_dask.encoder.network import build
@@ -567,9 +567,10 @@ def on_device(reduced: Array) -> Figures:
     model, device = network_here(network.weights_name, network.weights_digest)
     size = fastest_size(model.encode, (network.n_features,), device, network.precision, BATCH_SIZES[device.type])
     batch = torch.from_numpy(np.resize(reduced, (size, 1, *reduced.shape[1:]))).to(device).float().div_(255)
-    alone = roofline.best_seconds(lambda: model.encode(batch), device)
-    convolved = roofline.convolutions(model, model.encode, batch)
-    least = roofline.limits(device).seconds(convolved)
+    with arithmetic(device, network.precision):
+        alone = roofline.best_seconds(lambda: model.encode(batch), device)
+        convolved = roofline.convolutions(model, model.encode, batch)
+        least = roofline.limits(device).seconds(convolved)
     return {
         "patterns": len(reduced),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,

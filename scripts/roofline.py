@@ -2,8 +2,8 @@
 
 This is the roofline model of Williams, Waterman and Patterson (2009): a layer takes no less than its multiplications
 and additions at the device's highest rate, and no less than reading its input and weights and writing its output at the
-highest bandwidth. Both rates are measured, with a product of two large matrices and with a copy. Operations are counted as the
-convolution is defined; Winograd's algorithm takes fewer, so that a CPU's convolutions may come out ahead of it.
+highest bandwidth. Both rates are measured, with a product of two large matrices and with a copy. Operations are counted
+as a convolution is defined; Winograd's algorithm takes fewer, so that a CPU's may come out ahead of it.
 """
 
 import time
@@ -61,7 +61,7 @@ def convolutions(network: nn.Module, function: Callable[[Tensor], Any], patterns
 
 
 def limits(device: torch.device) -> Limits:
-    """Measure a device, with the arithmetic that its convolutions use: on a GPU that may be TF32."""
+    """Measure a device, with the arithmetic that its convolutions may use: on a GPU that can be TF32."""
     side, size = SIDE[device.type], COPIED[device.type]
     matrix = torch.ones((side, side), device=device)
     source = torch.ones(size // 4, device=device)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laue_dask.encoder import batches
-from laue_dask.encoder.batches import fastest_size, in_batches
+from laue_dask.encoder.batches import arithmetic, fastest_size, in_batches
 from laue_dask.errors import ComputeError
 
 CPU = torch.device("cpu")
@@ -182,3 +182,19 @@ def test_a_gpu_gives_what_the_cpu_gives():
         for device in (CPU, torch.device("cuda"))
     ]
     np.testing.assert_allclose(*found, rtol=1e-5)
+
+
+def test_float32_is_no_tf32_on_a_gpu_and_has_the_same_bits_each_time():
+    flags = torch.backends.cudnn
+    before = flags.allow_tf32, flags.deterministic, flags.enabled
+    with arithmetic(torch.device("cuda"), "float32"):
+        assert (flags.allow_tf32, flags.deterministic, flags.enabled) == (False, True, True)
+        assert not torch.is_autocast_enabled("cuda")
+    assert (flags.allow_tf32, flags.deterministic, flags.enabled) == before
+
+
+def test_convolutions_are_computed_in_what_is_asked_for():
+    layer, some = torch.nn.Conv2d(1, 1, 3), torch.zeros(1, 1, 4, 4)
+    for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        with torch.inference_mode(), arithmetic(CPU, precision):
+            assert layer(some).dtype == dtype
