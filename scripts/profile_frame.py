@@ -78,7 +78,7 @@ class Version:
     """A version of the package in a process of its own."""
 
     def __init__(self, root: Path, frames: Path) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         command = [sys.executable, __file__, "--steps", str(frames)]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=root
@@ -136,6 +136,8 @@ def main() -> int:
     if given.steps:
         measured(given.steps)
         return 0
+    if given.turns < 1:
+        parser.error(f"--turns {given.turns}: one or more was expected")
     with tempfile.TemporaryDirectory() as name:
         frames = Path(name) / "frames"
         simulate(frames, given.frames)

@@ -79,6 +79,8 @@ def main() -> int:
     given = parser.parse_args()
     if given.frames < WIDTH or given.frames % WIDTH:
         parser.error(f"--frames {given.frames}: a multiple of {WIDTH} was expected")
+    if given.turns < 1:
+        parser.error(f"--turns {given.turns}: one or more was expected")
     with tempfile.TemporaryDirectory() as name:
         files = simulate(Path(name), given.frames)
         roots = {"now": REPOSITORY}

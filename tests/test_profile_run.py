@@ -26,9 +26,16 @@ def test_one_version_alone_has_no_ratio(capsys):
     assert capsys.readouterr().out.splitlines() == ["| s | now |", "|---|---|", "| all | 8.00 |"]
 
 
-@pytest.mark.parametrize("frames", ["0", "100"])
-def test_frames_fill_whole_rows(frames, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["profile_run.py", "--frames", frames])
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--frames", "0", "--frames 0: a multiple of 32 was expected"),
+        ("--frames", "100", "--frames 100: a multiple of 32 was expected"),
+        ("--turns", "0", "--turns 0: one or more was expected"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(option, value, expected, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["profile_run.py", option, value])
     with pytest.raises(SystemExit, match="2"):
         profile_run.main()
-    assert f"--frames {frames}: a multiple of 32 was expected" in capsys.readouterr().err
+    assert expected in capsys.readouterr().err

@@ -113,16 +113,22 @@ def fastest_size(
 
 @contextmanager
 def arithmetic(device: torch.device, precision: str) -> Iterator[None]:
-    """What convolutions are computed in: `float32` or `bfloat16`.
+    """What convolutions and products are computed in: `float32` or `bfloat16`.
 
-    On a GPU PyTorch would take TF32 for float32, whose 10 bits move features by 10⁻⁴ and a point between two clusters
-    with them. Here float32 is float32, and has the same bits each time.
+    On a GPU PyTorch may take TF32 for float32, whose 10 bits move features by 10⁻⁴ and a point between two clusters
+    with them. Here float32 is float32, and batches of one size have the same bits each time on a GPU of one kind.
     """
     with ExitStack() as entered:
         bfloat16 = precision == "bfloat16"
         entered.enter_context(torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16))
         if device.type == "cuda":
-            entered.enter_context(torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False))
+            products = torch.backends.cuda.matmul
+            entered.callback(setattr, products, "allow_tf32", products.allow_tf32)
+            products.allow_tf32 = False
+            exact = torch.backends.cudnn.flags(
+                enabled=True, deterministic=True, allow_tf32=False, fp32_precision="ieee"
+            )
+            entered.enter_context(exact)
         yield
 
 

@@ -12,13 +12,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from laue_dask.blocks import LARGEST_BLOCK
 from laue_dask.config import EncoderConfig, Recipe
 from laue_dask.encoder import weights
 from laue_dask.encoder.extractors import Sample
 
-BATCH_SIZES = {"cpu": (16, 32, 64), "cuda": (32, 64, 128, 256, 512, 1024, 2048, 4096)}
+BATCH_SIZES = {"cpu": (16, 32, 64), "cuda": (32, 64, 128, 256, LARGEST_BLOCK)}
 """That are tried where the configuration says `auto`, by kind of device. On a CPU the maps of a larger batch do not
-stay in its cache."""
+stay in its cache; on a GPU no task would fill it."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from laue_dask.encoder import batches
+from laue_dask.encoder import batches, weights
 from laue_dask.encoder.batches import arithmetic, fastest_size, in_batches
 from laue_dask.errors import ComputeError
 
@@ -115,13 +115,13 @@ def test_on_a_gpu_a_batch_is_sent_before_the_one_before_is_collected(monkeypatch
 
     def init(self, batch_size, frame, shape, device):
         made(self, batch_size, frame, shape, CPU)
-        self._done = Event()
+        self._device, self._done = gpu, Event()
 
     monkeypatch.setattr(lane, "__init__", init)
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: torch.no_grad())
 
     def function(some):
         LOG.append("compute")
+        assert asked_of_a_gpu() == (False, False, True)
         return some.sum((1, 2, 3))[:, None]
 
     patterns = spots(5, 8)
@@ -175,22 +175,41 @@ def test_the_fastest_size_is_found_by_trying(monkeypatch, seconds, size):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_a_gpu_gives_what_the_cpu_gives():
+def test_a_gpu_gives_what_the_cpu_gives_and_the_same_bits_each_time():
     patterns = spots(6, 300)
-    found = [
-        in_batches(lambda some: some.sum((1, 2, 3))[:, None], patterns, (1,), device, 32, "float32")
-        for device in (CPU, torch.device("cuda"))
-    ]
-    np.testing.assert_allclose(*found, rtol=1e-5)
+    cpu, gpu = (weights.load("default")[0].to(device) for device in (CPU, torch.device("cuda")))
+    shape = (cpu.architecture.latent,)
+    found = in_batches(gpu.encode, patterns, shape, torch.device("cuda"), 32, "float32")
+    np.testing.assert_allclose(found, in_batches(cpu.encode, patterns, shape, CPU, 32, "float32"), atol=2e-5)
+    again = in_batches(gpu.encode, patterns, shape, torch.device("cuda"), 32, "float32")
+    np.testing.assert_array_equal(found, again)
 
 
-def test_float32_is_no_tf32_on_a_gpu_and_has_the_same_bits_each_time():
-    flags = torch.backends.cudnn
-    before = flags.allow_tf32, flags.deterministic, flags.enabled
+def asked_of_a_gpu():
+    backends = torch.backends
+    return backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, backends.cudnn.deterministic
+
+
+def test_a_gpu_is_asked_for_float32_and_for_kernels_that_are_deterministic():
+    before = asked_of_a_gpu()
     with arithmetic(torch.device("cuda"), "float32"):
-        assert (flags.allow_tf32, flags.deterministic, flags.enabled) == (False, True, True)
+        assert asked_of_a_gpu() == (False, False, True)
+        assert torch.backends.cudnn.enabled
+        assert torch.backends.cudnn.conv.fp32_precision == "ieee"
         assert not torch.is_autocast_enabled("cuda")
-    assert (flags.allow_tf32, flags.deterministic, flags.enabled) == before
+    assert asked_of_a_gpu() == before
+
+
+def test_tf32_that_was_asked_for_is_asked_for_again_afterwards():
+    products = torch.backends.cuda.matmul
+    before = products.allow_tf32
+    products.allow_tf32 = True
+    try:
+        with arithmetic(torch.device("cuda"), "float32"):
+            assert not products.allow_tf32
+        assert products.allow_tf32
+    finally:
+        products.allow_tf32 = before
 
 
 def test_convolutions_are_computed_in_what_is_asked_for():
