@@ -27,7 +27,7 @@ def test_each_worker_of_a_job_has_a_gpu_of_its_own(name, given, own):
 
 def test_a_worker_has_its_gpu_and_the_weights_before_it_takes_a_task(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
-    encode._network.cache_clear()
+    encode.network_here.cache_clear()
     asyncio.run(preload.dask_setup(type("Worker", (), {"name": "gpu-0-1"})))
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "6"
-    assert encode._network.cache_info().currsize == 1
+    assert encode.network_here.cache_info().currsize == 1
