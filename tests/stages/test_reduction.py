@@ -89,7 +89,7 @@ def test_no_frame_is_read_before_something_is_computed(tmp_path):
 def test_no_network_is_loaded_before_features_are_computed(monkeypatch):
     loaded = []
     load = encoder.network_here
-    monkeypatch.setattr(encoder, "_network", lambda *args: loaded.append(args) or load(*args))
+    monkeypatch.setattr(encoder, "network_here", lambda *args: loaded.append(args) or load(*args))
     patterns = da.zeros((8, 128, 128), dtype=np.uint8, chunks=(4, -1, -1))
     features = lazy_features(Network.load(UNTRAINED), patterns, np.ones(8, bool))
     assert not loaded
