@@ -49,11 +49,10 @@ from typing import Any, Literal
 import fabio
 import numpy as np
 import psutil
-import roofline
 import torch
 from numcodecs import blosc
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
+from roofline import best_seconds, convolutions, limits
 
 from laue_dask import scores
 from laue_dask.blocks import block_size
@@ -62,6 +61,7 @@ from laue_dask.compute.cluster import Workers
 from laue_dask.compute.local import available_cores, gpu_count
 from laue_dask.compute.run import write_tasks
 from laue_dask.config import ClusterConfig, Config, EncoderConfig, Recipe, ScanConfig
+from laue_dask.encoder import weights
 from laue_dask.encoder.architecture import ARCHITECTURES
 from laue_dask.encoder.batches import arithmetic, fastest_size
 from laue_dask.encoder.encode import BATCH_SIZES, Network
@@ -83,6 +83,7 @@ from laue_dask.stages.ingest import ingest
 from laue_dask.stages.reduction import reduce_scan, reduced_patterns
 from laue_dask.stages.segmentation import kmeans
 from laue_dask.stages.specimen import Map
+from laue_dask.watch.preview import renamed
 
 Array = NDArray[Any]
 Figures = dict[str, Any]
@@ -93,6 +94,7 @@ SEED = 301
 KERNEL_FRAMES = 64
 TOGETHER_S = 3.0
 TURNS = 3
+CPU = torch.device("cpu")
 TODAY_K = range(2, 21)
 PAPER = {(30, 30): (45.0, {3: 2.3, 16: 5.6}), (30, 100): (63.0, {2: 2.7, 10: 6.7, 64: 14.3})}
 PAPER |= {(60, 100): (104.0, {2: 3.5, 12: 12.7, 64: 23.4})}
@@ -256,7 +258,7 @@ def _kernels(store: ScanStore) -> dict[str, Callable[[], Any]]:
 def floor(store: ScanStore) -> Figures:
     """Milliseconds per frame of the kernels on a core, each the best of several turns; and what all cores gain."""
     kernels = _kernels(store)
-    found = {name: 1e3 * best(kernel) / KERNEL_FRAMES for name, kernel in kernels.items()}
+    found = {name: 1e3 * best_seconds(kernel, CPU, TURNS) / KERNEL_FRAMES for name, kernel in kernels.items()}
     total = sum(found.values())
     rates: dict[int, list[float]] = {1: [], available_cores(): []}
     for _ in range(TURNS):  # by turns: what else the machine does comes and goes
@@ -293,12 +295,6 @@ def as_floor(path: Path) -> None:
             kernel()
         frames += KERNEL_FRAMES
     print(frames / (time.perf_counter() - begun))
-
-
-def best(function: Callable[[], Any]) -> float:
-    """Seconds of the best of several turns, after one that does not count."""
-    function()
-    return min(seconds(function) for _ in range(TURNS))
 
 
 def seconds(function: Callable[[], Any]) -> float:
@@ -598,24 +594,22 @@ def _labels(scan: ReducedScan, started: Workers, encoder: EncoderConfig) -> Arra
 
 def agreement(some: Array, others: Array) -> float:
     """Share of the points with the same label, whatever the labels' names: two clusters of one size may swap them."""
-    table = np.zeros((some.max() + 1, others.max() + 1), np.int64)
-    np.add.at(table, (some, others), 1)
-    return float(table[linear_sum_assignment(-table)].sum() / len(some))
+    names = renamed(some, others, 1 + max(some.max(), others.max()))
+    return float((names[some] == others).mean())
 
 
 def on_device(reduced: Array) -> Figures:
     """Patterns/s on this process's device: from memory, of the encoder's parts, and as a roofline allows."""
-    network, valid = Network.load(EncoderConfig(batch_size="auto"), Recipe()), np.ones(len(reduced), bool)
-    network.extract(reduced[:1], valid[:1])  # finds its size of batches
-    from_memory = min(seconds(lambda: network.extract(reduced, valid)) for _ in range(TURNS))
-    model, device = network_here(network.weights_name, network.weights_digest)
-    size = fastest_size(model.encode, (network.n_features,), device, network.precision, BATCH_SIZES[device.type])
+    model, device = network_here("default", weights.digest("default"))
+    precision, latent = EncoderConfig().precision, model.architecture.latent
+    size = fastest_size(model.encode, (latent,), device, precision, BATCH_SIZES[device.type])
+    network, valid = Network.load(EncoderConfig(batch_size=size), Recipe()), np.ones(len(reduced), bool)
+    from_memory = best_seconds(lambda: network.extract(reduced, valid), device, TURNS)
     batch = torch.from_numpy(np.resize(reduced, (size, 1, *reduced.shape[1:]))).to(device).float().div_(255)
-    with arithmetic(device, network.precision):
-        whole = roofline.best_seconds(lambda: model.encode(batch), device)
-        layers = roofline.best_seconds(lambda: model.encoder(batch), device)
-        convolved = roofline.convolutions(model, model.encoder, batch)
-        least = roofline.limits(device).seconds(convolved)
+    with arithmetic(device, precision):
+        whole = best_seconds(lambda: model.encode(batch), device, TURNS)
+        layers = best_seconds(lambda: model.encoder(batch), device, TURNS)
+        least = limits(device, TURNS).seconds(convolutions(model, model.encoder, batch))
     return {
         "patterns": len(reduced),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,

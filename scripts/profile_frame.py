@@ -112,7 +112,10 @@ class Version:
 
 def checked_out(commit: str, folder: Path) -> Path:
     """A copy of the package at a commit."""
-    packed = subprocess.run(["git", "archive", commit, "laue_dask"], cwd=REPOSITORY, check=True, capture_output=True)
+    packed = subprocess.run(["git", "archive", commit, "laue_dask"], cwd=REPOSITORY, capture_output=True)
+    if packed.returncode:
+        print(f"--before {commit}: {packed.stderr.decode().strip()}", file=sys.stderr)
+        sys.exit(2)
     with tarfile.open(fileobj=BytesIO(packed.stdout)) as archive:
         archive.extractall(folder, filter="data")
     return folder
@@ -140,10 +143,11 @@ def main() -> int:
         parser.error(f"--turns {given.turns}: one or more was expected")
     with tempfile.TemporaryDirectory() as name:
         frames = Path(name) / "frames"
+        before = checked_out(given.before, Path(name) / "before") if given.before else None
         simulate(frames, given.frames)
         versions = {}
-        if given.before:
-            versions[given.before[:10]] = Version(checked_out(given.before, Path(name) / "before"), frames)
+        if before:
+            versions[given.before[:10]] = Version(before, frames)
         versions["now"] = Version(REPOSITORY, frames)
         for _ in range(given.turns):
             for version in versions.values():

@@ -21,28 +21,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from profile_frame import REPOSITORY, checked_out, ratio
+from benchmark import repeated_files
+from profile_frame import REPOSITORY, checked_out, ratio, simulate
 
-SIDE = 8
-"""The simulated patterns are so many squared."""
-SEED = 302
+SIMULATED = 64
 WIDTH = 32
 REST, ALL = "the rest", "all"
-
-
-def simulate(folder: Path, count: int) -> Path:
-    """Folder of so many files, which repeat a few."""
-    from laue_dask.simulate.detector import DETECTORS
-    from laue_dask.simulate.scan import write_scan
-    from laue_dask.simulate.specimens import specimen
-
-    few, many = folder / "few", folder / "many"
-    write_scan(specimen("grains", (SIDE, SIDE), SEED), DETECTORS["pilatus1m"], few, seed=SEED)
-    files = sorted(few.glob("*.tif"))
-    many.mkdir()
-    for i in range(count):
-        os.link(files[i % len(files)], many / f"f_{i:06d}.tif")
-    return many
 
 
 def run(root: Path, files: Path, out: Path, count: int) -> dict[str, float]:
@@ -82,10 +66,11 @@ def main() -> int:
     if given.turns < 1:
         parser.error(f"--turns {given.turns}: one or more was expected")
     with tempfile.TemporaryDirectory() as name:
-        files = simulate(Path(name), given.frames)
         roots = {"now": REPOSITORY}
         if given.before:
             roots = {given.before[:10]: checked_out(given.before, Path(name) / "before"), **roots}
+        simulate(Path(name) / "few", SIMULATED)
+        files = repeated_files(Path(name), Path(name) / "few", (given.frames // WIDTH, WIDTH))
         turns: dict[str, list[dict[str, float]]] = {version: [] for version in roots}
         for turn in range(1 + given.turns):
             for version, root in roots.items():

@@ -20,8 +20,6 @@ SIDE = {"cpu": 1024, "cuda": 8192}
 COPIED = {"cpu": 2**27, "cuda": 2**30}
 """Bytes that are copied: more than its caches hold."""
 
-TURNS = 5
-
 
 @dataclass(frozen=True)
 class Work:
@@ -62,23 +60,23 @@ def convolutions(network: nn.Module, function: Callable[[Tensor], Any], patterns
     return found
 
 
-def limits(device: torch.device) -> Limits:
+def limits(device: torch.device, turns: int) -> Limits:
     """Measure a device, with the arithmetic that is asked for where this is called."""
     side, size = SIDE[device.type], COPIED[device.type]
     # Not of ones: a GPU is faster where few bits change.
     matrix = torch.rand((side, side), device=device)
     source = torch.rand(size // 4, device=device)
     target = torch.empty_like(source)
-    multiplied = best_seconds(lambda: matrix @ matrix, device)
-    copied = best_seconds(lambda: target.copy_(source), device)
+    multiplied = best_seconds(lambda: matrix @ matrix, device, turns)
+    copied = best_seconds(lambda: target.copy_(source), device, turns)
     return Limits(2.0 * side**3 / multiplied, 2.0 * size / copied)
 
 
-def best_seconds(function: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of the best of a few calls, each to its end, after one that does not count."""
+def best_seconds(function: Callable[[], Any], device: torch.device, turns: int) -> float:
+    """Seconds of the best of so many calls, each to its end, after one that does not count."""
     taken = []
     with torch.inference_mode():
-        for _ in range(1 + TURNS):
+        for _ in range(1 + turns):
             _finish(device)
             begun = time.perf_counter()
             function()

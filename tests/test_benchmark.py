@@ -15,6 +15,7 @@ from laue_dask.stages.ingest import ingest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 import benchmark
+import roofline
 
 
 def kind(**aris):
@@ -130,7 +131,7 @@ def test_the_section_of_a_gpu_alone_sees_the_devices(devices, monkeypatch, small
 def test_a_gpu_is_held_against_the_cpus(small_run, tmp_path, workers, monkeypatch):
     # The CPU stands for the GPU where this machine has none.
     for name in ("SIDE", "COPIED"):
-        monkeypatch.setattr(benchmark.roofline, name, dict.fromkeys(("cpu", "cuda"), 256))
+        monkeypatch.setattr(roofline, name, dict.fromkeys(("cpu", "cuda"), 256))
     asked = []
     monkeypatch.setattr(benchmark, "gpu_count", lambda: 1)
     monkeypatch.setattr(benchmark, "workers", lambda count, *how: asked.append(how) or nullcontext(workers))

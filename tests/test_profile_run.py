@@ -32,6 +32,7 @@ def test_one_version_alone_has_no_ratio(capsys):
         ("--frames", "0", "--frames 0: a multiple of 32 was expected"),
         ("--frames", "100", "--frames 100: a multiple of 32 was expected"),
         ("--turns", "0", "--turns 0: one or more was expected"),
+        ("--before", "no-such-commit", "--before no-such-commit: fatal: not a valid object name: no-such-commit"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(option, value, expected, monkeypatch, capsys):

@@ -49,13 +49,12 @@ def test_each_layer_takes_as_long_as_the_slower_of_its_arithmetic_and_its_memory
 def test_a_device_s_limits_are_rates(monkeypatch):
     for name in ("SIDE", "COPIED"):
         monkeypatch.setattr(roofline, name, {"cpu": 256})
-    found = roofline.limits(torch.device("cpu"))
+    found = roofline.limits(torch.device("cpu"), 1)
     assert found.operations > 0
     assert found.bytes > 0
 
 
 def test_the_time_of_a_call_is_that_of_the_best_after_the_first(monkeypatch):
     ticks = iter([0.0, 100.0, 0.0, 3.0, 0.0, 2.0, 0.0, 4.0])
-    monkeypatch.setattr(roofline, "TURNS", 3)
     monkeypatch.setattr(roofline.time, "perf_counter", lambda: next(ticks))
-    assert roofline.best_seconds(lambda: None, torch.device("cpu")) == 2.0
+    assert roofline.best_seconds(lambda: None, torch.device("cpu"), 3) == 2.0

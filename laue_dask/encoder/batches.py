@@ -115,8 +115,8 @@ def fastest_size(
 def arithmetic(device: torch.device, precision: str) -> Iterator[None]:
     """What convolutions and products are computed in: `float32` or `bfloat16`.
 
-    On a GPU PyTorch may take TF32 for float32, whose 10 bits move features by 10⁻⁴ and a point between two clusters
-    with them. Here float32 is float32, and batches of one size have the same bits each time on a GPU of one kind.
+    On a GPU PyTorch may take TF32 for float32, whose 10 bits move features, and a point between two clusters with them.
+    Here float32 is float32, and batches of one size have the same bits each time on a GPU of one kind.
     """
     with ExitStack() as entered:
         bfloat16 = precision == "bfloat16"
