@@ -6,7 +6,8 @@ Usage: .venv/bin/python scripts/benchmark.py [--only floor pipeline ingest today
 
 floor     the bare kernels one after another on one core: decode (Blosc), reduce, encode; and in a process of its own
           on each core at once, which tells what this machine gains by its cores.
-pipeline  a scan store through `reduce` and `encode` on running Dask workers: one, then one per core.
+pipeline  a scan store through `reduce` and `encode` on running Dask workers: on one core, which the scheduler shares
+          with the worker, then with a worker on each of all cores.
 ingest    detector files (TIFF) → features in one pass, the same workers, with and without storing the frames.
 today     what one would write from the paper: fabio, skimage's resize, torch, joblib on all cores, scikit-learn's PCA,
           KMeans, silhouette and Calinski-Harabasz scores (K = 2 … 20), without any figure; and `laue-dask run` on the
@@ -108,7 +109,7 @@ QUALITY = ("grains", "twins", "two_phases", "bent", "messy", "low_counts")
 QUALITY_SEED = 303
 
 SECTIONS = ("floor", "pipeline", "ingest", "today", "quality", "scale", "table1", "gpu")
-CORES = {"pipeline": "by number of workers", "ingest": "all cores"}
+CORES = {"pipeline": "by number of cores", "ingest": "all cores"}
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -317,17 +318,40 @@ def features_of(store: ScanStore, folder: Path, started: Workers, encoder: Encod
 
 
 def pipeline(cache: Path, of: ScanStore, n: int) -> Figures:
-    """Patterns/s of one worker, and of one per core: each the best of several turns, as those of the floor."""
+    """Patterns/s on one core, and on all: each the best of several turns, as those of the floor."""
     rates: dict[int, list[float]] = {count: [] for count in sorted({1, available_cores()})}
     for _ in range(TURNS):
         for count, turns in rates.items():
-            with workers(count) as started:
-                store = repeated_store(cache / "pipeline.zarr", (n // 32, 32), of)
-                folder = fresh(cache / "run")
-                folder.mkdir()
-                turns.append(n / seconds(lambda: features_of(store, folder, started)))  # noqa: B023  called here
-            say(f"pipeline, {count} workers: {turns[-1]:.0f} patterns/s")
+            store = repeated_store(cache / "pipeline.zarr", (n // 32, 32), of)
+            turns.append(alone(store, cache / "run", count)["patterns_per_s"])
+            say(f"pipeline, {count} cores: {turns[-1]:.0f} patterns/s")
     return {"patterns": n, "patterns_per_s": {count: max(turns) for count, turns in rates.items()}}
+
+
+def alone(store: ScanStore, folder: Path, cores: int) -> Figures:
+    """Figures of a run, in a process of its own with a worker for each of so many cores.
+
+    What making the store left in the memory of this process is none of the run's; and all that the run consists of, the
+    scheduler and the workers' event loops as well, is on these cores.
+    """
+    command = [sys.executable, __file__, "--as-scale", str(store.path), str(fresh(folder)), str(cores)]
+    with confined(cores):
+        figures: Figures = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    return figures
+
+
+@contextmanager
+def confined(cores: int) -> Iterator[None]:
+    """Processes that are started meanwhile have so many cores, where the system can tell them so."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    all_cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(all_cores)[:cores])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, all_cores)
 
 
 def ingested(cache: Path, files: Path, n: int) -> Figures:
@@ -476,21 +500,19 @@ def scale(cache: Path, of: ScanStore, sizes: list[int]) -> list[Figures]:
     for n in sizes:
         shape = (-(-n // 256), 256)
         store = repeated_store(cache / "scale.zarr", shape, of)
-        # In a process of its own: what making the store left in the memory of this one is none of the run's.
-        command = [sys.executable, __file__, "--as-scale", str(store.path), str(fresh(cache / "run"))]
-        rows.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
+        rows.append(alone(store, cache / "run", available_cores()))
         say(f"scale: {rows[-1]}")
     fresh(cache / "scale.zarr")
     return rows
 
 
-def as_scale(path: Path, folder: Path) -> None:
-    """Print the figures of one scan of `scale` as JSON."""
-    store = ScanStore.open(path)
-    folder.mkdir()
+def as_scale(path: str, folder: str, cores: str) -> None:
+    """Print the figures of a run as JSON; see `alone`."""
+    store, count = ScanStore.open(path), int(cores)
+    Path(folder).mkdir()
     n = store.n_patterns
-    with workers(available_cores()) as started, Watch() as watch:
-        took = seconds(lambda: features_of(store, folder, started))
+    with workers(count) as started, Watch() as watch:
+        took = seconds(lambda: features_of(store, Path(folder), started))
         spans = started.client.run_on_scheduler(_busy)
     task = write_tasks(reduced_patterns(store, Recipe()), store.reduced(Recipe().digest()))[0]
     found = {
@@ -498,9 +520,9 @@ def as_scale(path: Path, folder: Path) -> None:
         "patterns_per_s": n / took,
         "peak_GB": watch.peak / 1e9,
         "tasks_per_1000": 1e3 * sum(count for count, _ in spans.values()) / n,
-        "task_bytes": len(pickle.dumps(task.__dask_graph__().to_dict())),
+        "task_bytes": len(pickle.dumps(dict(task.__dask_graph__()))),
         "blocks": -(-n // block_size(n)),
-        "idle_share": 1 - sum(busy for _, busy in spans.values()) / (took * available_cores()),
+        "idle_share": 1 - sum(busy for _, busy in spans.values()) / (took * count),
     }
     print(json.dumps(found))
 
@@ -743,7 +765,7 @@ def main() -> int:
     parser.add_argument("--scale", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     parser.add_argument("--json", type=Path, help="all figures go there")
     parser.add_argument("--as-floor", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--as-scale", type=Path, nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--as-scale", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--as-gpu", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--as-today", type=Path, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()

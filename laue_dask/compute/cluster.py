@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from dask import config as dask_config
 from dask.utils import format_bytes
 from distributed import Client, Security, SpecCluster, performance_report
 
-from laue_dask.compute import credentials, jobs, local
+from laue_dask.compute import credentials, forks, jobs, local
 from laue_dask.compute.crews import JobCrew, LocalCrew, OtherCrew
 from laue_dask.compute.local import GPU, LOOPBACK
 from laue_dask.compute.supervisor import Crew, Supervisor, view
@@ -132,6 +133,7 @@ def start(config: AnyCluster, *, folder: Path | None = None, report: bool = Fals
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with ExitStack() as stack:
         stack.enter_context(_terminable())
+        stack.enter_context(dask_config.set(forks.SELDOM))
         match config:
             case ClusterConfig():
                 joined = stack.enter_context(_local(config, folder))

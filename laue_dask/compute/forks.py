@@ -17,15 +17,16 @@ Dask's own setting gives everything back at once, and a worker that asks for meg
 of its time on getting empty pages from the system. There is one store of freed memory and not one for each thread: what
 those keep adds up until Dask pauses the worker."""
 
-SAMPLED = "100ms"
-"""How often a thread of each worker looks at what it is doing, for Dask's report; ten times as often, as is Dask's own
-setting, takes time of a core that has other work to do."""
+SELDOM = {"distributed.worker.profile.interval": "100ms", "distributed.admin.tick.interval": "500ms"}
+"""Dask's configuration of all processes of a run. A thread of each worker looks at what it is doing, for Dask's report,
+and each event loop at whether it is on time: 100 and 50 times a second, as is Dask's own setting, they take twentieths
+of a core that has other work to do."""
 
 ENVIRONMENT = {
     **KEPT_MEMORY,
     # Every worker has one thread.
     **{f"{library}_NUM_THREADS": 1 for library in ("OMP", "MKL", "OPENBLAS")},
-    "DASK_DISTRIBUTED__WORKER__PROFILE__INTERVAL": SAMPLED,
+    **{f"DASK_{key.replace('.', '__')}".upper(): value for key, value in SELDOM.items()},
     # Dask's: sets of strings are in the same order in all workers.
     "PYTHONHASHSEED": 6640,
 }

@@ -70,7 +70,6 @@ def started(config: ClusterConfig) -> Iterator[SpecCluster]:
         dask_config.set(
             {
                 "distributed.nanny.pre-spawn-environ": forks.ENVIRONMENT,
-                "distributed.worker.profile.interval": forks.SAMPLED,  # workers get this process's configuration
                 **_method(gpus),
             }
         ),

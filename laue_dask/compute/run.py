@@ -16,6 +16,7 @@ import dask.array as da
 import numpy as np
 import zarr
 from dask.delayed import Delayed
+from dask.task_spec import Alias
 from distributed import Client, Future, KilledWorker, as_completed, wait
 from numpy.typing import NDArray
 
@@ -46,7 +47,12 @@ COUNTED = 5.0
 
 
 class Blocks(Sequence[Delayed]):
-    """Blocks of a lazy array, each cut out when it is asked for, with the part of the graph that it needs."""
+    """Blocks of a lazy array, each cut out when it is asked for, with the part of the graph that it needs.
+
+    Dask leaves a task behind the one that computes, which does nothing but give the result another name. It is left
+    out: it would cost a way to the scheduler and back, and wait behind the blocks that its worker holds already, so
+    that two more would be lost with that worker.
+    """
 
     def __init__(self, array: da.Array) -> None:
         self._array = array
@@ -61,7 +67,11 @@ class Blocks(Sequence[Delayed]):
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        return self._array.blocks[index].to_delayed().ravel()[0]
+        named = self._array.blocks[index].to_delayed().ravel()[0]
+        graph, key = dict(named.__dask_graph__()), named.key
+        while isinstance(graph[key], Alias):
+            key = graph.pop(key).target
+        return Delayed(key, graph)
 
 
 def run_blocks(
@@ -329,8 +339,7 @@ def write_tasks(blocks: da.Array, target: zarr.Array[Any]) -> Blocks:
         chunks=((1,) * blocks.numblocks[0],),
         meta=np.empty(0, dtype=object),
     )
-    # Nothing is added to take the receipt out of its array: a second task would wait behind other blocks' first ones,
-    # and a block whose receipt is not back is computed again by the next run.
+    # Nothing is added to take the receipt out of its array, for the same reason as in `Blocks`.
     return Blocks(receipts)
 
 

@@ -8,6 +8,7 @@ is read: so each block of features says which patterns it was made of, and is ta
 import shutil
 from pathlib import Path
 from typing import Any, Self
+from uuid import uuid4
 
 import numpy as np
 import zarr
@@ -80,8 +81,10 @@ class EncodingAhead:
             if self._extractor.on_gpu and self._workers.waits_for_gpu():
                 return  # jobs in a queue: those who read are not held up
             self._blocks = self._begin(reduced)
-        task = delayed(_encode, pure=False)
-        self._blocks.submit(task(*location(reduced), *self._target, receipt, valid, self._extractor))
+        # Tasks that share their name, but for a number, Dask holds back as long as workers have others in hand.
+        name = (f"encode-{uuid4().hex}", receipt["block"])
+        task = delayed(_encode)(*location(reduced), *self._target, receipt, valid, self._extractor, dask_key_name=name)
+        self._blocks.submit(task)
 
     def finish(self) -> None:
         """Wait for the blocks in flight: after this nothing reads the reduced patterns."""
