@@ -42,6 +42,7 @@ from laue_dask.stages.ahead import EncodingAhead
 from laue_dask.stages.ingest import Look
 from laue_dask.stages.reduction import reduce_scan
 from laue_dask.stages.specimen import Map
+from laue_dask.stages.straddling import Patterns
 
 IN_PROCESS = 2**30
 """Bytes of components that `segment` holds in this process rather than start workers."""
@@ -261,6 +262,8 @@ def _analyse(scan: Encoded, *, workers: Workers, progress: Progress) -> list[gra
             progress=progress,
             seeds=found.seeds,
             known=_known_segmentations(scan),
+            patterns=Patterns(config.recipe, [(scan.reduced, where)]),
+            client=workers.client,
         )
     record.k = [one.k for one in made]
     record.warnings += segmentation.warnings_of(made, config.clustering)
@@ -509,6 +512,8 @@ def _segment(
                 progress=progress,
                 seeds=found.seeds,
                 known=known,
+                patterns=Patterns(config.recipe, [(reduced, where)]),
+                client=workers.client if workers else None,
             )
         kept_grains = recorded(old.attrs, found_grains) and "grain" in old
         rows = None if kept_grains else grains.find(components, m_pca, where, reduced, results)

@@ -30,6 +30,7 @@ from laue_dask.report.series import Member, write_series_page
 from laue_dask.stages import extraction, segmentation, source, specimen
 from laue_dask.stages import series as stages
 from laue_dask.stages.segmentation import Segmentation
+from laue_dask.stages.straddling import Patterns
 
 
 def run(sources: Sequence[str], folder: Path, config: Config, *, command: str, progress: Progress) -> list[Run]:
@@ -119,7 +120,15 @@ def _analyse(
     k_values, left_out = segmentation.possible({*scores.suggested, *config.clustering.k}, samples[:, :m_pca])
     with first.record.timed("segment"):
         found = segmentation.clusters(
-            samples, m_pca, where, k_values, config.clustering, progress=progress, seeds=scores.seeds
+            samples,
+            m_pca,
+            where,
+            k_values,
+            config.clustering,
+            progress=progress,
+            seeds=scores.seeds,
+            patterns=Patterns(config.recipe, [(scan.reduced, scan.where) for scan in scans]),
+            client=workers.client,
         )
     divided = [stages.divide(one, components, m_pca, wheres) for one in found]
     tables: list[list[dict[str, Any]] | None] = []

@@ -134,10 +134,8 @@ def test_exactly_the_stages_that_depend_on_a_change_are_redone_and_told(
 
 def test_another_k_is_made_beside_those_that_are_kept(own_run, again, quick, tmp_path, monkeypatch):
     made = []
-    cluster = segmentation.cluster
-    monkeypatch.setattr(
-        segmentation, "cluster", lambda *args, **kwargs: made.append(args[3]) or cluster(*args, **kwargs)
-    )
+    fit = segmentation.fit
+    monkeypatch.setattr(segmentation, "fit", lambda *args, **kwargs: made.append(args[1]) or fit(*args, **kwargs))
     known = xr.open_zarr(own_run / "results.zarr", consolidated=False)["k"].values.tolist()
     assert 2 not in known
     record, said = again(clustering={"k": (2, 3)})

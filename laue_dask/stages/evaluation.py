@@ -1,8 +1,9 @@
 """How good a segmentation is against a true map, beside two baselines that nothing was learnt for.
 
 The rows are the run's own features, principal components of the reduced pixels (64 times wider), and the same network
-with random weights. All go through the same PCA and the run's own estimator, with its smoothing: rows differ by their
-features alone. Figures are given over all points and over the interior, where the beam does not straddle two domains.
+with random weights. All go through the same PCA and the run's own estimator, and the same is done to its labels: rows
+differ by their features alone. Figures are given over all points and over the interior, where the beam does not
+straddle two domains.
 """
 
 import tempfile
@@ -28,12 +29,13 @@ from laue_dask.encoder.pixels import Pixels
 from laue_dask.errors import InputError
 from laue_dask.estimators import FINDS_K
 from laue_dask.pca import IncrementalPCA, each_block
-from laue_dask.progress import Progress
+from laue_dask.progress import Progress, QuietProgress
 from laue_dask.seeding import distinct_rows, sample_rows, search
 from laue_dask.stages import segmentation, specimen
 from laue_dask.stages.extraction import lazy_patterns, sample_of
 from laue_dask.stages.segmentation import Segmentation
 from laue_dask.stages.specimen import Map
+from laue_dask.stages.straddling import Patterns
 
 PIXEL_COMPONENTS = 32
 """Components of the reduced pixels that the baseline uses."""
@@ -137,7 +139,15 @@ def evaluate(
         with progress.stage("evaluate", total=len(extracted) * len(chosen), unit="segmentations") as advance:
             for name, samples in extracted.items():
                 for k in chosen:
-                    one = segmentation.cluster(samples, samples.shape[1], where, k, config.clustering)
+                    [one] = segmentation.clusters(
+                        samples,
+                        samples.shape[1],
+                        where,
+                        [k],
+                        config.clustering,
+                        progress=QuietProgress(),
+                        patterns=Patterns(config.recipe, [(reduced, where)]),
+                    )
                     figures = _compare(one, truth)
                     rows.append({"features": name, "k": one.k, "estimator": config.clustering.estimator, **figures})
                     advance(1)

@@ -31,6 +31,7 @@ from laue_dask.seeding import distinct_rows, finalists, sample_rows
 from laue_dask.selection import Repeated, repeat
 from laue_dask.smoothing import potts
 from laue_dask.stages.specimen import Map, usable
+from laue_dask.stages.straddling import Labels, Patterns, share_out
 
 SPECTRUM = ("explained_variance", "explained_variance_ratio")
 SCORES = ("score_k", "silhouette", "calinski_harabasz", "silhouette_draws", "calinski_harabasz_draws", "stability")
@@ -38,7 +39,7 @@ MAPS = ("k", "n_clusters", "labels", "distance_to_centroid", "pca_rgb", "centroi
 """Results of the transformation, of the scores and of the segmentations."""
 
 SCORED_WITH = ("score_k", "n_init", "sample", "silhouette_sample", "repeats", "seed")
-CLUSTERED_WITH = ("estimator", "n_init", "sample", "seed", "min_cluster_size", "bandwidth", "smoothing")
+CLUSTERED_WITH = ("estimator", "n_init", "sample", "seed", "min_cluster_size", "bandwidth", "straddling", "smoothing")
 """Parameters that the scores, and a segmentation of a given K, depend on."""
 
 PROVISIONAL, TOO_FEW = "its labels are provisional", "distinct ones only"
@@ -318,6 +319,8 @@ def segment(
     progress: Progress,
     seeds: Mapping[int, NDArray[np.float64]] | None = None,
     known: Mapping[int, Segmentation] | None = None,
+    patterns: Patterns | None = None,
+    client: Client | None = None,
 ) -> list[Segmentation]:
     """Cluster, label and choose delegates for every K, and write all maps (sections 4.1 and 4.2).
 
@@ -329,6 +332,10 @@ def segment(
         See `Scores`.
     known
         K → segmentation by the same estimator of the same components, which is taken over.
+    patterns
+        What tells the shares of points that straddle two domains; without, labels are the estimator's.
+    client
+        Of workers that read these; None for threads of this process.
 
     Raises
     ------
@@ -336,7 +343,18 @@ def segment(
         A K exceeds the number of distinct patterns, or the estimator finds no clusters.
     """
     samples = usable(components, where)
-    found = clusters(samples, m_pca, where, k_values, config, progress=progress, seeds=seeds, known=known)
+    found = clusters(
+        samples,
+        m_pca,
+        where,
+        k_values,
+        config,
+        progress=progress,
+        seeds=seeds,
+        known=known,
+        patterns=patterns,
+        client=client,
+    )
     put(found, components.shape[1], results)
     return found
 
@@ -345,37 +363,48 @@ def clusters(
     samples: da.Array,
     m_pca: int,
     where: Map,
-    k_values: Sequence[int],
+    k_values: Sequence[int | None],
     config: ClusteringConfig,
     *,
     progress: Progress,
     seeds: Mapping[int, NDArray[np.float64]] | None = None,
     known: Mapping[int, Segmentation] | None = None,
+    patterns: Patterns | None = None,
+    client: Client | None = None,
 ) -> list[Segmentation]:
     """One segmentation for every K of the valid patterns' components, (n, M_AE); see `segment`."""
     wanted: Sequence[int | None] = [None] if config.estimator in FINDS_K else k_values
-    found = []
-    with progress.stage("segment", total=len(wanted), unit="K") as advance:
-        for k in wanted:
-            # An estimator that finds K itself has found one.
-            one = (known or {}).get(k) if k is not None else next(iter((known or {}).values()), None)
-            if one is None:
-                one = cluster(samples, m_pca, where, k, config, seeds=seeds)
-            found.append(one)
+    used = samples[:, :m_pca]
+    # An estimator that finds K itself has found one.
+    kept = {k: (known or {}).get(k) if k is not None else next(iter((known or {}).values()), None) for k in wanted}
+    missing = [k for k in wanted if kept[k] is None]
+    if not missing:
+        return [one for one in kept.values() if one is not None]
+    fitted = {}
+    with progress.stage("segment", total=len(missing), unit="K") as advance:
+        for k in missing:
+            fitted[k] = fit(used, k, config, seeds=seeds)
             advance(1)
-    return found
+    natural = [Labels(np.asarray(one.labels_, dtype=np.int32), one.n_clusters_) for one in fitted.values()]
+    if patterns is not None and config.straddling == "share":
+        natural = share_out(used, natural, patterns, client=client, progress=progress)
+    made = {}
+    with progress.stage("maps", total=len(fitted), unit="K") as advance:
+        for (k, one), labels in zip(fitted.items(), natural, strict=True):
+            converged = getattr(one, "converged_", True)
+            made[k] = _mapped(samples, m_pca, where, k, labels, converged=converged, config=config)
+            advance(1)
+    return [kept[k] or made[k] for k in wanted]
 
 
-def cluster(
-    samples: da.Array,
-    m_pca: int,
-    where: Map,
+def fit(
+    used: da.Array,
     k: int | None,
     config: ClusteringConfig,
     *,
     seeds: Mapping[int, NDArray[np.float64]] | None = None,
-) -> Segmentation:
-    """One segmentation of the valid patterns' components, (n, M_AE), by the configured estimator.
+) -> Estimator:
+    """The configured estimator, fitted to the components (n, M_PCA) of the valid patterns.
 
     Parameters
     ----------
@@ -389,19 +418,25 @@ def cluster(
     InputError
         K exceeds the number of distinct patterns, or the estimator finds no clusters.
     """
-    estimator = estimator_of(k, config, seeds=seeds).fit(samples[:, :m_pca])
-    return _mapped(samples, m_pca, where, k, estimator, smoothing=config.smoothing)
+    return estimator_of(k, config, seeds=seeds).fit(used)
 
 
 def _mapped(
-    samples: da.Array, m_pca: int, where: Map, k: int | None, estimator: Estimator, *, smoothing: float
+    samples: da.Array,
+    m_pca: int,
+    where: Map,
+    k: int | None,
+    found: Labels,
+    *,
+    converged: bool,
+    config: ClusteringConfig,
 ) -> Segmentation:
-    """Maps, centroids and delegates of the labels that a fitted estimator gives, smoothed in space where asked for."""
-    natural, n_clusters = np.asarray(estimator.labels_, dtype=np.int32), estimator.n_clusters_
+    """Maps, centroids and delegates of labels, smoothed in space where asked for."""
+    natural, n_clusters = found.labels, found.n_clusters
     used = samples[:, :m_pca]
-    if smoothing:
+    if config.smoothing:
         means = labeling.centroids(used, natural, n_clusters)
-        smooth = potts(used, natural, means, valid=where.valid, shape=where.shape, weight=smoothing)
+        smooth = potts(used, natural, means, valid=where.valid, shape=where.shape, weight=config.smoothing)
         natural = labeling.by_size(smooth)
         n_clusters = int(natural.max()) + 1  # a cluster of isolated points may be gone
     centres = labeling.centroids(samples, natural, n_clusters)
@@ -414,7 +449,7 @@ def _mapped(
         pca_rgb=where.paint(labeling.pca_rgb(centres[:, :m_pca])[natural], fill=np.uint8(0)),
         centroids=centres,
         delegate=where.patterns[labeling.delegates(used, natural, centres[:, :m_pca])],
-        converged=getattr(estimator, "converged_", True),
+        converged=converged,
     )
 
 
