@@ -37,7 +37,7 @@ _BRIGHTEST = 12.0
 """Tone of the strongest signal of any detector, asinh of nearly 10⁵."""
 
 _CELLS = 2**22
-"""Distances at a time."""
+"""Distances, or components, at a time."""
 
 
 def neighbour(X: Array, labels: Array, *, centers: Array) -> tuple[Array, Array]:
@@ -61,7 +61,7 @@ def neighbour(X: Array, labels: Array, *, centers: Array) -> tuple[Array, Array]
         is no other.
     """
     other, margin = np.empty(len(X), np.int32), np.empty(len(X), np.float32)
-    step = max(1, _CELLS // len(centers))
+    step = max(1, _CELLS // max(centers.shape))
     for start in range(0, len(X), step):
         rows = slice(start, start + step)
         distances = cdist(X[rows], centers)
@@ -101,8 +101,9 @@ def applicable(recipe: Recipe, n_clusters: int) -> bool:
 def intensities(patterns: NDArray[np.uint8], recipe: Recipe) -> NDArray[np.float32]:
     """Reduced patterns (n, 128, 128) on a linear scale, in units of the recipe's softening; spots a bin wider.
 
-    The white that a pattern was divided by is known from its faintest signal, which is at the recipe's clipping limit.
-    A spot that moves by part of a bin, as those of one domain do, still covers itself.
+    The white that a pattern was divided by is known from its faintest signal, which is at the recipe's clipping limit:
+    to a few per cent, for there are no half grey levels, so that strong signals are known to ten or twenty. A spot that
+    moves by part of a bin, as those of one domain do, still covers itself.
     """
     found = np.zeros(patterns.shape, np.float32)
     _linear(patterns, _clip(recipe), _darkest(recipe), found)

@@ -4,14 +4,17 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from distributed import Client
 from hypothesis import HealthCheck, settings
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from laue_dask import cli
 from laue_dask.compute import cluster
@@ -57,6 +60,27 @@ def data_dir() -> Path:
     if not (folder / "frames").is_dir():
         pytest.skip(f"real data not found: no folder {folder / 'frames'} (set LAUE_DASK_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def straddled() -> Callable[..., NDArray[np.int32]]:
+    """Makes frames (n, 512, 512) of two crystals beside each other in the beam, with so many counts in each."""
+
+    def made(counts: Iterable[tuple[float, float]], seed: int = 0) -> NDArray[np.int32]:
+        side, spots = 512, 60
+        rng = np.random.default_rng(seed)
+        row, column = np.divmod(rng.permutation((side // 8) ** 2)[:spots], side // 8)
+        strength = rng.lognormal(0, 1, spots)
+        found = []
+        for pair in counts:
+            frame = np.full((side, side), 20.0)
+            for crystal, total in enumerate(pair):
+                mine = slice(crystal, None, 2)
+                frame[8 * row[mine] + 2, 8 * column[mine] + 2] += total * strength[mine]
+            found.append(rng.poisson(gaussian_filter(frame, 0.8)))
+        return np.asarray(found, np.int32)
+
+    return made
 
 
 @pytest.fixture(scope="session")
