@@ -1,12 +1,14 @@
 import sys
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import cloudpickle
 import numpy as np
 import pytest
+from distributed import Event
 
-from laue_dask import pipeline
+from laue_dask import blocks, pipeline
 from laue_dask.compute import run
 from laue_dask.compute.cluster import Workers
 from laue_dask.compute.local import GPU
@@ -144,6 +146,40 @@ def test_one_pass_over_a_store_leaves_the_same_features_and_no_block_to_encode(m
     again = extracted(store, tmp_path / "again", workers, extractor, recipe=other)
     assert ours.tobytes() == again.tobytes()
     assert ours.tobytes() != theirs.tobytes()
+
+
+def test_blocks_are_encoded_before_those_that_wait_are_reduced(many, tmp_path, workers, monkeypatch):
+    """Dask must not hold them back while the workers have something to do: most would be left for the end."""
+    monkeypatch.setattr(blocks, "SMALLEST_BLOCK", 1)
+    config = ScanConfig(shape=SHAPE)
+    store = ingest.ingest(str(many), tmp_path / "s.zarr", config, workers=workers, progress=QuietProgress())
+    reduced = reduction.reduce_scan(store, Recipe(), workers=workers, progress=QuietProgress())
+    made = [receipt for _, receipt in sorted(Journal.of(reduced).read().items())][:6]
+    assert len(made) == 6
+
+    def states(dask_scheduler, name):
+        return [task.state for task in dask_scheduler.tasks.values() if name in task.prefix.name]
+
+    def seen(name, count):
+        limit = time.monotonic() + 60
+        while time.monotonic() < limit:
+            found = workers.client.run_on_scheduler(states, name=name)
+            if len(found) >= count:
+                return found
+        raise TimeoutError(f"{len(found)} tasks {name}")
+
+    go_on = Event(client=workers.client)
+    busy = [workers.client.submit(Event.wait, go_on, pure=False) for _ in range(8)]
+    seen("wait", 8)
+    with EncodingAhead(tmp_path / "run", Peaks(), workers) as ahead:
+        for receipt in made:
+            ahead.encode(reduced, receipt, store.valid[receipt["start"] : receipt["stop"]])
+        there = seen("encode", 6)
+        go_on.set()
+        ahead.finish()
+    assert set(there) == {"processing"}  # they are with workers, which take what matters most first
+    assert len(receipts(tmp_path / "run")) == 6
+    workers.client.gather(busy)
 
 
 def test_features_of_other_patterns_are_not_taken_over(many, tmp_path, workers):
