@@ -116,9 +116,9 @@ class ClusteringConfig(Model):
     """Fewest patterns of the sample in a cluster of HDBSCAN."""
     bandwidth: float | None = Field(None, gt=0)
     """Radius of mean shift in the components' units; from the sample's distances by default."""
-    straddling: Literal["share", "nearest"] = "share"
+    straddling: Literal["share", "estimator"] = "share"
     """Label of a point where the beam straddles two domains: of the one with the larger `share` of its intensities,
-    where that can be told from the pattern, or of the `nearest` centroid (the estimator's own labels)."""
+    where the pattern tells and there are no more than 512 clusters; or the `estimator`'s, as that of all others."""
     smoothing: float = Field(0.0, ge=0, le=1e6)
     """Weight of a pair of scan neighbours with different labels (Potts model) against the patterns' mean squared
     distance to their centroids; 0 leaves the labels as they are."""

@@ -42,10 +42,11 @@ from laue_dask.stages.ahead import EncodingAhead
 from laue_dask.stages.ingest import Look
 from laue_dask.stages.reduction import reduce_scan
 from laue_dask.stages.specimen import Map
-from laue_dask.stages.straddling import Patterns
+from laue_dask.stages.straddling import UNSHARED, Patterns
 
 IN_PROCESS = 2**30
-"""Bytes of components that `segment` holds in this process rather than start workers."""
+"""Bytes of components that `segment` holds, and of patterns that it may look at, in this process rather than start
+workers."""
 
 AT_HAND = 2**26
 """Bytes of features up to which a run, too, works on them in this process: workers are asked for longer than that."""
@@ -266,7 +267,7 @@ def _analyse(scan: Encoded, *, workers: Workers, progress: Progress) -> list[gra
             client=workers.client,
         )
     record.k = [one.k for one in made]
-    record.warnings += segmentation.warnings_of(made, config.clustering)
+    record.warnings += segmentation.warnings_of(made, config.clustering, config.recipe)
     record.advice = advise(found, made)
     return examine(scan, components, workers=workers, progress=progress, begun=begun)
 
@@ -485,7 +486,7 @@ def _segment(
     array.attrs["m_pca"] = m_pca
     components = stored.lazy(array)
     run = Run(command=command, source=record["source"], config=config)
-    with _workers_for(components, config, folder) as workers:
+    with _workers_for(components, reduced, config, folder) as workers:
         if workers is None:
             components = components.persist()
         with run.timed("scores"):
@@ -528,10 +529,10 @@ def _segment(
             *(
                 text
                 for text in record.get("warnings", [])
-                if not text.endswith((segmentation.PROVISIONAL, segmentation.TOO_FEW))
+                if not text.endswith((segmentation.PROVISIONAL, segmentation.TOO_FEW, UNSHARED))
             ),
             *left_out,
-            *segmentation.warnings_of(made, config.clustering),
+            *segmentation.warnings_of(made, config.clustering, config.recipe),
         ],
         "config": config.model_dump(mode="json"),
         "segmented_by": [*record.get("segmented_by", []), command],
@@ -569,9 +570,12 @@ def _changed(before: Config, changes: dict[str, Any]) -> Config:
 
 
 @contextmanager
-def _workers_for(components: da.Array, config: Config, folder: Path) -> Iterator[Workers | None]:
-    """Workers for a large table; for others None: this process's threads are done before workers have started."""
-    if components.nbytes <= IN_PROCESS:
+def _workers_for(
+    components: da.Array, reduced: zarr.Array[Any], config: Config, folder: Path
+) -> Iterator[Workers | None]:
+    """Workers for large tables; for others None: this process's threads are done before workers have started."""
+    looked_at = reduced.nbytes if config.clustering.straddling == "share" else 0
+    if max(components.nbytes, looked_at) <= IN_PROCESS:
         with dask_config.set(scheduler="threads"):
             yield None
     else:
@@ -613,7 +617,7 @@ def _evaluate(
     known = evaluation.read_truth(truth, tuple(record["scan_shape"]))
     reduced = _reduced_of(_scan_of(folder, record), config)
     with cluster.start(ClusterConfig(workers=workers)) as started:
-        rows = evaluation.evaluate(dataset, reduced, config, known, progress=progress)
+        rows = evaluation.evaluate(dataset, reduced, config, known, client=started.client, progress=progress)
         errors = evaluation.approximate(dataset, config, known, workers=started, progress=progress)
     record |= {"evaluation": rows, "approximation": errors}
     records.release(folder, ("report.html", "plots/approximation.png"))

@@ -68,7 +68,7 @@ def plan_run(origin: str, folder: Path, config: Config, *, seconds: float = SECO
         "",
         table(planned, times),
         "",
-        "Not in the time: starting workers, k-means of all patterns, grains, figures and report.",
+        "Not in the time: starting workers, k-means, points between domains, grains, figures and report.",
     ]
     cores, load = available_cores(), psutil.getloadavg()[0]
     if load > BUSY * cores:

@@ -139,7 +139,7 @@ def _analyse(
         record = scan.record
         record.k, record.suggested_k = [one.k for one in made], list(scores.suggested)
         record.warnings += left_out
-        record.warnings += segmentation.warnings_of(made, config.clustering)
+        record.warnings += segmentation.warnings_of(made, config.clustering, config.recipe)
         record.advice = pipeline.advise(scores, made)
         tables.append(pipeline.examine(scan, table, workers=workers, progress=progress))
     return tables

@@ -15,7 +15,7 @@ from scipy.spatial.distance import cdist
 
 from laue_dask.config import Recipe
 from laue_dask.kernels import compiled
-from laue_dask.pca import Array
+from laue_dask.pca import Array, slabs
 from laue_dask.preprocess import FAINTEST_WHITE
 from laue_dask.schema import PATTERN_SIZE
 
@@ -33,11 +33,15 @@ MEMBERS = 32
 MOST_CLUSTERS = 512
 """With more of them labels are left as they are: the domains' own patterns would fill a worker's memory."""
 
-_BRIGHTEST = 12.0
-"""Tone of the strongest signal of any detector, asinh of nearly 10⁵."""
+ALIKE = 1 - MORE
+"""Cosine of two domains' own patterns from which on they are taken for one. Where it is c, both explain at most
+(1 − c) / 2 more than one of them."""
 
-_CELLS = 2**22
-"""Distances, or components, at a time."""
+_BRIGHTEST = 12.0
+"""Tone, asinh of nearly 10⁵, of the brightest white that is reckoned with."""
+
+_FAINTEST_GREY = 6
+"""Grey level of the clipping limit in such a pattern, at least: from fewer levels the white is not known."""
 
 
 def neighbour(X: Array, labels: Array, *, centers: Array) -> tuple[Array, Array]:
@@ -61,9 +65,7 @@ def neighbour(X: Array, labels: Array, *, centers: Array) -> tuple[Array, Array]
         is no other.
     """
     other, margin = np.empty(len(X), np.int32), np.empty(len(X), np.float32)
-    step = max(1, _CELLS // max(centers.shape))
-    for start in range(0, len(X), step):
-        rows = slice(start, start + step)
+    for rows in slabs(X, len(centers)):
         distances = cdist(X[rows], centers)
         distances[np.isnan(distances)] = np.inf
         at = np.arange(len(distances))
@@ -83,7 +85,7 @@ def representatives(labels: Array, margin: Array, n_clusters: int) -> list[NDArr
 
     They are spread evenly over the rows, so that all of a scan has a say.
     """
-    order = np.lexsort((np.arange(len(labels)), -margin, labels))
+    order = np.lexsort((-margin, labels))
     ends = np.cumsum(np.bincount(labels, minlength=n_clusters))
     chosen = []
     for start, stop in zip([0, *ends[:-1]], ends, strict=True):
@@ -93,9 +95,9 @@ def representatives(labels: Array, margin: Array, n_clusters: int) -> list[NDArr
     return chosen
 
 
-def applicable(recipe: Recipe, n_clusters: int) -> bool:
-    """Whether there are two domains or more, not too many, and the recipe leaves a way back to intensities."""
-    return 2 <= n_clusters <= MOST_CLUSTERS and recipe.clip_sigma > 0
+def invertible(recipe: Recipe) -> bool:
+    """Whether intensities can be found again from the grey levels of a recipe."""
+    return 255 * _clip(recipe) / _BRIGHTEST >= _FAINTEST_GREY
 
 
 def intensities(patterns: NDArray[np.uint8], recipe: Recipe) -> NDArray[np.float32]:
@@ -116,37 +118,60 @@ def own_pattern(members: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(np.median(members, axis=0), np.float32)
 
 
+def distinct(domains: NDArray[np.float32], own: Array, other: Array) -> NDArray[np.bool_]:
+    """Which pairs of domains differ so much that shares of them can be told, (n,) bool.
+
+    Two clusters of one domain do not, be it divided by chance or because it bends.
+
+    Parameters
+    ----------
+    domains
+        (K, 128, 128) of `own_pattern`.
+    own, other
+        (n,) which domains.
+    """
+    pairs, which = np.unique(np.stack([own, other]), axis=1, return_inverse=True)
+    found = np.empty(pairs.shape[1], np.bool_)
+    for i, (first, second) in enumerate(pairs.T):
+        f, s = (domains[one].astype(np.float64) for one in (first, second))
+        weight = 1 / (np.maximum(f, s) + 1)
+        across, lengths = np.sum(weight * f * s), np.sqrt(np.sum(weight * f * f) * np.sum(weight * s * s))
+        found[i] = across < ALIKE * lengths
+    return found[which.ravel()]
+
+
 def shares(
     patterns: NDArray[np.uint8], own: Array, other: Array, domains: NDArray[np.float32], recipe: Recipe
 ) -> NDArray[np.float64]:
     """Shares of two domains in each pattern, by non-negative least squares.
 
-    Residuals are weighted as those of counts: by one over the larger of the intensities there.
+    Squares are divided by what is expected of them, as those of counts: by the larger of the two domains' intensities
+    and the pattern's own.
 
     Parameters
     ----------
     patterns
         (n, 128, 128) uint8, reduced by the recipe. Pixels at the white are left out: they may be brighter.
     own, other
-        (n,) which domains.
+        (n, P) which domains, for P segmentations; negative where a pattern is not asked about.
     domains
         (K, 128, 128) float32 of `own_pattern`.
 
     Returns
     -------
     ndarray
-        (n, 4): a and b, in units of the domains' own patterns, and the part of the weighted squares, 0 to 1, that the
-        better of the two explains alone, and that both explain together.
+        (n, P, 4): a and b, in units of the domains' own patterns, and the part of the weighted squares, 0 to 1, that
+        the better of the two explains alone, and that both explain together.
     """
-    found = np.zeros((len(patterns), 4))
+    found = np.zeros((*own.shape, 4))
     pairs = np.asarray(own, np.int64), np.asarray(other, np.int64)
     _fit(patterns, *pairs, domains, _clip(recipe), _darkest(recipe), found)
     return found
 
 
 def larger(found: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Of which patterns, by their `shares` (n, 4), two domains are seen and the other has the larger share, (n,)."""
-    a, b, alone, together = found.T
+    """Where, by `shares` (…, 4), two domains are seen and the other has the larger share."""
+    a, b, alone, together = np.moveaxis(found, -1, 0)
     return np.asarray((b > a) & (together >= EXPLAINED) & (together >= alone + MORE))
 
 
@@ -183,39 +208,51 @@ def _fit(
     scale = np.empty(256)
     wide = np.empty((PATTERN_SIZE, PATTERN_SIZE))
     for i in range(len(patterns)):
-        pattern, first, second = patterns[i], domains[own[i]], domains[other[i]]
-        _tones(pattern, clip, darkest, scale)
-        _widen_rows(pattern, scale, wide)
-        ff = fs = ss = fv = sv = vv = 0.0
-        for y in range(PATTERN_SIZE):
-            for x in range(PATTERN_SIZE):
-                if pattern[y, x] == 255:
-                    continue
-                f, s, v = float(first[y, x]), float(second[y, x]), _widened(wide, y, x)
-                weight = 1.0 / (max(f, s) + v + 1.0)
-                ff += weight * f * f
-                fs += weight * f * s
-                ss += weight * s * s
-                fv += weight * f * v
-                sv += weight * s * v
-                vv += weight * v * v
-        a, b = (fv / ff if ff > 0 else 0.0), (sv / ss if ss > 0 else 0.0)
-        alone = max(a * fv, b * sv)
-        determinant = ff * ss - fs * fs
-        together = 0.0
-        if determinant > 1e-9 * ff * ss:
-            both = (fv * ss - sv * fs) / determinant, (sv * ff - fv * fs) / determinant
-            if both[0] > 0 and both[1] > 0:
-                a, b = both
-                together = a * fv + b * sv
-        if not together:  # one of them is not in it
-            if a * fv >= b * sv:
-                b = 0.0
-            else:
-                a = 0.0
-        found[i, 0], found[i, 1] = a, b
-        if vv > 0:
-            found[i, 2], found[i, 3] = alone / vv, max(alone, together) / vv
+        _tones(patterns[i], clip, darkest, scale)
+        _widen_rows(patterns[i], scale, wide)
+        for p in range(own.shape[1]):
+            if own[i, p] >= 0:
+                _fit_two(patterns[i], wide, domains[own[i, p]], domains[other[i, p]], found[i, p])
+
+
+@compiled
+def _fit_two(
+    pattern: NDArray[np.uint8],
+    wide: NDArray[np.float64],
+    first: NDArray[np.float32],
+    second: NDArray[np.float32],
+    found: NDArray[np.float64],
+) -> None:
+    ff = fs = ss = fv = sv = vv = 0.0
+    for y in range(PATTERN_SIZE):
+        for x in range(PATTERN_SIZE):
+            if pattern[y, x] == 255:
+                continue
+            f, s, v = float(first[y, x]), float(second[y, x]), _widened(wide, y, x)
+            weight = 1.0 / (max(f, s) + v + 1.0)
+            ff += weight * f * f
+            fs += weight * f * s
+            ss += weight * s * s
+            fv += weight * f * v
+            sv += weight * s * v
+            vv += weight * v * v
+    a, b = (fv / ff if ff > 0 else 0.0), (sv / ss if ss > 0 else 0.0)
+    alone = max(a * fv, b * sv)
+    determinant = ff * ss - fs * fs
+    together = 0.0
+    if determinant > 1e-9 * ff * ss:
+        both = (fv * ss - sv * fs) / determinant, (sv * ff - fv * fs) / determinant
+        if both[0] > 0 and both[1] > 0:
+            a, b = both
+            together = a * fv + b * sv
+    if not together:  # one of them is not in it
+        if a * fv >= b * sv:
+            b = 0.0
+        else:
+            a = 0.0
+    found[0], found[1] = a, b
+    if vv > 0:
+        found[2], found[3] = alone / vv, max(alone, together) / vv
 
 
 @compiled

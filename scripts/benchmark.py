@@ -14,7 +14,7 @@ today     what one would write from the paper: fabio, skimage's resize, torch, j
           same files, without and with a copy of the frames. Needs scikit-image: the extra [benchmark].
 quality   labels of both ways at the true K, on scans of specimens of several kinds, none of which was used for
           development: adjusted Rand index (ARI) of all points, and of the interior, where the beam lies in one domain;
-          and of labels of the nearest centroids (`clustering.straddling`).
+          and of the estimator's labels alone (`clustering.straddling`).
 scale     stores of many patterns, each in a process of its own with one worker per core: patterns/s, memory, tasks,
           size of a task, and the share of the time in which workers had no task of ours.
 table1    the paper's Table 1: feature extraction and clustering, per core.
@@ -126,7 +126,7 @@ GPU_RATES = {
     "roofline": "as the roofline of the convolutions allows",
 }
 
-WAYS = ("ours", "centroids", "today")
+WAYS = ("ours", "estimator", "today")
 
 ARIS = {"ari": "all points", "ari_interior": "the interior"}
 
@@ -412,11 +412,11 @@ def quality(cache: Path) -> dict[str, Figures]:
         k = len(np.unique(truth))
         run = fresh(cache / "todays-run")
         ours = labels_of_ours(files, run, BASE, k, "--no-store-frames")
-        centroids = labels_by_centroid(run, k)
+        estimator = labels_of_estimator(run, k)
         theirs, _ = labels_of_today(files, cache / "today.npz", k)
         found[kind] = {
             "ours": aris(truth, interior, ours),
-            "centroids": aris(truth, interior, centroids),
+            "estimator": aris(truth, interior, estimator),
             "today": aris(truth, interior, theirs.reshape(BASE)),
             "k": k,
         }
@@ -439,10 +439,10 @@ def labels_of_ours(folder: Path, run: Path, shape: tuple[int, int], k: int, opti
     return _labels_at(run, k)
 
 
-def labels_by_centroid(run: Path, k: int) -> Array:
-    """Label map of a run at K where all points, also those between two domains, have the nearest centroid's label."""
+def labels_of_estimator(run: Path, k: int) -> Array:
+    """Label map of a run at K where all points, also those between two domains, have the label of k-means."""
     config = run.with_suffix(".yaml")
-    config.write_text("clustering: {straddling: nearest}\n", encoding="utf-8")
+    config.write_text("clustering: {straddling: estimator}\n", encoding="utf-8")
     command = [sys.executable, "-m", "laue_dask", "segment", str(run), "-k", str(k), "--config", str(config)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     config.unlink()
@@ -733,7 +733,7 @@ def page(found: Figures) -> str:
         ratios = f"{one['labels_s'] / one['ours_s']:.2f} × ours, with them {one['today_s'] / one['ours_s']:.2f} ×"
         lines += [f"today's way without the scores that tell which K to take: {one['labels_s']:.0f} s, {ratios}", ""]
     if "quality" in found:
-        lines += ["| ARI, interior (all points) | K | laue-dask run | straddling: nearest | today's way |"]
+        lines += ["| ARI, interior (all points) | K | laue-dask run | straddling: estimator | today's way |"]
         lines += ["|---|---|---|---|---|"]
         for kind, one in found["quality"].items():
             cells = [f"{one[way]['ari_interior']:.3f} ({one[way]['ari']:.3f})" for way in WAYS]

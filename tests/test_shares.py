@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import ndimage
 from scipy.optimize import nnls
@@ -57,9 +57,13 @@ def test_shares_are_those_of_non_negative_least_squares(some, seed, alike):
     domains = np.stack([linear(p) for p in rng.integers(0, 256, (3, 128, 128)) * (rng.random((3, 128, 128)) < 0.02)])
     domains[2] = alike * domains[1] + (1 - alike) * domains[2]  # two clusters of one domain, perhaps
     domains = domains.astype(np.float32)
-    own, other = rng.integers(0, 3, (2, len(some)))
+    own, other = rng.integers(-1, 3, (2, len(some), 2))
+    other = np.abs(other)
     found = shares.shares(some, own, other, domains, RECIPE)
-    for (a, b, alone, together), pattern, i, j in zip(found, some, own, other, strict=True):
+    assert found.shape == (len(some), 2, 4)
+    assert not found[own < 0].any()
+    asked = [(found[n, p], some[n], own[n, p], other[n, p]) for n, p in np.argwhere(own >= 0)]
+    for (a, b, alone, together), pattern, i, j in asked:
         use = pattern < 255
         y = linear(pattern)[use]
         M = domains[[i, j]][:, use].T.astype(np.float64)
@@ -98,10 +102,10 @@ def test_the_larger_share_of_the_beam_decides_whichever_crystal_diffracts_more(s
     domains = np.stack(
         [shares.own_pattern(shares.intensities(reduced[rows], RECIPE)) for rows in (slice(5), slice(5, 10))]
     )
-    zeros, ones = np.zeros(len(part), int), np.ones(len(part), int)
-    found = shares.shares(reduced[10:], zeros, ones, domains, RECIPE)
-    np.testing.assert_array_equal(shares.larger(found), part < 0.5)
-    back = shares.larger(shares.shares(reduced[10:], ones, zeros, domains, RECIPE))
+    assert shares.distinct(domains, np.array([0]), np.array([1])).all()
+    both = np.tile([0, 1], (len(part), 1))
+    forth, back = shares.larger(shares.shares(reduced[10:], both, 1 - both, domains, RECIPE)).T
+    np.testing.assert_array_equal(forth, part < 0.5)
     assert not back[part < 0.5].any()  # the other way round the weak one may go unseen, and nothing moves
     assert back.any()
     if factor == 10:  # the patterns themselves all look like the strong one
@@ -116,7 +120,7 @@ def test_a_pattern_stays_where_it_is_if_two_domains_are_not_seen_in_it(straddled
     domains = shares.intensities(np.stack([own, other, own]), RECIPE)
     cases = [(own, 0, 1), (third, 0, 1), (strange, 0, 1), (own, 0, 2), (other, 0, 1)]
     some, i, j = (np.array(column) for column in zip(*cases, strict=True))
-    found = shares.shares(some, i, j, domains, RECIPE)
+    found = shares.shares(some, i[:, None], j[:, None], domains, RECIPE)[:, 0]
     assert not shares.larger(found).any()
     assert found[4, 1] > found[4, 0]  # one that is wholly of the other is no mixture: features know better
 
@@ -129,11 +133,7 @@ def test_neighbours_are_the_nearest_other_centroids(data):
     labels = rng.integers(0, k, n)
     gone = np.setdiff1d(np.arange(k), labels)[: data.draw(st.integers(0, 2))]
     centers[gone] = np.nan
-    shares_cells, shares._CELLS = shares._CELLS, data.draw(st.sampled_from([8, shares._CELLS]))
-    try:
-        other, margin = shares.neighbour(X, labels, centers=centers)
-    finally:
-        shares._CELLS = shares_cells
+    other, margin = shares.neighbour(X, labels, centers=centers)
     for row, label, near, apart in zip(X, labels, other, margin, strict=True):
         distances = np.linalg.norm(row - centers.astype(float), axis=1)
         rest = [c for c in range(k) if c != label and c not in gone]
@@ -165,8 +165,42 @@ def test_representatives_are_of_the_middle_half_of_each_cluster(seed, n, k):
             assert margin[rows].min() >= np.median(margin[members]) - 1e-6
 
 
-def test_too_many_clusters_and_recipes_without_a_way_back_are_left_alone():
-    assert shares.applicable(RECIPE, 2)
-    assert not shares.applicable(RECIPE, 1)
-    assert not shares.applicable(RECIPE, shares.MOST_CLUSTERS + 1)
-    assert not shares.applicable(Recipe(clip_sigma=0), 4)
+@pytest.mark.parametrize(
+    ("clip", "softening", "possible"), [(4, 10, True), (8, 10, True), (0, 10, False), (0.3, 10, False), (4, 100, False)]
+)
+def test_recipes_with_few_grey_levels_below_the_faintest_signal_have_no_way_back(clip, softening, possible):
+    assert shares.invertible(Recipe(clip_sigma=clip, softening_sigma=softening)) == possible
+
+
+def test_the_limits_decide_what_is_seen():
+    fits = np.array([[1, 2, 0.5, 0.9], [2, 1, 0.5, 0.9], [1, 2, 0.5, 0.59], [1, 2, 0.88, 0.9], [0, 0, 0, 0]])
+    assert shares.larger(fits).tolist() == [True, False, False, False, False]
+
+
+@given(st.integers(0, 2**32), st.floats(0, 1))
+def test_domains_that_are_taken_for_one_explain_little_more_together(seed, mixing):
+    rng = np.random.default_rng(seed)
+    f, s = rng.random((2, 40)) * 50 * (rng.random((2, 40)) < 0.5)
+    s = mixing * f + (1 - mixing) * s
+    domains = np.zeros((2, 128, 128), np.float32)
+    domains[:, 0, :40] = f, s
+    weight = 1 / (np.maximum(*domains[:, 0, :40]) + 1)
+    across, lengths = np.sum(weight * f * s), np.sqrt(np.sum(weight * f * f) * np.sum(weight * s * s))
+    [told] = shares.distinct(domains, np.array([0]), np.array([1]))
+    assume(abs(across - shares.ALIKE * lengths) > 1e-3)
+    assert told == (across < shares.ALIKE * lengths)
+    if not told and lengths > 0:
+        most = 0.0
+        for a in np.linspace(0, 1, 21):  # of all that the two could be mixed to
+            y = a * f / np.sqrt(np.sum(weight * f * f)) + (1 - a) * s / np.sqrt(np.sum(weight * s * s))
+            alone = max(np.sum(weight * y * one) ** 2 / np.sum(weight * one * one) for one in (f, s))
+            most = max(most, 1 - alone / np.sum(weight * y * y))
+        assert most < shares.MORE
+
+
+def test_pairs_are_compared_each_for_itself():
+    domains = np.zeros((3, 128, 128), np.float32)
+    domains[0, 3], domains[1, 3], domains[2, 5] = 7, 9, 8
+    own, other = np.array([0, 1, 0, 2, 1, 0]), np.array([1, 0, 2, 1, 2, 1])
+    assert shares.distinct(domains, own, other).tolist() == [False, False, True, True, True, False]
+    assert shares.distinct(domains, own[:0], other[:0]).shape == (0,)

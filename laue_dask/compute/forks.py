@@ -18,9 +18,9 @@ of its time on getting empty pages from the system. There is one store of freed 
 those keep adds up until Dask pauses the worker."""
 
 SELDOM = {"distributed.worker.profile.interval": "100ms", "distributed.admin.tick.interval": "500ms"}
-"""Dask's configuration of all processes of a run. A thread of each worker looks at what it is doing, for Dask's report,
-and each event loop at whether it is on time: 100 and 50 times a second, as is Dask's own setting, they take twentieths
-of a core that has other work to do."""
+"""Dask's configuration of this process and of the workers that it starts. A thread of each worker looks at what it is
+doing, for Dask's report, and each event loop at whether it is on time: 100 and 50 times a second, as is Dask's own
+setting, they take twentieths of a core that has other work to do."""
 
 ENVIRONMENT = {
     **KEPT_MEMORY,

@@ -16,6 +16,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 import zarr
+from distributed import Client
 from numpy.typing import NDArray
 
 from laue_dask import labeling, mapscores, scores
@@ -104,9 +105,20 @@ def read_truth(path: Path, shape: tuple[int, int]) -> Truth:
 
 
 def evaluate(
-    results: xr.Dataset, reduced: zarr.Array[Any], config: Config, truth: Truth, *, progress: Progress
+    results: xr.Dataset,
+    reduced: zarr.Array[Any],
+    config: Config,
+    truth: Truth,
+    *,
+    client: Client | None = None,
+    progress: Progress,
 ) -> list[dict[str, float | int | str]]:
     """Compare a run and its baselines with a true map.
+
+    Parameters
+    ----------
+    client
+        Of workers that read patterns; None for threads of this process.
 
     Returns
     -------
@@ -147,6 +159,7 @@ def evaluate(
                         config.clustering,
                         progress=QuietProgress(),
                         patterns=Patterns(config.recipe, [(reduced, where)]),
+                        client=client,
                     )
                     figures = _compare(one, truth)
                     rows.append({"features": name, "k": one.k, "estimator": config.clustering.estimator, **figures})

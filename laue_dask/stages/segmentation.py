@@ -20,7 +20,7 @@ from laue_dask.clustering import KMeans, nearest, seed_sample
 from laue_dask.compute.cluster import Workers
 from laue_dask.compute.plan import SILHOUETTES_PER_TASK
 from laue_dask.compute.run import complete, map_tasks, write_array
-from laue_dask.config import ClusteringConfig, PCAConfig
+from laue_dask.config import ClusteringConfig, PCAConfig, Recipe
 from laue_dask.errors import InputError
 from laue_dask.estimators import FINDS_K, MIXTURE_STEPS, DensityClusters, Estimator, Mixture, Modes
 from laue_dask.io import stored
@@ -31,7 +31,7 @@ from laue_dask.seeding import distinct_rows, finalists, sample_rows
 from laue_dask.selection import Repeated, repeat
 from laue_dask.smoothing import potts
 from laue_dask.stages.specimen import Map, usable
-from laue_dask.stages.straddling import Labels, Patterns, share_out
+from laue_dask.stages.straddling import Labels, Patterns, kept_as_found, share_out
 
 SPECTRUM = ("explained_variance", "explained_variance_ratio")
 SCORES = ("score_k", "silhouette", "calinski_harabasz", "silhouette_draws", "calinski_harabasz_draws", "stability")
@@ -201,13 +201,16 @@ def read_scores(dataset: xr.Dataset, suggested: Sequence[int]) -> Scores:
     return Scores(k, silhouette, calinski_harabasz, tuple(suggested), repeated=repeated)
 
 
-def warnings_of(found: Sequence[Segmentation], config: ClusteringConfig) -> list[str]:
-    """One line for each segmentation whose estimator did not come to its end."""
-    return [
+def warnings_of(found: Sequence[Segmentation], config: ClusteringConfig, recipe: Recipe) -> list[str]:
+    """One line for each segmentation whose estimator did not come to its end, or whose points were not shared out."""
+    lines = [
         f"{config.estimator} of K = {one.k} did not converge in {MIXTURE_STEPS} steps: {PROVISIONAL}"
         for one in found
         if not one.converged
     ]
+    if config.straddling == "share":
+        lines += kept_as_found([(one.k, one.n_clusters) for one in found], recipe)
+    return lines
 
 
 def put_scores(found: Scores, results: ResultsWriter) -> Scores:
@@ -380,19 +383,21 @@ def clusters(
     missing = [k for k in wanted if kept[k] is None]
     if not missing:
         return [one for one in kept.values() if one is not None]
-    fitted = {}
+    natural, converged = [], []
     with progress.stage("segment", total=len(missing), unit="K") as advance:
         for k in missing:
-            fitted[k] = fit(used, k, config, seeds=seeds)
+            one = fit(used, k, config, seeds=seeds)
+            natural.append(Labels(np.asarray(one.labels_, dtype=np.int32), one.n_clusters_))
+            converged.append(getattr(one, "converged_", True))
+            if config.smoothing:
+                natural[-1] = _smoothed(used, natural[-1], where, config.smoothing)
             advance(1)
-    natural = [Labels(np.asarray(one.labels_, dtype=np.int32), one.n_clusters_) for one in fitted.values()]
     if patterns is not None and config.straddling == "share":
         natural = share_out(used, natural, patterns, client=client, progress=progress)
     made = {}
-    with progress.stage("maps", total=len(fitted), unit="K") as advance:
-        for (k, one), labels in zip(fitted.items(), natural, strict=True):
-            converged = getattr(one, "converged_", True)
-            made[k] = _mapped(samples, m_pca, where, k, labels, converged=converged, config=config)
+    with progress.stage("maps", total=len(missing), unit="K") as advance:
+        for k, labels, done in zip(missing, natural, converged, strict=True):
+            made[k] = _mapped(samples, m_pca, where, k, labels, converged=done)
             advance(1)
     return [kept[k] or made[k] for k in wanted]
 
@@ -421,29 +426,24 @@ def fit(
     return estimator_of(k, config, seeds=seeds).fit(used)
 
 
+def _smoothed(used: da.Array, found: Labels, where: Map, weight: float) -> Labels:
+    """Labels of a smoother map; a cluster of isolated points may be gone."""
+    means = labeling.centroids(used, found.labels, found.n_clusters)
+    smooth = potts(used, found.labels, means, valid=where.valid, shape=where.shape, weight=weight)
+    labels = labeling.by_size(smooth)
+    return Labels(labels, int(labels.max()) + 1)
+
+
 def _mapped(
-    samples: da.Array,
-    m_pca: int,
-    where: Map,
-    k: int | None,
-    found: Labels,
-    *,
-    converged: bool,
-    config: ClusteringConfig,
+    samples: da.Array, m_pca: int, where: Map, k: int | None, found: Labels, *, converged: bool
 ) -> Segmentation:
-    """Maps, centroids and delegates of labels, smoothed in space where asked for."""
-    natural, n_clusters = found.labels, found.n_clusters
-    used = samples[:, :m_pca]
-    if config.smoothing:
-        means = labeling.centroids(used, natural, n_clusters)
-        smooth = potts(used, natural, means, valid=where.valid, shape=where.shape, weight=config.smoothing)
-        natural = labeling.by_size(smooth)
-        n_clusters = int(natural.max()) + 1  # a cluster of isolated points may be gone
-    centres = labeling.centroids(samples, natural, n_clusters)
+    """Maps, centroids and delegates of labels."""
+    natural, used = found.labels, samples[:, :m_pca]
+    centres = labeling.centroids(samples, natural, found.n_clusters)
     apart = labeling.distances(used, natural, centres[:, :m_pca])
     return Segmentation(
-        k=k or n_clusters,
-        n_clusters=n_clusters,
+        k=k or found.n_clusters,
+        n_clusters=found.n_clusters,
         labels=where.paint(natural, fill=np.int32(-1)),
         distance_to_centroid=where.paint(apart, fill=np.float32(np.nan)),
         pca_rgb=where.paint(labeling.pca_rgb(centres[:, :m_pca])[natural], fill=np.uint8(0)),

@@ -1,6 +1,8 @@
 """Points where the beam straddles two domains get the label of the one with the larger share (`laue_dask.shares`).
 
-Only patterns that are nearly as near to another centroid are read again, and a few of each cluster.
+Patterns that are nearly as near to the centroid of another domain are read again, once for all K, and a few of each
+cluster: some per cent of a scan of plain grains, up to half of one whose crystals bend. Where K is larger than the
+number of domains more are near another centroid, but then two clusters of one domain are not told apart.
 """
 
 from collections.abc import Sequence
@@ -23,7 +25,10 @@ from laue_dask.schema import PATTERN_SIZE
 from laue_dask.stages.specimen import Map
 
 PER_TASK = 512
-"""Patterns of a task: a tenth of a second."""
+"""Patterns of a task, which takes some tenths of a second."""
+
+UNSHARED = "points between two domains keep the estimator's labels"
+"""How warnings end about segmentations that are not shared out."""
 
 Places = list[tuple[str, str, NDArray[np.int64]]]
 """Arrays on disk, and which of their patterns."""
@@ -61,7 +66,8 @@ def share_out(
 ) -> list[Labels]:
     """Segmentations of the same components, each with the labels of points between two domains by their shares.
 
-    Clusters are named by their sizes again. What stands for a cluster stays in it, so that none is lost.
+    Clusters are named by their sizes again. What stands for a cluster stays in it, so that none is lost. Segmentations
+    of which `kept_as_found` tells stay as they are.
 
     Parameters
     ----------
@@ -75,40 +81,50 @@ def share_out(
     StoreError
         Patterns are damaged.
     """
-    doubtful = [_Doubtful.of(X, one) if shares.applicable(patterns.recipe, one.n_clusters) else None for one in found]
-    total = sum(len(one.rows) for one in doubtful if one)
-    if not total:
+    asked = [i for i, one in enumerate(found) if 2 <= one.n_clusters <= shares.MOST_CLUSTERS]
+    if not asked or not shares.invertible(patterns.recipe):
         return list(found)
-    with progress.stage("straddling", total=total) as advance:
-        result = []
-        for before, one in zip(found, doubtful, strict=True):
-            if one is None or not len(one.rows):
-                result.append(before)
-                continue
-            members = [patterns.places(rows) for rows in one.members]
-            domains = np.stack(map_tasks(_own_pattern, members, (patterns.recipe,), client=client))
-            starts = range(0, len(one.rows), PER_TASK)
-            parts = [one.rows[start : start + PER_TASK] for start in starts]
-            items = [(patterns.places(rows), before.labels[rows], one.other[rows]) for rows in parts]
-            fits = map_tasks(
-                _shares,
-                items,
-                (domains, patterns.recipe),
-                client=client,
-                on_done=lambda item: advance(len(item[1])),
-            )
-            moved = one.rows[shares.larger(np.concatenate(fits))]
-            labels = before.labels.copy()
-            labels[moved] = one.other[moved]
-            result.append(Labels(labeling.by_size(labels), before.n_clusters))
+    doubtful = [_Doubtful.of(X, found[i]) for i in asked]
+    members = [patterns.places(rows) for one in doubtful for rows in one.members]
+    domains = np.stack(map_tasks(_own_pattern, members, (patterns.recipe,), client=client))
+    first = np.cumsum([0, *(len(one.members) for one in doubtful)])
+    doubtful = [one.between(domains[start:]) for one, start in zip(doubtful, first, strict=False)]
+    rows = np.unique(np.concatenate([one.rows for one in doubtful]))
+    if not len(rows):
+        return list(found)
+    own, other = np.full((2, len(rows), len(doubtful)), -1, np.int32)
+    for p, (one, start) in enumerate(zip(doubtful, first, strict=False)):
+        at = np.searchsorted(rows, one.rows)
+        own[at, p], other[at, p] = one.own + start, one.other + start
+    parts = [slice(start, start + PER_TASK) for start in range(0, len(rows), PER_TASK)]
+    items = [(patterns.places(rows[part]), own[part], other[part]) for part in parts]
+    with progress.stage("straddling", total=len(rows)) as advance:
+        moved = map_tasks(
+            _moved, items, (domains, patterns.recipe), client=client, on_done=lambda item: advance(len(item[1]))
+        )
+    result = list(found)
+    for i, start, one, theirs in zip(asked, first, other.T, np.concatenate(moved).T, strict=False):
+        labels = found[i].labels.copy()
+        labels[rows[theirs]] = one[theirs] - start
+        result[i] = Labels(labeling.by_size(labels), found[i].n_clusters)
     return result
+
+
+def kept_as_found(found: Sequence[tuple[int, int]], recipe: Recipe) -> list[str]:
+    """A line for each segmentation, of (K, clusters), whose labels `share_out` leaves as they are, and why."""
+    if not shares.invertible(recipe):
+        given = f"recipe.clip_sigma = {recipe.clip_sigma:g} with recipe.softening_sigma = {recipe.softening_sigma:g}"
+        return [f"{given}: intensities are not found again from so few grey levels, {UNSHARED}"]
+    most = shares.MOST_CLUSTERS
+    return [f"K = {k}: {clusters} clusters, more than {most}: {UNSHARED}" for k, clusters in found if clusters > most]
 
 
 @dataclass(frozen=True)
 class _Doubtful:
-    """Rows that are nearly as near to another centroid, the cluster it is of, and the rows that stand for each."""
+    """Rows that are nearly as near to another centroid, the clusters of both, and the rows that stand for each."""
 
     rows: NDArray[np.int64]
+    own: NDArray[np.int32]
     other: NDArray[np.int32]
     members: list[NDArray[np.int64]]
 
@@ -120,7 +136,13 @@ class _Doubtful:
         members = shares.representatives(one.labels, margin, one.n_clusters)
         between = margin < shares.BETWEEN
         between[np.concatenate(members)] = False
-        return cls(np.flatnonzero(between), other, members)
+        rows = np.flatnonzero(between)
+        return cls(rows, one.labels[rows], other[rows], members)
+
+    def between(self, domains: NDArray[np.float32]) -> "_Doubtful":
+        """Those between two domains and not between two clusters of one."""
+        kept = shares.distinct(domains, self.own, self.other)
+        return _Doubtful(self.rows[kept], self.own[kept], self.other[kept], self.members)
 
 
 def _own_pattern(members: Places, recipe: Recipe) -> NDArray[np.float32]:
@@ -129,11 +151,11 @@ def _own_pattern(members: Places, recipe: Recipe) -> NDArray[np.float32]:
     return shares.own_pattern(shares.intensities(_read(members), recipe))
 
 
-def _shares(
+def _moved(
     item: tuple[Places, NDArray[np.int32], NDArray[np.int32]], domains: NDArray[np.float32], recipe: Recipe
-) -> NDArray[np.float64]:
+) -> NDArray[np.bool_]:
     places, own, other = item
-    return shares.shares(_read(places), own, other, domains, recipe)
+    return shares.larger(shares.shares(_read(places), own, other, domains, recipe))
 
 
 def _read(places: Places) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ from laue_dask.preprocess import reduce_frames
 from laue_dask.progress import QuietProgress
 from laue_dask.stages import segmentation, straddling
 from laue_dask.stages.specimen import Map
-from laue_dask.stages.straddling import Labels, Patterns, share_out
+from laue_dask.stages.straddling import Labels, Patterns, kept_as_found, share_out
 
 QUIET = QuietProgress()
 RECIPE = Recipe()
@@ -77,19 +77,66 @@ def test_several_segmentations_and_scans_at_a_time_and_what_cannot_be_shared_sta
     part = np.concatenate([PART[valid], PART])
     for one_of_them in found[1:]:
         np.testing.assert_array_equal(one_of_them.labels, part < 0.5)
-    blind = Recipe(clip_sigma=0)
-    assert share_out(rows, [before], Patterns(blind, scans), client=None, progress=QUIET) == [before]
+    for recipe, most in ((Recipe(clip_sigma=0), 512), (RECIPE, 1)):
+        monkeypatch.setattr(straddling.shares, "MOST_CLUSTERS", most)
+        assert share_out(rows, [before], Patterns(recipe, scans), client=None, progress=QUIET) == [before]
+
+
+def test_what_keeps_its_labels_is_told():
+    assert kept_as_found([(4, 4), (600, 512)], RECIPE) == []
+    [line] = kept_as_found([(4, 4), (600, 513)], RECIPE)
+    assert line == "K = 600: 513 clusters, more than 512: points between two domains keep the estimator's labels"
+    [line] = kept_as_found([(4, 4), (6, 6)], Recipe(clip_sigma=0.5))
+    assert line.startswith("recipe.clip_sigma = 0.5 with recipe.softening_sigma = 10: ")
 
 
 def test_what_stands_for_a_cluster_stays_in_it(tmp_path, scan, monkeypatch):
-    """Two clusters of which the second is nothing but points between the first and another."""
+    """Whatever is moved, no cluster is lost."""
     monkeypatch.setattr(straddling.shares, "BETWEEN", 1.1)
+    monkeypatch.setattr(straddling.shares, "distinct", lambda domains, own, other: np.ones(len(own), bool))
+    monkeypatch.setattr(straddling.shares, "larger", lambda found: np.ones(found.shape[:-1], bool))
     array, X = scan(tmp_path / "store")
     labels = np.array([0] * 8 + [1] * 8 + [2] * 4, np.int32)
     X = X + 5 * (labels == 2)[:, None].astype(np.float32)
     patterns = Patterns(RECIPE, [(array, Map(np.ones(len(X), bool), (4, 5)))])
     [found] = share_out(X, [Labels(labels, 3)], patterns, client=None, progress=QUIET)
     assert set(found.labels) == {0, 1, 2}
+    assert (found.labels != labels).any()
+
+
+def test_clusters_are_named_by_their_sizes_again(tmp_path, scan, monkeypatch):
+    monkeypatch.setattr(straddling.shares, "BETWEEN", 0.9)
+    array, X = scan(tmp_path / "store")
+    rows = np.r_[0:5, 8:14, 16, 17, 16, 17]  # 9 of them look strong, 10 are weak
+    X, valid = X[rows], np.ones(len(rows), bool)
+    group = zarr.open_group(tmp_path / "other", mode="a")
+    other = group.create_array("reduced", shape=(len(rows), 128, 128), chunks=(4, 128, 128), dtype="u1")
+    other[:] = array[:][rows]
+    patterns = Patterns(RECIPE, [(other, Map(valid, (1, len(rows))))])
+    before = nearest(X)
+    assert np.bincount(before.labels).tolist() == [9, 6]
+    [found] = share_out(X, [before], patterns, client=None, progress=QUIET)
+    assert np.bincount(found.labels).tolist() == [10, 5]
+    np.testing.assert_array_equal(found.labels == 0, PART[rows] < 0.5)
+
+
+def test_only_patterns_between_two_domains_are_read_and_once_for_all_segmentations(tmp_path, scan, monkeypatch):
+    monkeypatch.setattr(straddling.shares, "BETWEEN", 0.9)
+    array, X = scan(tmp_path / "store")
+    two = nearest(X)
+    alike = iter([False, True, False])
+    monkeypatch.setattr(straddling.shares, "distinct", lambda domains, own, other: np.full(len(own), not next(alike)))
+    looked = []
+    larger = straddling.shares.larger
+    monkeypatch.setattr(straddling.shares, "larger", lambda found: looked.append(found) or larger(found))
+    patterns = Patterns(RECIPE, [(array, Map(np.ones(len(X), bool), (4, 5)))])
+    found = share_out(X, [two, two, two], patterns, client=None, progress=QUIET)
+    [fits] = looked
+    # The mixed ones, of which one is near the centroid of the strong; nothing is asked between clusters of one domain.
+    assert fits.any(axis=2).tolist() == [[True, False, True]] * 3
+    np.testing.assert_array_equal(found[1].labels, two.labels)
+    for one in (found[0], found[2]):
+        np.testing.assert_array_equal(one.labels, PART < 0.5)
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=1, max_size=9), min_size=1, max_size=4), st.data())
@@ -117,7 +164,7 @@ def test_damaged_patterns_are_told_in_a_line(tmp_path, scan, monkeypatch):
         share_out(X, [nearest(X)], patterns, client=None, progress=QUIET)
 
 
-@pytest.mark.parametrize("straddling_points", ["share", "nearest"])
+@pytest.mark.parametrize("straddling_points", ["share", "estimator"])
 def test_a_segmentation_takes_the_larger_share_or_the_nearest_centroid_as_configured(
     tmp_path, scan, straddling_points, monkeypatch
 ):
@@ -141,3 +188,44 @@ def test_a_segmentation_takes_the_larger_share_or_the_nearest_centroid_as_config
     assert set(labels) == {0, 1}
     for k in (0, 1):  # means of those that have the label in the end (eq. 9)
         np.testing.assert_allclose(found.centroids[k], X[labels == k].mean(axis=0), rtol=1e-5)
+
+
+def test_a_smoother_map_keeps_the_larger_share(tmp_path, scan, monkeypatch):
+    monkeypatch.setattr(straddling.shares, "BETWEEN", 0.9)
+    array, X = scan(tmp_path / "store")
+    where = Map(np.ones(len(X), bool), (4, 5))
+    maps = []
+    for smoothing in (0, 1e-6):
+        [one] = segmentation.clusters(
+            da.from_array(X, chunks=(8, 2)),
+            2,
+            where,
+            [2],
+            ClusteringConfig(smoothing=smoothing),
+            progress=QUIET,
+            patterns=Patterns(RECIPE, [(array, where)]),
+        )
+        maps.append(one.labels)
+    np.testing.assert_array_equal(*maps)
+    assert len(set(maps[0].ravel()[PART < 0.5])) == 1
+
+
+@pytest.mark.parametrize("estimator", ["gmm", "mean_shift"])
+def test_any_estimator_s_labels_are_shared_out(tmp_path, scan, monkeypatch, estimator):
+    monkeypatch.setattr(straddling.shares, "BETWEEN", 0.9)
+    array, X = scan(tmp_path / "store")
+    X = X + np.random.default_rng(0).normal(0, 0.01, X.shape).astype(np.float32)
+    where = Map(np.ones(len(X), bool), (4, 5))
+    [one] = segmentation.clusters(
+        da.from_array(X, chunks=(8, 2)),
+        2,
+        where,
+        [2],
+        ClusteringConfig(estimator=estimator, bandwidth=0.4),
+        progress=QUIET,
+        patterns=Patterns(RECIPE, [(array, where)]),
+    )
+    weak = one.labels.ravel()[PART < 0.5]
+    assert one.n_clusters == 2
+    assert len(set(weak)) == 1
+    assert not np.isin(one.labels.ravel()[PART > 0.5], weak).any()
