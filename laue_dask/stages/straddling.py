@@ -7,6 +7,7 @@ number of domains more are near another centroid, but then two clusters of one d
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -44,13 +45,17 @@ class Patterns:
     def places(self, rows: NDArray[np.int64]) -> Places:
         """Where the patterns of some rows, ascending, are."""
         found, before = [], 0
-        for array, where in self.scans:
-            own = where.patterns
+        for (root, member), own in self._arrays:
             here = rows[slice(*np.searchsorted(rows, (before, before + len(own))))] - before
             before += len(own)
             if len(here):
-                found.append((*location(array), own[here]))
+                found.append((root, member, own[here]))
         return found
+
+    @cached_property
+    def _arrays(self) -> list[tuple[tuple[str, str], NDArray[np.int64]]]:
+        """Of each scan, where its array is and which of its patterns are valid."""
+        return [(location(array), where.patterns) for array, where in self.scans]
 
 
 @dataclass(frozen=True)
