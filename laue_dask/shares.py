@@ -27,8 +27,9 @@ EXPLAINED, MORE = 0.6, 0.05
 """Part of a pattern's weighted squared intensities that the two domains must explain, and how much more of it they must
 explain together than one of them alone: two clusters of one domain have nearly the same pattern."""
 
-MEMBERS = 32
-"""Patterns of a cluster, at most, whose median is the domain's own pattern."""
+RUNS, RUN = 4, 8
+"""So many times so many patterns of a cluster, at most, make the domain's own pattern, their median. Those of a run
+follow each other in the scan, and are read at once."""
 
 MOST_CLUSTERS = 512
 """With more of them labels are left as they are: the domains' own patterns would fill a worker's memory."""
@@ -81,17 +82,18 @@ def neighbour(X: Array, labels: Array, *, centers: Array) -> tuple[Array, Array]
 
 
 def representatives(labels: Array, margin: Array, n_clusters: int) -> list[NDArray[np.int64]]:
-    """Rows of up to `MEMBERS` patterns in the middle of each cluster: of the half that is farthest from any other.
+    """Rows of up to `RUNS` × `RUN` patterns in the middle of each cluster: of the half that is farthest from any other.
 
-    They are spread evenly over the rows, so that all of a scan has a say.
+    The runs are spread evenly over the rows, so that all of a scan has a say.
     """
     order = np.lexsort((-margin, labels))
     ends = np.cumsum(np.bincount(labels, minlength=n_clusters))
     chosen = []
     for start, stop in zip([0, *ends[:-1]], ends, strict=True):
         middle = np.sort(order[start : start + (stop - start + 1) // 2])
-        spread = np.linspace(0, len(middle) - 1, min(MEMBERS, len(middle))).round().astype(np.int64)
-        chosen.append(middle[spread].astype(np.int64))
+        begin = np.linspace(0, max(0, len(middle) - RUN), RUNS).round().astype(np.int64)
+        places = np.unique(begin[:, None] + np.arange(RUN))
+        chosen.append(middle[places[places < len(middle)]].astype(np.int64))
     return chosen
 
 

@@ -13,6 +13,9 @@ from laue_dask.errors import StoreError
 from laue_dask.io.block_files import BlockFiles, location
 from laue_dask.io.journal import Journal
 
+FAR = 64
+"""Rows between two that are wanted, from which on these are read each for itself; never more than a block at once."""
+
 
 def read_rows(array: zarr.Array[Any], rows: slice | NDArray[np.int64]) -> NDArray[Any]:
     """Rows of an array on disk.
@@ -28,9 +31,14 @@ def read_rows(array: zarr.Array[Any], rows: slice | NDArray[np.int64]) -> NDArra
     ------
     StoreError
         A block is damaged, missing or another's.
+    IndexError
+        There are no such rows.
     """
     files = BlockFiles(array)
-    chosen = np.arange(array.shape[0])[rows]
+    n = array.shape[0]
+    chosen = np.arange(*rows.indices(n)) if isinstance(rows, slice) else rows
+    if len(chosen) and not 0 <= chosen.min() <= chosen.max() < n:
+        raise IndexError(f"rows {chosen.min()} to {chosen.max()} of {n}")
     if array.attrs.get("finished"):
         seals = _seals(Journal.of(array).path)
         for block in np.unique(chosen // files.rows).tolist():
@@ -40,12 +48,24 @@ def read_rows(array: zarr.Array[Any], rows: slice | NDArray[np.int64]) -> NDArra
             if fault:
                 raise _damaged(files, block, fault)
     try:
-        return np.asarray(array[rows] if isinstance(rows, slice) else array.oindex[rows])
+        return np.asarray(array[rows]) if isinstance(rows, slice) else _some(array, rows, files.rows)
     except MemoryError:
         raise
     except Exception as error:
         block = int(chosen[0]) // files.rows if len(chosen) else 0
         raise _damaged(files, block, " ".join(str(error).split())) from error
+
+
+def _some(array: zarr.Array[Any], rows: NDArray[np.int64], unit: int) -> NDArray[Any]:
+    """Rows in any order, read in stretches: zarr takes several times as long to find them one by one."""
+    found = np.empty((len(rows), *array.shape[1:]), array.dtype)
+    order = np.argsort(rows, kind="stable")
+    ascending = rows[order]
+    cuts = np.flatnonzero((np.diff(ascending) >= FAR) | (np.diff(ascending // unit) > 0)) + 1
+    for part in np.split(order, cuts) if len(rows) else ():
+        first, last = int(rows[part[0]]), int(rows[part[-1]])
+        found[part] = np.asarray(array[first : last + 1])[rows[part] - first]
+    return found
 
 
 def lazy(array: zarr.Array[Any]) -> da.Array:
