@@ -16,6 +16,10 @@ from laue_dask.encoder.losses import unexplained
 from laue_dask.encoder.network import Autoencoder
 from laue_dask.errors import StoreError
 
+WIDER = 4
+"""So many times as large as the encoder's are the decoder's largest maps. Those of smaller batches stay in a CPU's
+cache, and in memory that the process keeps."""
+
 
 def encode_block(
     reduced: NDArray[np.uint8],
@@ -53,7 +57,10 @@ def reconstruction_errors(
         entropy = nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((1, 2, 3))
         return torch.stack([entropy, unexplained(logits, target)], dim=1)
 
-    return in_batches(errors, reduced, (2,), device, _size(batch_size, name, digest, precision), precision)
+    size = _size(batch_size, name, digest, precision)
+    if device.type == "cpu":
+        size = max(1, size // WIDER)
+    return in_batches(errors, reduced, (2,), device, size, precision)
 
 
 def load_default() -> None:
