@@ -16,7 +16,8 @@ quality   labels of both ways at the true K, on scans of specimens of several ki
           development: adjusted Rand index (ARI) of all points, and of the interior, where the beam lies in one domain;
           and of the estimator's labels alone (`clustering.straddling`).
 scale     stores of many patterns, each in a process of its own with one worker per core: patterns/s, memory, tasks,
-          size of a task, and the share of the time in which workers had no task of ours.
+          size of a task, and the share of the time in which workers had no task of ours; short runs are the best of
+          several turns.
 table1    the paper's Table 1: feature extraction and clustering, per core.
 gpu       where there is one: a scan store through `reduce` on the CPUs and `encode` on the GPU; reduced patterns in
           memory → features; the encoder alone, its convolutional layers alone, and what a roofline allows these
@@ -133,8 +134,8 @@ ARIS = {"ari": "all points", "ari_interior": "the interior"}
 NOISE = 0.02
 """Scatter of the features of a domain, where they are repeated; theirs have unit length."""
 
-STEADY = 10_000
-"""Patterns of a scan from which on a run's cost per pattern is flat."""
+STEADY, LONG = 10_000, 50_000
+"""Patterns of a scan from which on a run's cost per pattern is flat, and from which on one run tells it."""
 
 ONE_OF_FLOOR, CORES_OF_ONE, LEAST_RATE, TIMES_TODAY, FLAT, TASKS, IDLE = 0.8, 0.9, 100.0, 4.0, 0.1, 10.0, 0.05
 GPU_RATE, OF_ROOFLINE, SAME_LABELS = 2000.0, 0.5, 0.999
@@ -518,9 +519,12 @@ def scale(cache: Path, of: ScanStore, sizes: list[int]) -> list[Figures]:
     """Cost per pattern from small scans to large ones."""
     rows = []
     for n in sizes:
-        shape = (-(-n // 256), 256)
-        store = repeated_store(cache / "scale.zarr", shape, of)
-        rows.append(alone(store, cache / "run", available_cores()))
+        shape, found = (-(-n // 256), 256), []
+        # What else the machine does makes much of a run of seconds, and little of one of minutes.
+        for _ in range(TURNS if n < LONG else 1):
+            store = repeated_store(cache / "scale.zarr", shape, of)
+            found.append(alone(store, cache / "run", available_cores()))
+        rows.append(max(found, key=lambda one: float(one["patterns_per_s"])))
         say(f"scale: {rows[-1]}")
     fresh(cache / "scale.zarr")
     return rows
