@@ -123,7 +123,7 @@ def own_pattern(members: NDArray[np.float32]) -> NDArray[np.float32]:
 def distinct(domains: NDArray[np.float32], own: Array, other: Array) -> NDArray[np.bool_]:
     """Which pairs of domains differ so much that shares of them can be told, (n,) bool.
 
-    Two clusters of one domain do not, be it divided by chance or because it bends.
+    Two clusters of one domain do not, where it was divided by chance.
 
     Parameters
     ----------
