@@ -147,8 +147,8 @@ def shares(
 ) -> NDArray[np.float64]:
     """Shares of two domains in each pattern, by non-negative least squares.
 
-    Squares are divided by what is expected of them, as those of counts: by the larger of the two domains' intensities
-    and the pattern's own.
+    Squares are divided by what is expected of them, as those of counts: by the sum of the larger of the two domains'
+    intensities, the pattern's own and 1.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ def shares(
     """
     found = np.zeros((*own.shape, 4))
     pairs = np.asarray(own, np.int64), np.asarray(other, np.int64)
-    _fit(patterns, *pairs, domains, _clip(recipe), _darkest(recipe), found)
+    _fit(intensities(patterns, recipe), patterns == 255, *pairs, domains, found)
     return found
 
 
@@ -199,28 +199,23 @@ def _linear(patterns: NDArray[np.uint8], clip: float, darkest: float, found: NDA
 
 @compiled
 def _fit(
-    patterns: NDArray[np.uint8],
+    bright: NDArray[np.float32],
+    white: NDArray[np.bool_],
     own: NDArray[np.int64],
     other: NDArray[np.int64],
     domains: NDArray[np.float32],
-    clip: float,
-    darkest: float,
     found: NDArray[np.float64],
 ) -> None:
-    scale = np.empty(256)
-    wide = np.empty((PATTERN_SIZE, PATTERN_SIZE))
-    for i in range(len(patterns)):
-        _tones(patterns[i], clip, darkest, scale)
-        _widen_rows(patterns[i], scale, wide)
+    for i in range(len(bright)):
         for p in range(own.shape[1]):
             if own[i, p] >= 0:
-                _fit_two(patterns[i], wide, domains[own[i, p]], domains[other[i, p]], found[i, p])
+                _fit_two(bright[i], white[i], domains[own[i, p]], domains[other[i, p]], found[i, p])
 
 
 @compiled
 def _fit_two(
-    pattern: NDArray[np.uint8],
-    wide: NDArray[np.float64],
+    bright: NDArray[np.float32],
+    white: NDArray[np.bool_],
     first: NDArray[np.float32],
     second: NDArray[np.float32],
     found: NDArray[np.float64],
@@ -228,9 +223,9 @@ def _fit_two(
     ff = fs = ss = fv = sv = vv = 0.0
     for y in range(PATTERN_SIZE):
         for x in range(PATTERN_SIZE):
-            if pattern[y, x] == 255:
+            if white[y, x]:
                 continue
-            f, s, v = float(first[y, x]), float(second[y, x]), _widened(wide, y, x)
+            f, s, v = float(first[y, x]), float(second[y, x]), float(bright[y, x])
             weight = 1.0 / (max(f, s) + v + 1.0)
             ff += weight * f * f
             fs += weight * f * s

@@ -134,8 +134,10 @@ def test_exactly_the_stages_that_depend_on_a_change_are_redone_and_told(
 
 def test_another_k_is_made_beside_those_that_are_kept(own_run, again, quick, tmp_path, monkeypatch):
     made = []
-    fit = segmentation.fit
-    monkeypatch.setattr(segmentation, "fit", lambda *args, **kwargs: made.append(args[1]) or fit(*args, **kwargs))
+    of = segmentation.estimator_of
+    monkeypatch.setattr(
+        segmentation, "estimator_of", lambda k, *args, **kwargs: made.append(k) or of(k, *args, **kwargs)
+    )
     known = xr.open_zarr(own_run / "results.zarr", consolidated=False)["k"].values.tolist()
     assert 2 not in known
     record, said = again(clustering={"k": (2, 3)})

@@ -16,9 +16,9 @@ from laue_dask.encoder.losses import unexplained
 from laue_dask.encoder.network import Autoencoder
 from laue_dask.errors import StoreError
 
-WIDER = 4
-"""So many times as large as the encoder's are the decoder's largest maps. Those of smaller batches stay in a CPU's
-cache, and in memory that the process keeps."""
+SMALLER = 4
+"""So many times smaller are batches that are decoded as well, on a CPU: the larger maps of the decoder then stay in its
+cache, and in memory that the process has."""
 
 
 def encode_block(
@@ -59,7 +59,7 @@ def reconstruction_errors(
 
     size = _size(batch_size, name, digest, precision)
     if device.type == "cpu":
-        size = max(1, size // WIDER)
+        size = max(1, size // SMALLER)
     return in_batches(errors, reduced, (2,), device, size, precision)
 
 

@@ -376,17 +376,18 @@ def clusters(
     client: Client | None = None,
 ) -> list[Segmentation]:
     """One segmentation for every K of the valid patterns' components, (n, M_AE); see `segment`."""
-    wanted: Sequence[int | None] = [None] if config.estimator in FINDS_K else k_values
-    used = samples[:, :m_pca]
-    # An estimator that finds K itself has found one.
-    kept = {k: (known or {}).get(k) if k is not None else next(iter((known or {}).values()), None) for k in wanted}
-    missing = [k for k in wanted if kept[k] is None]
+    used, known = samples[:, :m_pca], known or {}
+    wanted: Sequence[int | None] = k_values
+    found: dict[int | None, Segmentation] = dict(known.items())
+    if config.estimator in FINDS_K:  # it has found one
+        wanted, found = [None], dict(zip([None], known.values(), strict=False))
+    missing = [k for k in wanted if k not in found]
     if not missing:
-        return [one for one in kept.values() if one is not None]
+        return [found[k] for k in wanted]
     natural, converged = [], []
     with progress.stage("segment", total=len(missing), unit="K") as advance:
         for k in missing:
-            one = fit(used, k, config, seeds=seeds)
+            one = estimator_of(k, config, seeds=seeds).fit(used)
             natural.append(Labels(np.asarray(one.labels_, dtype=np.int32), one.n_clusters_))
             converged.append(getattr(one, "converged_", True))
             if config.smoothing:
@@ -394,36 +395,11 @@ def clusters(
             advance(1)
     if patterns is not None and config.straddling == "share":
         natural = share_out(used, natural, patterns, client=client, progress=progress)
-    made = {}
     with progress.stage("maps", total=len(missing), unit="K") as advance:
         for k, labels, done in zip(missing, natural, converged, strict=True):
-            made[k] = _mapped(samples, m_pca, where, k, labels, converged=done)
+            found[k] = _mapped(samples, m_pca, where, k, labels, converged=done)
             advance(1)
-    return [kept[k] or made[k] for k in wanted]
-
-
-def fit(
-    used: da.Array,
-    k: int | None,
-    config: ClusteringConfig,
-    *,
-    seeds: Mapping[int, NDArray[np.float64]] | None = None,
-) -> Estimator:
-    """The configured estimator, fitted to the components (n, M_PCA) of the valid patterns.
-
-    Parameters
-    ----------
-    k
-        None for an estimator that finds K itself.
-    seeds
-        See `Scores`.
-
-    Raises
-    ------
-    InputError
-        K exceeds the number of distinct patterns, or the estimator finds no clusters.
-    """
-    return estimator_of(k, config, seeds=seeds).fit(used)
+    return [found[k] for k in wanted]
 
 
 def _smoothed(used: da.Array, found: Labels, where: Map, weight: float) -> Labels:
