@@ -20,13 +20,41 @@ from pydantic import (
     PlainSerializer,
     Tag,
     ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_validator,
 )
 
+from laue_dask.config_errors import explain
 from laue_dask.errors import ConfigError
 
+
+def _as_shape(value: object) -> object:
+    """Two numbers as people write them, `4 x 6` or `4, 6`, as a list."""
+    written = re.fullmatch(r"\s*(\d+)\s*[x×*, ]\s*(\d+)\s*", value) if isinstance(value, str) else None
+    if value is not None and not written and not (isinstance(value, list | tuple) and len(value) == 2):
+        raise ValueError("two numbers of points such as [4, 6] were expected, of the slow and the fast axis")
+    return [int(written[1]), int(written[2])] if written else value
+
+
+def _as_list(value: object) -> object:
+    """One number where a list of them may stand."""
+    if isinstance(value, str | float):
+        raise ValueError("numbers of clusters such as [6, 12] were expected")
+    return [value] if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _as_components(value: object, check: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return check(value)
+    except ValidationError as error:
+        raise ValueError(
+            "a number of components such as 32, or a share of the variance such as 0.99, was expected"
+        ) from error
+
+
 Order = Literal["raster", "snake"]
-Shape = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+Shape = Annotated[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], BeforeValidator(_as_shape)]
 
 
 class Model(BaseModel):
@@ -34,10 +62,26 @@ class Model(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_empty_sections(cls, data: Any) -> Any:
+        """A section with nothing under it (`scan:`) keeps its defaults."""
+        if not isinstance(data, dict):
+            return data
+        fields = cls.model_fields
+        empty = {
+            key for key, value in data.items() if value is None and key in fields and _is_section(fields[key].default)
+        }
+        return {key: value for key, value in data.items() if key not in empty} if empty else data
+
     def digest(self) -> str:
         """Hash of the values, 16 hexadecimal digits."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _is_section(default: object) -> bool:
+    return isinstance(default, Model)
 
 
 class Recipe(Model):
@@ -90,7 +134,9 @@ class EncoderConfig(Model):
 class PCAConfig(Model):
     """How many principal components the clustering uses (M_PCA)."""
 
-    components: Annotated[int, Field(ge=1, strict=True)] | Annotated[float, Field(gt=0, lt=1)] = 0.99
+    components: Annotated[
+        Annotated[int, Field(ge=1, strict=True)] | Annotated[float, Field(gt=0, lt=1)], WrapValidator(_as_components)
+    ] = 0.99
     """A number of components, or the share of the variance that they must explain."""
 
 
@@ -99,7 +145,7 @@ class ClusteringConfig(Model):
 
     estimator: Literal["kmeans", "bgm", "gmm", "hdbscan", "mean_shift"] = "kmeans"
     """g of the segmentation: k-means, (Bayesian) Gaussian mixture, or one that finds K itself. Scores are k-means'."""
-    k: tuple[Annotated[int, Field(ge=2, le=65536)], ...] = ()
+    k: Annotated[tuple[Annotated[int, Field(ge=2, le=65536)], ...], BeforeValidator(_as_list)] = ()
     """Numbers of clusters K asked for, besides those at the peaks of the scores."""
     score_k: tuple[Annotated[int, Field(ge=2)], Annotated[int, Field(ge=2)]] = (2, 20)
     """First and last K that is scored."""
@@ -391,27 +437,7 @@ def checked(model: type[AnyModel], data: dict[str, Any], where: str, *, hint: st
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = _key(first["loc"])
-        if first["type"] == "union_tag_invalid":
-            kind, kinds = first["input"]["kind"], "local, slurm, pbs, lsf, sge or scheduler"
-            raise ConfigError(f"{where}: {key}.kind = {kind!r}: {kinds} was expected") from error
-        if first["type"] == "extra_forbidden":
-            raise ConfigError(f"{where}: unknown key '{key}': {hint}") from error
-        # Of a value that may be of several kinds every kind says why it is none.
-        reasons = [one["msg"].removeprefix("Value error, ") for one in error.errors() if _key(one["loc"]) == key]
-        given, reason = _short(first["input"]), "; or: ".join(dict.fromkeys(reasons))
-        raise ConfigError(f"{where}: {key or 'configuration'} = {given}: {reason}") from error
-
-
-def _key(location: tuple[int | str, ...]) -> str:
-    """A key as it is written, without the kinds that its value might have been."""
-    return ".".join(str(part) for part in location if not str(part).startswith(("constrained", "kind=", "literal")))
-
-
-def _short(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 200 else f"{text[:200]}…"
+        raise ConfigError(f"{where}: {explain(error, model, hint=hint)}") from error
 
 
 def dump(config: Config) -> str:

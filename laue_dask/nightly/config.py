@@ -9,6 +9,7 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationError, model_validator
 
 from laue_dask.config import Config, Model, checked, merged, read_yaml
+from laue_dask.config_errors import explain
 from laue_dask.errors import ConfigError
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -159,9 +160,8 @@ class NightlyConfig(Model):
             try:
                 Config.model_validate(merged(self.run.model_dump(mode="json"), special.run))
             except ValidationError as error:
-                first = error.errors()[0]
-                key = ".".join(map(str, first["loc"]))
-                raise ValueError(f"special.{place} ('{special.pattern}').run.{key}: {first['msg']}") from error
+                reason = explain(error, Config, hint="it is no key of a run's configuration")
+                raise ValueError(f"special.{place} ('{special.pattern}').run: {reason}") from error
         return self
 
 

@@ -58,10 +58,13 @@ def test_paths_are_relative_to_the_file(written):
         ("find: {patterns: [a/../b]}", "below the beamtime's folder"),
         ("limits: {min_free: lots}", "such as 20GB"),
         ("limits: {until: '25:00'}", "time of day"),
-        ("limits: {hours: 0}", "greater than 0"),
+        ("limits: {hours: 0}", "more than 0 was expected"),
         ("notify: {webhook: 'file:///etc/passwd'}", "http or https"),
-        ("special: [{pattern: a, run: {clusterin: {}}}]", "special.0 ('a').run.clusterin"),
-        ("retry: {attempts: 0}", "greater than or equal to 1"),
+        (
+            "special: [{pattern: a, run: {clusterin: {}}}]",
+            "special.0 ('a').run: unknown key 'clusterin': did you mean 'clustering'?",
+        ),
+        ("retry: {attempts: 0}", "at least 1 was expected"),
     ],
 )
 def test_an_impossible_value_is_one_line_that_names_it(written, text, complaint):
