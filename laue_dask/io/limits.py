@@ -57,8 +57,8 @@ def require_frame(shape: tuple[int, ...], dtype: DTypeLike, expected: Expected |
         raise FrameError(f"shape {shape}, the scan's is {expected.shape}")
     if max(shape) > MAX_FRAME_SIDE or math.prod(shape) > MAX_FRAME_PIXELS:
         raise FrameError(
-            f"its header claims {shape[0]} × {shape[1]} pixels: frames of more than {MAX_FRAME_PIXELS // 10**6} million "
-            f"pixels, or {MAX_FRAME_SIDE} along a side, are not read"
+            f"its header claims {shape[0]} × {shape[1]} pixels: frames of more than "
+            f"{MAX_FRAME_PIXELS // 10**6} million pixels, or of more than {MAX_FRAME_SIDE} along a side, are not read"
         )
     if expected is not None and dtype.newbyteorder("=") != expected.dtype:
         raise FrameError(f"dtype {dtype.newbyteorder('=')}, the scan's is {expected.dtype}")
