@@ -224,6 +224,8 @@ class ClusterConfig(_AnyCluster):
     """Memory limit of a worker, as `4GiB`; by default a safe share of the machine's."""
     scratch: Path | None = None
     """Folder for what workers spill; the system's temporary folder by default."""
+    security: Literal["tls", "none"] = "tls"
+    """`none`: every user of this machine can run anything as you."""
     timeout: Seconds = 120
     """Time without a single worker after which the run ends."""
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 from dask.utils import format_bytes
@@ -18,9 +19,9 @@ from distributed import Client, Worker
 from packaging.requirements import Requirement
 
 from laue_dask import __version__, pipeline
-from laue_dask.compute import cluster, local
+from laue_dask.compute import cluster, credentials, local
 from laue_dask.compute.cluster import Workers
-from laue_dask.config import AnyCluster, ClusterConfig, Config, merged, validate
+from laue_dask.config import AnyCluster, ClusterConfig, Config, SchedulerConfig, merged, validate
 from laue_dask.errors import LaueDaskError
 from laue_dask.io.lock import locked
 from laue_dask.progress import QuietProgress
@@ -30,6 +31,9 @@ from laue_dask.simulate.specimens import specimen
 
 SHAPE = (10, 12)
 """Points of the synthetic scan: a job of seconds, of half a minute on a busy machine."""
+
+STRANGER_TIMEOUT_S = 5
+"""Time in which a scheduler has to refuse somebody without its credentials."""
 
 NAMED = ("dask", "distributed", "zarr", "torch")
 """Packages whose versions are worth a line."""
@@ -190,6 +194,7 @@ def _cluster(config: Config, place: Path) -> Iterator[Finding]:
     begun = time.monotonic()
     with _held() as problems, cluster.start(config.cluster, folder=place) as workers:
         yield Finding("cluster", passed=True, said=f"{workers.described}, in {time.monotonic() - begun:.0f} s")
+        yield _found("security", lambda: _security(config.cluster, workers.client))
         yield _found("workers", lambda: _alike(workers.client))
         yield _found("shared", lambda: _shared(workers.client, place))
         yield _found("scratch", lambda: _scratch(workers.client))
@@ -206,6 +211,20 @@ def _held() -> Iterator[list[str]]:
         yield problems
     except LaueDaskError as error:
         problems.append(str(error))
+
+
+def _security(config: AnyCluster, client: Client) -> str:
+    """Who may run anything as this user while the cluster is there."""
+    address = str(client.scheduler_info(n_workers=0)["address"])
+    if urlsplit(address).scheme != "tls":
+        return f"none at {address}: who reaches it can run anything as you: say `security: tls`"
+    stranger = credentials.new()  # whoever is on this machine or network
+    try:
+        Client(address, security=stranger, timeout=STRANGER_TIMEOUT_S, set_as_default=False).close()
+    except (OSError, TimeoutError):
+        whose = "their own files" if isinstance(config, SchedulerConfig) else "this run's alone"
+        return f"TLS, credentials {whose}: others are refused at {address}"
+    raise _Failed(f"{address} lets in who has other credentials: give `ca`, `cert` and `key` of this scheduler alone")
 
 
 def _here() -> tuple[str, ...]:

@@ -25,8 +25,8 @@ def test_a_sound_machine_passes_every_check_and_nothing_is_left(command, place):
     assert all(line.startswith("pass  ") for line in lines)
     checked = [line[6:18].strip() for line in lines]
     assert checked == [
-        *("versions", "machine", "GPU", "storage", "locks", "cluster", "workers", "shared", "scratch"),
-        *("GPU workers", "run"),
+        *("versions", "machine", "GPU", "storage", "locks", "cluster", "security", "workers"),
+        *("shared", "scratch", "GPU workers", "run"),
     ]
     assert "120 simulated patterns in" in lines[-1]
     assert not list(place.iterdir())

@@ -25,6 +25,7 @@ from distributed import Client, Security, SpecCluster, performance_report
 from laue_dask.compute import credentials, forks, jobs, local
 from laue_dask.compute.crews import JobCrew, LocalCrew, OtherCrew
 from laue_dask.compute.local import GPU, LOOPBACK
+from laue_dask.compute.servers import TOKEN
 from laue_dask.compute.supervisor import Crew, Supervisor, view
 from laue_dask.config import AnyCluster, BatchConfig, ClusterConfig, SchedulerConfig
 from laue_dask.errors import ComputeError, ConfigError, InputError
@@ -97,6 +98,8 @@ class _Joined:
         Whether GPU workers are to have a GPU.
     folder
         For the cluster's state.
+    token
+        For the dashboard, where it asks for one.
     """
 
     client: Client
@@ -107,6 +110,7 @@ class _Joined:
     described: str
     devices: bool = True
     folder: Path | None = None
+    token: str = ""
 
 
 @contextmanager
@@ -202,8 +206,17 @@ def _local(config: ClusterConfig, folder: Path | None) -> Iterator[_Joined]:
     described = f"{_counted(count, 'CPU')} of {format_bytes(memory)}"
     described += f" and {_counted(gpus, 'GPU')}" if gpus else ", no GPU"
     with local.started(config) as cluster, Client(cluster) as client:
+        if config.security == "none":
+            _warn(cluster, "every user of this machine")
         yield _Joined(
-            client, LocalCrew(cluster), count, gpus, count + gpus, described, folder=folder / FOLDER if folder else None
+            client=client,
+            crew=LocalCrew(cluster),
+            cpus=count,
+            gpus=gpus,
+            first=count + gpus,
+            described=described,
+            folder=folder / FOLDER if folder else None,
+            token=_token(cluster),
         )
 
 
@@ -225,9 +238,7 @@ def _batch(config: BatchConfig, folder: Path | None) -> Iterator[_Joined]:
         kinds += [jobs.gpu_jobs(config, gpus, security=there, logs=place)] if gpus else []
         cluster = stack.enter_context(_listening(config, here))
         if config.security == "none":
-            logger.warning(
-                "cluster.security = none: whoever reaches %s can run anything as %s", cluster.scheduler_address, _user()
-            )
+            _warn(cluster, "whoever reaches it")
         client = stack.enter_context(Client(cluster, security=here))
         described = " and ".join(f"{_counted(one.workers, one.label.upper())} in {_jobs(one.count)}" for one in kinds)
         yield _Joined(
@@ -239,14 +250,25 @@ def _batch(config: BatchConfig, folder: Path | None) -> Iterator[_Joined]:
             described=f"{described} of {system.job}, {'TLS' if here else 'no TLS'}",
             devices=bool(gpus and gpus.gpus),
             folder=place if folder else None,
+            token=_token(cluster),
         )
+
+
+def _warn(cluster: SpecCluster, who: str) -> None:
+    address, user = cluster.scheduler_address, _user()
+    logger.warning("cluster.security = none: %s can run anything as %s at %s", who, user, address)
+
+
+def _token(cluster: SpecCluster) -> str:
+    """What the link to the dashboard ends with; empty where there is no dashboard."""
+    return str(getattr(cluster.scheduler, "token", ""))
 
 
 def _listening(config: BatchConfig, security: Security | None) -> SpecCluster:
     """A scheduler of this process that workers on other machines can reach, without any yet."""
     scheduler = local.scheduler(
         config.dashboard,
-        protocol="tls://" if security else "tcp://",
+        protocol=local.protocol(security),
         security=security,
         interface=config.interface,
     )
@@ -266,6 +288,8 @@ def _scheduler(config: SchedulerConfig, folder: Path | None) -> Iterator[_Joined
             f"cluster.address = {address}: whoever reaches it can run anything: start it with TLS, or say "
             "`security: none` if all who reach it may"
         )
+    if not encrypted:
+        logger.warning("%s: without TLS: whoever reaches it can run anything as %s", address, _user())
     security = credentials.of_files(config.ca, config.cert, config.key) if encrypted else None
     try:
         client = Client(address, security=security, timeout=min(config.timeout, 30))
@@ -371,9 +395,11 @@ def _described(joined: _Joined, config: AnyCluster) -> str:
     if not config.dashboard or isinstance(config, SchedulerConfig):
         logger.info("%s", described)
         return described
-    described += f", dashboard {joined.client.dashboard_link}"
+    link = joined.client.dashboard_link
+    described += f", dashboard {link}"
     logger.info("%s", described)
-    port = urlsplit(joined.client.dashboard_link).port
+    logger.info("the dashboard opens with this link alone: %s?%s=%s", link, TOKEN, joined.token)
+    port = urlsplit(link).port
     place = f"{_user()}@{socket.gethostname()}"
     logger.info("to see the dashboard on your own computer: ssh -N -L %s:%s:%s %s", port, LOOPBACK, port, place)
     return described

@@ -1,11 +1,17 @@
-"""TLS for clusters on a network: temporary credentials that nobody else can read, gone when the cluster is."""
+"""TLS for the clusters that a run starts: credentials of this run alone, which nobody else can read.
 
-import copy
+On this machine they stay in memory: workers are given them through the pipe that starts them. Only jobs of a batch
+system, on other machines, need them as files.
+"""
+
 import os
 import shutil
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from distributed import Security
 
@@ -13,10 +19,62 @@ from laue_dask.errors import ComputeError
 
 FOLDER = "credentials"
 
+ALWAYS = datetime(2000, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
+"""First and last day of a certificate: it goes with its run, and clocks of machines differ or are set."""
+
+ROLES = "client", "scheduler", "worker"
+
+OWNER_ALONE = 0o077
+"""Bits of a file's mode that let anybody but its owner use it."""
+
+
+class InMemory(Security):
+    """Credentials whose texts are handed to OpenSSL without a file that has a name."""
+
+    def _get_tls_context(self, tls: dict[str, Any], purpose: ssl.Purpose) -> Any:
+        # Dask writes them to a temporary folder for a moment, where a process that is killed leaves the key.
+        if not hasattr(os, "memfd_create"):
+            return super()._get_tls_context(tls, purpose)  # type: ignore[no-untyped-call]
+        with os.fdopen(os.memfd_create("credentials"), "w") as memory:
+            memory.write(f"{tls['cert']}\n{tls['key']}\n")
+            memory.flush()
+            unnamed = tls | {"cert": f"/proc/self/fd/{memory.fileno()}", "key": None}
+            return super()._get_tls_context(unnamed, purpose)  # type: ignore[no-untyped-call]
+
+
+def new() -> Security:
+    """New credentials, in memory alone: a key and a certificate that only holders of the same are believed.
+
+    The key is of an elliptic curve, which is made in less than a millisecond; one of RSA takes a tenth of a second.
+    """
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
+    signing = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "laue-dask")])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(signing.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(ALWAYS[0])
+        .not_valid_after(ALWAYS[1])
+        .sign(signing, hashes.SHA256())
+    )
+    cert = certificate.public_bytes(serialization.Encoding.PEM).decode()
+    key = signing.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
+    roles = {f"tls_{role}_cert": cert for role in ROLES} | {f"tls_{role}_key": key for role in ROLES}
+    return InMemory(require_encryption=True, tls_ca_file=cert, **roles)  # type: ignore[no-untyped-call]
+
 
 @contextmanager
 def temporary(folder: Path) -> Iterator[tuple[Security, Security]]:
-    """New credentials, for one cluster.
+    """New credentials, for one cluster whose workers are on other machines.
 
     Parameters
     ----------
@@ -34,7 +92,7 @@ def temporary(folder: Path) -> Iterator[tuple[Security, Security]]:
     ComputeError
         The files cannot be written, or not be kept from others.
     """
-    here, place = Security.temporary(), folder / FOLDER
+    here, place = new(), folder / FOLDER
     try:
         yield here, _written(here, place)
     finally:
@@ -42,7 +100,7 @@ def temporary(folder: Path) -> Iterator[tuple[Security, Security]]:
 
 
 def _written(here: Security, place: Path) -> Security:
-    there = copy.copy(here)
+    there = Security(require_encryption=True)
     try:
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(mode=0o700, parents=True)
@@ -53,7 +111,7 @@ def _written(here: Security, place: Path) -> Security:
                 os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii"
             ) as writing:
                 writing.write(getattr(here, attribute))
-            if file.stat().st_mode & 0o077:
+            if file.stat().st_mode & OWNER_ALONE:
                 raise ComputeError(f"{file}: the file system lets others read it: put the run on one that does not")
             setattr(there, attribute, str(file))
     except OSError as error:

@@ -44,8 +44,10 @@ def prepare() -> None:
     """Have the process begin with its imports, if it has not; returns at once."""
     if not available():
         return
-    from multiprocessing import forkserver, resource_tracker
+    from multiprocessing import forkserver, resource_tracker, util
 
+    # Python 3.11.0 has the process listen where other users of the machine reach it (CVE-2022-42919); later ones not.
+    setattr(util, "abstract_sockets_supported", False)  # noqa: B010  to the type checker it is final
     resource_tracker.ensure_running()  # begins with it, and would end what is blocked here
     before = {name: os.environ.get(name) for name in ENVIRONMENT}
     os.environ.update({name: str(value) for name, value in ENVIRONMENT.items()})

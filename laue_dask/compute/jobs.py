@@ -23,12 +23,15 @@ from typing import Any, Literal
 from distributed import Security, Status
 
 from laue_dask.compute.forks import ENVIRONMENT
-from laue_dask.compute.local import GPU, MEMORY, PRELOAD, memory_of
+from laue_dask.compute.local import GPU, MEMORY, PRELOAD, memory_of, protocol
 from laue_dask.config import BatchConfig, GPUJobsConfig
 from laue_dask.errors import ConfigError
 
 NAME = "laue-dask"
 """Of every job."""
+
+WORKER = "laue_dask.compute.servers.ClosedWorker"
+"""Class of the workers."""
 
 UNREACHED = 120
 """Seconds after which a worker ends that does not reach its scheduler: its command was killed."""
@@ -351,7 +354,7 @@ def _spec(
     asked, directives = system.asking(request, jobs.resource_spec)
     if logs is not None and re.search(r"\s", str(logs)):
         logs = None  # No batch system takes such a name in its directives.
-    arguments = ["--no-dashboard", "--dashboard-address", "127.0.0.1:0", *_lifetime(jobs)]
+    arguments = ["--no-dashboard", "--worker-class", WORKER, *_lifetime(jobs)]
     if jobs.resources:
         arguments += ["--resources", shlex.quote(",".join(f"{k}={v:g}" for k, v in jobs.resources.items()))]
     for module in preloads:
@@ -361,7 +364,7 @@ def _spec(
         "processes": request.processes,
         "memory": f"{request.memory}B",
         "nanny": True,
-        "protocol": "tls://" if security else "tcp://",
+        "protocol": protocol(security),
         "security": _quoted(security) if security else None,
         "interface": config.interface,
         "death_timeout": UNREACHED,

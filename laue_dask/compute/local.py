@@ -1,4 +1,4 @@
-"""Workers of this machine, which listen on the loopback interface only.
+"""Workers of this machine, which listen on the loopback interface only and speak TLS: other users reach that, too.
 
 Every worker has one thread. CPU workers read and reduce; where there is a GPU, one more worker per GPU carries the
 resource `GPU=1` and takes the encoding.
@@ -15,11 +15,12 @@ from typing import Any
 import psutil
 from dask import config as dask_config
 from dask.utils import format_bytes, parse_bytes
-from distributed import Nanny, Scheduler, SpecCluster
+from distributed import Nanny, Security, SpecCluster
 from distributed.core import Status
 from distributed.system import MEMORY_LIMIT
 
-from laue_dask.compute import forks
+from laue_dask.compute import credentials, forks
+from laue_dask.compute.servers import ClosedScheduler, ClosedWorker, GuardedScheduler
 from laue_dask.config import ClusterConfig
 from laue_dask.errors import ComputeError, ConfigError
 
@@ -83,9 +84,13 @@ def start_cluster(config: ClusterConfig, count: int, gpus: int, memory: int, scr
         They do not start.
     """
     preload = [*dask_config.get("distributed.worker.preload"), MEMORY]
+    security = credentials.new() if config.security == "tls" else None
+    transport = {"protocol": protocol(security), "security": security}
     common: dict[str, Any] = {
         "nthreads": 1,
         "host": LOOPBACK,
+        **transport,
+        "worker_class": ClosedWorker,
         "memory_limit": memory,
         "preload": preload,
         "local_directory": scratch,
@@ -108,7 +113,8 @@ def start_cluster(config: ClusterConfig, count: int, gpus: int, memory: int, scr
     try:
         return SpecCluster(
             workers=workers,
-            scheduler=scheduler(config.dashboard, host=LOOPBACK),
+            scheduler=scheduler(config.dashboard, host=LOOPBACK, **transport),
+            security=security,
             silence_logs=logging.CRITICAL,
         )
     except (OSError, RuntimeError, TimeoutError, AssertionError) as error:
@@ -127,10 +133,15 @@ class _PersistentNanny(Nanny):
         return status
 
 
+def protocol(security: Security | None) -> str:
+    """How a scheduler and its workers speak to each other."""
+    return "tls://" if security else "tcp://"
+
+
 def scheduler(dashboard: bool, **options: Any) -> dict[str, Any]:
     """A scheduler of this process, as `SpecCluster` takes it; its dashboard is on the loopback interface alone."""
     return {
-        "cls": Scheduler,
+        "cls": GuardedScheduler if dashboard else ClosedScheduler,
         "options": {
             "port": 0,
             "allowed_failures": DEATHS - 1,

@@ -3,10 +3,16 @@ import gc
 import json
 import logging
 import os
+import pickle
+import re
 import signal
 import socket
+import ssl
+import subprocess
+import sys
 import threading
 import time
+from contextlib import suppress
 
 import dask
 import dask.array as da
@@ -130,7 +136,77 @@ def test_everything_listens_on_loopback_alone(workers):
         assert listening
         assert set(listening) == {"127.0.0.1"}
     nannies = [n.address for n in workers.client.cluster.workers.values()]
-    assert all(address.startswith("tcp://127.0.0.1:") for address in [*nannies, workers.client.scheduler.address])
+    assert all(address.startswith("tls://127.0.0.1:") for address in [*nannies, workers.client.scheduler.address])
+
+
+def knock(port):
+    """What a listening socket answers to a stranger who does not speak TLS."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as probe:
+        probe.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        with suppress(ConnectionResetError):
+            return probe.recv(4096)
+    return b""
+
+
+def listening_ports():
+    """Ports of this process and all that descend from it."""
+    family = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
+    found = psutil.net_connections("inet")
+    return {c.laddr.port for c in found if c.status == psutil.CONN_LISTEN and c.pid in family}
+
+
+STRANGER = """
+import sys
+from distributed import Client, Security
+own = Security.temporary() if sys.argv[2] == "own" else None
+try:
+    Client(sys.argv[1], security=own, timeout=3)
+except (OSError, RuntimeError, TypeError):
+    sys.exit(7)
+"""
+
+
+def test_every_port_of_a_local_run_is_closed_to_who_has_not_its_credentials(tmp_path):
+    before = listening_ports()
+    with start(ClusterConfig(workers=1, memory="1GiB", gpu="never", scratch=tmp_path)) as running:
+        ports = listening_ports() - before
+        assert len(ports) == 3  # the scheduler, a nanny, a worker
+        assert all(knock(port)[:1] in (b"", b"\x15") for port in ports)  # nothing, or an alert of TLS
+        address = running.client.scheduler.address
+        for stranger, credentials_of in ((address.replace("tls", "tcp"), "none"), (address, "none"), (address, "own")):
+            command = [sys.executable, "-c", STRANGER, stranger, credentials_of]
+            assert subprocess.run(command, capture_output=True, timeout=60).returncode == 7, stranger
+        assert running.client.submit(len, "ab").result() == 2
+        keys = [path for path in tmp_path.rglob("*") if path.is_file() and b"PRIVATE KEY" in path.read_bytes()]
+        assert keys == []
+
+
+def test_a_local_cluster_without_tls_is_made_with_a_warning(monkeypatch):
+    said = []
+    monkeypatch.setattr(cluster.logger, "warning", lambda text, *values: said.append(text % values))
+    before = listening_ports()
+    with start(ClusterConfig(workers=1, memory="1GiB", gpu="never", security="none")) as running:
+        assert running.client.submit(len, "ab").result() == 2
+        assert any(b"compression" in knock(port) for port in listening_ports() - before)  # the test can fail
+    [warning] = said
+    assert warning.startswith("cluster.security = none: every user of this machine can run anything as ")
+
+
+def test_credentials_are_of_their_run_alone_and_do_not_expire_with_a_clock():
+    from cryptography import x509
+
+    first, second = credentials.new(), credentials.new()
+    assert first.tls_worker_key != second.tls_worker_key
+    certificate = x509.load_pem_x509_certificate(first.tls_ca_file.encode())
+    assert certificate.not_valid_before_utc.year <= 2000
+    assert certificate.not_valid_after_utc.year >= 9999
+
+
+def test_a_key_is_not_written_to_a_file_when_it_is_used(monkeypatch):
+    monkeypatch.setattr("tempfile.TemporaryDirectory", lambda *_, **__: pytest.fail("a folder was made"))
+    given = pickle.loads(pickle.dumps(credentials.new()))  # noqa: S301  as a worker gets it
+    assert given.get_listen_args("worker")["ssl_context"].verify_mode == ssl.CERT_REQUIRED
+    assert given.tls_worker_key not in repr(given)
 
 
 def outward_address():
@@ -143,8 +219,7 @@ def test_a_scan_from_the_network_finds_no_open_port(workers):
     address = outward_address()
     if address is None:
         pytest.skip("this machine has no network")
-    family = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
-    mine = {c.laddr.port for c in psutil.net_connections("inet") if c.status == psutil.CONN_LISTEN and c.pid in family}
+    mine = listening_ports()
     assert len(mine) >= 1 + 2 * workers.count  # the scheduler; each worker and its nanny
     for port in mine:
         with socket.socket() as probe:
@@ -403,12 +478,26 @@ def test_a_scheduler_that_cannot_be_used_is_refused_in_one_line(elsewhere, tmp_p
         assert "\n" not in str(caught.value)
 
 
+def asked(port, path, cookie=""):
+    """What the dashboard answers."""
+    with socket.create_connection(("127.0.0.1", int(port)), timeout=20) as probe:
+        probe.sendall(f"GET {path} HTTP/1.0\r\nHost: localhost\r\nCookie: {cookie}\r\n\r\n".encode())
+        return probe.makefile("rb").read()
+
+
 def test_the_way_to_the_dashboard_is_told(monkeypatch):
     said = []
     monkeypatch.setattr(cluster.logger, "info", lambda text, *values: said.append(text % values))
     with start(ClusterConfig(workers=1, memory="1GiB", gpu="never", dashboard=True)) as running:
         port = running.client.dashboard_link.split(":")[2].split("/")[0]
-    workers, tunnel = said
+        assert b"403" in knock(int(port)).splitlines()[0]
+        assert b"302" in asked(port, f"/status?token={running.client.cluster.scheduler.token}").splitlines()[0]
+        cookie = f"laue-dask-{port}={running.client.cluster.scheduler.token}"
+        assert b"200" in asked(port, "/status", cookie).splitlines()[0]
+        assert b"403" in asked(port, "/status", cookie[:-1]).splitlines()[0]
+        assert b"403" in asked(port, "/json/counts.json?token=").splitlines()[0]
+    workers, link, tunnel = said
+    assert re.search(rf": http://127.0.0.1:{port}/status\?token=[\w-]{{20,}}$", link)
     assert workers == f"1 CPU worker of 1.00 GiB, no GPU, dashboard http://127.0.0.1:{port}/status"
     assert f"ssh -N -L {port}:127.0.0.1:{port} " in tunnel
 
@@ -457,7 +546,7 @@ def test_a_cluster_without_tls_is_made_with_a_warning_alone_and_leaves_nothing(s
     ):
         pytest.fail("it started")
     assert len(said) == (security == "none")
-    assert all("cluster.security = none: whoever reaches tcp://" in text for text in said)
+    assert all("cluster.security = none: whoever reaches it can run anything as" in text for text in said)
     assert [path.name for path in tmp_path.iterdir()] == ["sbatch"]
 
 
