@@ -57,6 +57,15 @@ SCAN: Mapping[str, ArraySpec] = {
     "valid": ArraySpec(("pattern",), "bool", False, "", "True where the pattern was recorded and is usable"),
     "source": ArraySpec(("pattern",), "string", "", "", "file (and dataset, frame) that the pattern came from"),
     "position": ArraySpec(("pattern", "axis"), "float64", np.nan, "", "stage coordinates (y, x), NaN where unknown"),
+    "source_size": ArraySpec(
+        ("pattern",), "int64", -1, "byte", "size of the file that holds the pixels, -1 where unknown", required=False
+    ),
+    "source_time": ArraySpec(
+        ("pattern",), "int64", -1, "ns", "time since 1970 at which that file was changed, -1 unknown", required=False
+    ),
+    "source_checksum": ArraySpec(
+        ("pattern",), "uint32", 0, "", "CRC-32C of the frame's pixels as they were read", required=False
+    ),
 }
 """Scan store (`*.zarr`). `pattern` counts in the specimen's row-major order ``y * nx + x``."""
 

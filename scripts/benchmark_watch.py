@@ -42,7 +42,8 @@ import psutil
 import zarr
 
 from laue_dask.io.frames import discover
-from laue_dask.watch.folder import LOOKED_AT, Folder, State
+from laue_dask.io.identity import State
+from laue_dask.watch.folder import LOOKED_AT, Folder
 
 HERE = Path(__file__).parent
 BEHIND = 5.0

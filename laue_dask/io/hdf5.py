@@ -34,6 +34,10 @@ LONGEST_SIDE = 2**16
 """Pixels along a side beyond which a dataset's shape is damaged, or made up to fill the memory."""
 
 
+DEEPEST = 3
+"""Virtual datasets of virtual datasets that are looked through."""
+
+
 class UnreadableError(InputError):
     """The file is missing or damaged."""
 
@@ -94,6 +98,34 @@ def holder(path: str, dataset: str) -> str:
             return str(file[dataset].file.filename)
     except Exception as error:
         raise InputError(f"{path}::{dataset}: {_line(error)}") from error
+
+
+def parts(path: str, dataset: str) -> list[tuple[int, int, str]]:
+    """First and last frame, and path, of each file that holds pixels of a dataset, be it linked or virtual.
+
+    Raises whatever h5py raises.
+    """
+    with _open(path) as file:
+        return _parts(file[dataset], DEEPEST)
+
+
+def _parts(node: h5py.Dataset, deep: int) -> list[tuple[int, int, str]]:
+    here, last = str(node.file.filename), (node.shape[0] if node.ndim == 3 else 1) - 1
+    if not node.is_virtual or not deep:
+        return [(0, last, here)]
+    found = []
+    for source in node.virtual_sources():
+        start, stop = source.vspace.get_select_bounds()
+        first, end = (start[0], stop[0]) if node.ndim == 3 else (0, last)
+        file = here if source.file_name == "." else str(Path(here).parent / source.file_name)
+        files = [file]
+        try:
+            with _open(file) as other:
+                files = [name for _, _, name in _parts(other[source.dset_name], deep - 1)]
+        except (OSError, KeyError):
+            pass  # it is missing, which is seen where its state is asked for
+        found += [(int(first), int(end), name) for name in dict.fromkeys(files)]
+    return found
 
 
 def linked_files(path: str) -> list[str]:

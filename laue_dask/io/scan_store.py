@@ -26,6 +26,7 @@ from laue_dask.io.block_files import checksum
 from laue_dask.io.frame_array import FrameArray, frame_layout
 from laue_dask.io.frames import FrameRef, read_frame
 from laue_dask.io.geometry import ScanGrid
+from laue_dask.io.identity import NO_STAMP, Identity, joined, stamps_of
 from laue_dask.io.receipts import Receipts
 from laue_dask.io.shards import read_shard
 
@@ -45,6 +46,8 @@ _UNSYNCED = 300.0
 
 _GROWING = ("grid", "manifest", "asked")
 """Provenance that more frames of a scan change. Each shard is held against the frames that it was made of."""
+
+_IDENTITY = ("source_size", "source_time", "source_checksum")
 
 _TABLE_CHUNK = 65_536
 _SUBSTRATE = schema.ArraySpec(("row", "column"), "float32", 0, "counts", "what the scan's patterns have in common")
@@ -178,6 +181,7 @@ class ScanStore:
         if not 0 < n <= MOST_PATTERNS or not all(0 < side <= LONGEST_SIDE for side in frame):
             raise StoreError(f"{self.path}: {n} patterns of {frame[0]} × {frame[1]} pixels are no scan: {REMEDY}")
         shapes = {"valid": (n,), "source": (n,), "position": (n, 2), "detector_mask": frame}
+        shapes |= {name: (n,) for name in _IDENTITY if name in self.root}
         for name, shape in shapes.items():
             if (found := tuple(self._array(name).shape)) != shape:
                 raise StoreError(f"{self.path}: array '{name}' has the shape {found}, not {shape}: {REMEDY}")
@@ -255,6 +259,13 @@ class ScanStore:
     def source(self) -> list[str]:
         """File (and dataset, frame) of each pattern; empty where nothing was recorded."""
         return [str(name) for name in self._values("source")]
+
+    @cached_property
+    def identity(self) -> Identity | None:
+        """Size, time and checksum of each pattern's source; None in a store of a version that did not keep them."""
+        if any(name not in self.root for name in _IDENTITY):
+            return None
+        return Identity(*(self._values(name) for name in _IDENTITY))
 
     @property
     def position(self) -> NDArray[np.float64]:
@@ -339,10 +350,21 @@ class ScanStore:
         self._array("source")[:] = np.array(source, dtype=object)
         self._array("position")[:] = position
         self._array("valid")[:] = valid
+        self._write_identity([one for receipt in ordered for one in _identities(receipt)])
         sums = {"crc32c": [int(receipt["crc32c"]) for receipt in ordered]}
         if self.has_frames:
             sums["seals"] = [int(receipt["seal"]) for receipt in ordered]
         self.root.attrs.update({"set_aside": set_aside, **sums})
+
+    def _write_identity(self, rows: Sequence[Sequence[int]]) -> None:
+        """Write size, time and checksum of each pattern's source."""
+        for name, values in zip(_IDENTITY, zip(*rows, strict=True), strict=True):
+            spec, n = schema.SCAN[name], self.n_patterns
+            array = self.root.get(name)
+            if not isinstance(array, zarr.Array):
+                array = schema.create(self.root, name, spec, (n,), chunks=(min(n, _TABLE_CHUNK),))
+            array[:] = np.array(values, dtype=spec.dtype)
+        self.__dict__.pop("identity", None)
 
     def written(self, receipts: Sequence[Mapping[str, Any]]) -> list[bool]:
         """Whether the shard of each receipt is on disk as it was written; always, where the store has no frames.
@@ -608,19 +630,26 @@ def ingest_shard(
     -------
     receipt
         `block`, `start`, `stop`, `crc32c` of the shard's raw bytes, `seal` of its file, `frames` (number read or set
-        aside), `source`, `set_aside` (pattern and reason; zeros in the store), and `positions` ([y, x] or None per
-        pattern; None if there is none at all).
+        aside), `source`, `stamps` (size and time of each source before it was read; see `io.identity.Stamp`),
+        `checksums` (of the pixels of each), `set_aside` (pattern and reason; zeros in the store), and `positions`
+        ([y, x] or None per pattern; None if there is none at all).
     """
     start, mask, crc = shard_index * store.shard_frames, store.detector_mask, 0
     memory = np.empty((min(store.read_length, len(refs)), *mask.shape), dtype=store.dtype)
     positions: list[list[float] | None] = []
     set_aside: list[tuple[int, str]] = []
+    stamps: list[list[int]] = []
+    checksums: list[int] = []
     with store.writing_frames(start, len(refs)) if store.has_frames else nullcontext(_no_writing) as write:
         for first in range(0, len(refs), len(memory)):
             some = refs[first : first + len(memory)]
+            # Before they are read: what is changed meanwhile is then seen to have changed.
+            stamps += map(list, stamps_of(some))
             chunk = read_shard(some, mask, store.dtype, memory=memory)
             write(chunk.stack)
-            crc = checksum(chunk.stack, crc)
+            for frame in chunk.stack:
+                checksums.append(checksum(frame))
+                crc = joined(crc, checksums[-1], frame.nbytes)
             positions += chunk.positions
             set_aside += [(start + first + i, reason) for i, reason in chunk.set_aside]
             if look is not None:
@@ -635,9 +664,19 @@ def ingest_shard(
         "crc32c": crc,
         "frames": sum(ref is not None for ref in refs),
         "source": ["" if ref is None else str(ref) for ref in refs],
+        "stamps": stamps,
+        "checksums": checksums,
         "set_aside": set_aside,
         "positions": positions if any(positions) else None,
     }
+
+
+def _identities(receipt: Mapping[str, Any]) -> list[tuple[int, int, int]]:
+    """Size, time and checksum of each source of a shard; unknown in a receipt of a version that did not keep them."""
+    count = int(receipt["stop"]) - int(receipt["start"])
+    stamps = receipt.get("stamps", [NO_STAMP] * count)
+    checksums = receipt.get("checksums", [0] * count)
+    return [(int(size), int(time), int(crc)) for (size, time), crc in zip(stamps, checksums, strict=True)]
 
 
 def _no_writing(stack: NDArray[Any]) -> None:

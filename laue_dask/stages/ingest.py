@@ -1,6 +1,7 @@
 """Detector frames → scan store: what the grid is, which pixels are usable, and every frame in its place."""
 
 import hashlib
+import logging
 import shutil
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -23,14 +24,16 @@ from laue_dask.io import numbering
 from laue_dask.io.block_files import checksum
 from laue_dask.io.frames import FrameInfo, FrameRef, discover, frame_info, read_frame, read_position
 from laue_dask.io.geometry import ScanGrid, resolve_grid
+from laue_dask.io.identity import Stamp
 from laue_dask.io.journal import Journal, Receipt
 from laue_dask.io.lock import locked_store
 from laue_dask.io.packed import pack
 from laue_dask.io.places import require_space, require_writable
 from laue_dask.io.scan_store import ScanStore, ingest_shard
-from laue_dask.progress import Progress
+from laue_dask.progress import Advance, Progress
 from laue_dask.schema import PATTERN_SIZE
 from laue_dask.stages.ahead import EncodingAhead
+from laue_dask.stages.changes import Changed, Read, suspects, while_read
 
 SAMPLE_FRAMES = 48
 SAMPLE_BYTES = 256 * 2**20
@@ -40,6 +43,11 @@ MEASURED_AGAIN = "a later frame was taken at the same stage position"
 
 PACKED_FRAMES = 8
 """Frames of the sample that tell how large the store will be."""
+
+TURNS = 3
+"""How often frames are read that change while they are read, before they are taken for unfinished."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -302,20 +310,64 @@ def _ingest_blocks(
     journal = _journal(store)
     written(store, blocks)
     reduced = store.reduced(recipe.digest()) if recipe is not None else None
-    done = sum(one["frames"] for receipt in journal.read().values() for one in receipt["shards"])
-    with progress.stage(_named(reduced, ahead), total=int((grid.pattern >= 0).sum()), done=done) as advance:
+    for turn in range(TURNS):
+        done = sum(one["frames"] for receipt in journal.read().values() for one in receipt["shards"])
+        # What was encoded ahead of frames that are read again is not that of the new ones.
+        encoding = None if turn else ahead
+        with progress.stage(_named(reduced, encoding), total=int((grid.pattern >= 0).sum()), done=done) as advance:
 
-        def finished(receipt: Receipt) -> None:
-            if reduced is not None:
-                Journal.of(reduced).add(receipt["reduced"])
-                if ahead is not None:
-                    ahead.encode(reduced, receipt["reduced"], _usable(receipt))
-            advance(sum(one["frames"] for one in receipt["shards"]))
+            def finished(
+                receipt: Receipt, encoding: EncodingAhead | None = encoding, advance: Advance = advance
+            ) -> None:
+                if reduced is not None:
+                    Journal.of(reduced).add(receipt["reduced"])
+                    if encoding is not None:
+                        encoding.encode(reduced, receipt["reduced"], _usable(receipt))
+                advance(sum(one["frames"] for one in receipt["shards"]))
 
-        receipts = run_blocks(tasks, client=workers.client, journal=journal, on_receipt=finished)
-        if ahead is not None:
-            ahead.finish()  # the store is about to get another name
-    return [one for receipt in receipts for one in receipt["shards"]]
+            receipts = run_blocks(tasks, client=workers.client, journal=journal, on_receipt=finished)
+            if encoding is not None:
+                encoding.finish()  # the store is about to get another name
+        changed = while_read(_frames_read(journal.read(), blocks), store.detector_mask, store.dtype)
+        if not changed:
+            return [one for receipt in receipts for one in receipt["shards"]]
+        _forget_changed(journal, changed, "changed while the scan was read")
+    raise InputError(
+        f"{changed[0]}: is still written to: run it again when the scan is complete, or follow it with "
+        "`laue-dask watch`"
+    )
+
+
+def _frames_read(receipts: Mapping[int, Receipt], blocks: Sequence[Block]) -> list[Read]:
+    """What the receipts of blocks know of the sources of each frame; nothing, in those of earlier versions."""
+    found = []
+    for block in blocks:
+        shards = receipts[block.index]["shards"] if block.index in receipts else []
+        for refs, shard in zip(block.shards, shards, strict=False):
+            aside = {pattern - shard["start"] for pattern, _ in shard["set_aside"]}
+            known = zip(refs, shard.get("stamps", ()), shard.get("checksums", ()), strict=False)
+            found += [
+                Read(block.index, ref, Stamp(*stamp), crc, place not in aside)
+                for place, (ref, stamp, crc) in enumerate(known)
+                if ref is not None
+            ]
+    return found
+
+
+def _forget_changed(journal: Journal, changed: Sequence[Changed], when: str) -> None:
+    """Have the blocks of frames that changed written again, and say so."""
+    if not changed:
+        return
+    blocks = {one.read.place for one in changed}
+    logger.info(
+        "ingest: %d frame%s %s, first %s: read again, with the rest of %s",
+        len(changed),
+        "" if len(changed) == 1 else "s",
+        when,
+        changed[0],
+        "its block" if len(blocks) == 1 else f"their {len(blocks)} blocks",
+    )
+    journal.keep(lambda receipt: int(receipt["block"]) not in blocks)
 
 
 def _named(reduced: Any, ahead: EncodingAhead | None) -> str:
@@ -342,7 +394,8 @@ def blocks_of(store: ScanStore, refs: Sequence[FrameRef], grid: ScanGrid, recipe
 def written(store: ScanStore, blocks: Sequence[Block]) -> dict[int, Receipt]:
     """Receipts of the blocks that are on disk and need not be written again; those of others are forgotten.
 
-    A block is kept if it was made of the same frames with the same usable pixels, and its shards are whole.
+    A block is kept if it was made of the same frames, whose files have not changed since, with the same usable pixels,
+    and its shards are whole.
     """
     journal, mask = _journal(store), checksum(store.detector_mask)
     sources = {block.index: block.sources for block in blocks}
@@ -352,6 +405,8 @@ def written(store: ScanStore, blocks: Sequence[Block]) -> dict[int, Receipt]:
             and [one["source"] for one in receipt["shards"]] == sources.get(int(receipt["block"]))
         )
     )
+    changed = [one for one in suspects(_frames_read(journal.read(), blocks)) if one.now.known]
+    _forget_changed(journal, changed, "changed since the ingest was stopped")
     known = [one for receipt in journal.read().values() for one in receipt["shards"]]
     lost = {one["block"] for one, whole in zip(known, store.written(known), strict=True) if not whole}
     journal.keep(lambda receipt: not lost & {one["block"] for one in receipt["shards"]})

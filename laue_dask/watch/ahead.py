@@ -8,10 +8,10 @@ from pathlib import Path
 from laue_dask.config import Config
 from laue_dask.errors import InputError
 from laue_dask.io.frames import FrameRef
+from laue_dask.io.identity import State
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.schema import PATTERN_SIZE
 from laue_dask.stages import ingest
-from laue_dask.watch.folder import State
 from laue_dask.watch.intake import Detector
 
 ENOUGH = ingest.SAMPLE_FRAMES

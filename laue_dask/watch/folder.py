@@ -1,6 +1,5 @@
 """Which frames of a folder that is still written to are complete."""
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from itertools import islice
 from laue_dask.errors import InputError
 from laue_dask.io import hdf5
 from laue_dask.io.frames import FrameRef, frames_of
+from laue_dask.io.identity import State
 from laue_dask.io.listing import MASTER, EmptyError, Listing, add_in_order, suffix_of
 
 SETTLED = 0.5
@@ -33,29 +33,6 @@ LOOKED_AT = 1_000
 
 GIVEN = 256
 """Frames that a look gives, about, at most."""
-
-
-@dataclass(frozen=True)
-class State:
-    """What tells a file that changed: its size in bytes and its time of change in ns."""
-
-    path: str
-    size: int
-    changed: int
-
-    @classmethod
-    def of(cls, path: str) -> "State | None":
-        """The file's now, None where there is none."""
-        try:
-            found = os.stat(path)  # noqa: PTH116  of thousands of files at a look
-        except OSError:
-            return None
-        return cls(path, found.st_size, found.st_mtime_ns)
-
-    @property
-    def lasts(self) -> bool:
-        """Whether the file still is as it was."""
-        return State.of(self.path) == self
 
 
 @dataclass

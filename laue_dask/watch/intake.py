@@ -15,10 +15,11 @@ from laue_dask.encoder.extractors import Extractor
 from laue_dask.encoder.pixels import Pixels
 from laue_dask.errors import FrameError, InputError
 from laue_dask.io.frames import FrameRef, load
+from laue_dask.io.identity import State
 from laue_dask.io.shards import check_frame
 from laue_dask.stages import ingest
 from laue_dask.watch.alarms import Alarms, measure
-from laue_dask.watch.folder import Folder, State
+from laue_dask.watch.folder import Folder
 from laue_dask.watch.log import Entry, Log
 
 ENCODED = 8

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from laue_dask.io.identity import State
 from laue_dask.io.places import replace_file
-from laue_dask.watch.folder import State
 
 LINES, FEATURES = "frames.jsonl", "features.f32"
 
@@ -29,7 +29,7 @@ class Entry:
     file
         Its name: that of its file, and where in the file it is; see `io.frames.FrameRef`.
     holder, size, changed
-        State of the file that holds its pixels when it was read; see `folder.State`.
+        State of the file that holds its pixels when it was read; see `io.identity.State`.
     signal
         Mean of the usable pixels above their first percentile, in counts.
     saturated

@@ -29,6 +29,7 @@ from laue_dask.encoder.encode import Network
 from laue_dask.encoder.extractors import Extractor
 from laue_dask.errors import InputError, LaueDaskError
 from laue_dask.io.frames import FrameRef
+from laue_dask.io.identity import State
 from laue_dask.io.listing import is_frame
 from laue_dask.io.lock import locked
 from laue_dask.io.places import free_space, is_full, replace_file
@@ -41,7 +42,7 @@ from laue_dask.watch.advice import FEWEST as ENOUGH_FOR_ADVICE
 from laue_dask.watch.advice import GROWTH, Advice, advise
 from laue_dask.watch.ahead import ENOUGH, Ahead
 from laue_dask.watch.alarms import Alarms
-from laue_dask.watch.folder import Folder, State
+from laue_dask.watch.folder import Folder
 from laue_dask.watch.intake import Intake
 from laue_dask.watch.log import Log
 from laue_dask.watch.page import write_page

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from laue_dask.io.frames import discover
+from laue_dask.io.identity import State
 from laue_dask.watch import folder as module
-from laue_dask.watch.folder import AGAIN, RETRY, SETTLED, SETTLED_STACK, Folder, State
+from laue_dask.watch.folder import AGAIN, RETRY, SETTLED, SETTLED_STACK, Folder
 
 
 def write(path, number=0, size=20):

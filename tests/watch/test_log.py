@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from laue_dask.io.identity import State
 from laue_dask.watch import log as module
-from laue_dask.watch.folder import State
 from laue_dask.watch.log import FEATURES, LINES, Entry, Log
 
 WIDTH = 4
