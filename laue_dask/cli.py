@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 NAME = "laue-dask"
 
+_DASK_CONFIGURATION = "A dask config file at "
+"""How Dask begins to say that a configuration file of the user's own, in ~/.config/dask, cannot be read."""
+
 
 class _Lines(logging.Handler):
     """What happens to a cluster, as lines on stderr, above a bar that is drawn there."""
@@ -89,6 +92,8 @@ def _failed(error: BaseException) -> int:
                 full = "no space left on the disk, or its quota is used up: make room"
                 return _fail(f"{where}{full}; the same command goes on where it stopped", ExitCode.FAILED)
             return _fail(f"{where}{error.strerror or error}", ExitCode.FAILED)
+    if isinstance(error, ValueError) and str(error).startswith(_DASK_CONFIGURATION):
+        return _fail(f"{' '.join(str(error).split())}: mend or remove that file", ExitCode.BAD_INPUT)
     # A defect of ours: the user gets one line, and the file to send to us.
     descriptor, log = tempfile.mkstemp(prefix="laue-dask-", suffix=".log", text=True)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:

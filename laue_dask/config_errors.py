@@ -1,11 +1,12 @@
 """What is wrong with a configuration, as one plain sentence made of what pydantic found."""
 
-import difflib
 from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
+
+from laue_dask.suggestions import nearest
 
 KINDS_OF_CLUSTER = ("local", "slurm", "pbs", "lsf", "sge", "scheduler")
 
@@ -61,22 +62,13 @@ def explain(error: ValidationError, model: type[BaseModel], *, hint: str) -> str
         kind = first["input"]["kind"]
         return f"{key}.kind = {shown(kind)}: {_listed(KINDS_OF_CLUSTER)}{_END}{_proposed(kind)}"
     if first["type"] == "extra_forbidden":
-        near = nearest(key, list(_keys(model)))
+        near = _nearest_key(key, list(_keys(model)))
         proposal = f"did you mean '{near}'? " if near else ""
         return f"unknown key '{key}': {proposal}{hint}"
     # Of a value that may be of several kinds every kind says why it is none.
     reasons = list(dict.fromkeys(_reason(one) for one in errors if _key(one["loc"]) == key))
     reasons[:-1] = [reason.removesuffix(_END) for reason in reasons[:-1]]
     return f"{key or 'configuration'} = {shown(first['input'])}: {' or '.join(reasons)}"
-
-
-def nearest(word: str, words: list[str]) -> str | None:
-    """Find the word that somebody may have meant; None where none is near."""
-    # A key in the wrong section, or without one, is found by its last part.
-    last = word.rpartition(".")[2]
-    found = difflib.get_close_matches(word, words, n=1, cutoff=0.75)
-    found = found or [one for one in words if one.rpartition(".")[2] == last][:1]
-    return found[0] if found else None
 
 
 def shown(value: Any) -> str:
@@ -101,6 +93,12 @@ def _keys(model: type[BaseModel], before: str = "") -> Iterator[str]:
         yield f"{before}{name}"
         for section in _sections(field.annotation):
             yield from _keys(section, f"{before}{name}.")
+
+
+def _nearest_key(key: str, keys: list[str]) -> str | None:
+    # A key in the wrong section, or without one, is found by its last part.
+    last = key.rpartition(".")[2]
+    return nearest(key, keys) or next((one for one in keys if one.rpartition(".")[2] == last), None)
 
 
 def _sections(annotation: Any) -> Iterator[type[BaseModel]]:

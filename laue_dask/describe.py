@@ -5,8 +5,12 @@ from pathlib import Path
 from laue_dask import record
 from laue_dask.encoder import weights
 from laue_dask.errors import FrameError, InputError
+from laue_dask.io import results as io_results
 from laue_dask.io.frames import discover, frame_info
 from laue_dask.io.scan_store import ScanStore, frame_layout
+
+SHIPPED = ("default", "untrained")
+"""Names of weights that are no files."""
 
 
 def describe(path: Path) -> str:
@@ -28,9 +32,11 @@ def describe(path: Path) -> str:
             ) from error
     if members := record.members_of(path):
         return "\n".join([f"{path}: series of {len(members)} scans", *map(describe, members)])
+    if path.name == io_results.NAME and path.is_dir():
+        return _results(path)
     if ScanStore.is_store(str(path)):
         return _scan(path)
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" or (str(path) in SHIPPED and not path.exists()):
         return _weights(path)
     refs = discover(str(path))
     try:
@@ -70,7 +76,18 @@ def _scan(path: Path) -> str:
     return "\n".join(lines)
 
 
+def _results(path: Path) -> str:
+    found = io_results.read(path.absolute().parent)
+    sizes = ", ".join(f"{name} = {size}" for name, size in found.sizes.items())
+    lines = [f"{path}: results of the run {path.absolute().parent}", f"sizes           {sizes}"]
+    lines += [f"{name:28s} ({', '.join(map(str, array.dims))}) {array.dtype}" for name, array in found.items()]
+    return "\n".join([*lines, f"open them with xarray.open_zarr({str(path)!r})"])
+
+
 def _weights(path: Path) -> str:
+    if str(path) == "untrained" and not path.exists():
+        return "untrained: random weights of the shipped architecture, for comparison"
+    path = weights.DEFAULT if str(path) == "default" and not path.exists() else path
     card = weights.read_card(path)
     lines = [f"{path}: architecture {card.architecture.name}, {card.architecture.latent} latent features"]
     lines.append(f"recipe          {card.recipe.digest()}")

@@ -79,7 +79,7 @@ def examine(config: Config, folder: Path) -> Generator[Finding]:
     yield _found("GPU", lambda: _gpu(config.cluster))
     place = None
     try:
-        place = Path(tempfile.mkdtemp(prefix=".laue-dask-doctor-", dir=folder)).absolute()
+        place = Path(tempfile.mkdtemp(prefix=".laue-dask-doctor-", dir=_existing(folder))).absolute()
     except OSError as error:
         yield Finding(
             "storage", passed=False, said=f"{folder}: {error.strerror}: choose a folder that you may write to"
@@ -95,6 +95,14 @@ def examine(config: Config, folder: Path) -> Generator[Finding]:
     finally:
         if not kept:  # what the jobs printed, and the cluster's state, tell more than a line
             shutil.rmtree(place, ignore_errors=True)
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there: `run` makes what is missing."""
+    folder = folder.absolute()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
 
 
 def _found(name: str, check: Callable[[], str]) -> Finding:

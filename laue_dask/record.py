@@ -24,6 +24,7 @@ from laue_dask.io.places import replace_file
 from laue_dask.io.receipts import IN_RUN, Receipts
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.progress import Advance, Progress
+from laue_dask.suggestions import did_you_mean
 
 NAME, SERIES = "run.json", "series.json"
 """Of a run, and of a folder that holds the runs of a series."""
@@ -286,7 +287,10 @@ def read(folder: Path, *, withdrawn: bool = False) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError) as error:
         if members := members_of(folder):
             raise InputError(f"{folder}: holds a series: give the folder of one of its scans, {members[0]}") from error
-        raise InputError(f"{folder}: no finished run (run.json is missing): start it with `laue-dask run`") from error
+        missing = "no finished run (run.json is missing): start it with `laue-dask run`"
+        if not folder.exists():
+            missing = f"no such folder of a run{did_you_mean(folder)}"
+        raise InputError(f"{folder}: {missing}") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

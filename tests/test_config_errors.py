@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from laue_dask.config import Config, load, validate
-from laue_dask.config_errors import nearest, shown
+from laue_dask.config_errors import shown
 from laue_dask.errors import ConfigError
 
 WRONG = [
@@ -57,11 +57,6 @@ def test_what_people_write_is_understood(text, same):
 def test_a_configuration_is_read_back_as_it_is_written():
     config = validate({"scan": {"shape": "4 x 6"}, "clustering": {"k": 12}}, "test")
     assert Config.model_validate(config.model_dump(mode="json")) == config
-
-
-def test_nothing_is_proposed_where_nothing_is_near():
-    assert nearest("zzz", ["alpha", "beta"]) is None
-    assert nearest("alhpa", ["alpha", "beta"]) == "alpha"
 
 
 def test_a_long_value_is_shortened_to_one_line():

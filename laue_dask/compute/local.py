@@ -118,7 +118,7 @@ def start_cluster(config: ClusterConfig, count: int, gpus: int, memory: int, scr
             silence_logs=logging.CRITICAL,
         )
     except (OSError, RuntimeError, TimeoutError, AssertionError) as error:
-        raise ComputeError(f"the {count} local workers did not start: {str(error) or NO_LOOP}") from error
+        raise ComputeError(f"the {count} local workers did not start: {_first_cause(error) or NO_LOOP}") from error
 
 
 class _PersistentNanny(Nanny):
@@ -241,3 +241,10 @@ def gpu_count() -> int:
     import torch
 
     return torch.cuda.device_count()
+
+
+def _first_cause(error: BaseException) -> str:
+    """What was the matter before others said that they failed because of it; on one line."""
+    while (before := error.__cause__ or error.__context__) is not None:
+        error = before
+    return " ".join(str(error).split())

@@ -19,6 +19,7 @@ from laue_dask.config import Model, Recipe
 from laue_dask.encoder.architecture import ARCHITECTURES, Architecture
 from laue_dask.errors import StoreError
 from laue_dask.io.places import replace_file
+from laue_dask.suggestions import did_you_mean, nearest
 
 if TYPE_CHECKING:  # imported where tensors are touched: who hands out work reads cards alone
     from torch import Tensor
@@ -119,7 +120,9 @@ def locate(name: str) -> Path | None:
         return None
     path = DEFAULT if name == "default" else Path(name)
     if not path.is_file():
-        raise StoreError(f"{path}: no such weights file: give a .safetensors file, `default` or `untrained`")
+        near = nearest(name, ("default", "untrained"))
+        meant = f" (did you mean {near}?)" if near else did_you_mean(path)
+        raise StoreError(f"{path}: no such weights file{meant}: give a .safetensors file, `default` or `untrained`")
     return path
 
 

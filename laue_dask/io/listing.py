@@ -10,6 +10,7 @@ from pathlib import Path
 
 from laue_dask.errors import InputError
 from laue_dask.io import hdf5
+from laue_dask.suggestions import did_you_mean
 
 PACKED = (".gz", ".bz2")
 TIFF_SUFFIXES = (".tif", ".tiff", ".mccd")
@@ -207,7 +208,8 @@ class _Matches:
 
     def look(self) -> bool:
         if not glob.has_magic(self._pattern):
-            raise EmptyError(f"{self._pattern or 'source'}: no such file or folder")
+            missing = self._pattern or "source"
+            raise EmptyError(f"{missing}: no such file or folder{did_you_mean(Path(missing))}")
         found = list(set(_matches(self._pattern)))
         new = [name for name in found if name not in self._known]
         gone = len(self._known) + len(new) > len(found)

@@ -80,7 +80,7 @@ def open_scan(
     if own.exists():
         store = ScanStore.open(own)
         _check_ingested(store, source, scan)
-        specimen.require_enough(int(store.valid.sum()), k)
+        specimen.require_enough(int(store.valid.sum()), k, store.set_aside)
         return store
     folder.mkdir(parents=True, exist_ok=True)
     part = own.with_name(own.name + ".part")
@@ -89,7 +89,7 @@ def open_scan(
         # A substrate is what the frames have in common: those are all read before it can be removed.
         recipe = config.recipe if config.recipe.substrate == "keep" else None
         store = ingest(source, own, scan, recipe=recipe, ahead=ahead, look=look, workers=workers, progress=progress)
-        specimen.require_enough(int(store.valid.sum()), k)
+        specimen.require_enough(int(store.valid.sum()), k, store.set_aside)
     except InputError:
         # A run that never started leaves nothing behind; what a killed one did is kept for the right command.
         if own.exists() or not begun:

@@ -1,6 +1,6 @@
 """The specimen domain (Definition 1): which points of the scan have a usable pattern, and whether they are enough."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,21 +41,35 @@ class Map:
         return full.reshape(*self.shape, *values.shape[1:])
 
 
-def require_enough(count: int, k_values: Sequence[int]) -> None:
+def require_enough(count: int, k_values: Sequence[int], set_aside: Sequence[Mapping[str, Any]] = ()) -> None:
     """Refuse to segment `count` usable patterns where they are too few for anything, or for one of `k_values`.
+
+    Parameters
+    ----------
+    set_aside
+        Frames that could not be used, with `source` and `reason` of each: they are why patterns are few.
 
     Raises
     ------
     InputError
         They are.
     """
+    unusable = ""
+    if set_aside:
+        first, number = set_aside[0], len(set_aside)
+        frames = f"1 frame was set aside ({first['source']}: {first['reason']})"
+        if number > 1:
+            frames = f"{number} frames were set aside (the first, {first['source']}: {first['reason']})"
+        unusable = f"{frames}, and what is left is too little: "
     if count < FEWEST_PATTERNS:
         raise InputError(
-            f"{count} usable pattern{'s' if count != 1 else ''}: a segmentation needs at least {FEWEST_PATTERNS}; "
-            "`laue-dask ingest` keeps the frames"
+            f"{unusable}{count} usable pattern{'s' if count != 1 else ''}: a segmentation needs at least "
+            f"{FEWEST_PATTERNS}; `laue-dask ingest` keeps the frames"
         )
     if k_values and max(k_values) >= count:
-        raise InputError(f"K = {max(k_values)} with {count} usable patterns: ask for fewer clusters than patterns")
+        raise InputError(
+            f"{unusable}K = {max(k_values)} with {count} usable patterns: ask for fewer clusters than patterns"
+        )
 
 
 def usable(components: da.Array, where: Map) -> da.Array:

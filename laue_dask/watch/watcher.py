@@ -38,6 +38,7 @@ from laue_dask.record import Run
 from laue_dask.report import canvas
 from laue_dask.report.maps import label_figure, rgb_figure
 from laue_dask.stages import extraction, ingest
+from laue_dask.suggestions import did_you_mean
 from laue_dask.watch.advice import FEWEST as ENOUGH_FOR_ADVICE
 from laue_dask.watch.advice import GROWTH, Advice, advise
 from laue_dask.watch.ahead import ENOUGH, Ahead
@@ -183,6 +184,14 @@ def _check_origin(origin: str) -> None:
         raise InputError(f"{origin}: no such folder, nor one that it could appear in")
 
 
+def _missing_folder(source: str) -> Path | None:
+    """The folder that is watched where it is not there, of a glob the last folder before its first sign."""
+    path = Path(source.partition("::")[0])
+    while any(sign in str(path) for sign in "*?["):
+        path = path.parent
+    return None if path.exists() else path
+
+
 class Watcher:
     """A scan that goes on.
 
@@ -247,6 +256,10 @@ class Watcher:
         found = f"{self._kept:,} frames are known from before" if self._kept else "no frame is known yet"
         self._say(f"watch: {self._source}, {self._shape[0]} × {self._shape[1]} points; {found}")
         self._say(f"watch: the live map is {self._run / PAGE}")
+        missing = _missing_folder(self._source)
+        if missing:
+            self._say(f"watch: {missing}: no such folder yet{did_you_mean(missing, other_than=self._run)}; waiting {timeout:.0f} s for it")
+        given_up = time.monotonic() + timeout
         with self._room():
             self.write("waiting")
         drawing: Future[_Refreshed] | None = None
@@ -285,6 +298,8 @@ class Watcher:
                 why = self._over(timeout, stop)
                 if why:
                     break
+                if now > given_up and missing and not self._files.refs and _missing_folder(self._source):
+                    raise InputError(f"{missing}: no such folder came within {timeout:.0f} s: check its name")
                 # At once where there is more to take in.
                 if not new or len(ready) <= BATCH:
                     stop.wait(max(0.0, begun + max(POLL, 2 * looked) - time.monotonic()))
