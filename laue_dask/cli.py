@@ -21,6 +21,7 @@ from laue_dask import __version__, imports, interruption
 from laue_dask.compute import forks
 from laue_dask.config import Config, dump, load, merged, read_yaml
 from laue_dask.errors import ExitCode, LaueDaskError
+from laue_dask.homes import prepare_homeless
 from laue_dask.io.places import is_full
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     logger.addHandler(_Lines())
     logger.propagate = False
     interruption.at_once()
+    prepare_homeless()
     try:
         code = _exit_code(arguments)
     finally:

@@ -118,7 +118,7 @@ def start_cluster(config: ClusterConfig, count: int, gpus: int, memory: int, scr
             silence_logs=logging.CRITICAL,
         )
     except (OSError, RuntimeError, TimeoutError, AssertionError) as error:
-        raise ComputeError(f"the {count} local workers did not start: {_first_cause(error) or NO_LOOP}") from error
+        raise ComputeError(f"the {count} local workers did not start: {_first_cause(error)}") from error
 
 
 class _PersistentNanny(Nanny):
@@ -244,7 +244,11 @@ def gpu_count() -> int:
 
 
 def _first_cause(error: BaseException) -> str:
-    """What was the matter before others said that they failed because of it; on one line."""
-    while (before := error.__cause__ or error.__context__) is not None:
-        error = before
-    return " ".join(str(error).split())
+    """What was the matter before others said that they failed because of it, on one line."""
+    causes = [error]
+    while (before := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(before)
+    said = next((" ".join(str(one).split()) for one in reversed(causes) if str(one)), NO_LOOP)
+    # Dask itself leaves files there in which everything is a comment.
+    own = [folder for folder in dask_config.paths if any(dask_config.collect_yaml([folder]))]
+    return f"{said}; it may be your configuration of Dask in {own[0]}: try without it" if own else said

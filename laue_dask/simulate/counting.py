@@ -7,12 +7,12 @@ to 2^-32, one 64-bit random number per pixel.
 
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr
 from scipy.stats import poisson
 
+from laue_dask.kernels import compiled
 from laue_dask.simulate.detector import Detector
 
 FloatArray = npt.NDArray[np.float64]
@@ -64,7 +64,7 @@ def add_spots(
         )
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled
 def _stamp(
     photons: Any, row: Any, column: Any, total: Any, row_var: Any, column_var: Any, covariance: Any, floor: float
 ) -> None:
@@ -149,7 +149,7 @@ def _tables(
     return lowest, np.ceil(cumulative * 2.0**32).astype(np.uint64), guide.astype(np.int32)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled
 def _draw(
     frame: Any, row_profile: Any, column_profile: Any, lowest: int, thresholds: Any, guide: Any, seed: Any
 ) -> None:

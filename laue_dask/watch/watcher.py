@@ -258,7 +258,8 @@ class Watcher:
         self._say(f"watch: the live map is {self._run / PAGE}")
         missing = _missing_folder(self._source)
         if missing:
-            self._say(f"watch: {missing}: no such folder yet{did_you_mean(missing, other_than=self._run)}; waiting {timeout:.0f} s for it")
+            meant = did_you_mean(missing, other_than=self._run)
+            self._say(f"watch: {missing}: no such folder yet{meant}; waiting {timeout:.0f} s for it")
         given_up = time.monotonic() + timeout
         with self._room():
             self.write("waiting")
