@@ -1,7 +1,6 @@
 """The command line: parse, call, print. Nothing heavy is imported before a command runs."""
 
 import atexit
-import glob
 import logging
 import os
 import shlex
@@ -314,10 +313,11 @@ def watch(
     """
     config = load(config_file, _overrides(shape=shape, order=order, workers=workers, k=k))
     with imports.uncollected():
+        from laue_dask.io.patterns import is_pattern
         from laue_dask.watch import watcher
 
     path = Path(folder.partition("::")[0]).absolute()
-    out = out or Path(f"{(path.parent if glob.has_magic(str(path)) else path).name}_run")
+    out = out or Path(f"{(path.parent if is_pattern(str(path)) else path).name}_run")
     progress = _progress()
     with _stopped_by_signal() as stop:
         record = watcher.watch(

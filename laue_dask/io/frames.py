@@ -5,15 +5,15 @@ raises `FrameError` with a short reason; nothing warns, prints or hangs.
 """
 
 import base64
-import bz2
-import gzip
+import functools
 import hashlib
 import logging
+import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Self, cast
+from typing import Any, Self, cast
 
 import fabio
 import numpy as np
@@ -22,11 +22,18 @@ from numpy.typing import NDArray
 
 from laue_dask.errors import FrameError, InputError
 from laue_dask.io import hdf5, headers, tiff
+from laue_dask.io.contents import is_folder
 from laue_dask.io.headers import Header
-from laue_dask.io.listing import PACKED, SUFFIXES, TIFF_SUFFIXES, Listing, is_frame, suffix_of
+from laue_dask.io.kinds import TIFF_SUFFIXES, irregular, is_frame, kind_of, kind_of_content, open_file, suffix_of
+from laue_dask.io.lines import why_several_scans
+from laue_dask.io.listing import Listing
+from laue_dask.io.path_lists import read_paths, require_distinct
+from laue_dask.io.patterns import is_pattern
 
 # What fabio has to say about a damaged file is in the FrameError.
 logging.getLogger("fabio").setLevel(logging.CRITICAL + 1)
+
+logger = logging.getLogger(__name__)
 
 MOST_DIMENSIONS = 9
 """Of an EDF."""
@@ -43,8 +50,6 @@ def _bounded_rank(*args: Any, **kwargs: Any) -> int:
 
 
 EdfFrame.get_data_rank = staticmethod(_bounded_rank)
-
-_OPENERS: dict[str, Callable[..., Any]] = dict(zip(PACKED, (gzip.open, bz2.open), strict=True))
 
 _CBF_BINARY = b"\x0c\x1a\x04\xd5"
 _CBF_SECTION = b"--CIF-BINARY-FORMAT-SECTION--"
@@ -105,8 +110,10 @@ def discover(src: str | Path) -> list[FrameRef]:
     Parameters
     ----------
     src
-        Folder of frames, or of one sub-folder `…_01`, `…_02` per line of the scan; glob; text file with one path per
-        line (relative to the file, `#` comments); file of one or several frames; HDF5 file with or without `::/path`.
+        Folder of frames, or of one sub-folder `…_01`, `…_02` per line of the scan; glob; template of numbered files
+        (`img_%05d.tif`, `img_####.tif`); text file with one path per line (relative to the file, `#` comments); file of
+        one or several frames; HDF5 file with or without `::/path`. What is there by that very name is a path, whatever
+        brackets are in it.
 
     Returns
     -------
@@ -134,14 +141,16 @@ def discover(src: str | Path) -> list[FrameRef]:
 
 
 def _discovered(src: str | Path) -> list[FrameRef]:
-    text = str(src)
+    text = os.path.expanduser(src)  # noqa: PTH111  a glob keeps its form
     name, separator, dataset = text.partition("::")
+    if separator and Path(text).exists():
+        name, separator, dataset = text, "", ""
     path = Path(name)
     if separator:
         return _expand([name] if path.exists() else _listed(name), dataset)
     if path.is_file():
-        return _expand([name], None) if is_frame(name) else _in_list(path)
-    return _expand(_listed(text), None)
+        return _expand([name], None) if is_frame(name) or kind_of_content(name) else _in_list(path)
+    return _expand(_listed(name), None)
 
 
 def _listed(source: str) -> list[str]:
@@ -149,7 +158,30 @@ def _listed(source: str) -> list[str]:
     listing.look()
     if listing.odd:
         raise InputError(listing.odd)
+    if why := several_scans(listing.lines):
+        raise InputError(
+            f"{source}: {why}, as those of several scans: give one of them; if they are the lines of one scan, say so "
+            f"with a glob, as '{source}/*/*'"
+        )
+    for path, reason in listing.left_out.items():
+        _tell_once(f"left out: {path}: {reason}")
     return listing.files
+
+
+def several_scans(lines: Mapping[str, Sequence[str]]) -> str:
+    """Why sub-folders are no lines of one scan, by names, numbers and a few headers; see `lines.why_several_scans`."""
+    return why_several_scans(lines, _position_in)
+
+
+def _position_in(path: str) -> tuple[float, float] | None:
+    """Stage position in a file of one frame whose header can be read without its pixels."""
+    return read_position(FrameRef(path)) if kind_of(path) in TIFF_SUFFIXES else None
+
+
+@functools.cache
+def _tell_once(line: str) -> None:
+    # A command lists its source more than once.
+    logger.warning(line)
 
 
 def read_frame(ref: FrameRef) -> NDArray[Any]:
@@ -184,7 +216,7 @@ def frame_info(ref: FrameRef) -> FrameInfo:
     FrameError
         As `read_frame`.
     """
-    if ref.dataset is None and suffix_of(ref.path) not in TIFF_SUFFIXES:
+    if ref.dataset is None and kind_of(ref.path) not in TIFF_SUFFIXES:
         return load(ref)[1]
     return cast(FrameInfo, _guarded(_scan_header, ref))
 
@@ -206,7 +238,7 @@ def load(ref: FrameRef, *, memory: NDArray[Any] | None = None) -> tuple[NDArray[
 def _read(ref: FrameRef, memory: NDArray[Any] | None) -> tuple[NDArray[Any], Header]:
     if ref.dataset is not None:
         return hdf5.read_frame(ref.path, ref.dataset, ref.index)
-    with _open(ref.path) as file:
+    with open_file(ref.path) as file:
         head = file.read(512)
         if head[:4] in tiff.MAGIC or suffix_of(ref.path) in TIFF_SUFFIXES:
             return tiff.read_frame(file, ref.index, memory=memory)
@@ -228,7 +260,7 @@ def _read(ref: FrameRef, memory: NDArray[Any] | None) -> tuple[NDArray[Any], Hea
 def _scan_header(ref: FrameRef) -> FrameInfo:
     if ref.dataset is not None:
         return _info(*hdf5.read_header(ref.path, ref.dataset, ref.index))
-    with _open(ref.path) as file:
+    with open_file(ref.path) as file:
         page = tiff.read_page(file, ref.index)
         return _info(page.shape, page.dtype.newbyteorder("="), tiff.read_header(file, page))
 
@@ -241,6 +273,8 @@ def _info(shape: tuple[int, ...], dtype: np.dtype[Any], header: Header) -> Frame
 
 def _guarded(read: Any, ref: FrameRef, *more: Any) -> Any:
     """Call `read`, and turn what the libraries raise on damaged files into a reason."""
+    if what := irregular(ref.path):
+        raise FrameError(f"is {what}, not a file")
     try:
         return read(ref, *more)
     except (FrameError, MemoryError):
@@ -254,11 +288,6 @@ def _guarded(read: Any, ref: FrameRef, *more: Any) -> Any:
         kind = {".h5": "HDF5", ".hdf5": "HDF5", ".hdf": "HDF5", ".nxs": "HDF5"}.get(suffix, suffix[1:].upper())
         kind = "TIFF" if suffix in TIFF_SUFFIXES else kind or "file"
         raise FrameError(f"truncated or unreadable {kind}") from error
-
-
-def _open(path: str) -> BinaryIO:
-    opener = _OPENERS.get(Path(path).suffix.lower(), open)
-    return cast(BinaryIO, opener(path, "rb"))
 
 
 def _checked_cbf(content: bytes) -> str:
@@ -285,20 +314,30 @@ def _check_edf(frame: Any) -> None:
 
 
 def _in_list(path: Path) -> list[FrameRef]:
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: neither a frame ({', '.join(sorted(SUFFIXES))}) nor a text file of paths") from error
-    listed = [FrameRef.parse(line) for line in lines if line and not line.startswith("#")]
-    refs = [FrameRef(str(path.parent / ref.path), ref.dataset, ref.index) for ref in listed]
-    if not refs:
+    lines = read_paths(path)
+    if not lines:
         raise InputError(f"{path}: lists no frames")
+    refs = [FrameRef.parse(line.path) for line in lines]
+    if any(ref.index is not None for ref in refs):  # but for a file that has such a name
+        refs = [FrameRef(line.path) if _exists(line.path) else ref for line, ref in zip(lines, refs, strict=True)]
     # One that is missing keeps its place in the grid and is set aside; all of them missing is a wrong folder.
-    if not any(Path(ref.path).exists() for ref in refs):
-        raise InputError(f"{path}: none of its {len(refs)} files is there, the first is {refs[0].path}")
+    if not any(_exists(ref.path) for ref in refs):
+        raise InputError(
+            f"{path}: as a list of frames none of its {len(refs)} files is there, the first is {refs[0].path}"
+        )
+    require_distinct(path, zip((line.number for line in lines), map(str, refs), strict=True))
+    for line, ref in zip(lines, refs, strict=True):
+        if any(letter in ref.path for letter in "*?%#") and is_pattern(ref.path):
+            raise InputError(f"{path}, line {line.number}: {ref.path} is a pattern: list each frame, or give it alone")
+        if not is_frame(ref.path) and is_folder(ref.path):
+            raise InputError(f"{path}, line {line.number}: {ref.path} is a folder: list its frames, or give it alone")
     if all(ref.dataset is None and ref.index is None for ref in refs):
         return _expand([ref.path for ref in refs], None)
     return [one for ref in refs for one in ([ref] if ref.index is not None else frames_of(ref.path, ref.dataset))]
+
+
+def _exists(path: str) -> bool:
+    return os.path.exists(path)  # noqa: PTH110  of 100,000 paths
 
 
 def _expand(files: Sequence[str], dataset: str | None) -> list[FrameRef]:
@@ -346,16 +385,20 @@ def frames_of(file: str, dataset: str | None) -> list[FrameRef]:
     InputError
         It is HDF5 and cannot be read, or holds no dataset of frames, or several.
     """
-    suffix = suffix_of(file)
+    suffix = kind_of(file)
     if suffix in hdf5.SUFFIXES or dataset is not None:
+        if what := irregular(file):
+            raise hdf5.UnreadableError(f"{file}: is {what}, not a file")
         found = hdf5.find_frames(file, dataset)
         if len(found) == 1 and found[0][1] in (None, 1):
             return [FrameRef(file, found[0][0])]
         return [FrameRef(file, name, i) for name, length in found for i in range(length or 1)]
     count = 1
+    if irregular(file):
+        return [FrameRef(file)]
     try:
         if suffix in TIFF_SUFFIXES:
-            with _open(file) as stream:
+            with open_file(file) as stream:
                 count = tiff.count(stream)
         elif suffix == ".edf":
             with fabio.open(file) as image:

@@ -57,8 +57,8 @@ class FindConfig(Model):
     """What is a scan, and when it is complete."""
 
     patterns: Names = ("**",)
-    """Folders of frames, or files of several frames such as `**/*.h5`. A folder whose lines are sub-folders is a scan
-    where a pattern matches it but not its lines."""
+    """Folders of frames, or files of several frames such as `**/*.h5`. Sub-folders that are the lines of one scan, as
+    `run` takes them, are one; where a pattern matches them but not the folder above, each is a scan."""
     exclude: Names = ()
     """Folders and files that are left out, with all that is in them."""
     min_frames: int = Field(4, ge=1)

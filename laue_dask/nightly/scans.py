@@ -9,7 +9,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from laue_dask.errors import InputError
-from laue_dask.io.listing import is_frame, natural_key
+from laue_dask.io import hdf5
+from laue_dask.io.contents import MASTER, by_content, natural_key
+from laue_dask.io.frames import discover, several_scans
+from laue_dask.io.kinds import irregular, is_frame, numbered_stem, suffix_of
+from laue_dask.io.lines import line_names
 from laue_dask.nightly.config import FindConfig
 
 _RUN_FILES = ("run.json", "results.zarr", "scan.zarr", "scan.zarr.part")
@@ -27,7 +31,7 @@ class Found:
     name
         Path below it.
     frames, size
-        Files of frames, and their bytes.
+        Files of frames, or the frames in them where these are few; and their bytes.
     newest
         When the last of them changed, in seconds since 1970.
     fingerprint
@@ -85,8 +89,9 @@ class _Folder:
 def find(root: Path, rules: FindConfig, *, leave_out: Path) -> list[Found]:
     """All scans below `root`, in natural order of their names.
 
-    A folder is a scan if a pattern matches it and it holds frames, or lines (sub-folders of frames that no pattern
-    matches), or nothing at all yet; a file if a pattern matches it and it is of a detector's format. Hidden files,
+    A folder is a scan if a pattern matches it and it holds frames, or the lines of one scan (sub-folders of frames, as
+    `laue-dask run` takes them, too), or nothing at all yet; a file if a pattern matches it and it is of a detector's
+    format. Sub-folders that a pattern matches, but not the folder above them, are scans of their own. Hidden files,
     Zarr stores and runs are passed over.
 
     Parameters
@@ -121,36 +126,66 @@ def _below(
         if content.problem:
             yield Found(root, "/".join(parts), problem=content.problem)
             return
-        looked = (
-            (name, _look(folder / name))
-            for name in inner
-            if name[-1].isdigit() and not _matches((*parts, name), rules.patterns)
-        )
+        looked = ((name, _look(folder / name)) for name in sorted(line_names(inner), key=natural_key))
         lines = {name: one.frames for name, one in looked if one.frames}
+        if not content.frames and not _are_one_scan(folder, parts, lines, rules):
+            lines = {}
         if content.frames or lines or not (content.files or content.folders):
             within = [(f"{line}/{name}", size, at) for line, frames in lines.items() for name, size, at in frames]
             marked = None if rules.done_marker is None else rules.done_marker in content.files
-            yield _found(root, parts, content.frames or within, marked)
+            yield _found(root, parts, content.frames or within, marked, rules)
             inner = [name for name in inner if name not in lines or content.frames]
-    # `*/*` means folders: only a pattern such as `*.h5` makes a scan of a file.
-    of_files = [pattern for pattern in rules.patterns if "." in pattern.rpartition("/")[2]]
     for stat in content.frames:
-        if not _matches((*parts, stat[0]), of_files) or _matches((*parts, stat[0]), rules.exclude):
+        if not _is_scan(stat[0], parts, content, rules):
             continue
         marked = None if rules.done_marker is None else stat[0] + rules.done_marker in content.files
-        yield _found(root, (*parts, stat[0]), [stat], marked)
+        yield _found(root, (*parts, stat[0]), [stat], marked, rules)
     for name in inner:
         yield from _below(root, (*parts, name), _look(folder / name), rules, leave_out, {*above, real})
 
 
-def _found(root: Path, parts: Sequence[str], stats: Sequence[_Stat], marked: bool | None) -> Found:
+def _are_one_scan(folder: Path, parts: tuple[str, ...], lines: dict[str, list[_Stat]], rules: FindConfig) -> bool:
+    """Whether sub-folders of frames are the lines of one scan, rather than scans of their own."""
+    if not any(_matches((*parts, name), rules.patterns) for name in lines):
+        return True  # what else
+    if len(lines) < 2 or len({name.rstrip("0123456789") for name in lines}) > 1:
+        return False
+    files = {
+        name: [f"{folder / name}/{one}" for one in sorted((stat[0] for stat in stats), key=natural_key)]
+        for name, stats in lines.items()
+    }
+    return not several_scans(files)
+
+
+def _is_scan(name: str, parts: tuple[str, ...], content: _Folder, rules: FindConfig) -> bool:
+    """Whether a file is a scan of its own.
+
+    `*/*` means folders: only a pattern such as `*.h5` makes a scan of a file, but of one of several frames that lies in
+    no folder below the beamtime's.
+    """
+    if _matches((*parts, name), rules.exclude):
+        return False
+    if _matches((*parts, name), [pattern for pattern in rules.patterns if "." in pattern.rpartition("/")[2]]):
+        return True
+    linked = any(name.startswith(f"{one.removesuffix(MASTER)}_data_") for one in content.files if one.endswith(MASTER))
+    return not parts and not linked and suffix_of(name) in hdf5.SUFFIXES and _matches((name,), rules.patterns)
+
+
+def _found(root: Path, parts: Sequence[str], stats: Sequence[_Stat], marked: bool | None, rules: FindConfig) -> Found:
     digest = hashlib.sha256(repr(sorted(stats)).encode(errors="surrogateescape")).hexdigest()[:16]
     newest = max((at for _, _, at in stats), default=0) / 1e9
-    return Found(root, "/".join(parts), len(stats), sum(size for _, size, _ in stats), newest, digest, marked)
+    frames = len(stats)
+    if 0 < frames < rules.min_frames:
+        # Few files may hold many frames.
+        with suppress(InputError):
+            refs = discover(root.joinpath(*parts))
+            frames = max(frames, sum(not irregular(ref.path) for ref in refs))
+    return Found(root, "/".join(parts), frames, sum(size for _, size, _ in stats), newest, digest, marked)
 
 
 def _look(folder: Path) -> _Folder:
     content = _Folder([], [], [])
+    numbered: list[_Stat] = []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -158,12 +193,19 @@ def _look(folder: Path) -> _Folder:
                     content.folders.append(entry.name)
                     continue
                 content.files.append(entry.name)
-                if is_frame(entry.name) and not entry.name.startswith("."):
-                    with suppress(FileNotFoundError):  # it went, or is a link to nothing
+                if entry.name.startswith(".") or not (is_frame(entry.name) or numbered_stem(entry.name)):
+                    continue
+                with suppress(FileNotFoundError):  # it went
+                    if entry.is_file():  # neither a link to nothing nor a named pipe
                         stat = entry.stat()
-                        content.frames.append((entry.name, stat.st_size, stat.st_mtime_ns))
+                        (content.frames if is_frame(entry.name) else numbered).append(
+                            (entry.name, stat.st_size, stat.st_mtime_ns)
+                        )
     except OSError as error:
         content.problem = f"cannot be read: {error.strerror}"
+    if numbered and not content.frames:
+        frames = by_content(f"{folder}/{stat[0]}" for stat in numbered)
+        content.frames += [stat for stat in numbered if f"{folder}/{stat[0]}" in frames]
     return content
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import shutil
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -465,7 +466,7 @@ def manifest(refs: Sequence[FrameRef]) -> str:
 def absolute(source: str) -> str:
     """The same source from whichever folder a command is run."""
     name, separator, dataset = source.partition("::")
-    return f"{Path(name).absolute()}{separator}{dataset}"
+    return f"{Path(os.path.expanduser(name)).absolute()}{separator}{dataset}"  # noqa: PTH111  a pattern, too
 
 
 def read_sample(refs: Sequence[FrameRef]) -> Sample:

@@ -27,7 +27,7 @@ from laue_dask.encoder.extractors import Extractor
 from laue_dask.encoder.pixels import BATCH, Pixels
 from laue_dask.errors import FrameError, InputError
 from laue_dask.io.frames import FrameRef, discover, frame_info, read_frame, read_position
-from laue_dask.io.listing import TIFF_SUFFIXES
+from laue_dask.io.kinds import TIFF_SUFFIXES
 from laue_dask.io.packed import pack
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.pca import IncrementalPCA, block_rows

@@ -7,9 +7,11 @@ from itertools import islice
 
 from laue_dask.errors import InputError
 from laue_dask.io import hdf5
+from laue_dask.io.contents import MASTER, EmptyError, add_in_order
 from laue_dask.io.frames import FrameRef, frames_of
 from laue_dask.io.identity import State
-from laue_dask.io.listing import MASTER, EmptyError, Listing, add_in_order, suffix_of
+from laue_dask.io.kinds import suffix_of
+from laue_dask.io.listing import Listing
 
 SETTLED = 0.5
 """Seconds for which size and time of change of a file must stay as they are before it is read."""

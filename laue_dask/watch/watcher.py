@@ -30,8 +30,9 @@ from laue_dask.encoder.extractors import Extractor
 from laue_dask.errors import InputError, LaueDaskError
 from laue_dask.io.frames import FrameRef
 from laue_dask.io.identity import State
-from laue_dask.io.listing import is_frame
+from laue_dask.io.kinds import is_frame
 from laue_dask.io.lock import locked
+from laue_dask.io.patterns import is_pattern
 from laue_dask.io.places import free_space, is_full, replace_file
 from laue_dask.progress import Progress
 from laue_dask.record import Run
@@ -187,7 +188,7 @@ def _check_origin(origin: str) -> None:
 def _missing_folder(source: str) -> Path | None:
     """The folder that is watched where it is not there, of a glob the last folder before its first sign."""
     path = Path(source.partition("::")[0])
-    while any(sign in str(path) for sign in "*?["):
+    while is_pattern(str(path)):
         path = path.parent
     return None if path.exists() else path
 

@@ -18,8 +18,8 @@ from PIL import Image
 
 from laue_dask.errors import FrameError, InputError
 from laue_dask.io import headers, tiff
+from laue_dask.io.contents import natural_key
 from laue_dask.io.frames import FrameRef, discover, frame_info, read_frame, read_position
-from laue_dask.io.listing import natural_key
 
 REAL = [
     ("frames/als_1232/SiHyperlaueFinal_1_00001.tif", (1043, 981), "int32", (6.56, 6.0), 172.0, 2.5),

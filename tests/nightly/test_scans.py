@@ -1,11 +1,14 @@
 import os
 import time
 
+import h5py
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from laue_dask.errors import InputError
+from laue_dask.io.frames import discover
 from laue_dask.nightly.config import FindConfig
 from laue_dask.nightly.scans import find, matches
 
@@ -53,12 +56,66 @@ def test_patterns_choose_folders_and_files(tree):
     assert names(root, patterns=("**/*.h5", "a/*"), exclude=("b/e1*",)) == ["a/dark", "a/scan1", "b/e2.h5"]
 
 
-def test_lines_are_one_scan_unless_they_match_themselves(tree):
+def test_lines_are_one_scan_unless_a_pattern_matches_only_them(tree):
     root = tree(*frames("s/line_01"), *frames("s/line_02"))
     assert names(root, patterns=("*",)) == ["s"]
-    assert names(root) == ["s/line_01", "s/line_02"]
-    (scan,) = find(root, FindConfig(patterns=("*",)), leave_out=root / "out")
+    assert names(root) == ["s"]
+    assert names(root, patterns=("*/line*",)) == ["s/line_01", "s/line_02"]
+    (scan,) = find(root, FindConfig(), leave_out=root / "out")
     assert (scan.frames, scan.size) == (8, 800)
+
+
+LAYOUTS = {
+    "lines": [name for i in range(1, 62) for name in frames(f"lines/scan_{i:02d}", 5)],
+    "numbers": [f"numbers/scan.{i:04d}" for i in range(9)],
+    "single": frames("single/only_1"),
+    "kinds": ["kinds/a_1.tif", "kinds/a_2.tiff", "kinds/a_3.tif", "kinds/a_4.TIF"],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_night_finds_what_run_takes_as_one_scan(tree, layout):
+    root = tree(*LAYOUTS[layout])
+    for path in root.glob("numbers/*"):
+        path.write_bytes(b"II*\0" + bytes(100))
+    (scan,) = find(root, FindConfig(), leave_out=root / "out")
+    assert scan.frames == len(LAYOUTS[layout]) == len(discover(scan.path))
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        [*frames("a/scan2", 9), *frames("a/scan10", 9)],
+        [*frames("a/x1", 300), *frames("a/x2", 300)],
+        [*frames("a/x1", 40), *frames("a/y1", 40)],
+    ],
+)
+def test_what_run_refuses_as_several_scans_are_several_at_night(tree, layout):
+    root = tree(*layout)
+    assert len(names(root)) == 2
+    with pytest.raises(InputError, match="scans"):
+        discover(root / "a")
+
+
+def test_a_stack_is_a_scan_by_the_frames_that_it_holds(tree):
+    root = tree("s/notes.txt", "t/notes.txt")
+    for name in ("s/one.h5", "two.h5", "t/e_master.h5", "t/e_data_000001.h5"):
+        with h5py.File(root / name, "w") as file:
+            file["entry/data/data"] = np.zeros((6, 32, 32), np.uint16)
+    found = {scan.name: scan.frames for scan in find(root, FindConfig(), leave_out=root / "out")}
+    assert found == {"s": 6, "t": 6, "two.h5": 6}
+    (path,) = root.glob("*.h5")
+    os.utime(path, (1, 1))
+    (scan,) = [one for one in find(root, FindConfig(), leave_out=root / "out") if one.name == "two.h5"]
+    assert scan.waits(FindConfig(), time.time()) == ""
+
+
+def test_a_named_pipe_is_no_frame_and_is_not_opened(tree):
+    root = tree(*frames("a", 3))
+    os.mkfifo(root / "a" / "img_7.tif")
+    os.mkfifo(root / "a" / "log.1")
+    (scan,) = find(root, FindConfig(), leave_out=root / "out")
+    assert scan.frames == 3
 
 
 def test_a_scan_waits_until_it_is_complete_quiet_and_marked(tree):
