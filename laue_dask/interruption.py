@@ -47,9 +47,13 @@ def over() -> None:
 
 
 def ends(error: BaseException | None) -> bool:
-    """Whether an exception is an interruption on its way out, or was raised in cleaning up after one."""
+    """Whether an exception is an interruption on its way out, or was raised in cleaning up after one.
+
+    One that was raised `from None` stands for itself, whatever it was raised in.
+    """
     while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__context__
+        alone = error.__suppress_context__ and error.__cause__ is None
+        error = None if alone else error.__context__
     return error is not None
 
 

@@ -9,6 +9,7 @@ from typing import Any, Self
 import zarr
 
 from laue_dask.io.block_files import checksum_of_text, location
+from laue_dask.io.lock import require_held
 from laue_dask.io.places import replace_file
 
 NAME = "journal.jsonl"
@@ -45,7 +46,8 @@ class Journal:
         return receipts
 
     def add(self, receipt: Receipt) -> None:
-        """Append a receipt; it is on disk when this returns."""
+        """Append a receipt; it is on disk when this returns. Not where another process owns the folder by now."""
+        require_held()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             # A torn line of an earlier kill must not swallow this one.

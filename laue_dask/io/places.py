@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from laue_dask.errors import InputError, SpaceError
+from laue_dask.io.lock import require_held
 
 
 def require_writable(path: Path) -> None:
@@ -62,12 +63,15 @@ def is_full(error: BaseException | None) -> bool:
 def replace_file(path: Path, content: bytes | Iterable[str]) -> None:
     """Write a file so that its readers see either the old content or the new one, whole.
 
+    Nothing is written by a process that owned a folder and lost it to another; see `io.lock.require_held`.
+
     Parameters
     ----------
     content
         All of it, or pieces of a text that never is in memory as a whole; of file names that are not UTF-8, what
         JSON would write.
     """
+    require_held()
     partial = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
     try:
         if isinstance(content, bytes):

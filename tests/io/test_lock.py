@@ -6,16 +6,22 @@ import multiprocessing
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
 
+import psutil
 import pytest
 
-from laue_dask.errors import InputError
+from laue_dask import interruption
+from laue_dask.errors import ComputeError, InputError
 from laue_dask.io import lock
+from laue_dask.io.journal import Journal
 from laue_dask.io.lock import NAME, Owner, locked, locked_store
+from laue_dask.io.places import replace_file
 
 CONTEXT = multiprocessing.get_context("fork")
 
@@ -75,6 +81,13 @@ def test_nothing_is_left_of_a_command_that_wrote_nothing_and_nothing_is_taken_fr
     assert [path.name for path in (tmp_path / "c").iterdir()] == ["result"]
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """Signs of life are awaited for a moment only."""
+    monkeypatch.setattr(lock, "HEARTBEAT", 0.2)
+    monkeypatch.setattr(lock, "LOOK_S", 0.05)
+
+
 def left_by(folder: Path, *, idle: float, **changes) -> None:
     """A lock of an owner elsewhere."""
     folder.mkdir()
@@ -89,6 +102,7 @@ def test_an_owner_on_another_machine_is_alive_while_it_touches_its_lock(tmp_path
         pytest.fail("two owners")
 
 
+@pytest.mark.usefixtures("quick")
 def test_an_owner_on_another_machine_that_fell_silent_is_dead(tmp_path):
     left_by(tmp_path / "run", idle=lock.PATIENCE + 60)
     with locked(tmp_path / "run", "b"):
@@ -119,7 +133,7 @@ def test_a_job_leaves_a_folder_to_an_owner_on_another_machine_that_is_alive(tmp_
 
 
 def test_another_process_under_a_dead_one_s_number_owns_nothing(tmp_path):
-    left_by(tmp_path / "run", idle=0, host=socket.gethostname(), began=1.0)
+    left_by(tmp_path / "run", idle=0, host=socket.gethostname(), ticks=1)
     with locked(tmp_path / "run", "b"):
         pass
 
@@ -151,6 +165,7 @@ def compete(folder: Path, start, owners) -> None:
         owners.put(0)
 
 
+@pytest.mark.usefixtures("quick")
 def test_of_many_who_find_a_dead_lock_one_gets_it(tmp_path):
     left_by(tmp_path / "run", idle=1e4)
     start, owners = CONTEXT.Event(), CONTEXT.Queue()
@@ -165,6 +180,7 @@ def test_of_many_who_find_a_dead_lock_one_gets_it(tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
+@pytest.mark.usefixtures("quick")
 def test_a_file_system_without_hard_links_has_locks_too(tmp_path, monkeypatch, number):
     def refuse(*args):
         raise OSError(number, os.strerror(number))
@@ -176,3 +192,226 @@ def test_a_file_system_without_hard_links_has_locks_too(tmp_path, monkeypatch, n
             pytest.fail("two owners")
         assert [path.name for path in (tmp_path / "run").iterdir()] == [NAME]
     assert not (tmp_path / "run").exists()
+
+
+def test_a_living_owner_stays_one_when_the_clock_is_set(holder, tmp_path, monkeypatch):
+    for step in (-1e5, -2.0, 2.0, 1e5):
+        monkeypatch.setattr(psutil, "boot_time", lambda step=step: 1e9 + step)
+        monkeypatch.setattr(psutil.Process, "create_time", lambda self, step=step: 1e9 + step)
+        os.utime(tmp_path / "run" / NAME, (time.time() + step,) * 2)
+        with pytest.raises(InputError, match=f"in use by process {holder.pid} "), locked(tmp_path / "run", "b"):
+            pytest.fail("two owners")
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("step", [-1e6, 1e6])
+@pytest.mark.parametrize(
+    "elsewhere",
+    [{"boot": "another"}, {"namespace": "pid:[7]"}, {"host": "elsewhere"}, {"boot": "", "namespace": "", "ticks": 0}],
+    ids=["same-name", "container", "machine", "no-proc"],
+)
+def test_an_owner_elsewhere_that_lives_is_one_whatever_the_clocks_say(elsewhere, step, tmp_path):
+    left_by(tmp_path / "run", idle=step, **{"host": socket.gethostname(), "pid": 2**30, **elsewhere})
+    over = threading.Event()
+
+    def live():
+        while not over.wait(0.05):
+            os.utime(tmp_path / "run" / NAME, (time.time() - step + time.monotonic() % 100,) * 2)
+
+    beat = threading.Thread(target=live)
+    beat.start()
+    try:
+        with pytest.raises(InputError, match=r"whose last sign of life was \d+ s ago"), locked(tmp_path / "run", "b"):
+            pytest.fail("two owners")
+    finally:
+        over.set()
+        beat.join()
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_lock_from_the_future_that_nobody_touches_is_free(tmp_path):
+    left_by(tmp_path / "run", idle=-1e6)
+    with locked(tmp_path / "run", "b"):
+        pass
+
+
+def test_a_process_that_never_was_owns_nothing(tmp_path):
+    left_by(tmp_path / "run", idle=0, host=socket.gethostname(), pid=2**31 - 1)
+    with locked(tmp_path / "run", "b"):
+        pass
+
+
+def test_a_process_that_has_ended_owns_nothing_even_before_its_parent_asks(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ticks = lock._ticks(ended.pid)
+    try:
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        left_by(tmp_path / "run", idle=0, host=socket.gethostname(), pid=ended.pid, ticks=ticks)
+        with locked(tmp_path / "run", "b"):
+            pass
+    finally:
+        ended.wait()
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from laue_dask.io.lock import locked
+with locked(Path(sys.argv[1]), "laue-dask run in a container"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_living_owner_in_another_namespace_of_processes_is_one(tmp_path, monkeypatch):
+    apart = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    if subprocess.run([*apart, "true"], capture_output=True).returncode:
+        pytest.skip("this user cannot make a namespace of processes")
+    command = [*apart, sys.executable, "-c", HOLD, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as container:
+        try:
+            assert container.stdout.readline() == "held\n"
+            with pytest.raises(InputError, match="in a container"), locked(tmp_path / "run", "b"):
+                pytest.fail("two owners")
+        finally:
+            container.kill()
+    monkeypatch.setattr(lock, "HEARTBEAT", 0.1)
+    monkeypatch.setattr(lock, "PATIENCE", 0.5)
+    time.sleep(0.6)
+    with locked(tmp_path / "run", "b"):  # it is gone, and in time this is seen
+        pass
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_lock_of_an_earlier_version_is_understood(tmp_path):
+    old = {"host": socket.gethostname(), "pid": os.getpid(), "began": 1.0, "command": "laue-dask run a", "token": "t"}
+    (tmp_path / NAME).write_text(json.dumps(old))
+    with pytest.raises(InputError, match=rf"in use by process {os.getpid()} "), locked(tmp_path, "b"):
+        pytest.fail("two owners")
+    os.utime(tmp_path / NAME, (1, 1))
+    with locked(tmp_path, "b"):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link", "socket"])
+def test_a_lock_that_is_no_file_is_refused_in_a_line(kind, tmp_path):
+    path, other = tmp_path / NAME, tmp_path / "other"
+    other.write_text("kept")
+    match kind:
+        case "folder":
+            path.mkdir()
+        case "pipe":
+            os.mkfifo(path)
+        case "link":
+            path.symlink_to(other)
+        case "socket":
+            with socket.socket(socket.AF_UNIX) as server:
+                server.bind(os.path.relpath(path))
+    with pytest.raises(InputError, match=rf"\.lock: a lock was expected, this is a {kind}: remove it$"):  # noqa: SIM117
+        with locked(tmp_path, "b"):
+            pytest.fail("owned")
+    assert os.path.lexists(path)
+    assert other.read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\0" * 300, b"[" * 50_000, b"x" * 100_000, b'{"host": "a", "pid": true, "command": "", "token": ""}'],
+    ids=["empty", "zeros", "deep", "long", "types"],
+)
+@pytest.mark.parametrize("idle", [0, 1e6, -1e6])
+def test_what_no_owner_wrote_keeps_nobody_out_for_long(content, idle, tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "SETTLING", 0.2)
+    (tmp_path / NAME).write_bytes(content)
+    os.utime(tmp_path / NAME, (time.time() - idle,) * 2)
+    begun = time.monotonic()
+    with locked(tmp_path, "b"):
+        assert time.monotonic() - begun < 10
+
+
+def test_what_an_owner_says_of_itself_cannot_steer_a_terminal(tmp_path):
+    left_by(tmp_path / "run", idle=0, command="a\x1b[2J\nlaue-dask: all fine")
+    with pytest.raises(InputError) as caught, locked(tmp_path / "run", "b"):
+        pytest.fail("two owners")
+    assert str(caught.value).isprintable()
+
+
+def steal(path: Path) -> None:
+    path.unlink()
+    path.write_text(json.dumps(asdict(Owner.myself("laue-dask run thief"))))
+
+
+def replace_by_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("theft", "told"),
+    [
+        (steal, r"run: another process may write here now \(process \d+ on .* \(`laue-dask run thief`\)\)"),
+        (Path.unlink, r"run: another process may write here now \(its lock is gone\)"),
+        (lambda path: path.write_text("{"), "its lock is gone"),
+        (replace_by_folder, "this is a folder"),
+    ],
+    ids=["stolen", "gone", "overwritten", "folder"],
+)
+def test_an_owner_whose_lock_is_taken_stops_in_a_line_whatever_it_waits_for(theft, told, tmp_path):
+    def own():
+        with locked(tmp_path / "run", "a"):
+            theft(tmp_path / "run" / NAME)
+            time.sleep(60)
+
+    begun = time.monotonic()
+    with pytest.raises(ComputeError, match=told) as caught:
+        own()
+    assert time.monotonic() - begun < 20
+    assert not interruption.ends(caught.value)
+    assert "\n" not in str(caught.value)
+    assert os.path.lexists(tmp_path / "run" / NAME) == (theft is not Path.unlink)
+
+
+def test_an_owner_whose_lock_is_taken_writes_nothing_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "LOOK_S", 60)
+    journal = Journal(tmp_path / "run" / "journal.jsonl")
+
+    def own():
+        with locked(tmp_path / "run", "a"):
+            journal.add({"block": 0})
+            steal(tmp_path / "run" / NAME)
+            with pytest.raises(lock.OwnerLostError):
+                replace_file(tmp_path / "run" / "run.json", b"{}")
+            journal.add({"block": 1})
+
+    with pytest.raises(ComputeError, match="another process may write here"):
+        own()
+    assert list(journal.read()) == [0]
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_lock_that_was_taken_by_mistake_and_put_back_stays_its_owner_s(tmp_path):
+    path = tmp_path / "run" / NAME
+    with locked(tmp_path / "run", "a"):
+        for _ in range(20):
+            path.rename(tmp_path / "aside")
+            time.sleep(0.02)
+            os.link(tmp_path / "aside", path)
+            (tmp_path / "aside").unlink()
+            time.sleep(0.03)
+        lock.require_held()
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_loss_is_of_the_folder_that_was_lost(tmp_path):
+    def own(stolen):
+        with locked(tmp_path / "outer", "a"), locked(tmp_path / "inner", "a"):
+            steal(tmp_path / stolen / NAME)
+            time.sleep(60)
+
+    for stolen in ("outer", "inner"):
+        with pytest.raises(ComputeError, match=f"{stolen}: another process may write here"):
+            own(stolen)
+        (tmp_path / stolen / NAME).unlink()
+    lock.require_held()
