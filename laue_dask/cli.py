@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
-from laue_dask import __version__, imports, interruption
+from laue_dask import __version__, imports, interruption, silence
 from laue_dask.compute import forks
 from laue_dask.config import Config, dump, load, merged, read_yaml
 from laue_dask.errors import ExitCode, LaueDaskError
@@ -39,6 +39,7 @@ class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         label = "warning: " if record.levelno >= logging.WARNING else ""
         click.echo(label + record.getMessage(), err=True)
+        silence.heard()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -49,9 +50,13 @@ def main(arguments: list[str] | None = None) -> None:
     logger.propagate = False
     interruption.at_once()
     prepare_homeless()
+    typed = [one for one in arguments or sys.argv[1:] if one in commands.commands]
+    if typed:
+        silence.listen(typed[0])
     try:
         code = _exit_code(arguments)
     finally:
+        silence.end()
         interruption.over()
     _leave(code)
 
@@ -328,7 +333,7 @@ def watch(
             progress=progress,
             timeout=timeout,
             stop=stop,
-            say=lambda line: click.echo(line, err=True),
+            say=_say,
         )
     return _tell(record, out)
 
@@ -622,6 +627,11 @@ def _begin_imports(config: Config) -> None:
     """What workers need is imported beside this process, while it imports what it needs itself."""
     if config.cluster.kind == "local":
         forks.prepare()
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+    silence.heard()
 
 
 def _progress() -> "Progress":

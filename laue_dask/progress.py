@@ -11,6 +11,8 @@ from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemai
 from rich.progress import Progress as Bars
 from rich.text import Text
 
+from laue_dask import silence
+
 LINE_EVERY = 30.0
 """Seconds between two lines of a stage where stderr is not a terminal."""
 
@@ -80,7 +82,7 @@ class RichProgress:
         tally = _Tally(name=name, total=total, unit=unit, done=done, clock=self._clock)
         show = self._bar(tally) if self._console.is_terminal else self._lines(tally)
         try:
-            with show as advance:
+            with silence.doing(name), show as advance:
                 yield advance
         except BaseException:
             self._say(f"{name}: stopped after {tally.count:,} of {total:,} {unit}")
@@ -100,7 +102,8 @@ class RichProgress:
             self._bars.advance(task, count)
 
         try:
-            yield advance
+            with silence.animated():
+                yield advance
         finally:
             self._bars.remove_task(task)
             with self._lock:
@@ -129,6 +132,7 @@ class RichProgress:
 
     def _say(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        silence.heard()
 
 
 def default_progress() -> Progress:

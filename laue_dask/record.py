@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from laue_dask import __version__
+from laue_dask import __version__, silence
 from laue_dask.config import Config
 from laue_dask.encoder.drift import Drift
 from laue_dask.encoder.weights import UNTRAINED_SEED
@@ -87,6 +87,10 @@ class _Counted:
             yield tell
 
 
+_IN_WORDS = {"look": "looking at the frames", "report": "drawing the figures and the report"}
+"""Stages whose names do not say what is being done."""
+
+
 def _place(aside: Mapping[str, Any]) -> tuple[bool, int]:
     """Order of what is set aside: by pattern, and behind them what has no place in the scan."""
     return aside["pattern"] is None, aside["pattern"] or 0
@@ -130,7 +134,8 @@ class Run:
     def timed(self, stage: str) -> Iterator[None]:
         """Add the seconds that a stage takes."""
         begun, self._stage = time.monotonic(), stage
-        yield
+        with silence.doing(_IN_WORDS.get(stage, stage)):
+            yield
         self.seconds[stage] = round(self.seconds.get(stage, 0) + time.monotonic() - begun, 3)
 
     def count(self, patterns: int) -> None:

@@ -22,6 +22,7 @@ from dask import config as dask_config
 from dask.utils import format_bytes
 from distributed import Client, Security, SpecCluster, performance_report
 
+from laue_dask import silence
 from laue_dask.compute import credentials, forks, jobs, local
 from laue_dask.compute.crews import JobCrew, LocalCrew, OtherCrew
 from laue_dask.compute.local import GPU, LOOPBACK
@@ -136,6 +137,8 @@ def start(config: AnyCluster, *, folder: Path | None = None, report: bool = Fals
     for name in ("distributed", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with ExitStack() as stack:
+        starting = stack.enter_context(ExitStack())
+        starting.enter_context(silence.doing("starting workers"))
         stack.enter_context(_terminable())
         stack.enter_context(dask_config.set(forks.SELDOM))
         match config:
@@ -149,6 +152,7 @@ def start(config: AnyCluster, *, folder: Path | None = None, report: bool = Fals
         stack.enter_context(supervisor.at_work())
         try:
             _wait_for_first(joined, supervisor, config.timeout)
+            starting.close()
             described = _described(joined, config)
             _forward_warnings(joined.client)
             with _reported(joined.client, folder / REPORT if folder and report and config.report else None) as write:

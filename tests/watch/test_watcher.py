@@ -362,6 +362,14 @@ def test_what_cannot_be_watched_is_refused_before_anything_is_made(small_scan, t
     assert not (tmp_path / "run").exists()
 
 
+def test_a_folder_that_never_comes_is_said_at_once_and_given_up(tmp_path, command):
+    (tmp_path / "scan0001").mkdir()
+    found = command("watch", tmp_path / "scan001", "--shape", *SHAPE, "--timeout", 1, "--out", tmp_path / "run")
+    assert found.code == 2
+    assert f"no such folder yet (did you mean {tmp_path / 'scan0001'}?); waiting 1 s for it" in found.err
+    assert "scan001: no such folder came within 1 s: check its name" in found.complaints[-1]
+
+
 def test_killed_watch_goes_on_and_sigterm_ends_it(frames, tmp_path):
     source, run = tmp_path / "frames", tmp_path / "run"
     settings = tmp_path / "quick.yaml"
