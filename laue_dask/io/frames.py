@@ -322,6 +322,8 @@ def _in_list(path: Path) -> list[FrameRef]:
         refs = [FrameRef(line.path) if _exists(line.path) else ref for line, ref in zip(lines, refs, strict=True)]
     # One that is missing keeps its place in the grid and is set aside; all of them missing is a wrong folder.
     if not any(_exists(ref.path) for ref in refs):
+        if not any(is_frame(ref.path) or ref.dataset for ref in refs):
+            raise InputError(f"{path}: is neither a frame nor a list of frames: no line of it names one")
         raise InputError(
             f"{path}: as a list of frames none of its {len(refs)} files is there, the first is {refs[0].path}"
         )

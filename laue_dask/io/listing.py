@@ -136,6 +136,8 @@ class Listing:
         if not kinds and (odd := self._find_odd()):
             raise InputError(odd)
         if not kinds:
+            if Path(self._source, "scan.zarr").exists():
+                raise InputError(f"{self._source}: is the folder of a run: give its scan, {self._source}/scan.zarr")
             raise EmptyError(f"{self._source}: no frames in it ({', '.join(sorted(SUFFIXES))})")
         if len(kinds) > 1:
             raise self._several(kinds)

@@ -29,6 +29,7 @@ from laue_dask.io.geometry import ScanGrid
 from laue_dask.io.identity import NO_STAMP, Identity, joined, stamps_of
 from laue_dask.io.receipts import Receipts
 from laue_dask.io.shards import read_shard
+from laue_dask.suggestions import did_you_mean
 
 __all__ = ["ScanStore", "frame_layout", "ingest_shard"]
 
@@ -162,8 +163,10 @@ class ScanStore:
         if not path.exists():
             if path.with_name(path.name + _PART).exists():
                 raise StoreError(f"{path}: its ingest was not finished: run it again")
-            raise StoreError(f"{path}: no such scan store")
+            raise StoreError(f"{path}: no such scan store{did_you_mean(path)}")
         store = cls(path)
+        if "frames" not in store.root and "features" in store.root and "source" not in store.root:
+            raise StoreError(f"{path}: holds the results of a run, not its frames: give the run's scan.zarr")
         schema.check(store.root, schema.SCAN)
         if store._receipts is not None:
             store._receipts.check(["zarr.json"], remedy=REMEDY)
