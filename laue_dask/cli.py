@@ -128,9 +128,16 @@ def commands() -> None:
 
 
 def _grid_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    command = click.option("--order", type=click.Choice(["raster", "snake"]), help="Order of acquisition [raster].")(
-        command
-    )
+    for option in (
+        click.option("--insist/--no-insist", default=None, help="Take --shape and --order whatever the files say."),
+        click.option(
+            "--first-number", type=click.IntRange(min=0), help="Number of the first file, where some are gone."
+        ),
+        click.option(
+            "--order", type=click.Choice(["raster", "snake"]), help="Order of acquisition [the headers', or raster]."
+        ),
+    ):
+        command = option(command)
     return click.option(
         "--shape", type=click.IntRange(min=1), nargs=2, metavar="NY NX", help="Grid: slow and fast axis."
     )(command)
@@ -176,6 +183,8 @@ def ingest(
     store: Path,
     shape: tuple[int, int] | None,
     order: str | None,
+    first_number: int | None,
+    insist: bool | None,
     config_file: Path | None,
     workers: int | None,
 ) -> int:
@@ -183,7 +192,9 @@ def ingest(
 
     SOURCE is a folder, a glob, a text file of paths, or an HDF5 stack (file.h5::/path).
     """
-    config = load(config_file, _overrides(shape=shape, order=order, workers=workers))
+    config = load(
+        config_file, _overrides(shape=shape, order=order, first_number=first_number, insist=insist, workers=workers)
+    )
     with imports.uncollected():
         from laue_dask import describe
         from laue_dask.compute import cluster
@@ -210,6 +221,8 @@ def plan(
     store_frames: bool | None,
     shape: tuple[int, int] | None,
     order: str | None,
+    first_number: int | None,
+    insist: bool | None,
     config_file: Path | None,
     workers: int | None,
 ) -> int:
@@ -217,7 +230,15 @@ def plan(
 
     SOURCE is as for `run`, which is refused here as well where the disk or a worker's memory is too small.
     """
-    given = _overrides(shape=shape, order=order, workers=workers, extractor=extractor, store_frames=store_frames)
+    given = _overrides(
+        shape=shape,
+        order=order,
+        first_number=first_number,
+        insist=insist,
+        workers=workers,
+        extractor=extractor,
+        store_frames=store_frames,
+    )
     config = load(config_file, given)
     with imports.uncollected():
         from laue_dask import planning
@@ -249,6 +270,8 @@ def run(
     store_frames: bool | None,
     shape: tuple[int, int] | None,
     order: str | None,
+    first_number: int | None,
+    insist: bool | None,
     config_file: Path | None,
     workers: int | None,
 ) -> int:
@@ -261,6 +284,8 @@ def run(
     overrides = _overrides(
         shape=shape,
         order=order,
+        first_number=first_number,
+        insist=insist,
         workers=workers,
         k=k,
         components=components,
@@ -286,8 +311,7 @@ def run(
 
 @commands.command()
 @click.argument("folder")
-@click.option("--shape", type=click.IntRange(min=1), nargs=2, metavar="NY NX", help="Grid: slow and fast axis.")
-@click.option("--order", type=click.Choice(["raster", "snake"]), help="Order of acquisition [raster].")
+@_grid_options
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run [FOLDER_run].")
 @click.option("-k", "k", type=click.IntRange(min=2), multiple=True, help="A number of clusters; the first is mapped.")
 @click.option(
@@ -303,6 +327,8 @@ def watch(
     folder: str,
     shape: tuple[int, int] | None,
     order: str | None,
+    first_number: int | None,
+    insist: bool | None,
     out: Path | None,
     k: tuple[int, ...],
     timeout: float,
@@ -316,7 +342,8 @@ def watch(
     RUN/watch.html shows the maps, suggestions and alarms. The scan is over when all frames are there, after --timeout,
     or on Ctrl-C or SIGTERM, with what there is; the result is that of `run`. After a kill, the same command goes on.
     """
-    config = load(config_file, _overrides(shape=shape, order=order, workers=workers, k=k))
+    given = _overrides(shape=shape, order=order, first_number=first_number, insist=insist, workers=workers, k=k)
+    config = load(config_file, given)
     with imports.uncollected():
         from laue_dask.io.patterns import is_pattern
         from laue_dask.watch import watcher
@@ -588,6 +615,8 @@ def _overrides(
     *,
     shape: tuple[int, int] | None = None,
     order: str | None = None,
+    first_number: int | None = None,
+    insist: bool | None = None,
     workers: int | None = None,
     k: tuple[int, ...] = (),
     components: str | None = None,
@@ -599,7 +628,13 @@ def _overrides(
 ) -> dict[str, Any]:
     """Options as the nested dictionary of the configuration, without those that were not given."""
     nested: dict[str, dict[str, Any]] = {
-        "scan": {"shape": shape or None, "order": order, "store_frames": store_frames},
+        "scan": {
+            "shape": shape or None,
+            "order": order,
+            "first_number": first_number,
+            "insist": insist,
+            "store_frames": store_frames,
+        },
         "cluster": {"workers": workers},
         "clustering": {"k": k or None, "estimator": estimator},
         "pca": {"components": None if components is None else _number(components)},

@@ -108,7 +108,12 @@ class ScanConfig(Model):
 
     shape: Shape | None = None
     """(ny, nx): slow and fast axis."""
-    order: Order = "raster"
+    order: Order | None = None
+    """Of the lines; by default that of the stage positions, or `raster` where these do not tell."""
+    first_number: int | None = Field(None, ge=0)
+    """Number of the first file (or row, column, line of files), where files are missing and nobody knows which."""
+    insist: bool = False
+    """Whether shape and order are taken as given, whatever the headers and the names of the files say."""
     aborted: bool = False
     """Whether fewer than half of the shape's points may be there; otherwise so few say that the shape is wrong."""
     store_frames: bool = True

@@ -184,6 +184,17 @@ def _tell_once(line: str) -> None:
     logger.warning(line)
 
 
+def is_listed(src: str | Path) -> bool:
+    """Whether a source is a text file that lists the frames one by one."""
+    name = os.path.expanduser(src).partition("::")[0]  # noqa: PTH111
+    return Path(name).is_file() and not is_frame(name) and not kind_of_content(name)
+
+
+def grid_hint(refs: Sequence[FrameRef]) -> tuple[int, int] | None:
+    """(ny, nx) that the one file of all these frames says of itself; None where it says nothing."""
+    return None
+
+
 def read_frame(ref: FrameRef) -> NDArray[Any]:
     """Read one frame.
 

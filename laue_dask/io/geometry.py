@@ -1,4 +1,4 @@
-"""The scan's grid, from the stage positions in the headers or from a shape that was given. Pure: no file is opened.
+"""Weighs a scan's shape and the places that are known of its frames against the stage positions in their headers. Pure.
 
 Patterns count in row-major order, ``y * nx + x``, whatever the order of acquisition, and the first frame is pattern 0:
 rows and columns follow the direction in which the stage moved, so that a map looks the same whether its grid was given
@@ -6,33 +6,29 @@ or recovered.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from laue_dask.errors import InputError
-from laue_dask.io.levels import best_grid, propose_levels
-
-Order = Literal["raster", "snake"]
-Axis = Literal["x", "y"]
-Positions = Sequence[tuple[float, float] | None] | NDArray[np.float64]
-
-ORDERS: tuple[Order, ...] = ("raster", "snake")
+from laue_dask.io import positions as stages
+from laue_dask.io.positions import FEWEST_HEADERS, Axis, Order, Positions, Recovered, acquisition
 
 FEWEST_POINTS = 0.5
 """A scan with a smaller share of its points than this was not aborted: its shape is wrong."""
 
-MEASURED_AGAIN = 0.125
-"""Share of a grid's points, at most, that may have been measured again."""
+MOST_HEADERS = 400
+"""Frames up to which all headers are read; of more, so many check a grid that is known."""
 
-_AGAIN = -2
-"""Pattern of a frame whose point was measured again, as long as −1 is one that is not known."""
+FIRST_LINES = 40
+"""Of these, so many are those of the first frames, and of the last."""
 
-FARTHEST = 1e12
-"""Stage coordinates beyond this, in whatever unit, are not taken for any."""
+INSIST = "give --insist to take it all the same"
+
+Sampler = Callable[[Sequence[int]], Positions]
+"""Reads the stage positions of frames, by their numbers."""
 
 
 @dataclass(frozen=True)
@@ -63,24 +59,64 @@ class ScanGrid:
     fast_axis: Axis = "x"
 
 
-class _Found(NamedTuple):
-    """A grid recovered from positions, before missing positions are filled in; `pattern` is −1 there, or `_AGAIN`."""
+@dataclass(frozen=True)
+class Places:
+    """Where frames belong by all but their headers.
 
-    shape: tuple[int, int]
-    order: Order
-    fast_axis: Axis
-    pattern: NDArray[np.int64]
-    why: str
+    Attributes
+    ----------
+    acquired : (n_frames,) int64
+        Place of each frame in the acquisition, from 0; None where that is not known.
+    cells : (n_frames, 2) int64
+        Row and column of each frame, where these are known by themselves; None where they are not.
+    doubt
+        Why neither is known, and what to do; it is said where the headers do not tell either.
+    how
+        What the shape or the places are known from, for people; empty where frames follow one another.
+    """
+
+    acquired: NDArray[np.int64] | None = None
+    cells: NDArray[np.int64] | None = None
+    doubt: str = ""
+    how: str = ""
+
+
+class Headers:
+    """Stage positions of a scan's frames, read as far as they are asked for."""
+
+    def __init__(self, n_frames: int, positions: Positions | Sampler | None) -> None:
+        self.count = n_frames
+        self._sampler = positions if callable(positions) else None
+        self._known = None if callable(positions) else stages.as_array(n_frames, positions)
+
+    def all(self) -> NDArray[np.float64]:
+        """Positions (n_frames, 2) of all frames."""
+        if self._known is None:
+            assert self._sampler is not None  # noqa: S101  one of the two is there
+            self._known = stages.as_array(self.count, self._sampler(range(self.count)))
+        return self._known
+
+    def some(self, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Positions (n_frames, 2), NaN where nobody asked for them."""
+        if self._known is not None:
+            return self._known
+        assert self._sampler is not None  # noqa: S101
+        stage = np.full((self.count, 2), np.nan)
+        stage[chosen] = stages.as_array(len(chosen), self._sampler(chosen.tolist()))
+        return stage
 
 
 def resolve_grid(
     n_frames: int,
     *,
     shape: tuple[int, int] | None = None,
-    order: Order = "raster",
-    positions: Positions | None = None,
-    acquired: NDArray[np.int64] | None = None,
+    order: Order | None = None,
+    positions: Positions | Sampler | None = None,
+    places: Places | None = None,
+    given: str = "--shape",
+    proposals: str = "",
     aborted: bool = False,
+    insist: bool = False,
 ) -> ScanGrid:
     """Find the place of every frame.
 
@@ -94,90 +130,172 @@ def resolve_grid(
     shape
         (ny, nx): slow and fast axis. Without it the positions must tell.
     order
-        Of the lines, where no positions tell it.
+        Of the lines; without it that of the positions, or raster where these do not tell.
     positions : (n_frames, 2)
-        Stage coordinates (y, x) of each frame; None or NaN where unknown.
-    acquired : (n_frames,) int64
-        Place of each frame in the acquisition where no positions tell it, from 0 and growing: a gap is a frame that was
-        never written. By default the frames follow one another.
+        Stage coordinates (y, x) of each frame, None or NaN where unknown; or what reads those of some frames.
+    places
+        What else is known of the frames; by default they follow one another.
+    given
+        What the shape is known from.
+    proposals
+        What is known of the number of points where the shape is unknown, for the message.
     aborted
         Whether the frames may be fewer than `FEWEST_POINTS` of the shape's points.
+    insist
+        Whether shape and order are taken as they are, whatever the headers say.
 
     Raises
     ------
     InputError
-        The shape does not fit, it is not known which of two frames belongs to a place, or the grid is unknown; the
-        message proposes shapes.
+        The shape does not fit, what is known of the frames disagrees, it is not known which of two frames belongs to a
+        place, or the grid is unknown; the message proposes shapes.
     """
     if n_frames < 1:
         raise InputError("there are no frames")
-    stage = _as_array(n_frames, positions)
+    headers = Headers(n_frames, positions)
+    places = places or Places(acquired=np.arange(n_frames, dtype=np.int64))
     if shape is None:
-        found = _from_positions(stage, order)
-        if found is not None:
-            pattern = _fill(found)
-            return _grid(found.shape, found.order, pattern, stage, _how(found), found.fast_axis)
-        if n_frames == 1:
-            return _grid((1, 1), "raster", np.zeros(1, dtype=np.int64), stage, "one frame")
-        raise InputError(
-            f"the headers do not tell the scan's grid: give --shape NY NX ({n_frames} frames: {_shapes(n_frames)})"
-        )
-    try:
-        found = _from_positions(stage, order)
-    except InputError:
-        # The shape was given because of positions like these.
-        found = None
-    fits = found is not None and _fits(found, shape)
-    again = _count_again(found) if found is not None and fits else 0
-    _check_shape(n_frames - again, shape, found, 0.0 if aborted else FEWEST_POINTS)
-    return _with_shape(n_frames, shape, order, stage, found, acquired)
-
-
-def acquisition(shape: tuple[int, int], order: Order, fast_axis: Axis = "x") -> NDArray[np.int64]:
-    """Pattern index of each point of a complete scan, in order of acquisition."""
+        return _without_shape(headers, order, places, proposals or f"{n_frames} frames: {shapes_of(n_frames)}", insist)
     ny, nx = shape
-    lines = np.arange(ny * nx, dtype=np.int64).reshape(ny, nx)
-    if fast_axis == "y":
-        lines = lines.T
-    lines = lines.copy()
-    if order == "snake":
-        lines[1::2] = lines[1::2, ::-1].copy()
-    return lines.ravel()
-
-
-def _with_shape(
-    n_frames: int,
-    shape: tuple[int, int],
-    order: Order,
-    stage: NDArray[np.float64],
-    found: _Found | None,
-    acquired: NDArray[np.int64] | None,
-) -> ScanGrid:
-    ny, nx = shape
-    text = f"{ny} × {nx}"
-    aborted = "" if n_frames >= ny * nx else f", aborted: {n_frames} of {ny * nx} points"
-    if found is not None:
-        if _fits(found, shape):
-            y, x = np.divmod(found.pattern, found.shape[1])
-            placed = np.where(found.pattern < 0, found.pattern, y * nx + x)
-            pattern = _fill(found._replace(shape=shape, pattern=placed))
-            how = f"{text}, {found.order}{_fast(found.fast_axis)}, as given and as the stage positions say{aborted}"
-            return _grid(shape, found.order, pattern, stage, f"{how}{_again(found)}", found.fast_axis)
-        aborted += f"; the stage positions look like {found.shape[0]} × {found.shape[1]}"
-    # Numbers that run past the grid number something else than its points.
-    if acquired is None or acquired[-1] >= ny * nx:
-        acquired = np.arange(n_frames)
-    missing = int(acquired[-1]) + 1 - n_frames
-    if missing:
-        aborted += f", {missing} missing between the first file number and the last"
-    return _grid(shape, order, acquisition(shape, order)[acquired], stage, f"{text}, {order}, as given{aborted}")
-
-
-def _check_shape(n_frames: int, shape: tuple[int, int], found: _Found | None, fewest: float) -> None:
-    ny, nx = shape
-    points = ny * nx
     if ny < 1 or nx < 1:
         raise InputError(f"--shape {ny} {nx}: both must be at least 1")
+    fewest = 0.0 if aborted else FEWEST_POINTS
+    if insist:
+        check_count(n_frames, shape, None, fewest, given)
+        return _placed(headers, shape, order or "raster", "x", places, f"{_as(given)}, with --insist")
+    known = places.acquired is not None or places.cells is not None
+    whole = n_frames <= MOST_HEADERS or not known or n_frames > ny * nx
+    stage: NDArray[np.float64] | None = headers.all() if whole else headers.some(spread_over(n_frames, nx))
+    assert stage is not None  # noqa: S101
+    told = np.flatnonzero(np.isfinite(stage).all(axis=1))
+    if not any(stages.moves(stage)) or len(told) < min(FEWEST_HEADERS, n_frames):
+        check_count(n_frames, shape, None, fewest, given)
+        return _placed(headers, shape, order or "raster", "x", places, _as(given), stage)
+    if known and n_frames <= ny * nx:
+        found = _agreed(stage, shape, order, places, given)
+        if found is not None:
+            check_count(n_frames, shape, None, fewest, given)
+            same = f"{_as(given)} and as the stage positions of {len(told)} headers say"
+            if len(told) < n_frames / 2:
+                stage = None  # a few positions are of no use to anybody
+            return _placed(headers, shape, *found, places, same, stage)
+    return _disagreed(headers, shape, order, places, given, fewest)
+
+
+def _agreed(
+    stage: NDArray[np.float64], shape: tuple[int, int], order: Order | None, places: Places, given: str
+) -> tuple[Order, Axis] | None:
+    """The order and the fast axis that headers tell of a grid that is known; None where they tell another grid."""
+    told = np.isfinite(stage).any(axis=1)
+    if places.cells is not None:
+        pattern = places.cells[told, 0] * shape[1] + places.cells[told, 1]
+        return (order or "raster", "x") if stages.distance(stage[told], pattern, shape) is not None else None
+    assert places.acquired is not None  # noqa: S101  the caller looked
+    found = stages.agreement(stage[told], places.acquired[told], shape, order)
+    if found is None:
+        return None
+    _check_order(order, found.orders, found.order, int(told.sum()))
+    return found.order, found.fast_axis
+
+
+def _disagreed(
+    headers: Headers,
+    shape: tuple[int, int],
+    order: Order | None,
+    places: Places,
+    given: str,
+    fewest: float,
+) -> ScanGrid:
+    """The grid of the positions, where it is the given one all the same, as of frames that were measured again."""
+    stage = headers.all()
+    ny, nx = shape
+    named = f"{given} {ny} {nx}" if given == "--shape" else f"{given} say {ny} × {nx}"
+    told = int(np.isfinite(stage).any(axis=1).sum())
+    try:
+        found = stages.recover(stage, order or "raster")
+    except InputError as error:
+        check_count(headers.count, shape, None, fewest, given)
+        raise InputError(f"{str(error).removesuffix(': give --shape NY NX')}; {named}: {INSIST}") from error
+    again = found.again if found is not None and found.fits(shape) else 0
+    check_count(headers.count - again, shape, found, fewest, given)
+    if found is None:
+        raise InputError(f"{named}, but the stage positions in {told} headers are no such grid: {INSIST}")
+    if not found.fits(shape):
+        a, b = found.shape
+        leave = f"leave {given} out, or " if given == "--shape" else f"give --shape {a} {b} --insist, or "
+        raise InputError(f"{named}, but the stage positions in {told} headers say {a} × {b}: {leave}{INSIST}")
+    if places.doubt and found.shape != shape:
+        raise InputError(places.doubt)
+    if places.cells is not None:
+        raise InputError(f"{named}, but the stage positions in {told} headers put frames elsewhere: {INSIST}")
+    _check_order(order, found.orders, found.order, told)
+    y, x = np.divmod(found.pattern, found.shape[1])
+    whole = found._replace(shape=shape, pattern=np.where(found.pattern < 0, found.pattern, y * nx + x))
+    kind = order if order in found.orders else found.order
+    same = f"{_as(given)} and as the stage positions of {told} headers say"
+    how = f"{ny} × {nx}, {kind}{_fast(found.fast_axis)}, {same}{_again(found)}"
+    pattern = stages.fill(whole, places.acquired)
+    return make_grid(shape, kind or found.order, pattern, stage, how, found.fast_axis)
+
+
+def _without_shape(headers: Headers, order: Order | None, places: Places, proposals: str, insist: bool) -> ScanGrid:
+    stage = headers.all()
+    found = stages.recover(stage, order or "raster")
+    if found is None:
+        if headers.count == 1:
+            return make_grid((1, 1), "raster", np.zeros(1, dtype=np.int64), stage, "1 × 1, one frame")
+        moved = np.isfinite(stage).all(axis=1).any() and any(stages.moves(stage))
+        why = "the stage positions in the headers are no grid" if moved else "the headers do not tell the scan's grid"
+        raise InputError(f"{why}: give --shape NY NX ({proposals})")
+    told = int(np.isfinite(stage).any(axis=1).sum())
+    (ny, nx), kind = found.shape, found.order
+    if insist and order is not None and order not in found.orders:
+        how = f"from the stage positions of {told} headers, the order as given, with --insist"
+        return _placed(headers, found.shape, order, found.fast_axis, places, how, stage)
+    _check_order(order, found.orders, found.order, told)
+    kind = order if order in found.orders else found.order
+    why = found.why.replace("stage positions", f"stage positions of {told} headers")
+    how = f"{ny} × {nx}, {kind}{_fast(found.fast_axis)}, {why}{_again(found)}"
+    return make_grid(found.shape, kind, stages.fill(found, places.acquired), stage, how, found.fast_axis)
+
+
+def _check_order(order: Order | None, orders: Sequence[Order], found: Order, told: int) -> None:
+    if order is not None and order not in orders:
+        raise InputError(
+            f"--order {order}, but the stage positions in {told} headers say {found}: leave --order out, or {INSIST}"
+        )
+
+
+def _placed(
+    headers: Headers,
+    shape: tuple[int, int],
+    order: Order,
+    fast_axis: Axis,
+    places: Places,
+    how: str,
+    stage: NDArray[np.float64] | None = None,
+) -> ScanGrid:
+    """The grid whose places are known by all but the headers."""
+    if places.cells is not None:
+        pattern = places.cells[:, 0] * shape[1] + places.cells[:, 1]
+        how = f"{shape[0]} × {shape[1]}, {how}"
+    elif places.acquired is not None:
+        pattern = acquisition(shape, order, fast_axis)[places.acquired]
+        how = f"{shape[0]} × {shape[1]}, {order}{_fast(fast_axis)}, {how}"
+        how += f"; {places.how}" if places.how else ""
+    else:
+        raise InputError(places.doubt)
+    if stage is None:
+        stage = np.full((headers.count, 2), np.nan)
+    return make_grid(shape, order, pattern, stage, how, fast_axis)
+
+
+def check_count(
+    n_frames: int, shape: tuple[int, int], found: Recovered | None, fewest: float, given: str = "--shape"
+) -> None:
+    """Refuse frames that are too many or too few for a shape; the message proposes others."""
+    ny, nx = shape
+    points = ny * nx
     if points * fewest <= n_frames <= points:
         return
     near = _near(n_frames, shape)
@@ -186,139 +304,23 @@ def _check_shape(n_frames: int, shape: tuple[int, int], found: _Found | None, fe
     proposals = " or ".join(f"{a} × {b}" for a, b in near[:2])
     relation = "do not fit" if n_frames > points else "are fewer than half of"
     aborted = "" if n_frames > points else " For a scan that was ended so early, set scan.aborted in --config"
-    raise InputError(
-        f"{n_frames} frames {relation} --shape {ny} {nx} = {points} points: did you mean {proposals}?{aborted}"
-    )
+    named = f"--shape {ny} {nx}" if given == "--shape" else f"{ny} × {nx} of {given}"
+    raise InputError(f"{n_frames} frames {relation} {named} = {points} points: did you mean {proposals}?{aborted}")
 
 
-def _from_positions(stage: NDArray[np.float64], order: Order) -> _Found | None:
-    """The grid that the positions show, or ``None`` where they show none."""
-    known = np.flatnonzero(np.isfinite(stage).all(axis=1))
-    moves = [bool(np.isfinite(v).any()) and float(np.nanmax(v) - np.nanmin(v)) > 0 for v in stage.T]
-    if not all(moves) or len(known) < 2:
-        return (
-            _from_one_axis(stage[:, 0], "y", order)
-            if moves[0]
-            else (_from_one_axis(stage[:, 1], "x", order) if moves[1] else None)
-        )
-    found = best_grid(*stage[known].T)
-    if found is None:
-        return None
-    rows, columns = found
-    shape = (rows.count, columns.count)
-    cell = rows.index * columns.count + columns.index
-    again = _measured_again(cell, known, shape, len(stage))
-    # The order is that in which points were come to for the first time.
-    first = np.sort(np.unique(cell, return_index=True)[1])
-    along_x, along_y = (np.count_nonzero(np.diff(levels.index[first])) for levels in (columns, rows))
-    # Lines of two points move as often along either axis: then their order tells.
-    likely: tuple[Axis, ...] = ("x", "y") if along_x == along_y else ("x",) if along_x > along_y else ("y",)
-    kinds = [(kind, axis) for axis in likely for kind in ORDERS]
-    best, fast = min(kinds, key=lambda kind: _disorder(cell[first], shape, *kind))
-    pattern = np.full(len(stage), -1, dtype=np.int64)
-    pattern[known] = cell
-    pattern[again] = _AGAIN
-    return _Found(shape, best, fast, pattern, "from the stage positions in the headers")
+def spread_over(n_frames: int, nx: int) -> NDArray[np.int64]:
+    """Frames whose headers check a grid: the first and the last ones, the ends of lines, and some in between."""
+    ends = np.array([nx - 1, nx, 2 * nx - 1, 2 * nx, n_frames - nx, n_frames - nx - 1])
+    edges = [np.arange(FIRST_LINES), np.arange(n_frames - FIRST_LINES, n_frames), ends]
+    count = MOST_HEADERS - 2 * FIRST_LINES - len(ends)
+    # Not at even distances, which might be those of the lines.
+    bounds = np.linspace(0, n_frames, count + 1)
+    between = bounds[:-1] + np.random.default_rng(0).random(count) * np.diff(bounds)
+    chosen = np.concatenate([*edges, between.astype(np.int64)])
+    return np.unique(chosen[(chosen >= 0) & (chosen < n_frames)])
 
 
-def _from_one_axis(values: NDArray[np.float64], axis: Axis, order: Order) -> _Found | None:
-    """The grid where only one coordinate is known to move: its lines are counted, the other axis follows."""
-    n = len(values)
-    if not np.isfinite(values).all():
-        return None
-    for levels in propose_levels(values)[1:]:
-        starts = np.flatnonzero(np.diff(levels.index, prepend=-1))
-        length = int(np.diff(starts, append=n).max())
-        if levels.count == n:
-            length = 1
-        moved: Axis = axis
-        still: Axis = "y" if axis == "x" else "x"
-        if np.array_equal(levels.index, np.arange(n) // length):
-            shape = (levels.count, length) if moved == "y" else (length, levels.count)
-            why = f"lines from the stage's {axis} in the headers, {still} not told there"
-            return _Found(shape, order, still, acquisition(shape, order, still)[:n], why)
-        lines = -(-n // levels.count)
-        shape = (levels.count, lines) if moved == "y" else (lines, levels.count)
-        for kind in ORDERS:
-            pattern = acquisition(shape, kind, moved)[:n]
-            if np.array_equal(levels.index, pattern // shape[1] if moved == "y" else pattern % shape[1]):
-                why = f"lines from the stage's {axis} in the headers, {still} not told there"
-                return _Found(shape, kind, moved, pattern, why)
-    return None
-
-
-def _measured_again(
-    cell: NDArray[np.int64], known: NDArray[np.int64], shape: tuple[int, int], n_frames: int
-) -> NDArray[np.int64]:
-    """Frames after which another one was taken at the same place, where these are sure to be points measured again."""
-    by_cell = np.argsort(cell, kind="stable")
-    again = np.flatnonzero(np.diff(cell[by_cell]) == 0)
-    points = shape[0] * shape[1]
-    whole = len(known) == n_frames == points + len(again)
-    if len(again) and not (whole and len(again) <= max(1.0, MEASURED_AGAIN * points)):
-        first, second = known[by_cell[again[0]]], known[by_cell[again[0] + 1]]
-        more = f", as were {len(again) - 1} more pairs" if len(again) > 1 else ""
-        raise InputError(
-            f"frames {first} and {second} were taken at the same stage position{more}: "
-            "leave out what does not belong to the scan, or give --shape NY NX"
-        )
-    return known[by_cell[again]]
-
-
-def _fits(found: _Found, shape: tuple[int, int]) -> bool:
-    """Whether a grid is that of this shape, or a beginning of it."""
-    (lines, points), (ny, nx) = found.shape, shape
-    return points == nx and lines <= ny if found.fast_axis == "x" else lines == ny and points <= nx
-
-
-def _count_again(found: _Found) -> int:
-    return int(np.count_nonzero(found.pattern == _AGAIN))
-
-
-def _again(found: _Found) -> str:
-    count = _count_again(found)
-    return f"; {count} of {len(found.pattern)} frames measured again" if count else ""
-
-
-def _rank(shape: tuple[int, int], order: Order, fast_axis: Axis) -> NDArray[np.int64]:
-    """When each pattern of a complete scan is acquired: the inverse of `acquisition`."""
-    sequence = acquisition(shape, order, fast_axis)
-    rank = np.empty_like(sequence)
-    rank[sequence] = np.arange(len(sequence))
-    return rank
-
-
-def _disorder(cell: NDArray[np.int64], shape: tuple[int, int], order: Order, fast_axis: Axis) -> int:
-    """Number of frames that come before their predecessor in this order of acquisition."""
-    return int(np.count_nonzero(np.diff(_rank(shape, order, fast_axis)[cell]) < 0))
-
-
-def _fill(found: _Found) -> NDArray[np.int64]:
-    """Patterns of the frames whose position is unknown, from the frames before and after them."""
-    pattern = found.pattern.copy()
-    unknown = np.flatnonzero(pattern == -1)
-    if not len(unknown):
-        return pattern
-    sequence = acquisition(found.shape, found.order, found.fast_axis)
-    rank = _rank(found.shape, found.order, found.fast_axis)
-    known = np.flatnonzero(pattern >= 0)
-    # Frames that follow one another in time do so in the grid: `lag` counts the points that were left out before one.
-    lag = rank[pattern[known]] - known
-    after = np.searchsorted(known, unknown)
-    lag_before = np.concatenate([[0], lag])[after]
-    lag_after = np.concatenate([lag, lag[-1:]])[after]
-    place = unknown + lag_before
-    lost = np.flatnonzero((lag_before != lag_after) | (place < 0) | (place >= len(sequence)))
-    if len(lost):
-        raise InputError(
-            f"frame {unknown[lost[0]]} has no stage position and the frames beside it do not tell its place: "
-            "give --shape NY NX"
-        )
-    pattern[unknown] = sequence[place]
-    return pattern
-
-
-def _grid(
+def make_grid(
     shape: tuple[int, int],
     order: Order,
     pattern: NDArray[np.int64],
@@ -326,30 +328,25 @@ def _grid(
     how: str,
     fast_axis: Axis = "x",
 ) -> ScanGrid:
+    """Put the positions (n_frames, 2) of frames with these patterns in order."""
     position = np.full((shape[0] * shape[1], 2), np.nan)
     placed = pattern >= 0
     position[pattern[placed]] = stage[placed]
     return ScanGrid(shape, order, np.maximum(pattern, -1), position, how, fast_axis)
 
 
-def _as_array(n_frames: int, positions: Positions | None) -> NDArray[np.float64]:
-    stage = np.full((n_frames, 2), np.nan)
-    if positions is None:
-        return stage
-    if len(positions) != n_frames:
-        raise ValueError(f"{len(positions)} positions for {n_frames} frames")
-    for i, pair in enumerate(positions):
-        # No stage moves that far: a header of nonsense, whose squares would overflow.
-        if pair is not None and all(abs(value) < FARTHEST for value in pair):
-            stage[i] = pair
-    return stage
+def shapes_of(n: int) -> str:
+    """Shapes of exactly `n` points, the squarest first."""
+    pairs = _factors(n)[::-1]
+    return ", ".join(f"{a} × {b}" for a, b in pairs[:4]) + (", …" if len(pairs) > 4 else "")
 
 
-def _how(found: _Found) -> str:
-    ny, nx = found.shape
-    placed = len(found.pattern) - _count_again(found)
-    missing = "" if placed == ny * nx else f", {placed} of {ny * nx} points"
-    return f"{ny} × {nx}, {found.order}{_fast(found.fast_axis)}, {found.why}{missing}{_again(found)}"
+def _as(given: str) -> str:
+    return "as given" if given == "--shape" else f"from {given}"
+
+
+def _again(found: Recovered) -> str:
+    return f"; {found.again} of {len(found.pattern)} frames measured again" if found.again else ""
 
 
 def _fast(axis: Axis) -> str:
@@ -359,12 +356,6 @@ def _fast(axis: Axis) -> str:
 def _factors(n: int) -> list[tuple[int, int]]:
     small = [a for a in range(1, math.isqrt(n) + 1) if n % a == 0]
     return [(a, n // a) for a in small]
-
-
-def _shapes(n: int) -> str:
-    """Shapes of exactly `n` points, the squarest first."""
-    pairs = _factors(n)[::-1]
-    return ", ".join(f"{a} × {b}" for a, b in pairs[:4]) + (", …" if len(pairs) > 4 else "")
 
 
 def _near(n: int, shape: tuple[int, int]) -> list[tuple[int, int]]:

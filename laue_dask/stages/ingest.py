@@ -5,8 +5,8 @@ import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +21,24 @@ from laue_dask.compute.plan import HEADERS_PER_TASK
 from laue_dask.compute.run import map_tasks, run_blocks, write_block
 from laue_dask.config import Recipe, ScanConfig
 from laue_dask.errors import FrameError, InputError, StoreError
-from laue_dask.io import numbering
 from laue_dask.io.block_files import checksum
-from laue_dask.io.frames import FrameInfo, FrameRef, discover, frame_info, read_frame, read_position
-from laue_dask.io.geometry import ScanGrid, resolve_grid
+from laue_dask.io.frames import FrameInfo, FrameRef, discover, frame_info, is_listed, read_frame
 from laue_dask.io.identity import Stamp
 from laue_dask.io.journal import Journal, Receipt
 from laue_dask.io.lock import locked_store
 from laue_dask.io.packed import pack
+from laue_dask.io.placement import MEASURED_AGAIN, Placement, frames_of_scan
 from laue_dask.io.places import require_space, require_writable
 from laue_dask.io.scan_store import ScanStore, ingest_shard
 from laue_dask.progress import Advance, Progress
 from laue_dask.schema import PATTERN_SIZE
+from laue_dask.stages import placing
 from laue_dask.stages.ahead import EncodingAhead
 from laue_dask.stages.changes import Changed, Read, suspects, while_read
 
 SAMPLE_FRAMES = 48
 SAMPLE_BYTES = 256 * 2**20
 """The detector mask is found from at most so many frames, and so many bytes of them."""
-
-MEASURED_AGAIN = "a later frame was taken at the same stage position"
 
 PACKED_FRAMES = 8
 """Frames of the sample that tell how large the store will be."""
@@ -83,6 +81,8 @@ class Look:
         True where the pixel is unusable.
     stored_bytes
         Of a frame in a store, as small as the sample packs; 0 where none is to be stored.
+    grid
+        Where the frames belong; None where workers have to read the headers first.
     """
 
     refs: Sequence[FrameRef]
@@ -91,6 +91,7 @@ class Look:
     info: FrameInfo
     mask: NDArray[np.bool_]
     stored_bytes: float
+    grid: Placement | None = None
 
 
 @dataclass(frozen=True)
@@ -161,11 +162,10 @@ def ingest(
     if out.exists():
         raise StoreError(f"{out}: exists already: choose another path or remove it")
     look = look or look_at(source, scan)
-    refs = look.refs
-    # With a shape, more frames than points have been taken somewhere again.
-    known = scan.shape and len(refs) <= scan.shape[0] * scan.shape[1]
-    positions = None if known else _positions(refs, workers, progress)
-    grid = grid_of(refs, scan, positions)
+    refs, grid = look.refs, look.grid
+    if grid is None:
+        grid = placing.locate(source, refs, scan, _reader(refs, workers, progress))
+        placing.announce(grid, refs)
     if scan.store_frames:
         _require_space(out, look)
     with locked_store(out, f"ingest {source}"):
@@ -174,22 +174,27 @@ def ingest(
 
 
 def look_at(source: str, scan: ScanConfig) -> Look:
-    """What the frames of a source are like; this asks nothing of any worker.
+    """What the frames of a source are like, and where they belong; this asks nothing of any worker.
 
     Raises
     ------
     InputError
-        There are none, none can be read, or they are smaller than a pattern.
+        There are none, none can be read, they are smaller than a pattern, or nobody knows where they belong.
     """
     source = absolute(source)
-    look = look_of(discover(source), packed=scan.store_frames)
+    refs = discover(source)
+    named = refs if scan.insist else frames_of_scan(refs, listed=is_listed(source))
+    look = look_of(refs, packed=scan.store_frames, sample_of=named)
     rows, columns = look.frame_shape
     if min(rows, columns) < PATTERN_SIZE:
         raise InputError(
             f"{source}: frames of {rows} × {columns} pixels are smaller than a pattern of "
             f"{PATTERN_SIZE} × {PATTERN_SIZE}: give unbinned frames"
         )
-    return look
+    grid = placing.locate_here(source, refs, scan)
+    if grid is not None:
+        placing.announce(grid, refs)
+    return replace(look, grid=grid)
 
 
 def look_of(refs: Sequence[FrameRef], *, packed: bool, sample_of: Sequence[FrameRef] | None = None) -> Look:
@@ -209,7 +214,7 @@ def look_of(refs: Sequence[FrameRef], *, packed: bool, sample_of: Sequence[Frame
 def _finish(
     store: ScanStore,
     refs: Sequence[FrameRef],
-    grid: ScanGrid,
+    grid: Placement,
     recipe: Recipe | None,
     ahead: EncodingAhead | None,
     *,
@@ -218,7 +223,7 @@ def _finish(
 ) -> ScanStore:
     """Write all that is missing of a store that is this process's own, and put it in its place."""
     receipts = _ingest_blocks(store, refs, grid, recipe, ahead, workers=workers, progress=progress)
-    again = [str(refs[frame]) for frame in np.flatnonzero(grid.pattern < 0).tolist()]
+    again = [str(refs[i]) for i in np.flatnonzero(grid.pattern < 0).tolist() if i not in grid.left_out]
     store.record(receipts, [{"pattern": None, "source": source, "reason": MEASURED_AGAIN} for source in again])
     if not store.valid.any():
         first = store.set_aside[0]
@@ -230,21 +235,11 @@ def _finish(
     return finished
 
 
-def grid_of(
-    refs: Sequence[FrameRef], scan: ScanConfig, positions: Sequence[tuple[float, float] | None] | None = None
-) -> ScanGrid:
-    """Where each frame belongs; see `io.geometry.resolve_grid`."""
-    acquired = numbering.acquired(refs)
-    return resolve_grid(
-        len(refs), shape=scan.shape, order=scan.order, positions=positions, acquired=acquired, aborted=scan.aborted
-    )
-
-
 def begin(
     source: str,
     out: Path,
     scan: ScanConfig,
-    grid: ScanGrid,
+    grid: Placement,
     look: Look,
     recipe: Recipe | None,
 ) -> ScanStore:
@@ -270,6 +265,7 @@ def begin(
             "source": source,
             "laue_dask": __version__,
             "grid": grid.how,
+            "placement": grid.as_json(look.refs),
             "asked": scan.model_dump(mode="json"),
             "manifest": manifest(look.refs),
         },
@@ -298,7 +294,7 @@ def _require_space(out: Path, look: Look) -> None:
 def _ingest_blocks(
     store: ScanStore,
     refs: Sequence[FrameRef],
-    grid: ScanGrid,
+    grid: Placement,
     recipe: Recipe | None,
     ahead: EncodingAhead | None,
     *,
@@ -384,7 +380,7 @@ def _usable(receipt: Receipt) -> NDArray[np.bool_]:
     return usable
 
 
-def blocks_of(store: ScanStore, refs: Sequence[FrameRef], grid: ScanGrid, recipe: Recipe | None) -> list[Block]:
+def blocks_of(store: ScanStore, refs: Sequence[FrameRef], grid: Placement, recipe: Recipe | None) -> list[Block]:
     """The work of an ingest, in order of the patterns."""
     shards = _in_shards(refs, grid, store)
     # A task fills whole shards of both arrays.
@@ -511,24 +507,24 @@ def read_sample(refs: Sequence[FrameRef]) -> Sample:
     return Sample(stack[: len(frames)] if whole else np.stack([frames[i] for i in usual]), frame_info(chosen[usual[0]]))
 
 
-def _positions(refs: Sequence[FrameRef], workers: Workers, progress: Progress) -> list[tuple[float, float] | None]:
-    batches = [refs[i : i + HEADERS_PER_TASK] for i in range(0, len(refs), HEADERS_PER_TASK)]
-    with progress.stage("headers", total=len(refs), unit="frames") as advance:
-        read = map_tasks(_read_positions, batches, (), client=workers.client, on_done=lambda batch: advance(len(batch)))
-    return [position for batch in read for position in batch]
+def _reader(
+    refs: Sequence[FrameRef], workers: Workers, progress: Progress
+) -> Callable[[Sequence[int]], list[tuple[float, float] | None]]:
+    """Has workers read the stage positions of frames."""
+
+    def read(chosen: Sequence[int]) -> list[tuple[float, float] | None]:
+        wanted = [refs[i] for i in chosen]
+        batches = [wanted[i : i + HEADERS_PER_TASK] for i in range(0, len(wanted), HEADERS_PER_TASK)]
+        with progress.stage("headers", total=len(wanted), unit="frames") as advance:
+            done = map_tasks(
+                placing.read_positions, batches, (), client=workers.client, on_done=lambda batch: advance(len(batch))
+            )
+        return [position for batch in done for position in batch]
+
+    return read
 
 
-def _read_positions(refs: Sequence[FrameRef]) -> list[tuple[float, float] | None]:
-    positions: list[tuple[float, float] | None] = []
-    for ref in refs:
-        try:
-            positions.append(read_position(ref))
-        except FrameError:
-            positions.append(None)
-    return positions
-
-
-def _in_shards(refs: Sequence[FrameRef], grid: ScanGrid, store: ScanStore) -> list[list[FrameRef | None]]:
+def _in_shards(refs: Sequence[FrameRef], grid: Placement, store: ScanStore) -> list[list[FrameRef | None]]:
     """Frames of each shard in the order of the patterns; ``None`` where nothing was recorded."""
     placed: list[FrameRef | None] = [None] * store.n_patterns
     for ref, pattern in zip(refs, grid.pattern, strict=True):

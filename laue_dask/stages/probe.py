@@ -35,7 +35,8 @@ from laue_dask.schema import PATTERN_SIZE
 from laue_dask.seeding import search
 from laue_dask.stages import specimen
 from laue_dask.stages.extraction import QUALITY_SAMPLE
-from laue_dask.stages.ingest import SAMPLE_BYTES, SAMPLE_FRAMES, grid_of
+from laue_dask.stages.ingest import SAMPLE_BYTES, SAMPLE_FRAMES
+from laue_dask.stages.placing import announce, locate_here
 from laue_dask.threads import one_thread
 
 SECONDS = 10.0
@@ -134,8 +135,9 @@ def survey(origin: str, config: Config) -> Survey:
     points, grid = len(refs), f"{len(refs)} points assumed, the headers of all frames will tell"
     stored = float(np.mean([_stored_bytes(refs[i]) for i in chosen]))
     header: float | None = None
-    if config.scan.shape is not None or info.position is None:
-        found = grid_of(refs, config.scan)
+    found = locate_here(origin, refs, config.scan)
+    if found is not None:
+        announce(found, refs)
         points, grid = found.shape[0] * found.shape[1], f"{found.shape[0]} × {found.shape[1]} points"
     if config.scan.shape is None:
         header = stored if _is_read_whole(refs[chosen[0]]) else 0.0

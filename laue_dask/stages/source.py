@@ -108,11 +108,23 @@ def _check_ingested(store: ScanStore, source: str, scan: ScanConfig) -> None:
         differs = f"holds {held.get('source')}, not {source}"
     elif scan.shape and store.scan_shape != tuple(scan.shape):
         differs = f"holds {store.scan_shape[0]} × {store.scan_shape[1]}, --shape says {scan.shape[0]} × {scan.shape[1]}"
-    elif asked.get("order") != scan.order:
-        differs = f"was ingested with --order {asked.get('order')}, now it is {scan.order}"
+    elif _is_other_order(scan.order, asked.get("order"), store.order):
+        differs = f"was ingested as {store.order}, now --order is {scan.order or 'raster'}"
+    elif scan.first_number not in (None, asked.get("first_number")):
+        differs = f"was ingested with --first-number {asked.get('first_number')}, now it is {scan.first_number}"
     elif held.get("manifest") != manifest(refs := discover(absolute(source))):
         frames = sum(name != "" for name in store.source)
         differs = f"holds {frames} frames, {source} has {len(refs)} now, not the same"
     else:
         return
     raise InputError(f"{store.path}: {differs}: choose another --out, or remove this store")
+
+
+def _is_other_order(now: str | None, asked: str | None, held: str) -> bool:
+    """Whether another order of the lines is asked for than the one by which a store was ingested.
+
+    Stores of before have `raster` where nobody asked for any.
+    """
+    if now is None:
+        return asked == "snake"
+    return now != (asked or held)

@@ -11,7 +11,7 @@ from laue_dask.io.frames import FrameRef
 from laue_dask.io.identity import State
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.schema import PATTERN_SIZE
-from laue_dask.stages import ingest
+from laue_dask.stages import ingest, placing
 from laue_dask.watch.intake import Detector
 
 ENOUGH = ingest.SAMPLE_FRAMES
@@ -69,7 +69,7 @@ class Ahead:
         if self._path.exists() and not self._reopen(refs):
             return None
         look = ingest.look_of(refs, packed=self._scan.store_frames, sample_of=read)
-        grid = ingest.grid_of(refs, self._scan)
+        grid = placing.locate(self._source, refs, self._scan, from_first=True)
         self._per_pattern = look.stored_bytes
         self._per_pattern += 0 if self._recipe is None else PATTERN_SIZE**2
         self.missing = int(self._per_pattern * grid.shape[0] * grid.shape[1])
@@ -103,7 +103,7 @@ class Ahead:
         """Write the next block whose frames were all read; whether there was one."""
         if self._store is None:
             raise ValueError("the store is begun first")
-        grid = ingest.grid_of(refs, self._scan)
+        grid = placing.locate(self._source, refs, self._scan, from_first=True)
         for block in ingest.blocks_of(self._store, refs, grid, self._recipe):
             members = [ref for shard in block.shards for ref in shard]
             if not all(ref and str(ref) in read for ref in members):

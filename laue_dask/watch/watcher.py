@@ -38,7 +38,7 @@ from laue_dask.progress import Progress
 from laue_dask.record import Run
 from laue_dask.report import canvas
 from laue_dask.report.maps import label_figure, rgb_figure
-from laue_dask.stages import extraction, ingest
+from laue_dask.stages import extraction, ingest, placing
 from laue_dask.suggestions import did_you_mean
 from laue_dask.watch.advice import FEWEST as ENOUGH_FOR_ADVICE
 from laue_dask.watch.advice import GROWTH, Advice, advise
@@ -413,7 +413,7 @@ class Watcher:
     def _fits(self, refs: Sequence[FrameRef]) -> bool:
         """Whether the frames can be placed; they may be too many for a while, and an alarm says so meanwhile."""
         try:
-            ingest.grid_of(refs, self._scan)
+            placing.locate(self._source, refs, self._scan, from_first=True)
         except InputError:
             return False
         return True
@@ -432,7 +432,7 @@ class Watcher:
         errors = np.array([entry.unexplained for entry in self._log.entries[:rows]], dtype=np.float32)
         drift = Drift.between(errors, self._reference)
         try:
-            placed = ingest.grid_of(refs, self._scan).pattern
+            placed = placing.locate(self._source, refs, self._scan, from_first=True).pattern
         except InputError as error:
             return _Refreshed(self._shown.maps if self._shown else None, rows, drift, str(error), time.time())
         row = self._log.rows([str(ref) for ref in refs])

@@ -96,9 +96,8 @@ def test_snake_runs_every_second_line_back():
     np.testing.assert_array_equal(acquisition((2, 3), "snake", "y"), [0, 3, 4, 1, 2, 5])
 
 
-def test_aborted_scan_is_told_and_its_last_points_are_empty():
+def test_last_points_of_an_aborted_scan_are_empty():
     grid = resolve_grid(812, shape=(30, 30))
-    assert "aborted: 812 of 900 points" in grid.how
     np.testing.assert_array_equal(grid.pattern, np.arange(812))
     assert grid.position.shape == (900, 2)
 
@@ -129,22 +128,28 @@ def test_shape_and_positions_that_agree_keep_the_order_of_the_positions():
     grid = resolve_grid(38, shape=(6, 7), positions=stage(sequence, 7))
     np.testing.assert_array_equal(grid.pattern, sequence)
     assert grid.order == "snake"
-    assert "aborted: 38 of 42" in grid.how
+    assert "as given and as the stage positions of 38 headers say" in grid.how
 
 
-def test_given_shape_wins_over_positions_that_differ_and_says_so():
-    grid = resolve_grid(42, shape=(7, 6), positions=stage(acquisition((6, 7), "raster"), 7))
+def test_given_shape_that_the_positions_contradict_is_refused_unless_somebody_insists():
+    positions = stage(acquisition((6, 7), "raster"), 7)
+    with pytest.raises(InputError, match=r"--shape 7 6, but the stage positions in 42 headers say 6 × 7: .*--insist"):
+        resolve_grid(42, shape=(7, 6), positions=positions)
+    grid = resolve_grid(42, shape=(7, 6), positions=positions, insist=True)
     np.testing.assert_array_equal(grid.pattern, np.arange(42))
     assert grid.shape == (7, 6)
-    assert "as given; the stage positions look like 6 × 7" in grid.how
+    assert grid.how == "7 × 6, raster, as given, with --insist"
 
 
-def test_given_shape_is_used_where_the_stage_did_not_move_as_read():
+def test_given_shape_is_used_where_the_stage_did_not_move_as_read_if_somebody_insists():
     positions = stage(acquisition((3, 4), "raster"), 4)
     positions[5] = positions[2]
     with pytest.raises(InputError, match="frames 2 and 5 were taken at the same stage position"):
         resolve_grid(12, positions=positions)
-    np.testing.assert_array_equal(resolve_grid(12, shape=(3, 4), positions=positions).pattern, np.arange(12))
+    with pytest.raises(InputError, match=r"frames 2 and 5 .*; --shape 3 4: give --insist"):
+        resolve_grid(12, shape=(3, 4), positions=positions)
+    grid = resolve_grid(12, shape=(3, 4), positions=positions, insist=True)
+    np.testing.assert_array_equal(grid.pattern, np.arange(12))
 
 
 @given(
@@ -235,7 +240,7 @@ def test_scan_of_a_night_is_resolved_from_noisy_encoders():
     grid = resolve_grid(len(positions), positions=positions)
     assert (grid.shape, grid.order) == ((150, 210), "snake")
     np.testing.assert_array_equal(grid.pattern, sequence)
-    assert grid.how == "150 × 210, snake, from the stage positions in the headers, 31423 of 31500 points"
+    assert grid.how == "150 × 210, snake, from the stage positions of 31423 headers"
 
 
 def test_snake_of_two_points_per_line_is_told_from_a_raster_along_the_other_axis():

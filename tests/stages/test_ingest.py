@@ -104,6 +104,7 @@ def test_store_says_where_it_came_from_and_what_was_asked(bare, tmp_path, worker
     store = ingested("bare", tmp_path / "s.zarr", workers, shape=(3, 4), order="snake")
     assert store.provenance["source"] == str(bare)
     asked = {"shape": [3, 4], "order": "snake", "aborted": False, "store_frames": True}
+    asked |= {"first_number": None, "insist": False}
     assert store.provenance["asked"] == asked
     assert store.source[0] == str(bare / "scan_0.tif")
 

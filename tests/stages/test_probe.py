@@ -19,7 +19,7 @@ from laue_dask.io.frames import discover
 from laue_dask.io.journal import Journal
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.progress import QuietProgress
-from laue_dask.stages import ingest
+from laue_dask.stages import ingest, placing
 from laue_dask.stages.extraction import extractor_of
 from laue_dask.stages.probe import probe, spread, survey, work_of
 
@@ -139,7 +139,7 @@ def test_a_task_of_the_ingest_holds_no_more_than_planned(tmp_path, kind, quick):
         Image.fromarray(frame.astype(np.int32)).save(tmp_path / f"scan_{number:02d}.tif")
     found = survey(str(tmp_path), quick(scan={"shape": (4, 8)}))
     refs = discover(str(tmp_path))
-    grid = ingest.grid_of(refs, ScanConfig(shape=(4, 8)))
+    grid = placing.locate(str(tmp_path), refs, ScanConfig(shape=(4, 8)))
     store = ScanStore.create(
         tmp_path / "s.zarr",
         grid=grid,

@@ -1,0 +1,411 @@
+"""Grids in the stage positions of a scan: recovered from all of them, or one that is known held against some. Pure."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from laue_dask.errors import InputError
+from laue_dask.io.levels import best_grid, propose_levels
+
+Order = Literal["raster", "snake"]
+Axis = Literal["x", "y"]
+Positions = Sequence[tuple[float, float] | None] | NDArray[np.float64]
+
+ORDERS: tuple[Order, ...] = ("raster", "snake")
+
+MEASURED_AGAIN = 0.125
+"""Share of a grid's points, at most, that may have been measured again."""
+
+AGAIN = -2
+"""Pattern of a frame whose point was measured again, as long as −1 is one that is not known."""
+
+FARTHEST = 1e12
+"""Stage coordinates beyond this, in whatever unit, are not taken for any."""
+
+FEWEST_HEADERS = 3
+"""Positions from which on a grid that is known can be held against them."""
+
+FARTHEST_OFF = 0.5
+"""Steps that a position may lie off its place in a grid that is known."""
+
+USUALLY_OFF = 0.3
+"""Root mean square of the same."""
+
+LARGEST_SHEAR = 0.5
+"""Share of a step between lines by which a line's points may move along the other axis, from one to the next."""
+
+DISORDERED = 0.05
+"""Share of the frames that may come before their predecessor in an order of acquisition that is still that order."""
+
+
+class Recovered(NamedTuple):
+    """A grid recovered from positions, before missing positions are filled in; `pattern` is −1 there, or `AGAIN`."""
+
+    shape: tuple[int, int]
+    order: Order
+    fast_axis: Axis
+    pattern: NDArray[np.int64]
+    why: str
+    orders: tuple[Order, ...] = ORDERS
+    """All orders that the frames may have been taken in."""
+
+    @property
+    def again(self) -> int:
+        """How many frames were measured again."""
+        return int(np.count_nonzero(self.pattern == AGAIN))
+
+    def fits(self, shape: tuple[int, int]) -> bool:
+        """Whether the grid is that of this shape, or a beginning of it."""
+        (lines, points), (ny, nx) = self.shape, shape
+        return points == nx and lines <= ny if self.fast_axis == "x" else lines == ny and points <= nx
+
+
+class Agreement(NamedTuple):
+    """The order in which frames went through a grid that is known, as their positions tell."""
+
+    order: Order
+    fast_axis: Axis
+    orders: tuple[Order, ...]
+    """All orders that agree as well."""
+
+
+def as_array(n_frames: int, positions: Positions | None) -> NDArray[np.float64]:
+    """Positions (n_frames, 2), NaN where unknown or nonsense."""
+    stage = np.full((n_frames, 2), np.nan)
+    if positions is None:
+        return stage
+    if len(positions) != n_frames:
+        raise ValueError(f"{len(positions)} positions for {n_frames} frames")
+    for i, pair in enumerate(positions):
+        # No stage moves that far: a header of nonsense, whose squares would overflow.
+        if pair is not None and all(abs(value) < FARTHEST for value in pair):
+            stage[i] = pair
+    return stage
+
+
+def acquisition(shape: tuple[int, int], order: Order, fast_axis: Axis = "x") -> NDArray[np.int64]:
+    """Pattern index of each point of a complete scan, in order of acquisition."""
+    ny, nx = shape
+    lines = np.arange(ny * nx, dtype=np.int64).reshape(ny, nx)
+    if fast_axis == "y":
+        lines = lines.T
+    lines = lines.copy()
+    if order == "snake":
+        lines[1::2] = lines[1::2, ::-1].copy()
+    return lines.ravel()
+
+
+def moves(stage: NDArray[np.float64]) -> list[bool]:
+    """Whether the stage moved along y, and along x."""
+    known = [axis[np.isfinite(axis)] for axis in stage.T]
+    return [len(values) > 0 and float(values.max() - values.min()) > 0 for values in known]
+
+
+def recover(stage: NDArray[np.float64], order: Order = "raster") -> Recovered | None:
+    """The grid that positions (n, 2) show, in order of acquisition, or ``None`` where they show none.
+
+    Parameters
+    ----------
+    order
+        Of the lines, where only one coordinate is known and does not tell it.
+
+    Raises
+    ------
+    InputError
+        They are a grid, but no rectangle of lines that stand one above the other; or it is not known which of two
+        frames at one place counts.
+    """
+    known = np.flatnonzero(np.isfinite(stage).all(axis=1))
+    moved = moves(stage)
+    if not all(moved) or len(known) < 2:
+        return (
+            _from_one_axis(stage[:, 0], "y", order)
+            if moved[0]
+            else (_from_one_axis(stage[:, 1], "x", order) if moved[1] else None)
+        )
+    found = best_grid(*stage[known].T)
+    if found is None:
+        if odd := irregular(stage[known]):
+            raise InputError(odd)
+        return None
+    rows, columns = found
+    if min(rows.count, columns.count) > 1 and (
+        odd := _unlike_lines(stage[known], rows.index, columns.index, rows.step, columns.step)
+    ):
+        raise InputError(odd)
+    shape = (rows.count, columns.count)
+    cell = rows.index * columns.count + columns.index
+    again = _measured_again(cell, known, shape, len(stage))
+    # The order is that in which points were come to for the first time.
+    first = np.sort(np.unique(cell, return_index=True)[1])
+    along_x, along_y = (np.count_nonzero(np.diff(levels.index[first])) for levels in (columns, rows))
+    # Lines of two points move as often along either axis: then their order tells.
+    likely: tuple[Axis, ...] = ("x", "y") if along_x == along_y else ("x",) if along_x > along_y else ("y",)
+    kinds = [(kind, axis) for axis in likely for kind in ORDERS]
+    disorders = {kind: _disorder(cell[first], shape, *kind) for kind in kinds}
+    best, fast = min(kinds, key=disorders.__getitem__)
+    orders = tuple(kind for kind, axis in kinds if disorders[kind, axis] == disorders[best, fast])
+    if len(known) < len(stage) and disorders[best, fast] > DISORDERED * len(first) + 1:
+        lost = int(np.flatnonzero(~np.isfinite(stage).all(axis=1))[0])
+        raise InputError(f"frame {lost} has no stage position, and the others go through their grid in no known order")
+    pattern = np.full(len(stage), -1, dtype=np.int64)
+    pattern[known] = cell
+    pattern[again] = AGAIN
+    return Recovered(shape, best, fast, pattern, "from the stage positions", orders)
+
+
+def agreement(
+    stage: NDArray[np.float64],
+    acquired: NDArray[np.int64],
+    shape: tuple[int, int],
+    order: Order | None,
+) -> Agreement | None:
+    """In which order frames went through a grid of this shape; ``None`` where their positions are of no such grid.
+
+    Parameters
+    ----------
+    stage : (n, 2)
+        Of some frames.
+    acquired : (n,) int64
+        Place of each of them in the acquisition.
+    order
+        The one that is preferred where the positions tell several.
+    """
+    found: list[tuple[float, Order, Axis]] = []
+    for fast_axis in ("x", "y"):
+        for kind in ORDERS:
+            pattern = acquisition(shape, kind, fast_axis)[acquired]
+            off = distance(stage, pattern, shape)
+            if off is not None:
+                found.append((off, kind, fast_axis))
+    if not found:
+        return None
+    # Those that agree equally well differ in rounding alone.
+    least = min(off for off, _, _ in found)
+    equal = [(kind, axis) for off, kind, axis in found if off <= 1.01 * least + 1e-6]
+    orders = tuple(dict.fromkeys(kind for kind, _ in equal))
+    kind, axis = next((one for one in equal if one[0] == order), equal[0])
+    return Agreement(kind, axis, orders)
+
+
+def distance(stage: NDArray[np.float64], pattern: NDArray[np.int64], shape: tuple[int, int]) -> float | None:
+    """How far positions lie off an even grid with these patterns at their places, as root mean square in steps.
+
+    ``None`` where that is too far. The grid may be turned and sheared a little.
+    """
+    known = np.isfinite(stage).all(axis=1)
+    stage, pattern = stage[known], pattern[known]
+    row, column = np.divmod(pattern, shape[1])
+    if _half_offset(stage, row, column) or _half_offset(stage[:, ::-1], column, row):
+        return None
+    terms = [np.ones(len(pattern)), *(one for one in (row, column) if np.ptp(one) > 0)]
+    table = np.stack(terms, axis=1).astype(float)
+    steps: list[float] = []
+    residuals: list[NDArray[np.float64]] = []
+    for axis, main, other in ((0, row, column), (1, column, row)):
+        values = stage[:, axis]
+        if np.ptp(values) == 0:
+            continue
+        solved = np.linalg.lstsq(table, values - values.mean(), rcond=None)[0]
+        residuals.append(values - values.mean() - table @ solved)
+        slopes = dict(zip([id(one) for one in (row, column) if np.ptp(one) > 0], solved[1:], strict=True))
+        step, shear = abs(slopes.get(id(main), 0.0)), abs(slopes.get(id(other), 0.0))
+        if np.ptp(main) > 0:
+            if shear > LARGEST_SHEAR * step:
+                return None
+            steps.append(float(step))
+        else:
+            steps.append(0.0)
+    if not steps or not max(steps):
+        return None
+    steps = [step or max(steps) for step in steps]
+    off = np.concatenate([residual / step for residual, step in zip(residuals, steps, strict=True)])
+    usual = float(np.sqrt(np.mean(off**2)))
+    return usual if np.abs(off).max() <= FARTHEST_OFF and usual <= USUALLY_OFF else None
+
+
+def fill(found: Recovered, number: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+    """Patterns of the frames whose position is unknown, from the frames before and after them.
+
+    Parameters
+    ----------
+    number : (n,) int64
+        Place of each frame in the acquisition, where file names tell it; by default they follow one another.
+    """
+    pattern = found.pattern.copy()
+    unknown = np.flatnonzero(pattern == -1)
+    if not len(unknown):
+        return pattern
+    if number is None:
+        number = np.arange(len(pattern))
+    sequence = acquisition(found.shape, found.order, found.fast_axis)
+    rank = _rank(found.shape, found.order, found.fast_axis)
+    known = np.flatnonzero(pattern >= 0)
+    # Frames that follow one another in time do so in the grid: `lag` counts the points that were left out before one.
+    lag = rank[pattern[known]] - number[known]
+    after = np.searchsorted(known, unknown)
+    lag_before = np.concatenate([lag[:1] if number[0] else [0], lag])[after]
+    lag_after = np.concatenate([lag, lag[-1:]])[after]
+    place = number[unknown] + lag_before
+    lost = np.flatnonzero((lag_before != lag_after) | (place < 0) | (place >= len(sequence)))
+    if len(lost):
+        raise InputError(
+            f"frame {unknown[lost[0]]} has no stage position and the frames beside it do not tell its place: "
+            "give --shape NY NX"
+        )
+    pattern[unknown] = sequence[place]
+    return pattern
+
+
+def irregular(stage: NDArray[np.float64]) -> str:
+    """What is known of positions (n, 2) that are lines, but no rectangle of them; empty where nothing is."""
+    for axis, name in ((0, "rows"), (1, "columns")):
+        along, across = stage[:, 1 - axis], stage[:, axis]
+        for levels in propose_levels(across)[1:]:
+            lines = [np.sort(along[levels.index == line]) for line in np.unique(levels.index)]
+            if len(lines) < 2 or max(map(len, lines)) < 2:
+                continue
+            steps = [float(np.median(np.diff(line))) for line in lines if len(line) > 1]
+            step = float(np.median(steps))
+            even = all(np.abs(np.diff(line) - step).max() < 0.2 * step for line in lines if len(line) > 1)
+            if step <= 0:
+                continue
+            offsets = np.array([(line[0] - lines[0][0]) / step for line in lines])
+            apart = np.abs(np.diff(offsets - np.rint(offsets)))
+            if even and np.median(np.minimum(apart, 1 - apart)) > 0.4:
+                return _HEXAGONAL.format(name=name)
+            if len({len(line) for line in lines}) > 1 or not even:
+                return f"the stage positions are {len(lines)} {name} of {_few({len(line) for line in lines})} points"
+    return ""
+
+
+_HEXAGONAL = "the stage positions are a hexagonal grid: every second of the {name} is offset by half a step"
+
+
+def _few(counts: set[int]) -> str:
+    ordered = sorted(counts)
+    return str(ordered[0]) if len(ordered) == 1 else f"{ordered[0]} to {ordered[-1]}"
+
+
+def _half_offset(stage: NDArray[np.float64], line: NDArray[np.int64], place: NDArray[np.int64]) -> bool:
+    """Whether every second line is offset by half a step along itself."""
+    if np.ptp(line) < 1 or np.ptp(place) < 1:
+        return False
+    odd = (line % 2).astype(float)
+    if not 1 < odd.sum() < len(odd) - 1:
+        return False
+    terms = [np.ones(len(line)), line, place, odd] if len(np.unique(line)) > 2 else [np.ones(len(line)), place, odd]
+    table = np.stack(terms, axis=1).astype(float)
+    values = stage[:, 1] - stage[:, 1].mean()
+    solved = np.linalg.lstsq(table, values, rcond=None)[0]
+    step, shift = abs(solved[-2]), abs(solved[-1])
+    if step == 0 or len(values) <= len(terms):
+        return False
+    scatter = np.sqrt(np.sum((values - table @ solved) ** 2) / (len(values) - len(terms)))
+    return bool(abs(shift / step - 0.5) < 0.1 and shift > 4 * scatter / np.sqrt(len(values) / 4))
+
+
+def _unlike_lines(
+    stage: NDArray[np.float64],
+    rows: NDArray[np.int64],
+    columns: NDArray[np.int64],
+    row_step: float,
+    column_step: float,
+) -> str:
+    """Why points that were cut into rows and columns are no rectangle; empty where they are one."""
+    if _half_offset(stage, rows, columns):
+        return _HEXAGONAL.format(name="rows")
+    if _half_offset(stage[:, ::-1], columns, rows):
+        return _HEXAGONAL.format(name="columns")
+    for values, line, place, step, name in (
+        (stage[:, 1], rows, columns, column_step, "rows"),
+        (stage[:, 0], columns, rows, row_step, "columns"),
+    ):
+        if _uneven(values, line, place, step):
+            counts = _few(set(np.unique(line, return_counts=True)[1].tolist()))
+            return f"the stage positions are {len(np.unique(line))} {name} of {counts} points that do not line up"
+    return ""
+
+
+def _uneven(values: NDArray[np.float64], line: NDArray[np.int64], place: NDArray[np.int64], step: float) -> bool:
+    """Whether lines are even in themselves, but with other steps or other ends than their neighbours."""
+    if not np.isfinite(step) or step <= 0:
+        return False
+    table = np.stack([np.ones(len(line)), line, place], axis=1).astype(float)
+    off = (values - values.mean() - table @ np.linalg.lstsq(table, values - values.mean(), rcond=None)[0]) / step
+    order = np.argsort(line, kind="stable")
+    bounds = [0, *(np.flatnonzero(np.diff(line[order])) + 1), len(order)]
+    between, within, freedom, lines = 0.0, 0.0, 0, 0
+    largest = 0.0
+    for start, stop in pairwise(bounds):
+        members = order[start:stop]
+        if stop - start < 4:
+            continue
+        own = np.stack([np.ones(stop - start), place[members]], axis=1).astype(float)
+        told = own @ np.linalg.lstsq(own, off[members], rcond=None)[0]
+        between += float(np.sum(told**2))
+        within += float(np.sum((off[members] - told) ** 2))
+        freedom += stop - start - 2
+        largest, lines = max(largest, float(np.abs(told).max())), lines + 1
+    if not lines or largest < 0.2:
+        return False
+    return between / (2 * lines) > 20 * max(within / max(freedom, 1), 1e-12)
+
+
+def _from_one_axis(values: NDArray[np.float64], axis: Axis, order: Order) -> Recovered | None:
+    """The grid where only one coordinate is known to move: its lines are counted, the other axis follows."""
+    n = len(values)
+    if not np.isfinite(values).all():
+        return None
+    for levels in propose_levels(values)[1:]:
+        starts = np.flatnonzero(np.diff(levels.index, prepend=-1))
+        length = int(np.diff(starts, append=n).max())
+        if levels.count == n:
+            length = 1
+        moved: Axis = axis
+        still: Axis = "y" if axis == "x" else "x"
+        why = f"from the stage's {axis}, {still} not told there"
+        if np.array_equal(levels.index, np.arange(n) // length):
+            shape = (levels.count, length) if moved == "y" else (length, levels.count)
+            return Recovered(shape, order, still, acquisition(shape, order, still)[:n], why)
+        lines = -(-n // levels.count)
+        shape = (levels.count, lines) if moved == "y" else (lines, levels.count)
+        for kind in ORDERS:
+            pattern = acquisition(shape, kind, moved)[:n]
+            if np.array_equal(levels.index, pattern // shape[1] if moved == "y" else pattern % shape[1]):
+                return Recovered(shape, kind, moved, pattern, why, (kind,))
+    return None
+
+
+def _measured_again(
+    cell: NDArray[np.int64], known: NDArray[np.int64], shape: tuple[int, int], n_frames: int
+) -> NDArray[np.int64]:
+    """Frames after which another one was taken at the same place, where these are sure to be points measured again."""
+    by_cell = np.argsort(cell, kind="stable")
+    again = np.flatnonzero(np.diff(cell[by_cell]) == 0)
+    points = shape[0] * shape[1]
+    whole = len(known) == n_frames == points + len(again)
+    if len(again) and not (whole and len(again) <= max(1.0, MEASURED_AGAIN * points)):
+        first, second = known[by_cell[again[0]]], known[by_cell[again[0] + 1]]
+        more = f", as were {len(again) - 1} more pairs" if len(again) > 1 else ""
+        raise InputError(
+            f"frames {first} and {second} were taken at the same stage position{more}: "
+            "leave out what does not belong to the scan"
+        )
+    return known[by_cell[again]]
+
+
+def _rank(shape: tuple[int, int], order: Order, fast_axis: Axis) -> NDArray[np.int64]:
+    """When each pattern of a complete scan is acquired: the inverse of `acquisition`."""
+    sequence = acquisition(shape, order, fast_axis)
+    rank = np.empty_like(sequence)
+    rank[sequence] = np.arange(len(sequence))
+    return rank
+
+
+def _disorder(cell: NDArray[np.int64], shape: tuple[int, int], order: Order, fast_axis: Axis) -> int:
+    """Number of frames that come before their predecessor in this order of acquisition."""
+    return int(np.count_nonzero(np.diff(_rank(shape, order, fast_axis)[cell]) < 0))

@@ -1,0 +1,74 @@
+"""Where the frames of a source belong: gives `io.placement` what it weighs, and says what came of it."""
+
+import logging
+from collections.abc import Callable, Sequence
+
+from laue_dask.config import ScanConfig
+from laue_dask.errors import FrameError
+from laue_dask.io.frames import FrameRef, grid_hint, is_listed, read_position
+from laue_dask.io.placement import Placement, place
+from laue_dask.io.positions import Positions
+
+MOST_HEADERS_HERE = 1000
+"""Headers that are read in this process; more of them are read by workers."""
+
+logger = logging.getLogger(__name__)
+
+
+class _TooManyError(Exception):
+    """More headers are asked for than are read here."""
+
+
+def locate(
+    source: str,
+    refs: Sequence[FrameRef],
+    scan: ScanConfig,
+    positions: Positions | Callable[[Sequence[int]], Positions] | None = None,
+    *,
+    from_first: bool = False,
+) -> Placement:
+    """Where each frame of a source belongs; see `io.placement.place`."""
+    return place(
+        refs,
+        shape=scan.shape,
+        order=scan.order,
+        first_number=scan.first_number,
+        insist=scan.insist,
+        aborted=scan.aborted,
+        positions=positions,
+        grid_hint=grid_hint(refs),
+        listed=is_listed(source),
+        from_first=from_first,
+    )
+
+
+def locate_here(source: str, refs: Sequence[FrameRef], scan: ScanConfig) -> Placement | None:
+    """The same from headers that this process reads; None where those of too many frames are needed."""
+
+    def read(chosen: Sequence[int]) -> Positions:
+        if len(chosen) > MOST_HEADERS_HERE:
+            raise _TooManyError
+        return read_positions([refs[i] for i in chosen])
+
+    try:
+        return locate(source, refs, scan, read)
+    except _TooManyError:
+        return None
+
+
+def read_positions(refs: Sequence[FrameRef]) -> list[tuple[float, float] | None]:
+    """Stage positions (y, x) from the headers of frames; None where there is none, or the frame cannot be read."""
+    positions: list[tuple[float, float] | None] = []
+    for ref in refs:
+        try:
+            positions.append(read_position(ref))
+        except FrameError:
+            positions.append(None)
+    return positions
+
+
+def announce(placement: Placement, refs: Sequence[FrameRef]) -> None:
+    """Say what the grid is, and which files are none of the scan."""
+    logger.info(placement.line)
+    if warning := placement.warning(refs):
+        logger.warning(warning)
