@@ -22,6 +22,7 @@ from laue_dask.config import Config, dump, load, merged, read_yaml
 from laue_dask.errors import ExitCode, LaueDaskError
 from laue_dask.homes import prepare_homeless
 from laue_dask.io.places import is_full
+from laue_dask.printable import echo, echo_lines
 
 if TYPE_CHECKING:
     from laue_dask.progress import Progress
@@ -38,7 +39,7 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         label = "warning: " if record.levelno >= logging.WARNING else ""
-        click.echo(label + record.getMessage(), err=True)
+        echo(label + record.getMessage(), err=True)
         silence.heard()
 
 
@@ -109,7 +110,7 @@ def _failed(error: BaseException) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo(f"{NAME}: {message}", err=True)
+    echo(f"{NAME}: {message}", err=True)
     return int(code)
 
 
@@ -169,7 +170,7 @@ def demo(folder: Path, shape: tuple[int, int], seed: int, workers: int | None) -
         from laue_dask import demonstration
 
     config = load(None, _overrides(workers=workers, k=(demonstration.MAJOR_GRAINS,)))
-    click.echo(demonstration.demonstrate(folder, shape=shape, seed=seed, config=config, progress=_progress()))
+    echo_lines(demonstration.demonstrate(folder, shape=shape, seed=seed, config=config, progress=_progress()))
     return ExitCode.DONE
 
 
@@ -203,7 +204,7 @@ def ingest(
     progress = _progress()
     with cluster.start(config.cluster) as started:
         scan = ingest_frames(source, store, config.scan, workers=started, progress=progress)
-    click.echo(describe.describe(store))
+    echo_lines(describe.describe(store))
     return _report_set_aside(scan.set_aside)
 
 
@@ -244,7 +245,7 @@ def plan(
         from laue_dask import planning
 
     interruption.in_order()
-    click.echo(planning.plan_run(source, out, config))
+    echo_lines(planning.plan_run(source, out, config))
     return ExitCode.DONE
 
 
@@ -301,7 +302,7 @@ def run(
             from laue_dask import series
 
         records = series.run(sources, out, config, command=_typed(), progress=_progress())
-        click.echo(f"series: {out / 'series.html'}")
+        echo(f"series: {out / 'series.html'}")
         return max(_tell(one, out / name) for one, name in zip(records, records[0].series, strict=True))
     with imports.uncollected():
         from laue_dask import pipeline
@@ -394,10 +395,10 @@ def segment(
 
     record = pipeline.segment(run_folder, changes, command=_typed(), sweep=sweep, progress=_progress())
     for number, found in zip(record["k"], record["n_clusters"], strict=True):
-        click.echo(f"K = {number}" + (f": {found} clusters own patterns" if found < number else ""))
-    click.echo(f"maps: {run_folder / 'plots'}   report: {run_folder / 'report.html'}")
+        echo(f"K = {number}" + (f": {found} clusters own patterns" if found < number else ""))
+    echo(f"maps: {run_folder / 'plots'}   report: {run_folder / 'report.html'}")
     for warning in record["warnings"]:
-        click.echo(f"warning: {warning}", err=True)
+        echo(f"warning: {warning}", err=True)
     return ExitCode.DONE
 
 
@@ -424,9 +425,9 @@ def nightly(root: Path, config_file: Path | None, out: Path | None, again: tuple
     interruption.in_order()
     if dry_run:
         for line in night.plan_night(root, config, again=again, where=where):
-            click.echo(line)
+            echo(line)
         return ExitCode.DONE
-    return night.run_night(root, config, again=again, where=where, say=click.echo)
+    return night.run_night(root, config, again=again, where=where, say=echo)
 
 
 @commands.command()
@@ -443,7 +444,7 @@ def evaluate(run_folder: Path, truth: Path, workers: int | None) -> int:
         from laue_dask.stages import evaluation
 
     rows = pipeline.evaluate(run_folder, truth, workers=workers, progress=_progress())
-    click.echo(evaluation.table(rows))
+    echo_lines(evaluation.table(rows))
     return ExitCode.DONE
 
 
@@ -481,12 +482,12 @@ def simulate(
         campaign.write_training_store(
             out, experiments=experiments, seed=seed, binning=binning, config=config, progress=_progress()
         )
-        click.echo(f"{out}: {experiments} experiments")
+        echo(f"{out}: {experiments} experiments")
     else:
         campaign.write_scan(
             kind, out, shape=shape, seed=seed, detector=detector, order=order, config=config, progress=_progress()
         )
-        click.echo(f"{out}: {shape[0]} × {shape[1]} frames and truth.npz")
+        echo(f"{out}: {shape[0]} × {shape[1]} frames and truth.npz")
     return ExitCode.DONE
 
 
@@ -526,8 +527,8 @@ def train(
     elif validation is not None:
         card = learning.train(training, validation, out, config_file, start=start, **options)
     for name, value in card.metrics.items():
-        click.echo(f"{name:32s} {value:.5g}")
-    click.echo(f"weights: {out}   history: {learning.history_path(out)}   losses: {learning.losses_path(out)}")
+        echo(f"{name:32s} {value:.5g}")
+    echo(f"weights: {out}   history: {learning.history_path(out)}   losses: {learning.losses_path(out)}")
     return ExitCode.DONE
 
 
@@ -543,7 +544,7 @@ def export(weights_name: str, out: Path) -> int:
 
     interruption.in_order()
     difference = exporting.export(weights_name, out)
-    click.echo(f"{out}: features as the network's, largest difference {difference:.1g}")
+    echo(f"{out}: features as the network's, largest difference {difference:.1g}")
     return ExitCode.DONE
 
 
@@ -553,7 +554,7 @@ def info(path: Path) -> int:
     """Say what a scan store, a run, a weights file or a frame is."""
     from laue_dask import describe
 
-    click.echo(describe.describe(path))
+    echo_lines(describe.describe(path))
     return ExitCode.DONE
 
 
@@ -568,7 +569,7 @@ def verify(path: Path) -> int:
 
     found = verify_path(path, progress=_progress())
     for line in found.lines():
-        click.echo(line)
+        echo(line)
     return ExitCode.FAILED if found.findings else ExitCode.DONE
 
 
@@ -587,7 +588,7 @@ def doctor(out: Path, config_file: Path | None, workers: int | None) -> int:
     passed = True
     with closing(examination.examine(config, out)) as findings:
         for finding in findings:
-            click.echo(str(finding))
+            echo(str(finding))
             passed &= finding.passed
     return ExitCode.DONE if passed else ExitCode.FAILED
 
@@ -665,7 +666,7 @@ def _begin_imports(config: Config) -> None:
 
 
 def _say(line: str) -> None:
-    click.echo(line, err=True)
+    echo(line, err=True)
     silence.heard()
 
 
@@ -698,10 +699,10 @@ def _stopped_by_signal() -> Iterator[threading.Event]:
 
 def _tell(record: "Run", out: Path) -> int:
     suggested = ", ".join(map(str, record.suggested_k)) or "none"
-    click.echo(f"{record.n_patterns} patterns, {record.m_pca} components, suggested K: {suggested}")
-    click.echo(f"maps: {out / 'plots'}   report: {out / 'report.html'}")
+    echo(f"{record.n_patterns} patterns, {record.m_pca} components, suggested K: {suggested}")
+    echo(f"maps: {out / 'plots'}   report: {out / 'report.html'}")
     for warning in record.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        echo(f"warning: {warning}", err=True)
     return _report_set_aside(record.set_aside)
 
 
@@ -710,7 +711,7 @@ def _report_set_aside(set_aside: list[dict[str, Any]]) -> int:
         return ExitCode.DONE
     for entry in set_aside[:10]:
         pattern = "" if entry["pattern"] is None else f"pattern {entry['pattern']}, "
-        click.echo(f"set aside: {pattern}{entry['source']}: {entry['reason']}", err=True)
+        echo(f"set aside: {pattern}{entry['source']}: {entry['reason']}", err=True)
     if len(set_aside) > 10:
-        click.echo(f"set aside: {len(set_aside) - 10} more; all are listed in the store and in run.json", err=True)
+        echo(f"set aside: {len(set_aside) - 10} more; all are listed in the store and in run.json", err=True)
     return ExitCode.SET_ASIDE

@@ -8,6 +8,7 @@ from laue_dask.errors import FrameError, InputError
 from laue_dask.io import results as io_results
 from laue_dask.io.frames import discover, frame_info
 from laue_dask.io.scan_store import ScanStore, frame_layout
+from laue_dask.printable import printable
 
 SHIPPED = ("default", "untrained")
 """Names of weights that are no files."""
@@ -31,7 +32,7 @@ def describe(path: Path) -> str:
                 f"{path / 'run.json'}: is not the record of a run of this laue-dask: run it again"
             ) from error
     if members := record.members_of(path):
-        return "\n".join([f"{path}: series of {len(members)} scans", *map(describe, members)])
+        return "\n".join([printable(f"{path}: series of {len(members)} scans"), *map(describe, members)])
     if path.name == io_results.NAME and path.is_dir():
         return _results(path)
     if ScanStore.is_store(str(path)):
@@ -46,7 +47,7 @@ def describe(path: Path) -> str:
     position = "none" if info.position is None else f"y = {info.position[0]:g}, x = {info.position[1]:g}"
     lines = [f"{path}: {len(refs)} frame{'s' if len(refs) > 1 else ''}", f"first           {refs[0]}"]
     lines += [f"shape, dtype    {info.shape[0]} × {info.shape[1]}, {info.dtype}", f"stage position  {position}"]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _run(path: Path) -> str:
@@ -57,7 +58,7 @@ def _run(path: Path) -> str:
     lines.append(f"K               {', '.join(map(str, values['k']))} (suggested: {values['suggested_k']})")
     lines.append(f"components      {values['m_pca']} used")
     lines += [f"{stage:15s} {seconds:.1f} s" for stage, seconds in values["seconds"].items()]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _scan(path: Path) -> str:
@@ -73,7 +74,7 @@ def _scan(path: Path) -> str:
     )
     lines.append(f"masked          {100 * store.detector_mask.mean():.2f} % of the pixels")
     lines.append(f"layout          {layout.why}")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _results(path: Path) -> str:
@@ -92,4 +93,4 @@ def _weights(path: Path) -> str:
     lines = [f"{path}: architecture {card.architecture.name}, {card.architecture.latent} latent features"]
     lines.append(f"recipe          {card.recipe.digest()}")
     lines += [f"{name:32s} {value}" for name, value in {**card.training, **card.metrics}.items()]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))

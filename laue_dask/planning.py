@@ -10,6 +10,7 @@ from laue_dask.compute.local import available_cores
 from laue_dask.compute.plan import Packing, Plan, plan, require_memory
 from laue_dask.config import Config
 from laue_dask.io.places import require_space, require_writable
+from laue_dask.printable import printable
 from laue_dask.stages import extraction
 from laue_dask.stages.probe import SECONDS, probe, survey, work_of
 
@@ -61,7 +62,7 @@ def plan_run(origin: str, folder: Path, config: Config, *, seconds: float = SECO
     if found.scan.ingest and found.scan.in_store:
         packed = f"frames to {100 * measured.packing.frames:.0f} %, {packed}"
     lines = [
-        f"{origin}: {found.what}",
+        printable(f"{origin}: {found.what}"),
         f"probe           {measured.frames} frames in {measured.elapsed:.1f} s; packs {packed}",
         f"workers         {count} of {format_bytes(memory)}" + (f", {gpus} more with a GPU" if gpus else ""),
         f"blocks          {planned.blocks} of {planned.block} patterns, shards of {planned.shard} frames",

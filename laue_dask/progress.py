@@ -12,6 +12,7 @@ from rich.progress import Progress as Bars
 from rich.text import Text
 
 from laue_dask import silence
+from laue_dask.printable import printable
 
 LINE_EVERY = 30.0
 """Seconds between two lines of a stage where stderr is not a terminal."""
@@ -131,7 +132,7 @@ class RichProgress:
         yield advance
 
     def _say(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
         silence.heard()
 
 

@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from laue_dask.printable import printable
+
 FIRST_LINE_S = 1.0
 """Seconds after its start at which a command that has said nothing yet says that it was understood."""
 
@@ -82,7 +84,7 @@ def _break_silences(command: str, begun: float) -> None:
             if _now.bars:
                 heard()
             continue
-        line = f"{command}: {_now.activity} ({time.monotonic() - begun:.0f} s)\n"
+        line = f"{printable(f'{command}: {_now.activity}')} ({time.monotonic() - begun:.0f} s)\n"
         with suppress(OSError, ValueError, AttributeError):  # nobody listens
             sys.stderr.write(line)
             sys.stderr.flush()

@@ -27,6 +27,7 @@ from laue_dask.nightly.ledger import Ledger, State
 from laue_dask.nightly.notify import notify
 from laue_dask.nightly.runs import COMMAND, Key, Place, clear, facts, rest_of
 from laue_dask.nightly.scans import Found, find, matches
+from laue_dask.printable import printable
 from laue_dask.progress import duration, one_line
 from laue_dask.report.nights import write_index
 
@@ -446,7 +447,7 @@ class _Log:
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
 
     def say(self, text: str) -> None:
-        text = one_line(text)
+        text = printable(one_line(text))
         self._handler.handle(logging.makeLogRecord({"msg": text}))
         self._say(text)
 

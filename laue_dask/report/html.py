@@ -1,11 +1,12 @@
 """Pages that need no other file and no network: one style, headings with links to them, facts, tables."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from html import escape
 from string import Template
 from typing import Any
 
 import numpy as np
+
+from laue_dask.printable import escape
 
 GALLERY_UP_TO = 24
 """Most delegate patterns in a gallery."""

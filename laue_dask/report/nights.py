@@ -3,12 +3,12 @@
 import base64
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote_from_bytes
 
 from laue_dask.io.places import replace_file
+from laue_dask.printable import escape
 from laue_dask.progress import duration
 from laue_dask.report.html import facts_list, pieces, table, warning
 

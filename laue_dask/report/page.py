@@ -3,7 +3,6 @@
 import base64
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from laue_dask.io.places import replace_file
+from laue_dask.printable import escape
 from laue_dask.progress import duration
 from laue_dask.report.html import ROWS_UP_TO, document, facts_list, table, warning
 

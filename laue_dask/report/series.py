@@ -4,7 +4,6 @@ import base64
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
@@ -14,6 +13,7 @@ from matplotlib.colors import to_hex
 from numpy.typing import NDArray
 
 from laue_dask.io.places import replace_file
+from laue_dask.printable import escape
 from laue_dask.report.canvas import MISSING, cluster_colours
 from laue_dask.report.html import ROWS_UP_TO, document, facts_list
 from laue_dask.report.thumbnails import fit, paint

@@ -21,6 +21,7 @@ from laue_dask.io import stored
 from laue_dask.io.places import replace_file
 from laue_dask.io.results import ResultsWriter
 from laue_dask.io.scan_store import ScanStore
+from laue_dask.printable import as_cells
 from laue_dask.stages.specimen import Map, usable
 
 RANKS = 4
@@ -160,7 +161,7 @@ def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     if rows:
         table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
         table.writeheader()
-        table.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+        table.writerows({name: _cell(value) for name, value in as_cells(row).items()} for row in rows)
     replace_file(path, text.getvalue().encode())
 
 

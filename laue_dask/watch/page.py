@@ -2,12 +2,12 @@
 
 import base64
 from collections.abc import Mapping
-from html import escape
 from pathlib import Path
 from string import Template
 from typing import Any
 
 from laue_dask.io.places import replace_file
+from laue_dask.printable import escape
 from laue_dask.progress import duration
 from laue_dask.report.html import facts_list, shell
 
