@@ -258,6 +258,7 @@ def plan(
 @click.option("--weights", help="`default`, `untrained` or a .safetensors file.")
 @click.option("--substrate", type=click.Choice(["keep", "remove"]), help="Subtract the scan's own median pattern.")
 @_store_option
+@click.option("--again", is_flag=True, help="Read frames again that changed since the run in --out, which is replaced.")
 @_grid_options
 @_cluster_options
 def run(
@@ -269,6 +270,7 @@ def run(
     weights: str | None,
     substrate: str | None,
     store_frames: bool | None,
+    again: bool,
     shape: tuple[int, int] | None,
     order: str | None,
     first_number: int | None,
@@ -279,6 +281,7 @@ def run(
     """Segment a scan: frames or a scan store → label maps, scores and a report.
 
     SOURCE is a scan store, or frames as `ingest` takes them. The same command goes on where a killed run stopped.
+    A finished run whose frames were changed since is refused, unless --again is given.
     Several sources are a series: one PCA and one clustering of all, the run of each in a folder below --out, and
     series.html with all maps side by side.
     """
@@ -301,13 +304,13 @@ def run(
         with imports.uncollected():
             from laue_dask import series
 
-        records = series.run(sources, out, config, command=_typed(), progress=_progress())
+        records = series.run(sources, out, config, command=_typed(), progress=_progress(), again=again)
         echo(f"series: {out / 'series.html'}")
         return max(_tell(one, out / name) for one, name in zip(records, records[0].series, strict=True))
     with imports.uncollected():
         from laue_dask import pipeline
 
-    return _tell(pipeline.run(sources[0], out, config, command=_typed(), progress=_progress()), out)
+    return _tell(pipeline.run(sources[0], out, config, command=_typed(), progress=_progress(), again=again), out)
 
 
 @commands.command()

@@ -33,6 +33,10 @@ class StoreError(InputError):
     """A scan store, a results store or a weights file is missing, incomplete or not what it says it is."""
 
 
+class ChangedError(InputError):
+    """The frames of a run, or how they are to be read, are not those of an earlier run in the same folder."""
+
+
 class SpaceError(InputError):
     """A disk has too little room for what is to be written."""
 

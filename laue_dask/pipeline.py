@@ -37,7 +37,7 @@ from laue_dask.record import Run
 from laue_dask.report import drawing
 from laue_dask.report.drawing import Material
 from laue_dask.reuse import Reuse, Stage, differences, recorded, update
-from laue_dask.stages import evaluation, extraction, grains, segmentation, source, specimen
+from laue_dask.stages import changes, evaluation, extraction, grains, segmentation, source, specimen
 from laue_dask.stages.ahead import EncodingAhead
 from laue_dask.stages.ingest import Look
 from laue_dask.stages.reduction import reduce_scan
@@ -59,7 +59,14 @@ _OF_CLUSTERING = {"k", "cluster", "score_k"}
 
 
 def run(
-    origin: str, folder: Path, config: Config, *, command: str, progress: Progress, workers: Workers | None = None
+    origin: str,
+    folder: Path,
+    config: Config,
+    *,
+    command: str,
+    progress: Progress,
+    again: bool = False,
+    workers: Workers | None = None,
 ) -> Run:
     """Segment a scan: the whole way from frames or a scan store to maps and report.
 
@@ -71,6 +78,8 @@ def run(
         The run's folder, made if need be. An earlier run there is kept where its keys still hold.
     command
         The command as typed, for the record.
+    again
+        Whether frames that changed since an earlier run in the folder are read again; by default they are refused.
     workers
         That are there already and go on; by default the configured ones are started for this run alone.
 
@@ -92,7 +101,7 @@ def run(
     extractor = extraction.extractor_of(config.encoder, config.recipe)
     choose_components(np.full(extractor.n_features, 1 / extractor.n_features), config.pca.components)
     with locked(folder, command):
-        return _run(origin, folder, config, extractor, command=command, progress=progress, given=workers)
+        return _run(origin, folder, config, extractor, command=command, progress=progress, again=again, given=workers)
 
 
 def _run(
@@ -103,6 +112,7 @@ def _run(
     *,
     command: str,
     progress: Progress,
+    again: bool,
     given: Workers | None,
 ) -> Run:
     """`run` of a folder that is this process's own, with everything checked that can be before."""
@@ -112,7 +122,7 @@ def _run(
         # Local workers are still importing; jobs may wait for hours, in which frames arrive.
         look = source.look(origin, folder, config.scan) if local else None
     with nullcontext(given) if given else cluster.start(config.cluster, folder=folder, report=True) as workers:
-        scan = encode(folder, record, extractor, look=look, workers=workers, progress=progress)
+        scan = encode(folder, record, extractor, look=look, again=again, workers=workers, progress=progress)
         del look  # it may list a million frames
         with _near(scan.features):
             rows = _analyse(scan, workers=workers, progress=progress)
@@ -157,6 +167,7 @@ def encode(
     extractor: Extractor,
     *,
     look: Look | None = None,
+    again: bool = False,
     workers: Workers,
     progress: Progress,
 ) -> Encoded:
@@ -164,7 +175,11 @@ def encode(
     config, progress = record.config, record.counted(progress)
     record.workers = workers.described
     reuse = Reuse.of(folder, label=f"{folder.name}, " if record.series else "")
-    with record.warned_by("laue_dask.encoder"), EncodingAhead(folder, extractor, workers) as ahead:
+    with (
+        record.warned_by("laue_dask.encoder"),
+        record.warned_by("laue_dask.stages"),
+        EncodingAhead(folder, extractor, workers) as ahead,
+    ):
         with record.timed("ingest"):
             there = source.is_ingested(record.source, folder)
             store = source.open_scan(
@@ -174,11 +189,14 @@ def encode(
                 k=() if record.series else config.clustering.k,
                 ahead=ahead.unless(),
                 look=look,
+                again=again,
                 workers=workers,
                 progress=progress,
             )
         record.describe_scan(store)
-        reuse.tell(keys.ingested(record.keys["scan"]), kept=there)
+        ingested = keys.ingested(record.keys["scan"])
+        there &= reuse.same(ingested)
+        reuse.tell(ingested, kept=there)
         folder.mkdir(parents=True, exist_ok=True)
         table_of_grains = records.vouches_for(folder, grains.GRAINS)
         records.remove(folder)
@@ -634,6 +652,7 @@ def _scan_of(folder: Path, record: dict[str, Any]) -> ScanStore:
             found.append(path)
             store = ScanStore.open(path)
             if store.key() == record["keys"]["scan"]:
+                changes.warn_of_changes(store)
                 return store
     if found:
         raise InputError(f"{found[0]}: is not the scan that {folder} was made of: run `laue-dask run` again")

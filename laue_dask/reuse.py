@@ -95,6 +95,10 @@ class Reuse:
         """Whether the earlier run's results have whole arrays `names` of this very stage."""
         return self._finished and recorded({NAME: self._before}, stage) and io_results.whole(self._folder, names)
 
+    def same(self, stage: Stage) -> bool:
+        """Whether the earlier run, if it got so far, had this very stage."""
+        return stage.name not in self._before or self._before[stage.name]["key"] == stage.key
+
     def tell(self, stage: Stage, *, kept: bool, remark: str = "") -> None:
         """Say in a line whether a stage is kept or made again, and why; nothing where there was no earlier run.
 

@@ -33,7 +33,9 @@ from laue_dask.stages.segmentation import Segmentation
 from laue_dask.stages.straddling import Patterns
 
 
-def run(sources: Sequence[str], folder: Path, config: Config, *, command: str, progress: Progress) -> list[Run]:
+def run(
+    sources: Sequence[str], folder: Path, config: Config, *, command: str, progress: Progress, again: bool = False
+) -> list[Run]:
     """Segment several scans with components and clusters in common.
 
     Parameters
@@ -46,6 +48,8 @@ def run(sources: Sequence[str], folder: Path, config: Config, *, command: str, p
         Of every scan.
     command
         The command as typed, for the records.
+    again
+        As `pipeline.run` takes it.
 
     Returns
     -------
@@ -73,7 +77,7 @@ def run(sources: Sequence[str], folder: Path, config: Config, *, command: str, p
         with cluster.start(config.cluster, folder=folder, report=True) as workers:
             _write(folder, names, records, finished=False)
             scans = [
-                pipeline.encode(folder / name, record, extractor, workers=workers, progress=progress)
+                pipeline.encode(folder / name, record, extractor, again=again, workers=workers, progress=progress)
                 for name, record in zip(names, records, strict=True)
             ]
             tables = _analyse(scans, extractor, config, workers=workers, progress=progress)

@@ -26,7 +26,7 @@ from laue_dask.io.block_files import checksum
 from laue_dask.io.frame_array import FrameArray, frame_layout
 from laue_dask.io.frames import FrameRef, read_frame
 from laue_dask.io.geometry import ScanGrid
-from laue_dask.io.identity import NO_STAMP, Identity, joined, stamps_of
+from laue_dask.io.identity import NO_STAMP, Identity, Stamp, joined, stamps_of
 from laue_dask.io.receipts import Receipts
 from laue_dask.io.shards import read_shard
 from laue_dask.suggestions import did_you_mean
@@ -484,6 +484,36 @@ class ScanStore:
         known = self.__dict__["_receipts"] = Receipts.read(self._folder)
         found = Receipts.of(self._folder, added)
         self._keep_receipts(known.without(added).joined(found))
+
+    def renew_sources(
+        self, refs: Sequence[FrameRef | None], stamps: Sequence[Stamp], provenance: Mapping[str, Any]
+    ) -> None:
+        """Take down where the frames of a finished store are now, and the size and time of their files.
+
+        Parameters
+        ----------
+        refs, stamps
+            Of each pattern.
+        provenance
+            What of it is new.
+        """
+        if self.identity is None or self._receipts is None:
+            raise ValueError(f"{self.path}: an unfinished store, or one that does not know its files")
+        names = ["zarr.json", "source", *_IDENTITY]
+        self._require_inside(*names)
+        # A kill in between leaves what the receipts do not speak of, and no damage.
+        self._keep_receipts(self._receipts.without(names))
+        self._write_identity(
+            [(*stamp, int(crc)) for stamp, crc in zip(stamps, self.identity.checksum.tolist(), strict=True)]
+        )
+        self._array("source")[:] = np.array(["" if ref is None else str(ref) for ref in refs], dtype=object)
+        self.root.attrs["provenance"] = {**self.provenance, **provenance}
+        self._keep_receipts(self._receipts.joined(Receipts.of(self._folder, names)))
+
+    @property
+    def vouches_for_sources(self) -> bool:
+        """Whether the store's receipts know what it says of its sources: not after a kill in `renew_sources`."""
+        return self._receipts is not None and "source/zarr.json" in self._receipts.files
 
     def create_reduced(self, digest: str, block: int, recipe: Mapping[str, Any]) -> zarr.Array[Any]:
         """Begin the reduced patterns (pattern, 128, 128) uint8 of a recipe, with shards of `block` patterns."""

@@ -267,9 +267,8 @@ def _do(night: _Night, hand: Hand, one: Decision) -> None:
             )
             night.say(_line(scan.name, state))
             return
-        same = known is not None and Key.parse(known.key).frames == one.key.frames
-        if place.folder.exists() and not same:
-            place.remove()  # of other frames; before the event, or a kill in between would leave it for these
+        if known is None or Key.parse(known.key).frames != one.key.frames:
+            place.withdraw()  # before the event, or a kill in between would leave it for that of these frames
     except BusyError as error:
         night.busy.add(scan.name)
         night.say(f"waiting {scan.name}: {error}")

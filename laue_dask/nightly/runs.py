@@ -14,6 +14,7 @@ from laue_dask import __version__
 from laue_dask.config import Config
 from laue_dask.errors import ConfigError
 from laue_dask.io.lock import locked
+from laue_dask.io.receipts import IN_RUN
 from laue_dask.nightly.scans import Found
 
 COMMAND = "laue-dask nightly"
@@ -103,6 +104,20 @@ class Place:
         wanted = config.model_dump(mode="json", exclude={"cluster"})
         found = {name: value for name, value in record.get("config", {}).items() if name != "cluster"}
         return record if found == wanted and record.get("laue_dask") == __version__ else {}
+
+    def withdraw(self) -> None:
+        """From here on there is no finished run: its frames are others, or are to be compared with those that it has.
+
+        Raises
+        ------
+        BusyError
+            Someone is using it.
+        """
+        if not self.there:
+            return
+        with locked(self.folder, "withdraw"):
+            for name in (_RECORD, IN_RUN):
+                (self.folder / name).unlink(missing_ok=True)
 
     def remove(self, part: str = "") -> None:
         """Remove the run, or a part of it; a kill leaves a rest that `clear` removes.

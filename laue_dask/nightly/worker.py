@@ -104,7 +104,7 @@ def _run(job: dict[str, Any], config: Config, kept: _Cluster, progress: RichProg
     folder = Path(job["out"])
     workers = kept.of(config)
     record = pipeline.run(
-        job["source"], folder, config, command=job["command"], progress=progress, workers=workers
+        job["source"], folder, config, command=job["command"], progress=progress, again=True, workers=workers
     ).as_json()
     names = ("n_patterns", "n_set_aside", "scan_shape", "k", "suggested_k", "m_pca", "warnings")
     facts = {name: record[name] for name in names}

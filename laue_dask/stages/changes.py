@@ -4,7 +4,7 @@ One rule for a run that goes on, for one that is finished, and for all that read
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from laue_dask.io.frames import FrameRef
 from laue_dask.io.identity import Stamp, difference, stamps_of
+from laue_dask.io.scan_store import ScanStore
 
 PROBED = 8
 """Frames whose pixels tell what most likely became of all whose files are others."""
@@ -73,9 +74,66 @@ def read_again(some: Iterable[Changed], mask: NDArray[np.bool_], dtype: np.dtype
     return found
 
 
-def spread(some: Sequence[Changed]) -> Sequence[Changed]:
-    """A few of them, the first one among them."""
-    return some[:: max(1, -(-len(some) // PROBED))]
+def sources_of(store: ScanStore, now: Mapping[str, FrameRef] | None = None) -> list[Read]:
+    """Frames of a finished store as they were read, in the order of the patterns; none where the store does not know.
+
+    Parameters
+    ----------
+    now
+        Where each is now, by its name in the store; where the store says, by default.
+    """
+    identity = store.identity
+    if identity is None:
+        return []
+    valid = store.valid
+    found = []
+    for pattern, name in enumerate(store.source):
+        stamp = identity.stamp(pattern)
+        # Those of blocks that an earlier version began to ingest are not known.
+        if name and (stamp.known or not valid[pattern]):
+            ref = FrameRef.parse(name) if now is None else now[name]
+            found.append(Read(pattern, ref, stamp, int(identity.checksum[pattern]), bool(valid[pattern])))
+    return found
+
+
+def told(changed: Sequence[Changed], total: int) -> str:
+    """Frames that changed in a line: how many, and the first one with both values."""
+    gone = sum(not one.now.known for one in changed)
+    what = "are gone" if gone == len(changed) else "changed or are gone" if gone else "changed"
+    return f"{len(changed)} of {total} frames {what} since they were read, first {changed[0]}"
+
+
+def warn_of_changes(store: ScanStore) -> None:
+    """Say in a line if frames are not those that a store was made of, as far as a few of them tell.
+
+    Files that are gone were archived: nothing is said of them.
+    """
+    frames = sources_of(store)
+    found = [one for one in suspects(frames) if one.now.known]
+    changed, exact = probe(found, store.detector_mask, store.dtype)
+    if changed:
+        few = "" if exact else "at least "
+        logger.warning("%s: %s%s: this is of them as they were", store.path, few, told(changed, len(frames)))
+    elif not exact:
+        logger.info(
+            "%s: %d files have other times than when they were read; the frames of those that were compared are the "
+            "same (`laue-dask verify %s --sources` compares all)",
+            store.path,
+            len(found),
+            store.path,
+        )
+
+
+def probe(found: Sequence[Changed], mask: NDArray[np.bool_], dtype: np.dtype[Any]) -> tuple[list[Changed], bool]:
+    """Frames whose pixels are others, as far as a few of them tell, and whether these are all.
+
+    Where none of the few is what it was, all are taken for changed.
+    """
+    few = found[:: max(1, -(-len(found) // PROBED))]
+    changed = read_again(few, mask, dtype)
+    if changed and len(changed) == len(few):
+        return [changed[0], *found[1:]], True
+    return changed, len(few) == len(found)
 
 
 def while_read(frames: Sequence[Read], mask: NDArray[np.bool_], dtype: np.dtype[Any]) -> list[Changed]:
@@ -86,7 +144,7 @@ def while_read(frames: Sequence[Read], mask: NDArray[np.bool_], dtype: np.dtype[
     """
     found = [one for one in suspects(frames) if one.now.known]
     stacked = [one for one in found if one.read.ref.index is not None]
-    if not stacked or read_again(spread(stacked), mask, dtype):
+    if not stacked or probe(stacked, mask, dtype)[0]:
         return found
     if written := [one for one in stacked if one.now.size != one.read.stamp.size]:
         logger.warning(

@@ -126,6 +126,7 @@ def ingest(
     recipe: Recipe | None = None,
     ahead: EncodingAhead | None = None,
     look: Look | None = None,
+    make_way: Callable[[], None] | None = None,
     workers: Workers,
     progress: Progress,
 ) -> ScanStore:
@@ -145,6 +146,9 @@ def ingest(
         Encodes what was reduced.
     look
         What `look_at` found of the same source a moment ago.
+    make_way
+        Takes away the store that is at `out`, when nothing is left for which these frames might be refused before they
+        are read; by default a store that is there is not replaced.
 
     Returns
     -------
@@ -159,7 +163,7 @@ def ingest(
     require_writable(out)
     # Workers may have another working directory.
     out, source = out.absolute(), absolute(source)
-    if out.exists():
+    if out.exists() and make_way is None:
         raise StoreError(f"{out}: exists already: choose another path or remove it")
     look = look or look_at(source, scan)
     refs, grid = look.refs, look.grid
@@ -169,6 +173,8 @@ def ingest(
     if scan.store_frames:
         _require_space(out, look)
     with locked_store(out, f"ingest {source}"):
+        if make_way is not None:
+            make_way()
         store = begin(source, out, scan, grid, look, recipe)
         return _finish(store, refs, grid, recipe, ahead, workers=workers, progress=progress)
 
@@ -286,8 +292,9 @@ def _packed(sample: Sample) -> float:
 
 def _require_space(out: Path, look: Look) -> None:
     """Refuse frames whose store cannot fit on the disk beside what is there of it."""
-    begun = out.with_name(out.name + ".part")
-    there = sum(file.stat().st_size for file in begun.rglob("*") if file.is_file())
+    # A store that is there makes way.
+    places = (out.with_name(out.name + ".part"), out)
+    there = sum(file.stat().st_size for place in places for file in place.rglob("*") if file.is_file())
     require_space(out, int(len(look.refs) * look.stored_bytes) - there)
 
 

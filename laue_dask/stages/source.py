@@ -1,18 +1,23 @@
 """Where the patterns of a run come from: a scan store, or frames that are ingested into one of the run's own."""
 
+import logging
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+from laue_dask import record
 from laue_dask.compute.cluster import Workers
 from laue_dask.config import Config, ScanConfig
-from laue_dask.errors import InputError
+from laue_dask.errors import ChangedError, InputError
 from laue_dask.io.frames import discover
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.progress import Progress
-from laue_dask.stages import specimen
+from laue_dask.stages import changes, held, specimen
 from laue_dask.stages.ahead import EncodingAhead, forget
-from laue_dask.stages.ingest import Look, absolute, ingest, look_at, manifest
+from laue_dask.stages.ingest import Look, ingest, look_at
+
+logger = logging.getLogger(__name__)
 
 
 def _is_store(source: str) -> bool:
@@ -49,6 +54,7 @@ def open_scan(
     k: Sequence[int],
     ahead: EncodingAhead | None = None,
     look: Look | None = None,
+    again: bool = False,
     workers: Workers,
     progress: Progress,
 ) -> ScanStore:
@@ -62,6 +68,8 @@ def open_scan(
         Encodes the frames as soon as they are reduced, where they are ingested.
     look
         At the frames, where somebody has looked already.
+    again
+        Whether frames that are not those of the store that is there are read again, in its place.
 
     Raises
     ------
@@ -76,19 +84,40 @@ def open_scan(
                 f"{source}: its scan is {store.scan_shape[0]} × {store.scan_shape[1]}, "
                 f"--shape says {scan.shape[0]} × {scan.shape[1]}: leave --shape out, or ingest the frames again"
             )
+        changes.warn_of_changes(store)
         return store
+    make_way = None
     if own.exists():
         store = ScanStore.open(own)
-        _check_ingested(store, source, scan)
-        specimen.require_enough(int(store.valid.sum()), k, store.set_aside)
-        return store
+        try:
+            found = held.require_same(store, source, scan, again=again)
+            held.compare(store, found, workers=workers, progress=progress)
+        except ChangedError as error:
+            if not again:
+                raise
+            logger.info("ingest: again, %s", str(error).removeprefix(f"{own}: ").removesuffix(f": {held.CHOICE}"))
+            make_way = partial(_make_way, folder)
+        else:
+            specimen.require_enough(int(store.valid.sum()), k, store.set_aside)
+            return store
     folder.mkdir(parents=True, exist_ok=True)
     part = own.with_name(own.name + ".part")
     begun = part.exists()
+    shutil.rmtree(folder / "scan.zarr.old", ignore_errors=True)  # of a run that was killed while it made way
     try:
         # A substrate is what the frames have in common: those are all read before it can be removed.
         recipe = config.recipe if config.recipe.substrate == "keep" else None
-        store = ingest(source, own, scan, recipe=recipe, ahead=ahead, look=look, workers=workers, progress=progress)
+        store = ingest(
+            source,
+            own,
+            scan,
+            recipe=recipe,
+            ahead=ahead,
+            look=look,
+            make_way=make_way,
+            workers=workers,
+            progress=progress,
+        )
         specimen.require_enough(int(store.valid.sum()), k, store.set_aside)
     except InputError:
         # A run that never started leaves nothing behind; what a killed one did is kept for the right command.
@@ -100,31 +129,9 @@ def open_scan(
     return store
 
 
-def _check_ingested(store: ScanStore, source: str, scan: ScanConfig) -> None:
-    """Refuse the scan store of an earlier run of the same folder where it is not what is asked for now."""
-    held = store.provenance
-    asked = held.get("asked", {})
-    if held.get("source") != absolute(source):
-        differs = f"holds {held.get('source')}, not {source}"
-    elif scan.shape and store.scan_shape != tuple(scan.shape):
-        differs = f"holds {store.scan_shape[0]} × {store.scan_shape[1]}, --shape says {scan.shape[0]} × {scan.shape[1]}"
-    elif _is_other_order(scan.order, asked.get("order"), store.order):
-        differs = f"was ingested as {store.order}, now --order is {scan.order or 'raster'}"
-    elif scan.first_number not in (None, asked.get("first_number")):
-        differs = f"was ingested with --first-number {asked.get('first_number')}, now it is {scan.first_number}"
-    elif held.get("manifest") != manifest(refs := discover(absolute(source))):
-        frames = sum(name != "" for name in store.source)
-        differs = f"holds {frames} frames, {source} has {len(refs)} now, not the same"
-    else:
-        return
-    raise InputError(f"{store.path}: {differs}: choose another --out, or remove this store")
-
-
-def _is_other_order(now: str | None, asked: str | None, held: str) -> bool:
-    """Whether another order of the lines is asked for than the one by which a store was ingested.
-
-    Stores of before have `raster` where nobody asked for any.
-    """
-    if now is None:
-        return asked == "snake"
-    return now != (asked or held)
+def _make_way(folder: Path) -> None:
+    """Take the scan store of a finished run away, and with it the run's record."""
+    record.remove(folder)
+    own, aside = folder / "scan.zarr", folder / "scan.zarr.old"
+    own.rename(aside)  # a kill leaves no half of it in its place
+    shutil.rmtree(aside)

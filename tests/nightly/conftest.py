@@ -21,10 +21,12 @@ class Hand:
         self.out = out
         self.answers = {}
         self.jobs = []
+        self.found = []
 
     def run(self, job, *, stop):
         name = Path(job["source"]).name
         self.jobs.append(name)
+        self.found.append((Path(job["out"]) / "run.json").is_file())
         answer = self.answers.get(name, {})
         if isinstance(answer, list):
             answer = answer.pop(0) if answer else {}
