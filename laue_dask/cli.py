@@ -563,14 +563,16 @@ def info(path: Path) -> int:
 
 @commands.command()
 @click.argument("path", type=click.Path(path_type=Path))
-def verify(path: Path) -> int:
+@click.option("--sources", is_flag=True, help="Read all frames of the source, too, and compare them.")
+def verify(path: Path, sources: bool) -> int:
     """Check every object of a scan store, a run or a weights file against its receipts.
 
+    With --sources, the detector's files as well: which are gone, and which hold other frames than those that were read.
     Says what is damaged and what to do; exits with 1 if anything is. Nothing is changed.
     """
     from laue_dask.verify import verify as verify_path
 
-    found = verify_path(path, progress=_progress())
+    found = verify_path(path, sources=sources, progress=_progress())
     for line in found.lines():
         echo(line)
     return ExitCode.FAILED if found.findings else ExitCode.DONE

@@ -76,8 +76,13 @@ class Verification:
         return [*lines, f"{self.what}: {self.objects} objects, {verdict}"]
 
 
-def verify(path: Path, *, progress: Progress) -> Verification:
+def verify(path: Path, *, sources: bool = False, progress: Progress) -> Verification:
     """Check a scan store, the results of a run, a whole run with its own scan store, a series, or a weights file.
+
+    Parameters
+    ----------
+    sources
+        Whether to read all frames of the source, too, and compare them with those that were ingested.
 
     Raises
     ------
@@ -93,7 +98,7 @@ def verify(path: Path, *, progress: Progress) -> Verification:
     elif _is_run(path):
         checks, found = _run(path), Verification(f"run {path}")
     elif members := records.members_of(path):
-        return _series(path, members, progress=progress)
+        return _series(path, members, sources=sources, progress=progress)
     else:
         raise InputError(f"{path}: neither a run nor a scan store nor weights of laue-dask")
     with progress.stage("verify", total=sum(1 for _ in checks.names()), unit="objects") as advance:
@@ -103,7 +108,35 @@ def verify(path: Path, *, progress: Progress) -> Verification:
             if finding:
                 found.findings.append(finding)
     found.foreign, found.notes = checks.foreign(), checks.notes
+    if sources:
+        _sources(path, found, progress=progress)
     return found
+
+
+def _sources(path: Path, found: Verification, *, progress: Progress) -> None:
+    """Read all frames of a source and compare them with those that were ingested."""
+    from laue_dask.compute.run import map_tasks
+    from laue_dask.stages import changes, held
+
+    try:
+        place = path if _is_store(path) else path / _SCAN
+        store = ScanStore.open(place if place.exists() else Path(records.read(path)["scan"]))
+        frames = changes.all_of(store)
+    except (LaueDaskError, KeyError) as error:
+        found.notes.append(f"{path}: its sources cannot be compared: {error}")
+        return
+    if not frames:
+        found.notes.append(f"{store.path}: does not say what its sources were: they cannot be compared")
+        return
+    batches = [frames[i : i + held.COMPARED] for i in range(0, len(frames), held.COMPARED)]
+    with progress.stage("compare", total=len(frames), unit="frames") as advance:
+        shared = (store.detector_mask, store.dtype)
+        answers = map_tasks(changes.read_again, batches, shared, client=None, on_done=lambda one: advance(len(one)))
+    found.objects += len(frames)
+    kept = "the store has its pixels" if store.has_frames else "there is no other copy of it"
+    for one in (one for answer in answers for one in answer):
+        why = "is gone" if not one.now.known else f"changed since it was read ({one.values})"
+        found.findings.append(Finding(Path(str(one.read.ref)), why, f"put it back; {kept}"))
 
 
 @dataclass
@@ -175,14 +208,14 @@ def _is_run(path: Path) -> bool:
     return any((path / name).exists() for name in ours)
 
 
-def _series(path: Path, members: Sequence[Path], *, progress: Progress) -> Verification:
+def _series(path: Path, members: Sequence[Path], *, sources: bool, progress: Progress) -> Verification:
     """All runs of a series; one that is gone is a finding."""
     found = Verification(f"series {path}")
     for member in members:
         if not _is_run(member):
             found.findings.append(Finding(member, "is missing", "run the series again"))
             continue
-        one = verify(member, progress=progress)
+        one = verify(member, sources=sources, progress=progress)
         found.objects += one.objects
         found.findings += one.findings
         found.foreign += one.foreign
@@ -225,7 +258,9 @@ def _store(path: Path, *, remedy: str = "remove the store and ingest again") -> 
             assert isinstance(array, zarr.Array)  # noqa: S101  for the type checker: `has_frames`
             checks.arrays.append((BlockFiles(array), store.seals, remedy))
         else:
-            checks.notes.append(f"{path}: has no frames of its own; they are held against it when they are read")
+            checks.notes.append(
+                f"{path}: has no frames of its own; they are held against it when they are read, or all by --sources"
+            )
     except Exception as error:
         reason = " ".join(str(error).split())
         checks.broken.append(Finding(path / "frames", f"cannot be opened: {reason}", remedy))

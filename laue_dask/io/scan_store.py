@@ -11,6 +11,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, cast
@@ -24,7 +25,7 @@ from laue_dask import schema
 from laue_dask.errors import FrameError, StoreError
 from laue_dask.io.block_files import checksum
 from laue_dask.io.frame_array import FrameArray, frame_layout
-from laue_dask.io.frames import FrameRef, read_frame
+from laue_dask.io.frames import FrameRef, load
 from laue_dask.io.geometry import ScanGrid
 from laue_dask.io.identity import NO_STAMP, Identity, Stamp, joined, stamps_of
 from laue_dask.io.receipts import Receipts
@@ -45,7 +46,7 @@ _PART = ".part"
 _UNSYNCED = 300.0
 """Seconds before a crash of the machine in which what was written may not have reached the disk."""
 
-_GROWING = ("grid", "manifest", "asked")
+_GROWING = ("grid", "manifest", "asked", "store")
 """Provenance that more frames of a scan change. Each shard is held against the frames that it was made of."""
 
 _IDENTITY = ("source_size", "source_time", "source_checksum")
@@ -367,7 +368,8 @@ class ScanStore:
             if not isinstance(array, zarr.Array):
                 array = schema.create(self.root, name, spec, (n,), chunks=(min(n, _TABLE_CHUNK),))
             array[:] = np.array(values, dtype=spec.dtype)
-        self.__dict__.pop("identity", None)
+        for name in ("identity", "_places"):
+            self.__dict__.pop(name, None)
 
     def written(self, receipts: Sequence[Mapping[str, Any]]) -> list[bool]:
         """Whether the shard of each receipt is on disk as it was written; always, where the store has no frames.
@@ -425,8 +427,8 @@ class ScanStore:
     def read_frames(self, start: int, stop: int, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Frames (pattern, row, column) of patterns `start` to `stop`, read chunk by chunk.
 
-        Where the store has no frames they are read from the detector's files, and a whole shard of them is held against
-        its checksum; patterns that are not valid are zeros.
+        Where the store has no frames they are read from the detector's files, and each is held against its checksum;
+        patterns that are not valid are zeros. This is the one way to read frames, wherever they are.
 
         Parameters
         ----------
@@ -436,7 +438,7 @@ class ScanStore:
         Raises
         ------
         StoreError
-            A frame is damaged or missing.
+            A frame is damaged or missing, or its file is gone or holds other pixels now.
         """
         if self.has_frames:
             return self._frames.read(start, stop, out=out)
@@ -624,20 +626,56 @@ class ScanStore:
         """What the store consists of; None while it is written."""
         return Receipts.read(self._folder) if self.root.attrs.get("complete") else None
 
+    def located(self, name: str) -> FrameRef:
+        """Where a frame of the source is: where it was or, if store and source were moved together, where it is now."""
+        ref = FrameRef.parse(name)
+        before = self.provenance.get("store")
+        if before in (None, str(self.path.absolute())) or os.path.lexists(ref.path):
+            return ref
+        way = os.path.relpath(ref.path, Path(str(before)).parent)
+        now = os.path.normpath(self.path.absolute().parent / way)
+        return replace(ref, path=now) if os.path.lexists(now) else ref
+
     def _read_sources(self, start: int, stop: int, *, out: NDArray[Any] | None) -> NDArray[Any]:
         stack = np.empty((stop - start, *self.frame_shape), dtype=self.dtype) if out is None else out[: stop - start]
-        valid = self._array("valid")[start:stop]
-        for i, name in enumerate(self._array("source")[start:stop]):
-            stack[i] = 0
-            if valid[i]:
-                try:
-                    stack[i] = read_frame(FrameRef.parse(str(name)))
-                except (FrameError, ValueError) as error:
-                    raise StoreError(f"{self.path}: frames are not in the store, and {name}: {error}") from error
+        names, valid = self._places
+        for i, pattern in enumerate(range(start, stop)):
+            if valid[pattern]:
+                self._read_source(pattern, str(names[pattern]), stack[i])
+            else:
+                stack[i] = 0
         block, within = divmod(start, self.shard_frames)
-        if within == 0 and stop == min(start + self.shard_frames, self.n_patterns):
+        whole = within == 0 and stop == min(start + self.shard_frames, self.n_patterns)
+        if whole and self.identity is None:
             self._check_content(block, stack)
         return stack
+
+    @cached_property
+    def _places(self) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """(pattern,) name of each frame, and whether it is usable."""
+        return self._values("source"), self.valid
+
+    def _read_source(self, pattern: int, name: str, memory: NDArray[Any]) -> None:
+        """Read a frame from the detector's file, and hold it against what was ingested."""
+        try:
+            ref = self.located(name)
+            frame = load(ref, memory=memory)[0]
+            if (frame.shape, frame.dtype) != (memory.shape, memory.dtype):
+                raise FrameError(f"is {frame.shape} of {frame.dtype} now, {memory.shape} of {memory.dtype} were read")
+        except (FrameError, ValueError) as error:
+            remedy = "put it back, or `laue-dask run FOLDER --out RUN` with the folder where the frames are now"
+            raise StoreError(f"{self.path}: its frames are not in the store, and {name}: {error}: {remedy}") from error
+        if frame is not memory:
+            memory[...] = frame
+        identity = self.identity
+        if identity is None or not (before := identity.stamp(pattern)).known:
+            return
+        if checksum(frame) != identity.checksum[pattern]:
+            [now] = stamps_of([ref])
+            raise StoreError(
+                f"{self.path}: its frames are not in the store, and {ref} changed since it was read ({before}, "
+                f"now {now}, other pixels): put it back, or ingest again"
+            )
 
 
 def ingest_shard(

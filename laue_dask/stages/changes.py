@@ -52,16 +52,24 @@ class Changed(NamedTuple):
     why: str = ""
 
     def __str__(self) -> str:
-        if not self.now.known:
-            return f"{self.read.ref} (is gone)"
-        why = f", {self.why}" if self.why else ""
-        return f"{self.read.ref} ({self.read.stamp}, now {self.now}{why})"
+        return f"{self.read.ref} ({self.values if self.now.known else 'is gone'})"
+
+    @property
+    def values(self) -> str:
+        """What it was, and what it is now."""
+        return f"{self.read.stamp}, now {self.now}" + (f", {self.why}" if self.why else "")
 
 
 def suspects(frames: Sequence[Read]) -> list[Changed]:
     """Frames whose files have another size or time than when they were read, in their order; others are the same."""
     now = stamps_of(one.ref for one in frames)
     return [Changed(one, stamp) for one, stamp in zip(frames, now, strict=True) if stamp != one.stamp]
+
+
+def all_of(store: ScanStore) -> list[Changed]:
+    """Frames of a finished store with what their files are now, to be compared whether these have changed or not."""
+    frames = sources_of(store)
+    return [Changed(one, now) for one, now in zip(frames, stamps_of(one.ref for one in frames), strict=True)]
 
 
 def read_again(some: Iterable[Changed], mask: NDArray[np.bool_], dtype: np.dtype[Any]) -> list[Changed]:
@@ -80,7 +88,7 @@ def sources_of(store: ScanStore, now: Mapping[str, FrameRef] | None = None) -> l
     Parameters
     ----------
     now
-        Where each is now, by its name in the store; where the store says, by default.
+        Where each is now, by its name in the store; where the store finds it, by default.
     """
     identity = store.identity
     if identity is None:
@@ -91,7 +99,7 @@ def sources_of(store: ScanStore, now: Mapping[str, FrameRef] | None = None) -> l
         stamp = identity.stamp(pattern)
         # Those of blocks that an earlier version began to ingest are not known.
         if name and (stamp.known or not valid[pattern]):
-            ref = FrameRef.parse(name) if now is None else now[name]
+            ref = store.located(name) if now is None else now[name]
             found.append(Read(pattern, ref, stamp, int(identity.checksum[pattern]), bool(valid[pattern])))
     return found
 

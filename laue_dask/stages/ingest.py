@@ -269,6 +269,7 @@ def begin(
         pixel_size_um=look.info.pixel_size_um,
         provenance={
             "source": source,
+            "store": str(out),
             "laue_dask": __version__,
             "grid": grid.how,
             "placement": grid.as_json(look.refs),
