@@ -457,7 +457,9 @@ def evaluate(run_folder: Path, truth: Path, workers: int | None) -> int:
 @click.option("--shape", type=click.IntRange(min=1), nargs=2, metavar="NY NX", default=(30, 30), show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--order", type=click.Choice(["raster", "snake"]), default="raster", show_default=True)
-@click.option("--detector", default="pilatus1m", show_default=True, help="pilatus1m, pilatus6m, marccd165 or scmos.")
+@click.option(
+    "--detector", default="pilatus1m", show_default=True, help="As pilatus1m, pilatus6m, marccd165, scmos, eiger500k."
+)
 @click.option("--experiments", type=click.IntRange(min=1), default=100, show_default=True, help="For `training`.")
 @click.option("--binning", type=click.IntRange(1, 4), default=1, show_default=True, help="For `training`.")
 @click.option("--workers", type=click.IntRange(min=1), help="Worker processes [all cores].")

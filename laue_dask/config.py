@@ -7,6 +7,7 @@ results. Nothing heavy is imported here: the command line reads it before it doe
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -87,7 +88,8 @@ def _is_section(default: object) -> bool:
 class Recipe(Model):
     """How a frame becomes a 128 × 128 pattern in [0, 1] (section 3.1 of the paper, made robust for real frames)."""
 
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 2
+    """2 takes in the whole frame, 1 the centred square alone, as the patterns of earlier runs."""
     background_block: int = Field(24, ge=4, le=512)
     """Side in pixels of the blocks whose medians are the local background."""
     clip_sigma: float = Field(4.0, ge=0, le=100)
@@ -98,6 +100,17 @@ class Recipe(Model):
     """Quantile of the 128 × 128 pixels that is mapped to 1."""
     substrate: Literal["keep", "remove"] = "keep"
     """`remove` subtracts the scan's own median pattern: a substrate that is the same at every point."""
+
+    def for_frames(self, shape: Sequence[int]) -> Self:
+        """The recipe under whose hash patterns of frames of (rows, columns) are kept.
+
+        Of square frames both versions make the same patterns: those of earlier runs are valid for either.
+        """
+        return self.model_copy(update={"version": 1}) if shape[0] == shape[1] else self
+
+    def window(self, shape: Sequence[int]) -> tuple[int, int]:
+        """Rows and columns of the middle part of a frame of (rows, columns) that patterns are made of."""
+        return (shape[0], shape[1]) if self.version > 1 else (min(shape), min(shape))
 
 
 AnyModel = TypeVar("AnyModel", bound=Model)

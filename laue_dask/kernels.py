@@ -5,7 +5,7 @@ explains the recipe and holds a plain NumPy version of it, which these loops mus
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numba import njit
@@ -21,6 +21,28 @@ NOISE_WINDOW = 4.0
 
 _COUNTED = 256
 """Whole numbers of a block that are counted, from the least of them on."""
+
+
+class Axis(NamedTuple):
+    """Blocks and bins along the rows or the columns of a frame, and the linear interpolation between block centres.
+
+    Attributes
+    ----------
+    edges
+        (blocks + 1,) int64, first pixel of each block, and the end of the last.
+    nodes
+        (side,) int64, block whose centre is the last at or before each pixel, the first block before that.
+    weights
+        (side,) float64, share of the next block's centre in each pixel's value.
+    bins
+        (side,) int64, bin of each pixel, 0 to 127.
+    """
+
+    edges: NDArray[np.int64]
+    nodes: NDArray[np.int64]
+    weights: NDArray[np.float64]
+    bins: NDArray[np.int64]
+
 
 # No fastmath: the loops then round as NumPy does, and a pixel that sits on the clipping limit falls on the same side.
 
@@ -112,15 +134,13 @@ def smooth(grid: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @compiled
-def spread_columns(
-    grid: NDArray[np.float64], nodes: NDArray[np.int64], weights: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Values of block centres at every column of the square: (blocks, blocks) → (blocks, side)."""
-    last = grid.shape[0] - 1
-    wide = np.empty((last + 1, nodes.size))
-    for i in range(last + 1):
+def spread_columns(grid: NDArray[np.float64], columns: Axis) -> NDArray[np.float64]:
+    """Values of block centres at every column: (blocks down, blocks across) → (blocks down, columns)."""
+    last, nodes = grid.shape[1] - 1, columns.nodes
+    wide = np.empty((grid.shape[0], nodes.size))
+    for i in range(grid.shape[0]):
         for x in range(nodes.size):
-            w = weights[x]
+            w = columns.weights[x]
             wide[i, x] = grid[i, nodes[x]] * (1.0 - w) + grid[i, min(nodes[x] + 1, last)] * w
     return wide
 
@@ -154,7 +174,8 @@ def counted_ranks(counts: NDArray[np.uint16], first: int, n: int) -> tuple[int, 
 def block_statistics(
     frame: NDArray[Any],
     mask: NDArray[np.bool_],
-    edges: NDArray[np.int64],
+    rows: Axis,
+    columns: Axis,
     step: int,
     lowest: float,
     ceiling: float,
@@ -166,11 +187,12 @@ def block_statistics(
     `whole` says that the dtype is an integer one: values near the least of a block are then counted, which is quicker
     than to order them.
     """
+    down, edges = rows.edges, columns.edges
     blocks, side = edges.size - 1, edges[-1]
-    level = np.full((blocks, blocks), np.nan)
-    spread = np.full((blocks, blocks), np.nan)
-    widest = (edges[1:] - edges[:-1]).max()
-    values = np.empty(widest * ((widest + step - 1) // step))
+    level = np.full((down.size - 1, blocks), np.nan)
+    spread = np.full((down.size - 1, blocks), np.nan)
+    tallest, widest = (down[1:] - down[:-1]).max(), (edges[1:] - edges[:-1]).max()
+    values = np.empty(widest * ((tallest + step - 1) // step))
     live, least = np.empty(side), np.empty(side)
     # Neighbours often are equal: where they are counted in turns, one need not wait for the other.
     own, codes = np.empty(side, np.uint32), np.empty(side, np.uint32)
@@ -179,11 +201,11 @@ def block_statistics(
             own[x] = (2 * j + (x & 1)) * (_COUNTED + 1)
     counts = np.zeros(2 * blocks * (_COUNTED + 1), np.uint16)
     counting = whole and values.size < 2**16
-    for i in range(blocks):
+    for i in range(down.size - 1):
         # Every column for itself, without branches: many at a time.
-        live[:], least[:], rows = 0.0, np.inf, 0
-        for y in range(edges[i], edges[i + 1], step):
-            rows += 1
+        live[:], least[:], read = 0.0, np.inf, 0
+        for y in range(down[i], down[i + 1], step):
+            read += 1
             line, hidden = frame[y], mask[y]
             for x in range(side):
                 value = float(line[x])
@@ -199,7 +221,7 @@ def block_statistics(
                 live[x], least[x] = n, smallest
         if counting:
             counts[:] = 0
-            for y in range(edges[i], edges[i + 1], step):
+            for y in range(down[i], down[i + 1], step):
                 line, hidden = frame[y], mask[y]
                 for x in range(side):
                     value = float(line[x])
@@ -210,14 +232,14 @@ def block_statistics(
                     counts[codes[x]] += np.uint16(1)
         for j in range(blocks):
             n = int(live[edges[j]])
-            if n == 0 or 4 * n < rows * (edges[j + 1] - edges[j]):
+            if n == 0 or 4 * n < read * (edges[j + 1] - edges[j]):
                 continue
             middle, quarter = counted_ranks(counts, 2 * j * (_COUNTED + 1), n) if counting else (-1, -1)
             if middle >= 0:
                 level[i, j], quartile = least[edges[j]] + middle, least[edges[j]] + quarter
             else:
                 k = 0
-                for y in range(edges[i], edges[i + 1], step):
+                for y in range(down[i], down[i + 1], step):
                     for x in range(edges[j], edges[j + 1]):
                         value = float(frame[y, x])
                         if not mask[y, x] and lowest <= value < ceiling:
@@ -232,28 +254,28 @@ def block_statistics(
 def block_noise(
     frame: NDArray[Any],
     mask: NDArray[np.bool_],
-    edges: NDArray[np.int64],
+    rows: Axis,
+    columns: Axis,
     step: int,
     lowest: float,
     ceiling: float,
-    nodes: NDArray[np.int64],
-    weights: NDArray[np.float64],
     level: NDArray[np.float64],
     window: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     """Root mean square of each block's residuals no larger than its `window`; NaN where too few pixels live."""
-    blocks, side = edges.size - 1, nodes.size
-    wide = spread_columns(level, nodes, weights)
-    noise = np.full((blocks, blocks), np.nan)
+    down, edges, nodes, weights = rows.edges, columns.edges, rows.nodes, rows.weights
+    blocks, side, last = edges.size - 1, edges[-1], level.shape[0] - 1
+    wide = spread_columns(level, columns)
+    noise = np.full(level.shape, np.nan)
     square, live, widest = np.empty(side), np.empty(side), np.empty(side)
-    for i in range(blocks):
+    for i in range(down.size - 1):
         square[:], live[:] = 0.0, 0.0
         for j in range(blocks):
             widest[edges[j] : edges[j + 1]] = window[i, j]
         read = 0
-        for y in range(edges[i], edges[i + 1], step):
+        for y in range(down[i], down[i + 1], step):
             read += 1
-            above, below, w = wide[nodes[y]], wide[min(nodes[y] + 1, blocks - 1)], weights[y]
+            above, below, w = wide[nodes[y]], wide[min(nodes[y] + 1, last)], weights[y]
             line, hidden = frame[y], mask[y]
             # Every column for itself, without branches: many at a time.
             for x in range(side):
@@ -277,27 +299,27 @@ def pool_signal(
     frame: NDArray[Any],
     mask: NDArray[np.bool_],
     ceiling: float,
-    nodes: NDArray[np.int64],
-    weights: NDArray[np.float64],
+    rows: Axis,
+    columns: Axis,
     level: NDArray[np.float64],
     noise: NDArray[np.float64],
     clip: float,
-    bins: NDArray[np.int64],
     pooled: NDArray[np.float64],
 ) -> None:
     """Largest signal of each bin, in sigmas; `pooled` comes in as zeros and pixels below `clip` leave no trace."""
-    side, last = nodes.size, level.shape[0] - 1
-    limits = spread_columns(level + clip * noise, nodes, weights)
+    nodes, weights, height, side = rows.nodes, rows.weights, rows.nodes.size, columns.nodes.size
+    last = level.shape[0] - 1
+    limits = spread_columns(level + clip * noise, columns)
     highest = np.empty(side, frame.dtype)
     start = 0
-    while start < side:
+    while start < height:
         node = nodes[start]
         below = min(node + 1, last)
         upper, lower = limits[node], limits[below]
         # The rows between two nodes together. What is not above the smaller limit of a column is above none in it.
         stop = start
         highest[:] = frame[start]
-        while stop < side and nodes[stop] == node:
+        while stop < height and nodes[stop] == node:
             line = frame[stop]
             for x in range(side):
                 highest[x] = line[x] if line[x] > highest[x] else highest[x]
@@ -306,13 +328,13 @@ def pool_signal(
             least = min(upper[x], lower[x])
             if float(highest[x]) <= least - 1e-9 * abs(least):
                 continue
-            j, u = nodes[x], weights[x]
+            j, u = columns.nodes[x], columns.weights[x]
             for y in range(start, stop):
                 value, w = float(frame[y, x]), weights[y]
                 if value > upper[x] * (1.0 - w) + lower[x] * w and not mask[y, x] and value < ceiling:
                     signal = value - between(level, node, below, w, j, u)
                     strength = signal / between(noise, node, below, w, j, u)
-                    pooled[bins[y], bins[x]] = max(pooled[bins[y], bins[x]], strength)
+                    pooled[rows.bins[y], columns.bins[x]] = max(pooled[rows.bins[y], columns.bins[x]], strength)
         start = stop
 
 
@@ -321,20 +343,20 @@ def pool_residual(
     frame: NDArray[Any],
     mask: NDArray[np.bool_],
     ceiling: float,
-    nodes: NDArray[np.int64],
-    weights: NDArray[np.float64],
+    rows: Axis,
+    columns: Axis,
     level: NDArray[np.float64],
     noise: NDArray[np.float64],
     clip: float,
-    bins: NDArray[np.int64],
     pooled: NDArray[np.float64],
     median: NDArray[np.float32],
     spread: NDArray[np.float32],
 ) -> None:
     """As `pool_signal`, for what exceeds a scan's `median` pattern, whose `spread` adds to the noise."""
-    side, last = nodes.size, level.shape[0] - 1
-    limits = spread_columns(level + clip * noise, nodes, weights)
-    for y in range(side):
+    nodes, weights, height, side = rows.nodes, rows.weights, rows.nodes.size, columns.nodes.size
+    last = level.shape[0] - 1
+    limits = spread_columns(level + clip * noise, columns)
+    for y in range(height):
         node, w = nodes[y], weights[y]
         below = min(node + 1, last)
         upper, lower = limits[node], limits[below]
@@ -342,12 +364,12 @@ def pool_residual(
             value = float(frame[y, x])
             above = value - float(median[y, x])
             if above > upper[x] * (1.0 - w) + lower[x] * w and not mask[y, x] and value < ceiling:
-                j, u = nodes[x], weights[x]
+                j, u = columns.nodes[x], columns.weights[x]
                 signal = above - between(level, node, below, w, j, u)
                 own = between(noise, node, below, w, j, u)
                 strength = signal / np.sqrt(own * own + float(spread[y, x]) * float(spread[y, x]))
                 if strength > clip:
-                    pooled[bins[y], bins[x]] = max(pooled[bins[y], bins[x]], strength)
+                    pooled[rows.bins[y], columns.bins[x]] = max(pooled[rows.bins[y], columns.bins[x]], strength)
 
 
 @compiled

@@ -201,21 +201,25 @@ def encode(
         table_of_grains = records.vouches_for(folder, grains.GRAINS)
         records.remove(folder)
         (folder / "config.yaml").write_text(dump(config), encoding="utf-8")
-        stage = keys.reduced(record.keys["scan"], config.recipe)
-        made = keys.features(record.keys["scan"], config.recipe, config.encoder, extractor)
+        recipe = config.recipe.for_frames(store.frame_shape)
+        record.warnings += left_out(config.recipe, store.frame_shape)
+        stage = keys.reduced(record.keys["scan"], recipe)
+        made = keys.features(record.keys["scan"], recipe, config.encoder, extractor)
         record.keys["features"] = made.key
         store.mend_groups()
-        _compare_recipes(reuse, stage, store, config.recipe)
+        _compare_recipes(reuse, stage, store, recipe)
         with record.timed("reduce"):
             reduced = reduce_scan(
                 store,
-                config.recipe,
+                recipe,
                 ahead=ahead.unless(made.key),
                 workers=workers,
                 progress=progress,
                 tell=lambda kept: reuse.tell(stage, kept=kept and there),
             )
-        results = ResultsWriter(folder, {"scan": str(store.path), "scan_shape": list(store.scan_shape)})
+        pixels = list(config.recipe.window(store.frame_shape))
+        described = {"scan": str(store.path), "scan_shape": list(store.scan_shape), "pattern_pixels": pixels}
+        results = ResultsWriter(folder, described)
         where = Map(store.valid, store.scan_shape)
 
         def tell(kept: bool) -> None:
@@ -231,6 +235,17 @@ def encode(
     record.set_more_aside(store, where.valid, "its features are not finite numbers")
     specimen.require_enough(record.n_patterns, ())
     return Encoded(folder, record, store, reduced, extractor, results, features, reuse, table_of_grains, where)
+
+
+def left_out(recipe: Recipe, shape: tuple[int, ...]) -> list[str]:
+    """A line where a recipe does not take in the whole of frames of (rows, columns)."""
+    rows, columns = recipe.window(shape)
+    if (rows, columns) == tuple(shape):
+        return []
+    share = 1 - rows * columns / (shape[0] * shape[1])
+    seen = f"the middle {rows} × {columns} of {shape[0]} × {shape[1]} pixels"
+    line = f"recipe.version = {recipe.version} looks at {seen}, {share:.0%} of each frame are not seen"
+    return [f"{line}: leave recipe.version out to take in all of it"]
 
 
 def _compare_recipes(reuse: Reuse, stage: Stage, store: ScanStore, recipe: Recipe) -> None:
@@ -660,7 +675,7 @@ def _scan_of(folder: Path, record: dict[str, Any]) -> ScanStore:
 
 
 def _reduced_of(scan: ScanStore, config: Config) -> zarr.Array[Any]:
-    reduced = scan.reduced(config.recipe.digest())
+    reduced = scan.reduced(config.recipe.for_frames(scan.frame_shape).digest())
     if reduced is None:
         raise InputError(f"{scan.path}: its reduced patterns are gone: run `laue-dask run` again")
     return reduced

@@ -5,12 +5,15 @@ three pixels wide, one of them is a thousand times stronger than most, and camer
 recipe here measures every pixel in units of the local noise:
 
 1. leave out the detector mask, pixels that are not finite, markers, and negatives (unless a quarter of the frame is
-   negative: then a dark image was subtracted and negatives are data); crop the centred square;
+   negative: then a dark image was subtracted and negatives are data);
 2. local background: the median of each block of pixels, smoothed over 3 × 3 blocks, linear between block centres;
 3. noise sigma: the scatter about that background, per block and smoothed likewise (see `_noise_floor`);
 4. signal below `clip_sigma` sigmas becomes zero, the rest asinh(signal / (softening_sigma × sigma));
-5. the strongest pixel of each of 128 × 128 bins counts, bin edges at floor(i × side / 128);
+5. the strongest pixel of each of 128 × 128 bins counts, bin edges at floor(i × side / 128) of either side;
 6. the `white_quantile` of those becomes 1, but never less than a signal of 20 sigmas: noise stays dark.
+
+Bins take in the whole frame, and are as wide for their height as the frame is. Version 1 of the recipe, which reads
+what was reduced before, looks at the centred square alone; of a square frame both make the same.
 
 A scan's substrate, the same reflections at every point, can be removed after step 3 (`Substrate`). Everything here
 takes and returns arrays; `reduce_frame_reference` says the same in plain NumPy: the compiled loops must equal it.
@@ -18,6 +21,7 @@ takes and returns arrays; `reduce_frame_reference` says the same in plain NumPy:
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +31,7 @@ from laue_dask import kernels
 from laue_dask.config import Recipe
 from laue_dask.detector import Frame, Mask, detector_mask, frame_fault, value_limits
 from laue_dask.errors import InputError
+from laue_dask.kernels import Axis
 from laue_dask.schema import PATTERN_SIZE
 
 __all__ = [
@@ -65,37 +70,42 @@ class Substrate:
     spread: NDArray[np.float32]
 
 
+@lru_cache(maxsize=8)
+def _axis(side: int, block: int) -> Axis:
+    n = max(1, round(side / block))
+    edges = np.arange(n + 1) * side // n
+    centres = (edges[:-1] + edges[1:] - 1) / 2
+    pixel = np.arange(side)
+    nodes = np.clip(np.searchsorted(centres, pixel, side="right") - 1, 0, max(0, n - 2))
+    following = np.minimum(nodes + 1, n - 1)
+    pitch = np.where(following > nodes, centres[following] - centres[nodes], 1.0)
+    weights = np.clip((pixel - centres[nodes]) / pitch, 0, 1)
+    bins = np.searchsorted(bin_edges(side), pixel, side="right") - 1
+    return Axis(edges, nodes, weights, bins)
+
+
 @dataclass(frozen=True)
 class _Grid:
-    """Blocks and bins of a square of pixels, and the linear interpolation between block centres."""
+    """The pixels that count, and their blocks and bins."""
 
-    edges: NDArray[np.int64]
+    window: tuple[slice, slice]
+    rows: Axis
+    columns: Axis
     step: int
-    nodes: NDArray[np.int64]
-    weights: NDArray[np.float64]
-    bins: NDArray[np.int64]
+    """Every so many rows of a block are read."""
 
     @classmethod
-    @lru_cache(maxsize=8)
-    def of(cls, side: int, block: int) -> "_Grid":
-        n = max(1, round(side / block))
-        edges = np.arange(n + 1) * side // n
-        centres = (edges[:-1] + edges[1:] - 1) / 2
-        pixel = np.arange(side)
-        nodes = np.clip(np.searchsorted(centres, pixel, side="right") - 1, 0, max(0, n - 2))
-        following = np.minimum(nodes + 1, n - 1)
-        pitch = np.where(following > nodes, centres[following] - centres[nodes], 1.0)
-        weights = np.clip((pixel - centres[nodes]) / pitch, 0, 1)
-        bins = np.searchsorted(bin_edges(side), pixel, side="right") - 1
-        return cls(edges, max(1, block // 6), nodes, weights, bins)
+    def of(cls, shape: tuple[int, ...], recipe: Recipe) -> "_Grid":
+        window = _window(shape, recipe)
+        rows, columns = (_axis(one.stop - one.start, recipe.background_block) for one in window)
+        return cls(window, rows, columns, max(1, recipe.background_block // 6))
 
     def interpolate(self, grid: NDArray[np.float64], rows: slice = slice(None)) -> NDArray[np.float64]:
-        """Value of every pixel of the square, or of some of its rows."""
-        last = grid.shape[0] - 1
-        nodes, w = self.nodes, self.weights
-        wide = grid[:, nodes] * (1.0 - w) + grid[:, np.minimum(nodes + 1, last)] * w
-        nodes, w = self.nodes[rows], self.weights[rows, None]
-        values: NDArray[np.float64] = wide[nodes] * (1.0 - w) + wide[np.minimum(nodes + 1, last)] * w
+        """Value of every pixel of the window, or of some of its rows."""
+        nodes, w = self.columns.nodes, self.columns.weights
+        wide = grid[:, nodes] * (1.0 - w) + grid[:, np.minimum(nodes + 1, grid.shape[1] - 1)] * w
+        nodes, w = self.rows.nodes[rows], self.rows.weights[rows, None]
+        values: NDArray[np.float64] = wide[nodes] * (1.0 - w) + wide[np.minimum(nodes + 1, grid.shape[0] - 1)] * w
         return values
 
 
@@ -140,20 +150,19 @@ def reduce_frames(
     """
     frames = frames if frames.ndim == 3 else frames[None]
     _check(frames, mask, recipe, substrate)
-    square = _square(frames.shape[1:])
-    grid = _Grid.of(square[0].stop - square[0].start, recipe.background_block)
-    hidden = _hidden(frames.shape[1:], mask, square)
+    grid = _Grid.of(frames.shape[1:], recipe)
+    hidden = _hidden(frames.shape[1:], mask, grid)
     if substrate is not None:
-        median, spread = np.ascontiguousarray(substrate.median[square]), np.ascontiguousarray(substrate.spread[square])
+        median, spread = (np.ascontiguousarray(one[grid.window]) for one in (substrate.median, substrate.spread))
     reduced = np.zeros((len(frames), PATTERN_SIZE, PATTERN_SIZE), np.uint8)
     for i in range(len(frames)):
-        frame = _native(frames[i][square])
+        frame = _native(frames[i][grid.window])
         scale = _scale(frame, hidden)
         found = _background(frame, hidden, grid, scale)
         if found is None:
             continue
         pooled = np.zeros((PATTERN_SIZE, PATTERN_SIZE))
-        shared = (frame, hidden, scale.ceiling, grid.nodes, grid.weights, *found, recipe.clip_sigma, grid.bins, pooled)
+        shared = (frame, hidden, scale.ceiling, grid.rows, grid.columns, *found, recipe.clip_sigma, pooled)
         if substrate is None:
             kernels.pool_signal(*shared)
         else:
@@ -179,19 +188,17 @@ def reduce_frame_reference(
 ) -> NDArray[np.uint8]:
     """The recipe of `reduce_frames` for one (rows, columns) frame, in plain NumPy: slow, and meant to be read."""
     _check(frame[None], mask, recipe, substrate)
-    square = _square(frame.shape)
-    grid = _Grid.of(square[0].stop - square[0].start, recipe.background_block)
-    hidden = _hidden(frame.shape, mask, square)
-    frame = _native(frame[square])
+    grid = _Grid.of(frame.shape, recipe)
+    hidden = _hidden(frame.shape, mask, grid)
+    frame = _native(frame[grid.window])
     scale = _scale(frame, hidden)
     frame = frame.astype(np.float64)
     live = ~hidden & (frame >= scale.lowest) & (frame < scale.ceiling)
 
-    blocks = len(grid.edges) - 1
-    rows = [slice(a, b, grid.step) for a, b in zip(grid.edges[:-1], grid.edges[1:], strict=True)]
-    columns = [slice(a, b) for a, b in zip(grid.edges[:-1], grid.edges[1:], strict=True)]
-    level, spread, noise = np.full((3, blocks, blocks), np.nan)
-    for i, j in np.ndindex(blocks, blocks):
+    rows = [slice(a, b, grid.step) for a, b in pairwise(grid.rows.edges)]
+    columns = [slice(a, b) for a, b in pairwise(grid.columns.edges)]
+    level, spread, noise = np.full((3, len(rows), len(columns)), np.nan)
+    for i, j in np.ndindex(level.shape):
         usable = live[rows[i], columns[j]]
         values = np.sort(frame[rows[i], columns[j]][usable])
         if 4 * values.size >= usable.size and values.size:
@@ -202,7 +209,7 @@ def reduce_frame_reference(
     level = ndimage.median_filter(_filled(level), 3, mode="nearest")
     window = kernels.NOISE_WINDOW * (ndimage.median_filter(_filled(spread), 3, mode="nearest") + scale.floor)
     residual = frame - grid.interpolate(level)
-    for i, j in np.ndindex(blocks, blocks):
+    for i, j in np.ndindex(level.shape):
         usable = live[rows[i], columns[j]]
         values = residual[rows[i], columns[j]][usable]
         values = values[np.abs(values) <= window[i, j]]
@@ -218,11 +225,11 @@ def reduce_frame_reference(
         strength = residual / sigma
         strength[~live | (frame <= limit)] = 0
     else:
-        median, deviation = (a[square].astype(np.float64) for a in (substrate.median, substrate.spread))
+        median, deviation = (a[grid.window].astype(np.float64) for a in (substrate.median, substrate.spread))
         strength = (frame - median - grid.interpolate(level)) / np.sqrt(sigma * sigma + deviation * deviation)
         strength[~live | (frame - median <= limit) | (strength <= recipe.clip_sigma)] = 0
-    first = bin_edges(len(frame))
-    pooled = np.maximum.reduceat(np.maximum.reduceat(strength, first, axis=0), first, axis=1)
+    down, across = (bin_edges(side) for side in frame.shape)
+    pooled = np.maximum.reduceat(np.maximum.reduceat(strength, down, axis=0), across, axis=1)
     return _grey(pooled, recipe)
 
 
@@ -247,12 +254,11 @@ def estimate_substrate(sample: Frame, mask: Mask | None, recipe: Recipe) -> Subs
             "sample more frames or set recipe.substrate to keep"
         )
     _check(sample, mask, recipe.model_copy(update={"substrate": "keep"}), None)
-    square = _square(sample.shape[1:])
-    grid = _Grid.of(square[0].stop - square[0].start, recipe.background_block)
-    hidden = _hidden(sample.shape[1:], mask, square)
+    grid = _Grid.of(sample.shape[1:], recipe)
+    hidden = _hidden(sample.shape[1:], mask, grid)
     found = []
     for i in range(len(sample)):
-        frame = _native(sample[i][square])
+        frame = _native(sample[i][grid.window])
         scale = _scale(frame, hidden)
         background = _background(frame, hidden, grid, scale)
         if background is not None:
@@ -260,17 +266,17 @@ def estimate_substrate(sample: Frame, mask: Mask | None, recipe: Recipe) -> Subs
     median, spread = np.zeros((2, *sample.shape[1:]), np.float32)
     for start in range(0, len(hidden) if found else 0, 64):
         rows = slice(start, min(start + 64, len(hidden)))
-        residual = np.empty((len(found), rows.stop - start, len(hidden)), np.float32)
+        residual = np.empty((len(found), rows.stop - start, hidden.shape[1]), np.float32)
         variance = np.zeros(residual.shape[1:])
         for k, (i, scale, level, noise) in enumerate(found):
-            values = sample[i][square][rows].astype(np.float64)
+            values = sample[i][grid.window][rows].astype(np.float64)
             live = ~hidden[rows] & (values >= scale.lowest) & (values < scale.ceiling)
             residual[k] = np.where(live, values - grid.interpolate(level, rows), 0)
             variance += grid.interpolate(noise, rows) ** 2 / len(found)
         middle = np.median(residual, axis=0, overwrite_input=False)
         deviation = 1.4826 * np.median(np.abs(residual - middle), axis=0, overwrite_input=True)
-        median[square][rows] = np.maximum(middle, 0)
-        spread[square][rows] = np.sqrt(np.maximum(deviation**2 - variance, 0))
+        median[grid.window][rows] = np.maximum(middle, 0)
+        spread[grid.window][rows] = np.sqrt(np.maximum(deviation**2 - variance, 0))
     return Substrate(median, spread)
 
 
@@ -295,14 +301,14 @@ def _check(frames: Frame, mask: Mask | None, recipe: Recipe, substrate: Substrat
         )
 
 
-def _square(shape: tuple[int, ...]) -> tuple[slice, slice]:
-    side = min(shape)
-    top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
-    return slice(top, top + side), slice(left, left + side)
+def _window(shape: tuple[int, ...], recipe: Recipe) -> tuple[slice, slice]:
+    rows, columns = recipe.window(shape)
+    top, left = (shape[0] - rows) // 2, (shape[1] - columns) // 2
+    return slice(top, top + rows), slice(left, left + columns)
 
 
-def _hidden(shape: tuple[int, ...], mask: Mask | None, square: tuple[slice, slice]) -> Mask:
-    return np.ascontiguousarray(np.zeros(shape, np.bool_)[square] if mask is None else mask[square])
+def _hidden(shape: tuple[int, ...], mask: Mask | None, grid: _Grid) -> Mask:
+    return np.ascontiguousarray(np.zeros(shape, np.bool_)[grid.window] if mask is None else mask[grid.window])
 
 
 def _native(frame: Frame) -> Frame:
@@ -343,14 +349,13 @@ def _background(
     frame: Frame, hidden: Mask, grid: _Grid, scale: _Scale
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     """Background and noise at the block centres; None where too few pixels live."""
-    usable = (scale.lowest, scale.ceiling)
-    whole = int(frame.dtype.kind in "ui")
-    level, spread = kernels.block_statistics(frame, hidden, grid.edges, grid.step, *usable, whole)
+    shared = (frame, hidden, grid.rows, grid.columns, grid.step, scale.lowest, scale.ceiling)
+    level, spread = kernels.block_statistics(*shared, int(frame.dtype.kind in "ui"))
     if not (kernels.fill_holes(level) and kernels.fill_holes(spread)):
         return None
     level = kernels.smooth(level)
     window = kernels.NOISE_WINDOW * (kernels.smooth(spread) + scale.floor)
-    noise = kernels.block_noise(frame, hidden, grid.edges, grid.step, *usable, grid.nodes, grid.weights, level, window)
+    noise = kernels.block_noise(*shared, level, window)
     return (level, kernels.smooth(noise) + scale.floor) if kernels.fill_holes(noise) else None
 
 

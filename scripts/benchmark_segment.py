@@ -94,7 +94,7 @@ def make_run(folder: Path) -> None:
         ]
     )
     store = store.finish()
-    reduced = store.create_reduced(config.recipe.digest(), 500, {})
+    reduced = store.create_reduced(config.recipe.for_frames(store.frame_shape).digest(), 500, {})
     some = patterns(rng, 500)
     for start in range(0, n, 500):
         reduced[start : start + 500] = some
@@ -123,7 +123,7 @@ def make_run(folder: Path) -> None:
     results.group.attrs["suggested_k"] = record.suggested_k
     results.finish()
     grains.write_tables(folder, pipeline.io_results.read(folder), store, grains=rows, where=where)
-    pipeline.report(folder, record.as_json(), reduced=store.reduced(config.recipe.digest()))
+    pipeline.report(folder, record.as_json(), reduced=reduced)
     write(folder, record.as_json())
 
 

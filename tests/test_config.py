@@ -97,7 +97,7 @@ def test_any_unknown_key_is_refused_and_named(section, key):
         ({"scan": {"shape": [0, 5]}}, "scan.shape", "0"),
         ({"scan": {"shape": [5]}}, "scan.shape", ""),
         ({"scan": {"order": "spiral"}}, "scan.order", "'spiral'"),
-        ({"recipe": {"version": 2}}, "recipe.version", "2"),
+        ({"recipe": {"version": 3}}, "recipe.version", "3"),
         ({"recipe": {"background_block": 3}}, "recipe.background_block", "3"),
         ({"recipe": {"clip_sigma": float("nan")}}, "recipe.clip_sigma", "nan"),
         ({"recipe": {"softening_sigma": 0}}, "recipe.softening_sigma", "0"),

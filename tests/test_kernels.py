@@ -11,22 +11,22 @@ grids = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**32 - 1
 
 
 @given(
-    st.tuples(st.integers(1, 4), st.integers(2, 30), st.integers(1, 4), st.integers(0, 2**32 - 1)),
+    st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(2, 30), st.integers(1, 4), st.integers(0, 2**32 - 1)),
     st.sampled_from(["uint16", "int32", "float32"]),
     st.sampled_from([0.3, 30, 3000]),
     st.floats(0, 1),
 )
 def test_statistics_of_a_block_are_those_of_its_sorted_usable_pixels(grid, dtype, counts, share):
-    blocks, width, step, seed = grid
+    *blocks, width, step, seed = grid
     rng = np.random.default_rng(seed)
-    side = blocks * width + blocks // 2
-    edges = np.arange(blocks + 1) * side // blocks
-    frame = rng.poisson(counts, (side, side)).astype(dtype)
-    frame[rng.random((side, side)) < 0.1] = 60_000
-    mask = rng.random((side, side)) < share
-    found = kernels.block_statistics(frame, mask, edges, step, 0.0, 60_000.0, int(dtype != "float32"))
-    for i, j in np.ndindex(blocks, blocks):
-        rows, columns = slice(edges[i], edges[i + 1], step), slice(edges[j], edges[j + 1])
+    shape = [n * width + n // 2 for n in blocks]
+    down, across = (axis(n, side) for n, side in zip(blocks, shape, strict=True))
+    frame = rng.poisson(counts, shape).astype(dtype)
+    frame[rng.random(shape) < 0.1] = 60_000
+    mask = rng.random(shape) < share
+    found = kernels.block_statistics(frame, mask, down, across, step, 0.0, 60_000.0, int(dtype != "float32"))
+    for i, j in np.ndindex(*blocks):
+        rows, columns = slice(down.edges[i], down.edges[i + 1], step), slice(*across.edges[j : j + 2])
         usable = ~mask[rows, columns] & (frame[rows, columns] < 60_000)
         values = np.sort(frame[rows, columns][usable]).astype(float)
         if values.size == 0 or 4 * values.size < usable.size:
@@ -37,19 +37,28 @@ def test_statistics_of_a_block_are_those_of_its_sorted_usable_pixels(grid, dtype
         assert found[1][i, j] == (middle - quarter) / 0.6744897501960817
 
 
+def axis(blocks, side):
+    """Blocks of a side, and the interpolation between their centres."""
+    edges = np.arange(blocks + 1) * side // blocks
+    centres, pixel = (edges[:-1] + edges[1:] - 1) / 2, np.arange(side)
+    nodes = np.clip(np.searchsorted(centres, pixel, side="right") - 1, 0, max(0, blocks - 2))
+    following = np.minimum(nodes + 1, blocks - 1)
+    pitch = np.where(following > nodes, centres[following] - centres[nodes], 1.0)
+    return kernels.Axis(edges, nodes, np.clip((pixel - centres[nodes]) / pitch, 0, 1), pixel * 128 // side)
+
+
 @given(grids)
 def test_columns_are_interpolated_as_numpy_does(grid):
     n, side = grid[0], grid[0] * grid[1]
-    values = np.random.default_rng(grid[2]).normal(size=(n, n))
+    values = np.random.default_rng(grid[2]).normal(size=(grid[1], n))
+    columns = axis(n, side)
     centres = (np.arange(n) + 0.5) * grid[1] - 0.5
-    nodes = np.clip(np.searchsorted(centres, np.arange(side), side="right") - 1, 0, max(0, n - 2))
-    weights = np.clip((np.arange(side) - centres[nodes]) / grid[1], 0, 1) if n > 1 else np.zeros(side)
-    wide = kernels.spread_columns(values, nodes, weights)
+    wide = kernels.spread_columns(values, columns)
     for row, found in zip(values, wide, strict=True):
         np.testing.assert_allclose(found, np.interp(np.arange(side), centres, row), atol=1e-12)
-    i, below, w = 0, min(1, n - 1), 0.25
+    i, below, w = 0, min(1, grid[1] - 1), 0.25
     expected = wide[i] * (1 - w) + wide[below] * w
-    own = [kernels.between(values, i, below, w, nodes[x], weights[x]) for x in range(side)]
+    own = [kernels.between(values, i, below, w, columns.nodes[x], columns.weights[x]) for x in range(side)]
     np.testing.assert_array_equal(own, expected)
 
 

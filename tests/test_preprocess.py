@@ -41,12 +41,14 @@ def scene(rng, shape, *, background, spots, strength, width=1.0):
 
 
 def bin_of(shape, rows, columns):
-    """Bins of the reduced pattern where the pixels lie, and whether the square holds them."""
-    side = min(shape)
-    y, x = rows - (shape[0] - side) // 2, columns - (shape[1] - side) // 2
-    inside = (y >= 0) & (y < side) & (x >= 0) & (x < side)
-    edges = bin_edges(side)
-    return np.searchsorted(edges, y[inside], "right") - 1, np.searchsorted(edges, x[inside], "right") - 1, inside
+    """Bins of the reduced pattern where the pixels lie, and whether the frame holds them."""
+    inside = (rows >= 0) & (rows < shape[0]) & (columns >= 0) & (columns < shape[1])
+    down, across = (bin_edges(side) for side in shape)
+    return (
+        np.searchsorted(down, rows[inside], "right") - 1,
+        np.searchsorted(across, columns[inside], "right") - 1,
+        inside,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,9 @@ def real(data_dir: Path):
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
-    shape=st.tuples(st.integers(128, 200), st.integers(128, 200)),
+    shape=st.tuples(st.integers(128, 200), st.integers(128, 400)),
+    wide=st.booleans(),
+    version=st.sampled_from([1, 2]),
     dtype=st.sampled_from(DTYPES),
     background=st.sampled_from([0.05, 0.6, 4.0, 90.0]),
     block=st.sampled_from([4, 11, 24, 60, 512]),
@@ -74,8 +78,11 @@ def real(data_dir: Path):
     remove=st.booleans(),
     mutilate=st.booleans(),
 )
-def test_compiled_reduction_equals_the_plain_reference(seed, shape, dtype, background, block, clip, remove, mutilate):
+def test_compiled_reduction_equals_the_plain_reference(
+    seed, shape, wide, version, dtype, background, block, clip, remove, mutilate
+):
     rng = np.random.default_rng(seed)
+    shape = shape if wide else shape[::-1]
     expected, _ = scene(rng, shape, background=background, spots=12, strength=60)
     counts = rng.poisson(expected)
     frame = np.minimum(counts, 250).astype(dtype)
@@ -86,7 +93,7 @@ def test_compiled_reduction_equals_the_plain_reference(seed, shape, dtype, backg
         mask[40:90, 20:100] = True
         frame[100:110] = -1 if frame.dtype.kind != "u" else 0
         frame[:, 60] = np.nan if frame.dtype.kind == "f" else np.iinfo(dtype).max
-    recipe = Recipe(background_block=block, clip_sigma=clip, substrate="remove" if remove else "keep")
+    recipe = Recipe(version=version, background_block=block, clip_sigma=clip, substrate="remove" if remove else "keep")
     substrate = None
     if remove:
         pattern = ndimage.gaussian_filter(rng.random(shape) * 20, 1).astype(np.float32)
@@ -219,6 +226,48 @@ def test_another_realisation_of_the_noise_hardly_changes_a_pattern():
     expected, _ = scene(rng, (512, 512), background=30, spots=60, strength=800)
     first, second = reduce_frames(rng.poisson(expected, (2, 512, 512)).astype(np.int32), None, RECIPE).astype(float)
     assert np.corrcoef(first.ravel(), second.ravel())[0, 1] > 0.98
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    shape=st.sampled_from([(195, 1475), (160, 640), (514, 1030), (1475, 195), (128, 131), (300, 128)]),
+)
+def test_every_reflection_of_a_frame_of_any_shape_is_in_its_bin(seed, shape):
+    rng = np.random.default_rng(seed)
+    frame = rng.poisson(20, shape).astype(np.int32)
+    rows, columns = (rng.integers(0, side, 8) for side in shape)
+    corners = rng.permutation([(0, 0), (0, shape[1] - 1), (shape[0] - 1, 0), (shape[0] - 1, shape[1] - 1)])
+    rows, columns = np.concatenate([[rows, columns], corners.T], axis=1)
+    frame[rows, columns] += 2000
+    reduced = reduce_frames(frame, None, RECIPE)[0]
+    v, u, inside = bin_of(shape, rows, columns)
+    assert inside.all()
+    assert (reduced[v, u] > 0.9 * 255).all()
+    assert (reduced > 0.6 * 255).sum() == len({*zip(v.tolist(), u.tolist(), strict=True)})
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), side=st.integers(128, 300), shape=st.sampled_from([(150, 171), (129, 300)]))
+def test_a_square_frame_is_reduced_the_same_by_both_versions_and_another_only_in_its_middle(seed, side, shape):
+    rng = np.random.default_rng(seed)
+    square = rng.poisson(scene(rng, (side, side), background=10, spots=9, strength=90)[0])
+    first = Recipe(version=1)
+    np.testing.assert_array_equal(reduce_frames(square, None, RECIPE), reduce_frames(square, None, first))
+    assert RECIPE.for_frames(square.shape) == first.for_frames(square.shape) == first
+    frame = rng.poisson(scene(rng, shape, background=10, spots=9, strength=90)[0])
+    left = (shape[1] - shape[0]) // 2
+    middle = frame[:, left : left + shape[0]]
+    np.testing.assert_array_equal(reduce_frames(frame, None, first), reduce_frames(middle, None, RECIPE))
+    assert RECIPE.for_frames(shape) == RECIPE
+    assert first.for_frames(shape) == first
+
+
+def test_turning_a_frame_over_its_diagonal_turns_its_pattern_over():
+    rng = np.random.default_rng(12)
+    frame = rng.poisson(scene(rng, (256, 384), background=20, spots=30, strength=900)[0])
+    one, other = (reduce_frames(array, None, RECIPE)[0].astype(float) for array in (frame, frame.T))
+    assert np.corrcoef(one.ravel(), other.T.ravel())[0, 1] > 0.99  # every fourth row is read for the background
 
 
 @pytest.mark.parametrize("fill", [0, 7, 0.1, np.nan])

@@ -44,7 +44,7 @@ def stores(data_dir, tmp_path_factory, workers):
 
 
 def reduced(store):
-    return np.asarray(store.reduced(Recipe().digest()))
+    return np.asarray(store.reduced(Recipe().for_frames(store.frame_shape).digest()))
 
 
 @pytest.mark.parametrize("name", LAUE + OTHERS)

@@ -156,7 +156,7 @@ def fine_tune(
     Parameters
     ----------
     scan
-        Scan store; it is reduced by the weights' recipe, if that was not done before.
+        Scan store; it is reduced by the weights' recipe, in its present version, if that was not done before.
     start
         Weights to go on from.
     out, minutes
@@ -176,10 +176,11 @@ def fine_tune(
     valid = store.valid
     if valid.sum() < FEWEST:
         raise InputError(f"{scan}: has {valid.sum()} usable patterns, fine-tuning needs {FEWEST}")
-    reduced = store.reduced(before.recipe.digest())
+    recipe = before.recipe.model_copy(update={"version": Recipe().version})
+    reduced = store.reduced(recipe.for_frames(store.frame_shape).digest())
     if reduced is None or not complete(reduced):
         with cluster.start(ClusterConfig(workers=workers)) as running:
-            reduced = reduce_scan(store, before.recipe, workers=running, progress=progress)
+            reduced = reduce_scan(store, recipe, workers=running, progress=progress)
     out.parent.mkdir(parents=True, exist_ok=True)
     identity = {
         "configuration": config.model_dump(mode="json", exclude=set(HOUSEKEEPING)),
@@ -204,7 +205,7 @@ def fine_tune(
     }
     card = Card(
         architecture=trained.architecture,
-        recipe=before.recipe,
+        recipe=recipe,
         training={
             "config": config.model_dump(mode="json"),
             "from": Path(start).name,

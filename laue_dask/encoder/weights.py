@@ -44,7 +44,7 @@ class Card(Model):
 
     architecture: Architecture
     recipe: Recipe
-    """The reduction that the network was trained on; encoding with another one is refused."""
+    """The reduction that the network was trained on; encoding with one that draws spots otherwise is refused."""
     training: dict[str, Any] = Field(default_factory=dict)
     """Data, configuration, time and machine of the training; empty for random weights."""
     data: str = ""
@@ -240,8 +240,9 @@ def _fitting(name: str, recipe: Recipe | None) -> tuple[Card, bytes]:
     if path is None:
         return Card(architecture=ARCHITECTURES["contrastive"], recipe=recipe or Recipe()), b""
     card, content = _checked(path)
-    # A removed substrate leaves patterns that look like any others; every other field changes how a spot looks.
-    for field in sorted(set(Recipe.model_fields) - {"substrate"}) if recipe is not None else ():
+    # Without the substrate, or with more of the frame, patterns look like any others; all other fields change how a
+    # spot looks.
+    for field in sorted(set(Recipe.model_fields) - {"substrate", "version"}) if recipe is not None else ():
         theirs, ours = getattr(card.recipe, field), getattr(recipe, field)
         if theirs != ours:
             raise StoreError(

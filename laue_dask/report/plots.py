@@ -224,7 +224,8 @@ def scores(results: xr.Dataset) -> Figure:
 
 
 def delegate_gallery(results: xr.Dataset, k: int, patterns: Patterns) -> Figure:
-    """Patterns of the delegates, dark on white, framed in the colours of the label map.
+    """Patterns of the delegates, dark on white, framed in the colours of the label map, as wide for their height as the
+    frames are.
 
     Clusters whose pattern is not given are left out; of more than 24 the largest 24 are shown.
     """
@@ -232,9 +233,11 @@ def delegate_gallery(results: xr.Dataset, k: int, patterns: Patterns) -> Figure:
     largest = np.argsort(-_sizes(_labels(results, k), k), kind="stable")
     given = [int(cluster) for cluster in largest if int(index[cluster]) in patterns]
     chosen = sorted(given[:GALLERY_UP_TO])
-    columns = max(1, min(6, len(chosen)))
+    tall, wide = _pattern_inches(results)
+    columns = max(1, min(int(_GALLERY_WIDTH / (wide + _BESIDE)), len(chosen)))
     rows = -(-len(chosen) // columns)
-    figure = Figure(figsize=(max(0.3 + 1.4 * columns, 4.6), 0.75 + 1.72 * rows), dpi=canvas.DPI, facecolor="white")
+    size = (max(0.3 + (wide + _BESIDE) * columns, 4.6), 0.75 + (tall + _BELOW) * rows)
+    figure = Figure(figsize=size, dpi=canvas.DPI, facecolor="white")
     shown = f"{len(chosen)} of {k} clusters" if len(chosen) < k else "one pattern per cluster"
     canvas.head(figure, title=f"K = {k}, delegates", facts=f"{shown}, intensities inverted")
     colours = canvas.cluster_colours(k)
@@ -242,18 +245,30 @@ def delegate_gallery(results: xr.Dataset, k: int, patterns: Patterns) -> Figure:
     width, height = figure.get_size_inches()
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
     axes.axis("off")
-    side = 1.25
     for place, cluster in enumerate(chosen):
         row, column = divmod(place, columns)
-        left, top = 0.2 + 1.4 * column, 1.02 + 1.72 * row
-        extent = (left, left + side, top + side, top)
+        left, top = 0.2 + (wide + _BESIDE) * column, 1.02 + (tall + _BELOW) * row
+        extent = (left, left + wide, top + tall, top)
         axes.imshow(patterns[int(index[cluster])], cmap="gray_r", vmin=0, vmax=255, extent=extent, aspect="auto")
-        axes.add_patch(Rectangle((left, top), side, side, fill=False, edgecolor=colours(cluster), linewidth=2.5))
+        axes.add_patch(Rectangle((left, top), wide, tall, fill=False, edgecolor=colours(cluster), linewidth=2.5))
         x, y = position[cluster]
         said = f"cluster {cluster}\n#{index[cluster]}, x {x}, y {y}"
-        axes.text(left + side / 2, top - 0.06, said, ha="center", va="bottom", size=SMALL, color=INK)
+        axes.text(left + wide / 2, top - 0.06, said, ha="center", va="bottom", size=SMALL, color=INK)
     return figure
 
+
+def _pattern_inches(results: xr.Dataset) -> tuple[float, float]:
+    """Height and width of a pattern in the gallery."""
+    rows, columns = results.attrs.get("pattern_pixels", (1, 1))
+    aspect = min(max(columns / rows, 1 / _LONGEST), _LONGEST) ** 0.5
+    return _SIDE / aspect, _SIDE * aspect
+
+
+_SIDE, _BESIDE, _BELOW, _GALLERY_WIDTH = 1.25, 0.15, 0.47, 8.41
+"""Inches: side of a square pattern in the gallery, what lies between patterns, and the width of all."""
+
+_LONGEST = 4.0
+"""Patterns are drawn at most so many times as wide as high, or as high as wide."""
 
 _LINE, _MARK = "#4477aa", "#aa3377"
 

@@ -233,8 +233,24 @@ def _scmos() -> Detector:
     return Detector("scmos", (2018, 2016), pixel, *geometry, "uint16", 1000, 1.8, 0.25, saturation=65535, bad_pixels=5)
 
 
-DETECTORS = {d.name: d for d in (_pilatus1m(), _pilatus6m(), _marccd165(), _scmos())}
-"""Detectors of the beamlines that publish frames, with a real calibration each (pilatus6m: a plausible one)."""
+def _wide(
+    name: str, shape: tuple[int, int], pixel: float, distance: float, module: tuple[int, int], gap: tuple[int, int]
+) -> Detector:
+    """A detector far from square, long side along the beam, its middle above the specimen."""
+    geometry = xmas_geometry(distance, shape[0] / 2, shape[1] / 2, 0.0, 0.0, rows=shape[0])
+    return Detector(name, shape, (pixel, pixel), *geometry, module=module, gap=gap, bad_pixels=20)
+
+
+_REAL = (_pilatus1m(), _pilatus6m(), _marccd165(), _scmos())
+_WIDE = (
+    _wide("eiger500k", (514, 1030), 75.0, 60.0, (514, 1030), (0, 0)),
+    _wide("lambda750k", (516, 1556), 55.0, 60.0, (516, 1556), (0, 0)),
+    _wide("pilatus300kw", (195, 1475), 172.0, 120.0, (195, 487), (17, 7)),
+)
+
+DETECTORS = {d.name: d for d in (*_REAL, *_WIDE)}
+"""Detectors of the beamlines that publish frames, with a real calibration each (pilatus6m: a plausible one), and some
+that are far from square, with plausible ones."""
 
 
 def detector(name: str) -> Detector:

@@ -167,6 +167,7 @@ def ingest(
         raise StoreError(f"{out}: exists already: choose another path or remove it")
     look = look or look_at(source, scan)
     refs, grid = look.refs, look.grid
+    recipe = recipe.for_frames(look.frame_shape) if recipe else None
     if grid is None:
         grid = placing.locate(source, refs, scan, _reader(refs, workers, progress))
         placing.announce(grid, refs)

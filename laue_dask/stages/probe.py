@@ -232,7 +232,7 @@ def _of_store(origin: str, config: Config) -> Survey:
     else:
         names = store.source
         stored_bytes = float(np.mean([_stored_bytes(FrameRef.parse(names[usable[i]])) for i in spread(len(usable))]))
-    reduced = store.reduced(config.recipe.digest())
+    reduced = store.reduced(config.recipe.for_frames(store.frame_shape).digest())
     scan = Scan(
         store.n_patterns,
         len(usable),

@@ -57,6 +57,8 @@ def reduce_scan(
 ) -> zarr.Array[Any]:
     """Reduce a whole scan into `reduced/<recipe hash>` of its store, or find it there.
 
+    The hash is that of `Recipe.for_frames`.
+
     Parameters
     ----------
     ahead
@@ -74,6 +76,7 @@ def reduce_scan(
     StoreError
         Frames are damaged; or they are not in the store and the detector's files are gone or were changed.
     """
+    recipe = recipe.for_frames(store.frame_shape)
     digest = recipe.digest()
     found = store.reduced(digest)
     kept = found is not None and complete(found)

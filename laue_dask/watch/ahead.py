@@ -69,6 +69,7 @@ class Ahead:
         if self._path.exists() and not self._reopen(refs):
             return None
         look = ingest.look_of(refs, packed=self._scan.store_frames, sample_of=read)
+        self._recipe = self._recipe and self._recipe.for_frames(look.frame_shape)
         grid = placing.locate(self._source, refs, self._scan, from_first=True)
         self._per_pattern = look.stored_bytes
         self._per_pattern += 0 if self._recipe is None else PATTERN_SIZE**2

@@ -243,7 +243,8 @@ def bent_scan(tmp_path_factory, workers):
 
 @pytest.fixture(scope="module")
 def begun(bent_scan):
-    return centred(ScanStore.open(bent_scan).reduced(weights.Recipe().digest()), seed=4)
+    store = ScanStore.open(bent_scan)
+    return centred(store.reduced(weights.Recipe().for_frames(store.frame_shape).digest()), seed=4)
 
 
 @pytest.fixture(scope="module")

@@ -164,7 +164,7 @@ def test_a_pickle_with_a_safetensors_name_is_refused_and_not_unpickled(tmp_path)
         lambda card: json.dumps({**card, "architecture": {**card["architecture"], "heads": 4}}),
         lambda card: json.dumps({**card, "architecture": {**card["architecture"], "channels": [4] * 8}}),
         lambda card: json.dumps({**card, "architecture": {**card["architecture"], "channels": []}}),
-        lambda card: json.dumps({**card, "recipe": {**card["recipe"], "version": 2}}),
+        lambda card: json.dumps({**card, "recipe": {**card["recipe"], "version": 3}}),
         lambda card: json.dumps({"recipe": card["recipe"]}),
     ],
     ids=["none", "empty", "text", "list", "deep", "unknown key", "poolings", "no layer", "other recipe", "incomplete"],
@@ -207,6 +207,12 @@ def test_the_substrate_may_be_removed_where_the_weights_kept_it(saved):
     ours = CARD.recipe.model_copy(update={"substrate": "remove"})
     assert weights.load(str(saved), recipe=ours)[1] == CARD
     assert weights.load(str(saved), recipe=CARD.recipe)[1] == CARD
+
+
+def test_more_of_a_frame_may_be_looked_at_than_the_weights_were_trained_on(saved):
+    for version in (1, 2):
+        ours = CARD.recipe.model_copy(update={"version": version})
+        assert weights.load(str(saved), recipe=ours)[1] == CARD
 
 
 def test_untrained_weights_are_random_of_a_fixed_seed_and_take_any_recipe():

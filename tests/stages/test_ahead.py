@@ -194,7 +194,7 @@ def test_features_of_other_patterns_are_not_taken_over(many, tmp_path, workers):
 def test_features_of_patterns_that_are_no_more_valid_are_not_taken_over(many, tmp_path, workers):
     folder = tmp_path / "run"
     store = ingested(many, folder, workers, Peaks())
-    reduced, valid = store.reduced(Recipe().digest()), store.valid
+    reduced, valid = store.reduced(Recipe().for_frames(store.frame_shape).digest()), store.valid
     valid[3] = False
     writer = ResultsWriter(folder, {})
     features = extraction.extract(

@@ -25,7 +25,7 @@ from laue_dask.stages.reduction import reduce_scan, reduced_patterns
 from laue_dask.verify import verify
 
 SIDE = 256
-RECIPE = Recipe()
+RECIPE = Recipe().for_frames((SIDE, SIDE))
 UNTRAINED = EncoderConfig(weights="untrained")
 
 
@@ -160,7 +160,7 @@ def test_two_runs_that_reduce_into_one_store_are_kept_apart(tmp_path, workers):
     with locked_store(store.path, "reduce elsewhere"), pytest.raises(InputError, match="`reduce elsewhere`"):
         reduce_scan(store, RECIPE, workers=workers, progress=QuietProgress())
     assert store.recipes() == {}
-    other, third = Recipe(clip_sigma=5.0), ScanStore.open(store.path)
+    other, third = RECIPE.model_copy(update={"clip_sigma": 5.0}), ScanStore.open(store.path)
 
     def meanwhile(kept):
         assert not kept
