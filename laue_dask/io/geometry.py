@@ -173,6 +173,11 @@ def resolve_grid(
         return _placed(headers, shape, order or "raster", "x", places, _as(given), stage)
     if known and n_frames <= ny * nx:
         found = _agreed(stage, shape, order, places, given)
+        if found is None and given != "--shape" and places.cells is None:
+            # Files of lines do not say that these are rows.
+            turned = _agreed(stage, shape[::-1], order, places, given)
+            if turned is not None and turned[1] == "y":
+                shape, found = shape[::-1], turned
         if found is not None:
             check_count(n_frames, shape, None, fewest, given)
             same = f"{_as(given)} and as the stage positions of {len(told)} headers say"

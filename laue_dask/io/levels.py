@@ -17,6 +17,9 @@ SMALLEST_STEP = 0.5
 """Steps of a scan are alike: none is shorter than this share of their median."""
 FEWEST_FILLED = 0.5
 
+LEAST_CLARITY = 1.05
+"""Gaps between levels are at least so many times as wide as those within: equal ones differ in rounding alone."""
+
 
 @dataclass(frozen=True)
 class Levels:
@@ -54,7 +57,7 @@ def propose_levels(values: NDArray[np.float64]) -> list[Levels]:
         median = falling[np.arange(len(falling)) // 2]
         with np.errstate(divide="ignore", over="ignore"):
             clarity = np.where(below < falling, falling / below, 0)
-        clarity[falling < SMALLEST_STEP / 2 * median] = 0
+        clarity[(falling < SMALLEST_STEP / 2 * median) | (clarity < LEAST_CLARITY)] = 0
         for k in np.argsort(-clarity, kind="stable")[:MOST_PROPOSALS]:
             if clarity[k] > 0:
                 proposals.append(_cut(values, distinct, (falling[k] + below[k]) / 2))
@@ -95,6 +98,8 @@ def _cut(values: NDArray[np.float64], distinct: NDArray[np.float64], threshold: 
         return Levels(np.zeros(len(values), dtype=np.int64), 1, np.inf, spread, 0.0)
     steps = np.diff(means)
     step = float(np.median(steps))
+    if not _are_multiples(steps, step) and _are_multiples(steps, float(steps.min())):
+        step = float(steps.min())  # of few lines, most are beside one that is missing
     residual = float((((values - means[index]) / step) ** 2).sum())
     if steps.min() < SMALLEST_STEP * step:
         spread = np.inf
@@ -109,4 +114,10 @@ def _cut(values: NDArray[np.float64], distinct: NDArray[np.float64], threshold: 
 def _multiples(steps: NDArray[np.float64], step: float) -> NDArray[np.int64]:
     """How many steps apart neighbours are: a line that is missing leaves a double step."""
     whole = np.maximum(1, np.rint(steps / step))
+    if _are_multiples(steps, step):
+        return whole.astype(np.int64)
     return np.where(np.abs(steps / step - whole) < 0.2, whole, 1).astype(np.int64)
+
+
+def _are_multiples(steps: NDArray[np.float64], step: float) -> bool:
+    return bool((np.abs(steps / step - np.maximum(1, np.rint(steps / step))) < 0.2).all())

@@ -92,10 +92,12 @@ def _is_line(positions: Sequence[Position]) -> bool | None:
         return None
     steps = [abs(after - before) for before, after in zip(positions[0], positions[1], strict=True)]
     fast = steps.index(max(steps))
-    across = [position[1 - fast] for position in known]
+    along, across = ([position[axis] for position in known] for axis in (fast, 1 - fast))
     if not steps[fast] > 0:
         return None
-    return max(across) - min(across) <= _OFF_LINE * steps[fast]
+    moves = {after > before for before, after in pairwise(along)}
+    # A line goes one way, whatever its other coordinate does; a scan goes back, or to and fro.
+    return len(moves) == 1 or (None if max(across) - min(across) <= _OFF_LINE * steps[fast] else False)
 
 
 def _numbered_through(lines: Sequence[Sequence[str]]) -> bool:

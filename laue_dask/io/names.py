@@ -112,6 +112,9 @@ _SCAN_WORDS = frozenset(
     ]
 )
 
+_FOLDERS = "the folders and the numbers in them"
+_LINES = "the line numbers in the names"
+
 _COPY = re.compile(
     r"(?:\s*\(\d+\)|\s*\((?:\d+\w*\s+|another\s+)?copy\)|[\s_.-]+copy(?:[\s_.-]*\d+)?|~|[\s_.-]+bak)$", re.IGNORECASE
 )
@@ -157,6 +160,12 @@ class Names:
     line: Numbers | None = None
     sure: bool = False
     words: str = ""
+
+    @property
+    def in_lines(self) -> bool:
+        """Whether the files are those of lines, numbered as they were taken, and not named after their columns."""
+        return self.words in (_FOLDERS, _LINES)
+
     globs: tuple[str, ...] = ()
 
 
@@ -469,7 +478,7 @@ def _roles(
     lines = [one for one in fields if not one.unique and (one.in_folder or one.word in _ROW_WORDS)]
     if pair is not None and (pair[2] or not dense):
         row, column, sure = pair
-        words = "the folders and the numbers in them" if row.in_folder else "the row and column numbers in the names"
+        words = _FOLDERS if row.in_folder else "the row and column numbers in the names"
         globs = _globs_of(row, fields, family, common)
         through = count if dense else None
         return _Found(row=row.values, column=column.values, counter=through, sure=sure, words=words, globs=globs)
@@ -479,7 +488,7 @@ def _roles(
         return None
     if lines and dense:
         line = lines[0]
-        words = "the folders and the numbers in them" if line.in_folder else "the line numbers in the names"
+        words = _FOLDERS if line.in_folder else _LINES
         sure, globs = line.word not in _SCAN_WORDS, _globs_of(line, fields, family, common)
         return _Found(counter=count, line=line.values, sure=sure, words=words, globs=globs)
     if pair is not None:

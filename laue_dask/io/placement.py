@@ -316,6 +316,9 @@ class _Known:
         shape, given = self._agree(seen, names.words)
         cells = np.stack([rows.place, columns.place], axis=1)
         self._check_order_of(cells, shape)
+        if names.in_lines:
+            # A number in a line counts its frames as they were taken: which way the line ran is another matter.
+            return shape, given, Places(acquired=rows.place * shape[1] + columns.place, how=names.words)
         return shape, given if given != "--shape" else "--shape", Places(cells=cells, how=names.words)
 
     def _count(self, values: Numbers, length: int | None, what: str) -> Count | UnclearError:

@@ -137,11 +137,12 @@ def recover(stage: NDArray[np.float64], order: Order = "raster") -> Recovered | 
     ):
         raise InputError(odd)
     shape = (rows.count, columns.count)
-    cell = rows.index * columns.count + columns.index
+    row, column = _oriented(rows.index, columns.index, shape)
+    cell = row * columns.count + column
     again = _measured_again(cell, known, shape, len(stage))
     # The order is that in which points were come to for the first time.
     first = np.sort(np.unique(cell, return_index=True)[1])
-    along_x, along_y = (np.count_nonzero(np.diff(levels.index[first])) for levels in (columns, rows))
+    along_x, along_y = (np.count_nonzero(np.diff(index[first])) for index in (column, row))
     # Lines of two points move as often along either axis: then their order tells.
     likely: tuple[Axis, ...] = ("x", "y") if along_x == along_y else ("x",) if along_x > along_y else ("y",)
     kinds = [(kind, axis) for axis in likely for kind in ORDERS]
@@ -155,6 +156,24 @@ def recover(stage: NDArray[np.float64], order: Order = "raster") -> Recovered | 
     pattern[known] = cell
     pattern[again] = AGAIN
     return Recovered(shape, best, fast, pattern, "from the stage positions", orders)
+
+
+def _oriented(
+    row: NDArray[np.int64], column: NDArray[np.int64], shape: tuple[int, int]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows and columns counted in the direction in which the stage moved, also where the first frames are missing."""
+    moves_x, moves_y = np.count_nonzero(np.diff(column)), np.count_nonzero(np.diff(row))
+    if moves_x == moves_y:
+        return row, column
+    (slow, fast), (lines, length) = ((row, column), shape) if moves_x > moves_y else ((column, row), shape[::-1])
+    if slow[0] > slow[-1]:
+        slow = lines - 1 - slow
+    along = np.flatnonzero(np.diff(slow) == 0)
+    ways = np.sign(np.diff(fast))[along]
+    raster, snake = int(ways.sum()), int((ways * np.where((slow[along] - slow[0]) % 2, -1, 1)).sum())
+    if (raster if abs(raster) >= abs(snake) else snake) < 0:
+        fast = length - 1 - fast
+    return (slow, fast) if moves_x > moves_y else (fast, slow)
 
 
 def agreement(
