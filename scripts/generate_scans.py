@@ -166,7 +166,7 @@ def _gaps(rng: random.Random, scan: Scan, path: list[Point], fast: str) -> set[P
     if kind == "several":
         return set(rng.sample(path[1:-1], min(len(path) // 4, rng.randint(2, 5))))
     lines = scan.shape[0 if fast == "x" else 1]
-    line = rng.randrange(lines)
+    line = rng.randrange(1, lines)  # without the first of a snake scan nobody knows where left is
     return {point for point in path if point[0 if fast == "x" else 1] == line} if lines > 3 else set()
 
 
@@ -368,7 +368,9 @@ def _options(rng: random.Random, scan: Scan, order: str, fast: str, told: str) -
     lines_are_y = fast == "x"
     kind = rng.choices(["right", "none", "swapped", "other", "wrong order"], [6, 3, 1, 1, 1])[0]
     names = scan.kinds["names"]
-    if told == "none" and (kind == "wrong order" or names not in ("rows_and_columns", "lines_numbered_in_each")):
+    if told == "none" and (
+        min(scan.shape) == 1 or kind == "wrong order" or names not in ("rows_and_columns", "lines_numbered_in_each")
+    ):
         # Nothing tells that it is wrong.
         kind = "right" if kind != "none" else kind
     scan.kinds["options"] = kind
@@ -377,7 +379,9 @@ def _options(rng: random.Random, scan: Scan, order: str, fast: str, told: str) -
         scan.options["shape"] = (ny, nx) if rows else (nx, ny)
     if kind == "swapped":
         scan.options["shape"] = (nx, ny)
-    if kind == "other":
+    if kind == "other" and told == "none":
+        scan.options["shape"] = rng.choice([(ny * nx, 1), (1, ny * nx)])
+    elif kind == "other":
         scan.options["shape"] = rng.choice([(ny, nx + 1), (ny + 1, nx), (ny * nx, 1), (1, ny * nx)])
     if kind == "wrong order":
         scan.options["order"] = "raster" if order == "snake" else "snake"

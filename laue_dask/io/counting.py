@@ -165,7 +165,7 @@ def solve_lines(
         rows = count_axis(line, None, "lines", from_first=from_first)
     else:
         # The first number of all tells how many lines came before, if it is the scan's.
-        before = range(first // nx + 1) if first % nx == 0 else range(1)
+        before = range(first // nx + 1) if first % nx in (0, 1) else range(1)
         free = [skip for skip in before if int(relative[-1]) + skip < shape[0] and skip <= int(lines[0])]
         if first_number is None and not from_first and len(free) > 1:
             raise UnclearError(

@@ -235,8 +235,9 @@ def _disagreed(
         raise InputError(f"{named}, but the stage positions in {told} headers put frames elsewhere: {INSIST}")
     _check_order(order, found.orders, found.order, told)
     y, x = np.divmod(found.pattern, found.shape[1])
+    found = _of_order(found, order)
+    kind = found.order
     whole = found._replace(shape=shape, pattern=np.where(found.pattern < 0, found.pattern, y * nx + x))
-    kind = order if order in found.orders else found.order
     same = f"{_as(given)} and as the stage positions of {told} headers say"
     how = f"{ny} × {nx}, {kind}{_fast(found.fast_axis)}, {same}{_again(found)}"
     pattern = stages.fill(whole, places.acquired)
@@ -253,15 +254,28 @@ def _without_shape(headers: Headers, order: Order | None, places: Places, propos
         why = "the stage positions in the headers are no grid" if moved else "the headers do not tell the scan's grid"
         raise InputError(f"{why}: give --shape NY NX ({proposals})")
     told = int(np.isfinite(stage).any(axis=1).sum())
-    (ny, nx), kind = found.shape, found.order
+    ny, nx = found.shape
     if insist and order is not None and order not in found.orders:
         how = f"from the stage positions of {told} headers, the order as given, with --insist"
         return _placed(headers, found.shape, order, found.fast_axis, places, how, stage)
     _check_order(order, found.orders, found.order, told)
-    kind = order if order in found.orders else found.order
+    found = _of_order(found, order)
+    kind = found.order
     why = found.why.replace("stage positions", f"stage positions of {told} headers")
     how = f"{ny} × {nx}, {kind}{_fast(found.fast_axis)}, {why}{_again(found)}"
     return make_grid(found.shape, kind, stages.fill(found, places.acquired), stage, how, found.fast_axis)
+
+
+def _of_order(found: Recovered, order: Order | None) -> Recovered:
+    """A grid with the given order, if that is one of those that the positions allow; refused where it matters which."""
+    if order in found.orders:
+        return found._replace(order=order)
+    lost = np.flatnonzero(found.pattern == -1)
+    if len(found.orders) > 1 and len(lost):
+        raise InputError(
+            f"frame {lost[0]} has no stage position, and those of the others do not tell raster from snake: give --order"
+        )
+    return found
 
 
 def _check_order(order: Order | None, orders: Sequence[Order], found: Order, told: int) -> None:

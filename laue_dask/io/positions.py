@@ -137,21 +137,24 @@ def recover(stage: NDArray[np.float64], order: Order = "raster") -> Recovered | 
     ):
         raise InputError(odd)
     shape = (rows.count, columns.count)
-    row, column = _oriented(rows.index, columns.index, shape)
-    cell = row * columns.count + column
-    again = _measured_again(cell, known, shape, len(stage))
     # The order is that in which points were come to for the first time.
-    first = np.sort(np.unique(cell, return_index=True)[1])
-    along_x, along_y = (np.count_nonzero(np.diff(index[first])) for index in (column, row))
-    # Lines of two points move as often along either axis: then their order tells.
-    likely: tuple[Axis, ...] = ("x", "y") if along_x == along_y else ("x",) if along_x > along_y else ("y",)
+    first = np.sort(np.unique(rows.index * columns.count + columns.index, return_index=True)[1])
+    along_x, along_y = (np.count_nonzero(np.diff(levels.index[first])) for levels in (columns, rows))
+    # Lines of two points move about as often along either axis: then their order tells.
+    close = abs(along_x - along_y) <= 1
+    likely: tuple[Axis, ...] = ("x", "y") if close else ("x",) if along_x > along_y else ("y",)
+    cells = {axis: _oriented(rows.index, columns.index, shape, axis) for axis in likely}
     kinds = [(kind, axis) for axis in likely for kind in ORDERS]
-    disorders = {kind: _disorder(cell[first], shape, *kind) for kind in kinds}
+    disorders = {(kind, axis): _disorder(cells[axis][first], shape, kind, axis) for kind, axis in kinds}
     best, fast = min(kinds, key=disorders.__getitem__)
+    cell = cells[fast]
+    again = _measured_again(cell, known, shape, len(stage))
     orders = tuple(kind for kind, axis in kinds if disorders[kind, axis] == disorders[best, fast])
     if len(known) < len(stage) and disorders[best, fast] > DISORDERED * len(first) + 1:
         lost = int(np.flatnonzero(~np.isfinite(stage).all(axis=1))[0])
         raise InputError(f"frame {lost} has no stage position, and the others go through their grid in no known order")
+    if min(shape) == 1 and disorders[best, fast] > DISORDERED * len(first) + 1:
+        return None  # several lines, taken for one
     pattern = np.full(len(stage), -1, dtype=np.int64)
     pattern[known] = cell
     pattern[again] = AGAIN
@@ -159,13 +162,10 @@ def recover(stage: NDArray[np.float64], order: Order = "raster") -> Recovered | 
 
 
 def _oriented(
-    row: NDArray[np.int64], column: NDArray[np.int64], shape: tuple[int, int]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows and columns counted in the direction in which the stage moved, also where the first frames are missing."""
-    moves_x, moves_y = np.count_nonzero(np.diff(column)), np.count_nonzero(np.diff(row))
-    if moves_x == moves_y:
-        return row, column
-    (slow, fast), (lines, length) = ((row, column), shape) if moves_x > moves_y else ((column, row), shape[::-1])
+    row: NDArray[np.int64], column: NDArray[np.int64], shape: tuple[int, int], fast_axis: Axis
+) -> NDArray[np.int64]:
+    """Patterns of rows and columns counted as the stage moved, also where the first frames are missing."""
+    (slow, fast), (lines, length) = ((row, column), shape) if fast_axis == "x" else ((column, row), shape[::-1])
     if slow[0] > slow[-1]:
         slow = lines - 1 - slow
     along = np.flatnonzero(np.diff(slow) == 0)
@@ -173,7 +173,7 @@ def _oriented(
     raster, snake = int(ways.sum()), int((ways * np.where((slow[along] - slow[0]) % 2, -1, 1)).sum())
     if (raster if abs(raster) >= abs(snake) else snake) < 0:
         fast = length - 1 - fast
-    return (slow, fast) if moves_x > moves_y else (fast, slow)
+    return slow * shape[1] + fast if fast_axis == "x" else fast * shape[1] + slow
 
 
 def agreement(
@@ -237,6 +237,8 @@ def distance(stage: NDArray[np.float64], pattern: NDArray[np.int64], shape: tupl
                 return None
             steps.append(float(step))
         else:
+            if shear > LARGEST_SHEAR * abs(_slope(stage[:, 1 - axis], other)):
+                return None  # it moves the other way
             steps.append(0.0)
     if not steps or not max(steps):
         return None
@@ -244,6 +246,11 @@ def distance(stage: NDArray[np.float64], pattern: NDArray[np.int64], shape: tupl
     off = np.concatenate([residual / step for residual, step in zip(residuals, steps, strict=True)])
     usual = float(np.sqrt(np.mean(off**2)))
     return usual if np.abs(off).max() <= FARTHEST_OFF and usual <= USUALLY_OFF else None
+
+
+def _slope(values: NDArray[np.float64], place: NDArray[np.int64]) -> float:
+    """Change of values from one place to the next."""
+    return float(np.polyfit(place.astype(float), values, 1)[0]) if np.ptp(place) > 0 else 0.0
 
 
 def fill(found: Recovered, number: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
@@ -324,7 +331,7 @@ def _half_offset(stage: NDArray[np.float64], line: NDArray[np.int64], place: NDA
     if step == 0 or len(values) <= len(terms):
         return False
     scatter = np.sqrt(np.sum((values - table @ solved) ** 2) / (len(values) - len(terms)))
-    return bool(abs(shift / step - 0.5) < 0.1 and shift > 4 * scatter / np.sqrt(len(values) / 4))
+    return bool(abs(shift / step - 0.5) < 0.15 and shift > 4 * scatter / np.sqrt(len(values) / 4))
 
 
 def _unlike_lines(
