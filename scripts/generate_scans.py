@@ -136,7 +136,7 @@ def _headers(rng: random.Random, scan: Scan, path: list[Point]) -> str:
         return told
     y0, x0 = rng.uniform(-20, 20), rng.uniform(-20, 20)
     dy, dx = (rng.choice([-1, 1]) * STEP_MM * rng.choice([1, 1, 0.5, 3]) for _ in range(2))
-    jitter = rng.uniform(0.02, 0.12) if told == "jitter" or (told == "hexagonal" and rng.random() < 0.5) else 0.0
+    jitter = {"jitter": rng.uniform(0.02, 0.12), "hexagonal": rng.choice([0.0, 0.05])}.get(told, 0.0)
     drift = rng.uniform(0.05, 0.25) if told == "drift" else 0.0
     for number, (y, x) in enumerate(path):
         along = x + (0.5 if told == "hexagonal" and y % 2 else 0.0)
@@ -165,9 +165,12 @@ def _gaps(rng: random.Random, scan: Scan, path: list[Point], fast: str) -> set[P
         return set(path[-rng.choice([1, 1, 2]) :])
     if kind == "several":
         return set(rng.sample(path[1:-1], min(len(path) // 4, rng.randint(2, 5))))
-    lines = scan.shape[0 if fast == "x" else 1]
+    lines, axis = (scan.shape[0], 0) if fast == "x" else (scan.shape[1], 1)
+    if lines < 4:
+        scan.kinds["gaps"] = "none"
+        return set()
     line = rng.randrange(1, lines)  # without the first of a snake scan nobody knows where left is
-    return {point for point in path if point[0 if fast == "x" else 1] == line} if lines > 3 else set()
+    return {point for point in path if point[axis] == line}
 
 
 def _short_rows(rng: random.Random, scan: Scan, path: list[Point], fast: str) -> set[Point]:

@@ -273,7 +273,7 @@ def _of_order(found: Recovered, order: Order | None) -> Recovered:
     lost = np.flatnonzero(found.pattern == -1)
     if len(found.orders) > 1 and len(lost):
         raise InputError(
-            f"frame {lost[0]} has no stage position, and those of the others do not tell raster from snake: give --order"
+            f"frame {lost[0]} has no stage position, and the others do not tell raster from snake: give --order"
         )
     return found
 

@@ -110,7 +110,7 @@ def recover(stage: NDArray[np.float64], order: Order = "raster") -> Recovered | 
     Parameters
     ----------
     order
-        Of the lines, where only one coordinate is known and does not tell it.
+        Of the lines, where the positions do not tell it.
 
     Raises
     ------
@@ -143,11 +143,11 @@ def recover(stage: NDArray[np.float64], order: Order = "raster") -> Recovered | 
     # Lines of two points move about as often along either axis: then their order tells.
     close = abs(along_x - along_y) <= 1
     likely: tuple[Axis, ...] = ("x", "y") if close else ("x",) if along_x > along_y else ("y",)
-    cells = {axis: _oriented(rows.index, columns.index, shape, axis) for axis in likely}
-    kinds = [(kind, axis) for axis in likely for kind in ORDERS]
-    disorders = {(kind, axis): _disorder(cells[axis][first], shape, kind, axis) for kind, axis in kinds}
+    kinds = [(kind, axis) for axis in likely for kind in sorted(ORDERS, key=lambda kind: kind != order)]
+    cells = {kind: _oriented(rows.index, columns.index, shape, *kind) for kind in kinds}
+    disorders = {kind: _disorder(cells[kind][first], shape, *kind) for kind in kinds}
     best, fast = min(kinds, key=disorders.__getitem__)
-    cell = cells[fast]
+    cell = cells[best, fast]
     again = _measured_again(cell, known, shape, len(stage))
     orders = tuple(kind for kind, axis in kinds if disorders[kind, axis] == disorders[best, fast])
     if len(known) < len(stage) and disorders[best, fast] > DISORDERED * len(first) + 1:
@@ -162,16 +162,16 @@ def recover(stage: NDArray[np.float64], order: Order = "raster") -> Recovered | 
 
 
 def _oriented(
-    row: NDArray[np.int64], column: NDArray[np.int64], shape: tuple[int, int], fast_axis: Axis
+    row: NDArray[np.int64], column: NDArray[np.int64], shape: tuple[int, int], order: Order, fast_axis: Axis
 ) -> NDArray[np.int64]:
-    """Patterns of rows and columns counted as the stage moved, also where the first frames are missing."""
+    """Patterns of rows and columns counted as the stage moved in an order, also where the first frames are missing."""
     (slow, fast), (lines, length) = ((row, column), shape) if fast_axis == "x" else ((column, row), shape[::-1])
     if slow[0] > slow[-1]:
         slow = lines - 1 - slow
     along = np.flatnonzero(np.diff(slow) == 0)
     ways = np.sign(np.diff(fast))[along]
-    raster, snake = int(ways.sum()), int((ways * np.where((slow[along] - slow[0]) % 2, -1, 1)).sum())
-    if (raster if abs(raster) >= abs(snake) else snake) < 0:
+    back = order == "snake"
+    if int((ways * np.where(back & ((slow[along] - slow[0]) % 2 == 1), -1, 1)).sum()) < 0:
         fast = length - 1 - fast
     return slow * shape[1] + fast if fast_axis == "x" else fast * shape[1] + slow
 
