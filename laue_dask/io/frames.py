@@ -1,60 +1,33 @@
 """Detector frames on disk: where they are (`discover`), what is in them (`read_frame`) and beside them (`frame_info`).
 
-TIFF, PILATUS and MarCCD are read by `io.tiff`, HDF5 by `io.hdf5`, everything else by fabio. A frame that cannot be used
-raises `FrameError` with a short reason; nothing warns, prints or hangs.
+TIFF (also PILATUS and MarCCD), EDF, CBF and HDF5 are read by modules of their own, everything else by fabio. A frame
+that cannot be used raises `FrameError` with a short reason; nothing warns, prints or hangs.
 """
 
-import base64
 import functools
-import hashlib
 import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, BinaryIO, Self, cast
 
-import fabio
 import numpy as np
-from fabio.edfimage import EdfFrame
 from numpy.typing import NDArray
 
 from laue_dask.errors import FrameError, InputError
-from laue_dask.io import hdf5, headers, tiff
+from laue_dask.io import cbf, edf, hdf5, other_formats, tiff, unpack
 from laue_dask.io.contents import is_folder
 from laue_dask.io.headers import Header
-from laue_dask.io.kinds import TIFF_SUFFIXES, irregular, is_frame, kind_of, kind_of_content, open_file, suffix_of
+from laue_dask.io.kinds import TIFF_SUFFIXES, irregular, is_frame, kind_of, kind_of_content, suffix_of
+from laue_dask.io.limits import MAX_UNPACKED_BYTES, Expected, require_frame, unpacked_limit
 from laue_dask.io.lines import why_several_scans
 from laue_dask.io.listing import Listing
 from laue_dask.io.path_lists import read_paths, require_distinct
 from laue_dask.io.patterns import is_pattern
 
-# What fabio has to say about a damaged file is in the FrameError.
-logging.getLogger("fabio").setLevel(logging.CRITICAL + 1)
-
 logger = logging.getLogger(__name__)
-
-MOST_DIMENSIONS = 9
-"""Of an EDF."""
-
-_fabio_rank = EdfFrame.get_data_rank
-
-
-def _bounded_rank(*args: Any, **kwargs: Any) -> int:
-    """fabio's, which counts up to whatever dimension a damaged header of an EDF names."""
-    rank = int(_fabio_rank(*args, **kwargs))
-    if rank > MOST_DIMENSIONS:
-        raise ValueError(f"{rank} dimensions")
-    return rank
-
-
-EdfFrame.get_data_rank = staticmethod(_bounded_rank)
-
-_CBF_BINARY = b"\x0c\x1a\x04\xd5"
-_CBF_SECTION = b"--CIF-BINARY-FORMAT-SECTION--"
-_CBF_HEAD = 8192
-"""Bytes in which fabio looks for the section."""
 
 _LISTED = re.compile(r"(?P<path>.*?)(?:::(?P<dataset>[^\[\]]*))?(?:\[(?P<index>\d+)\])?", re.DOTALL)
 
@@ -195,8 +168,8 @@ def grid_hint(refs: Sequence[FrameRef]) -> tuple[int, int] | None:
     return None
 
 
-def read_frame(ref: FrameRef) -> NDArray[Any]:
-    """Read one frame.
+def read_frame(ref: FrameRef, *, expected: Expected | None = None) -> NDArray[Any]:
+    """Read one frame; see `load`.
 
     Returns
     -------
@@ -208,7 +181,7 @@ def read_frame(ref: FrameRef) -> NDArray[Any]:
     FrameError
         Why it cannot be used, without its name.
     """
-    return load(ref)[0]
+    return load(ref, expected=expected)[0]
 
 
 def read_position(ref: FrameRef) -> tuple[float, float] | None:
@@ -220,60 +193,90 @@ def read_position(ref: FrameRef) -> tuple[float, float] | None:
 
 
 def frame_info(ref: FrameRef) -> FrameInfo:
-    """Shape, dtype and header of one frame; of TIFF and HDF5 without reading its pixels.
+    """Shape, dtype and header of one frame; of TIFF, EDF, CBF and HDF5 without reading its pixels.
 
     Raises
     ------
     FrameError
         As `read_frame`.
     """
-    if ref.dataset is None and kind_of(ref.path) not in TIFF_SUFFIXES:
+    if ref.dataset is None and _format(ref.path) == "":
         return load(ref)[1]
     return cast(FrameInfo, _guarded(_scan_header, ref))
 
 
-def load(ref: FrameRef, *, memory: NDArray[Any] | None = None) -> tuple[NDArray[Any], FrameInfo]:
+def load(
+    ref: FrameRef, *, memory: NDArray[Any] | None = None, expected: Expected | None = None
+) -> tuple[NDArray[Any], FrameInfo]:
     """Pixels and header of one frame at once; raises as `read_frame`.
 
-    `memory` (row, column) may be used for the pixels, and is what is returned if it was.
+    Parameters
+    ----------
+    memory : (row, column)
+        May be used for the pixels, and is what is returned if it was.
+    expected
+        Shape and dtype of the scan's frames: one that is not like these is refused before anything is allocated for it.
     """
-    frame, header = _guarded(_read, ref, memory)
+    frame, header = _guarded(_read, ref, memory, expected)
     if frame.ndim != 2:
         raise FrameError(f"is not 2-D: shape {frame.shape}")
     if frame.dtype.kind not in "iufb":
         raise FrameError(f"dtype {frame.dtype} is not a number")
     frame = np.ascontiguousarray(frame, dtype=frame.dtype.newbyteorder("="))
+    require_frame(frame.shape, frame.dtype, expected)
     return frame, _info(frame.shape, frame.dtype, header)
 
 
-def _read(ref: FrameRef, memory: NDArray[Any] | None) -> tuple[NDArray[Any], Header]:
+def _format(path: str) -> str:
+    """Reader of a file by its name; empty for those that fabio reads."""
+    kind = kind_of(path)
+    return "tiff" if kind in TIFF_SUFFIXES else kind[1:] if kind in (".edf", ".cbf") else ""
+
+
+def _format_within(head: bytes, path: str) -> str:
+    """Reader of a file by its content, or else by its name."""
+    if head[:4] in tiff.MAGIC:
+        return "tiff"
+    if head.lstrip().startswith(b"{"):
+        return "" if b"HEADER_BYTES" in head else "edf"  # those are d*TREK's
+    return "cbf" if head.startswith(cbf.MAGIC) else _format(path)
+
+
+def _read(ref: FrameRef, memory: NDArray[Any] | None, expected: Expected | None) -> tuple[NDArray[Any], Header]:
     if ref.dataset is not None:
         return hdf5.read_frame(ref.path, ref.dataset, ref.index)
-    with open_file(ref.path) as file:
-        head = file.read(512)
-        if head[:4] in tiff.MAGIC or suffix_of(ref.path) in TIFF_SUFFIXES:
-            return tiff.read_frame(file, ref.index, memory=memory)
-        if not head:
-            raise FrameError("is empty")
-        text = _checked_cbf(head + file.read()) if head.startswith(b"###C") or suffix_of(ref.path) == ".cbf" else ""
-    with fabio.open(ref.path) as image:
-        if ref.index is None and image.nframes != 1:
-            raise FrameError(f"holds {image.nframes} frames, one was expected")
-        if (ref.index or 0) >= image.nframes:
-            raise FrameError(f"frame {ref.index} is not in the file, which ends at {image.nframes - 1}")
-        frame = image.getframe(ref.index) if ref.index else image
-        if image.classname == "EdfImage":
-            _check_edf(frame)
-        data = np.array(frame.data)
-        return data, headers.from_text(text) if text else headers.from_edf(dict(frame.header))
+    packed = unpack.is_packed(ref.path)
+    # A file of several frames unpacks to as many.
+    limit = unpacked_limit(expected if ref.index is None else None)
+    with unpack.unpacked(ref.path, limit) if packed else open(ref.path, "rb") as file:  # noqa: PTH123  often
+        match _format_within(_head(file), ref.path):
+            case "tiff":
+                return tiff.read_frame(file, ref.index, memory=memory, expected=expected)
+            case "edf":
+                return edf.read_frame(file, ref.index, memory=memory, expected=expected)
+            case "cbf":
+                return cbf.read_frame(file, ref.index, expected=expected)
+            case _:
+                return other_formats.read_frame(file, ref.path, ref.index, packed=packed, expected=expected)
 
 
 def _scan_header(ref: FrameRef) -> FrameInfo:
     if ref.dataset is not None:
         return _info(*hdf5.read_header(ref.path, ref.dataset, ref.index))
-    with open_file(ref.path) as file:
-        page = tiff.read_page(file, ref.index)
-        return _info(page.shape, page.dtype.newbyteorder("="), tiff.read_header(file, page))
+    with _opened(ref.path) as file:
+        match _format_within(_head(file), ref.path):
+            case "edf":
+                return _info(*edf.read_info(file, ref.index))
+            case "cbf":
+                return _info(*cbf.read_info(file))
+            case _:
+                page = tiff.read_page(file, ref.index)
+                return _info(page.shape, page.dtype.newbyteorder("="), tiff.read_header(page))
+
+
+def _head(file: BinaryIO) -> bytes:
+    file.seek(0)
+    return file.read(64)
 
 
 def _info(shape: tuple[int, ...], dtype: np.dtype[Any], header: Header) -> FrameInfo:
@@ -301,27 +304,11 @@ def _guarded(read: Any, ref: FrameRef, *more: Any) -> Any:
         raise FrameError(f"truncated or unreadable {kind}") from error
 
 
-def _checked_cbf(content: bytes) -> str:
-    """The text of a CBF whose binary section is whole; fabio waits for ever for the end of one that is not."""
-    text, marker, binary = content.partition(_CBF_BINARY)
-    size = re.search(rb"X-Binary-Size:\s*(\d+)", text)
-    begun = _CBF_SECTION in text[:_CBF_HEAD]
-    if not marker or not begun or size is None or len(binary) < int(size[1]):
-        raise FrameError("truncated or unreadable CBF")
-    digest = re.search(rb"Content-MD5:\s*([A-Za-z0-9+/=]+)", text)
-    found = hashlib.md5(binary[: int(size[1])], usedforsecurity=False).digest()
-    if digest and base64.b64encode(found) != digest[1]:
-        raise FrameError("damaged CBF: its checksum is not the one in its header")
-    return text.decode("utf-8", errors="replace")
-
-
-def _check_edf(frame: Any) -> None:
-    """Refuse an EDF frame that ends before its pixels do, which fabio fills with zeros."""
-    frame = getattr(frame, "_frames", [frame])[0]
-    expected = int(np.prod(frame.shape)) * np.dtype(frame.dtype).itemsize
-    packed = frame._data_compression is not None
-    if frame.incomplete_data or (not packed and frame.blobsize is not None and frame.blobsize < expected):
-        raise FrameError("truncated or unreadable EDF")
+def _opened(path: str) -> BinaryIO:
+    """A file for what is at its beginning."""
+    if unpack.is_packed(path):
+        return cast(BinaryIO, unpack.Beginning(path, MAX_UNPACKED_BYTES))
+    return open(path, "rb")  # noqa: PTH123  often
 
 
 def _in_list(path: Path) -> list[FrameRef]:
@@ -406,16 +393,13 @@ def frames_of(file: str, dataset: str | None) -> list[FrameRef]:
         if len(found) == 1 and found[0][1] in (None, 1):
             return [FrameRef(file, found[0][0])]
         return [FrameRef(file, name, i) for name, length in found for i in range(length or 1)]
-    count = 1
+    kind, count = _format(file), 1
     if irregular(file):
         return [FrameRef(file)]
     try:
-        if suffix in TIFF_SUFFIXES:
-            with open_file(file) as stream:
-                count = tiff.count(stream)
-        elif suffix == ".edf":
-            with fabio.open(file) as image:
-                count = image.nframes
+        if kind in ("tiff", "edf"):
+            with _opened(file) as stream:
+                count = tiff.count(stream) if kind == "tiff" else edf.count(stream)
     except Exception:
         # A file that cannot be opened is one frame, which is set aside when it is read.
         count = 1

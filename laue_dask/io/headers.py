@@ -25,6 +25,10 @@ STAGE_MOTORS = (("yech", "xech"), ("sampleY", "sampleX"))
 
 MARCCD_COMMENT = slice(3072, 3584)
 _MARCCD_NAME = slice(1028, 1031)
+_MARCCD_ORDER = 1052
+_MARCCD_LITTLE = 1234
+"""What is at `_MARCCD_ORDER` in the header's own order."""
+
 _MARCCD_EXPOSURE_MS = 1680
 _MARCCD_PIXEL_NM = 1796
 MARCCD_SIZE = 4096
@@ -98,8 +102,10 @@ def from_marccd(head: bytes) -> Header | None:
             position = (y, x) if math.isfinite(x) and math.isfinite(y) else None
         except ValueError:
             position = None
-    exposure = struct.unpack_from("<i", head, _MARCCD_EXPOSURE_MS)[0]
-    pixel = struct.unpack_from("<i", head, _MARCCD_PIXEL_NM)[0]
+    # Its order is not always that of the pixels.
+    order = ">" if struct.unpack_from(">I", head, _MARCCD_ORDER)[0] == _MARCCD_LITTLE else "<"
+    exposure = struct.unpack_from(order + "i", head, _MARCCD_EXPOSURE_MS)[0]
+    pixel = struct.unpack_from(order + "i", head, _MARCCD_PIXEL_NM)[0]
     return Header(
         position=position,
         pixel_size_um=pixel / 1000 if pixel > 0 else None,

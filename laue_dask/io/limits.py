@@ -2,7 +2,7 @@
 
 import math
 import os
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -64,7 +64,7 @@ def require_frame(shape: tuple[int, ...], dtype: DTypeLike, expected: Expected |
         raise FrameError(f"dtype {dtype.newbyteorder('=')}, the scan's is {expected.dtype}")
 
 
-def require_on_disk(descriptor: int, claimed: int) -> None:
+def require_on_disk(file: BinaryIO, claimed: int) -> None:
     """Refuse a file that claims `claimed` bytes of pixels and takes next to nothing on the disk: its size is a claim.
 
     Raises
@@ -74,7 +74,10 @@ def require_on_disk(descriptor: int, claimed: int) -> None:
     """
     if claimed < SPARSE_FROM_BYTES:
         return
-    taken = getattr(os.fstat(descriptor), "st_blocks", 0) * 512
+    try:
+        taken = getattr(os.fstat(file.fileno()), "st_blocks", 0) * 512
+    except OSError:  # it is in memory
+        return
     # A file on tape takes no block or one: it is brought back by being read.
     if 512 < taken < claimed // SPARSE_SHARE:
         raise FrameError(

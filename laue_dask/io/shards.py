@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from laue_dask.detector import frame_fault
 from laue_dask.errors import FrameError
 from laue_dask.io.frames import FrameRef, load
+from laue_dask.io.limits import Expected, require_frame
 
 
 class Shard(NamedTuple):
@@ -44,12 +45,13 @@ def read_shard(
     stack = np.empty((len(refs), *mask.shape), dtype=dtype) if memory is None else memory[: len(refs)]
     positions: list[list[float] | None] = [None] * len(refs)
     set_aside: list[tuple[int, str]] = []
+    expected = Expected(mask.shape, dtype)
     for i, ref in enumerate(refs):
         if ref is None:
             stack[i] = 0
             continue
         try:
-            frame, info = load(ref, memory=stack[i])
+            frame, info = load(ref, memory=stack[i], expected=expected)
             positions[i] = None if info.position is None else list(info.position)
             check_frame(frame, mask, dtype)
             if not np.may_share_memory(frame, stack):
@@ -68,10 +70,7 @@ def check_frame(frame: NDArray[Any], mask: NDArray[np.bool_], dtype: np.dtype[An
     mask : (row, column) bool
         Unusable pixels, which tell nothing: a detector may mark its gaps in a frame without a single photon.
     """
-    if frame.shape != mask.shape:
-        raise FrameError(f"shape {frame.shape}, the scan's is {mask.shape}")
-    if frame.dtype != dtype:
-        raise FrameError(f"dtype {frame.dtype}, the scan's is {dtype}")
+    require_frame(frame.shape, frame.dtype, Expected(mask.shape, dtype))
     # Nearly every frame shows something in these few pixels, and need not be read again.
     few = (slice(None, None, 61), slice(None, None, 67))
     if frame_fault(frame[few], mask[few]) is not None:

@@ -9,6 +9,7 @@ import h5py
 import hdf5plugin
 import numpy as np
 import pytest
+import tifffile
 from fabio.cbfimage import CbfImage
 from fabio.edfimage import EdfImage
 from fabio.tifimage import TifImage
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from laue_dask.errors import FrameError, InputError
-from laue_dask.io import headers, tiff
+from laue_dask.io import headers
 from laue_dask.io.contents import natural_key
 from laue_dask.io.frames import FrameRef, discover, frame_info, read_frame, read_position
 
@@ -140,9 +141,9 @@ def test_tiff_cut_anywhere_is_refused(tmp_path, frame, compression):
     Image.fromarray(np.abs(frame).astype(np.uint16)).save(path, compression=compression)
     whole = path.read_bytes()
     # Nothing behind the last strip is needed, so the cuts end where the strips and the directory end.
-    with path.open("rb") as file:
-        page = tiff.read_page(file, None)
-    end = max(offset + count for offset, count in zip(page.tags[273], page.tags[279], strict=True))
+    with tifffile.TiffFile(path) as file:
+        page = file.pages[0]
+        end = max(offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True))
     for cut in [*range(64), *np.linspace(64, end - 1, 40).astype(int)]:
         path.write_bytes(whole[:cut])
         with pytest.raises(FrameError):
@@ -168,13 +169,13 @@ def test_edf_and_cbf_cut_short_are_refused_and_never_waited_for(tmp_path, frame,
     whole = path.read_bytes()
     end = len(whole) if suffix == ".edf" else whole.rindex(b"\r\n--CIF-BINARY") - 4096
     path.write_bytes(whole[: int(end * share)])
-    with pytest.raises(FrameError, match="truncated or unreadable"):
+    with pytest.raises(FrameError, match="truncated"):
         read_frame(FrameRef(str(path)))
 
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [(b"-FORMAT-SECTION", b"-FOFORMAT-SECTION"), (b"###CBF", b"#!?CBF"), (b"_array_data.data\r\n", b" " * 8200)],
+    [(b"-FORMAT-SECTION", b"-FOFORMAT-SECTION"), (b"###CBF", b"#!?CBF"), (b"_array_data.data\r\n", b" " * 2**20)],
 )
 def test_cbf_whose_binary_section_fabio_would_look_for_in_vain_is_refused(tmp_path, frame, old, new):
     path = tmp_path / "a.cbf"
@@ -244,7 +245,7 @@ def test_bm32_position_of_2024_and_pilatus_cbf_header_are_read(tmp_path, frame):
 
 def test_colour_image_is_not_a_frame(tmp_path):
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "a.tif")
-    with pytest.raises(FrameError, match="not 2-D"):
+    with pytest.raises(FrameError, match="RGB TIFF of 3 samples per pixel is not supported"):
         read_frame(FrameRef(str(tmp_path / "a.tif")))
 
 
@@ -256,7 +257,7 @@ def test_tiff_whose_directory_links_to_itself_is_refused(tmp_path, frame):
     link = start + 2 + 12 * int.from_bytes(content[start : start + 2], "little")
     content[link : link + 4] = content[4:8]
     path.write_bytes(content)
-    with pytest.raises(FrameError, match="unreadable TIFF"):
+    with pytest.raises(FrameError, match="damaged TIFF"):
         read_frame(FrameRef(str(path)))
 
 
