@@ -144,6 +144,16 @@ def _grid_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def _part_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--every", type=click.IntRange(min=1), metavar="N", help="Every Nth row and column of these [1]."),
+        click.option("--columns", metavar="A:B", help="Columns, likewise [all]."),
+        click.option("--rows", metavar="A:B", help="A part of the scan: rows A to B - 1 of the grid, from 0 [all]."),
+    ):
+        command = option(command)
+    return command
+
+
 def _cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
     command = click.option("--workers", type=click.IntRange(min=1), help="Worker processes [all cores].")(command)
     return click.option(
@@ -178,6 +188,7 @@ def demo(folder: Path, shape: tuple[int, int], seed: int, workers: int | None) -
 @click.argument("source")
 @click.argument("store", type=click.Path(path_type=Path))
 @_grid_options
+@_part_options
 @_cluster_options
 def ingest(
     source: str,
@@ -186,6 +197,9 @@ def ingest(
     order: str | None,
     first_number: int | None,
     insist: bool | None,
+    rows: str | None,
+    columns: str | None,
+    every: int | None,
     config_file: Path | None,
     workers: int | None,
 ) -> int:
@@ -194,7 +208,17 @@ def ingest(
     SOURCE is a folder, a glob, a text file of paths, or an HDF5 stack (file.h5::/path).
     """
     config = load(
-        config_file, _overrides(shape=shape, order=order, first_number=first_number, insist=insist, workers=workers)
+        config_file,
+        _overrides(
+            shape=shape,
+            order=order,
+            first_number=first_number,
+            insist=insist,
+            rows=rows,
+            columns=columns,
+            every=every,
+            workers=workers,
+        ),
     )
     with imports.uncollected():
         from laue_dask import describe
@@ -214,6 +238,7 @@ def ingest(
 @_extractor_option
 @_store_option
 @_grid_options
+@_part_options
 @_cluster_options
 def plan(
     source: str,
@@ -224,6 +249,9 @@ def plan(
     order: str | None,
     first_number: int | None,
     insist: bool | None,
+    rows: str | None,
+    columns: str | None,
+    every: int | None,
     config_file: Path | None,
     workers: int | None,
 ) -> int:
@@ -232,6 +260,9 @@ def plan(
     SOURCE is as for `run`, which is refused here as well where the disk or a worker's memory is too small.
     """
     given = _overrides(
+        rows=rows,
+        columns=columns,
+        every=every,
         shape=shape,
         order=order,
         first_number=first_number,
@@ -260,6 +291,7 @@ def plan(
 @_store_option
 @click.option("--again", is_flag=True, help="Read frames again that changed since the run in --out, which is replaced.")
 @_grid_options
+@_part_options
 @_cluster_options
 def run(
     sources: tuple[str, ...],
@@ -275,6 +307,9 @@ def run(
     order: str | None,
     first_number: int | None,
     insist: bool | None,
+    rows: str | None,
+    columns: str | None,
+    every: int | None,
     config_file: Path | None,
     workers: int | None,
 ) -> int:
@@ -286,6 +321,9 @@ def run(
     series.html with all maps side by side.
     """
     overrides = _overrides(
+        rows=rows,
+        columns=columns,
+        every=every,
         shape=shape,
         order=order,
         first_number=first_number,
@@ -625,6 +663,9 @@ def _overrides(
     order: str | None = None,
     first_number: int | None = None,
     insist: bool | None = None,
+    rows: str | None = None,
+    columns: str | None = None,
+    every: int | None = None,
     workers: int | None = None,
     k: tuple[int, ...] = (),
     components: str | None = None,
@@ -641,6 +682,9 @@ def _overrides(
             "order": order,
             "first_number": first_number,
             "insist": insist,
+            "rows": rows,
+            "columns": columns,
+            "every": every,
             "store_frames": store_frames,
         },
         "cluster": {"workers": workers},

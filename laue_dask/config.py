@@ -58,6 +58,28 @@ Order = Literal["raster", "snake"]
 Shape = Annotated[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], BeforeValidator(_as_shape)]
 
 
+def _as_range(value: object) -> object:
+    """A half-open range of `2:10`, `:10` or `5:`, or of a list of two numbers; counted from 0."""
+    text = f"{value!r}: a range such as 2:10 was expected, from 0, without the last (in YAML [2, 10] or '2:10')"
+    if isinstance(value, str):
+        found = re.fullmatch(r"\s*(\d*)\s*:\s*(\d*)\s*", value)
+        if not found:
+            raise ValueError(text)
+        value = (int(found[1] or 0), int(found[2]) if found[2] else None)
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError(text)
+    first, stop = value
+    if any(isinstance(one, bool) or not isinstance(one, int) or one < 0 for one in (first, stop or 0)):
+        raise ValueError(text)
+    if stop is not None and stop <= first:
+        raise ValueError(f"{first}:{stop} is empty: the last is not in a range, so {first}:{first + 1} is the smallest")
+    return (first, stop)
+
+
+Range = Annotated[tuple[int, int | None], BeforeValidator(_as_range)]
+"""First and the one after the last, from 0; None for the end."""
+
+
 class Model(BaseModel):
     """Base of every section: frozen, and an unknown key is an error."""
 
@@ -127,6 +149,12 @@ class ScanConfig(Model):
     """Number of the first file (or row, column, line of files), where files are missing and nobody knows which."""
     insist: bool = False
     """Whether shape and order are taken as given, whatever the headers and the names of the files say."""
+    rows: Range | None = None
+    """Rows that are taken of the whole grid, `[first, after the last]` from 0; all by default."""
+    columns: Range | None = None
+    """Columns, likewise."""
+    every: int = Field(1, ge=1)
+    """Takes every so manieth of these rows, and of these columns."""
     aborted: bool = False
     """Whether fewer than half of the shape's points may be there; otherwise so few say that the shape is wrong."""
     store_frames: bool = True

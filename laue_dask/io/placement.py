@@ -37,10 +37,16 @@ class Placement(ScanGrid):
         was measured again.
     first
         Which frame a line of the grid begins with, for people.
+    outside
+        Numbers of the frames of the scan that are not in the part that is taken of it; their `pattern` is −1.
+    part
+        What is taken of which grid, as `io.parts.take` has it; None where it is the whole.
     """
 
     left_out: dict[int, str] = field(default_factory=dict)
     first: str = ""
+    outside: frozenset[int] = frozenset()
+    part: dict[str, Any] | None = None
 
     @property
     def missing(self) -> int:
@@ -68,6 +74,7 @@ class Placement(ScanGrid):
     def as_json(self, refs: Sequence[FrameRef]) -> dict[str, Any]:
         """Plain values for the record of a run."""
         return {
+            **({"part": self.part} if self.part else {}),
             "shape": list(self.shape),
             "order": self.order,
             "fast_axis": self.fast_axis,

@@ -16,10 +16,12 @@ from laue_dask.config import ScanConfig
 from laue_dask.errors import ChangedError, InputError
 from laue_dask.io.frames import FrameRef, discover
 from laue_dask.io.lock import locked_store
+from laue_dask.io.parts import Part, Range
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.progress import Progress
 from laue_dask.stages import changes
 from laue_dask.stages.ingest import absolute, manifest
+from laue_dask.stages.placing import part_of
 
 COMPARED = 16
 """Frames that a task reads again, to be compared."""
@@ -78,8 +80,14 @@ def require_same(store: ScanStore, source: str, scan: ScanConfig, *, again: bool
         raise InputError(
             f"{store.path}: holds {held.get('source')}, not {source}: choose another --out, or remove this store"
         )
-    if scan.shape and store.scan_shape != tuple(scan.shape):
-        differs = f"holds {store.scan_shape[0]} × {store.scan_shape[1]}, --shape says {scan.shape[0]} × {scan.shape[1]}"
+    part = held.get("placement", {}).get("part") or {}
+    whole = tuple(part.get("of", store.scan_shape))
+    was = Part(_range(part.get("rows")), _range(part.get("columns")), part.get("every", 1))
+    now = part_of(scan)
+    if scan.shape and whole != tuple(scan.shape):
+        differs = f"holds {whole[0]} × {whole[1]}, --shape says {scan.shape[0]} × {scan.shape[1]}"
+    elif was != now:
+        differs = f"holds {was} of the scan, now it is {now}"
     elif _is_other_order(scan.order, asked.get("order"), store.order):
         differs = f"was ingested as {store.order}, now --order is {scan.order or 'raster'}"
     elif scan.first_number not in (None, asked.get("first_number")):
@@ -96,6 +104,10 @@ def require_same(store: ScanStore, source: str, scan: ScanConfig, *, again: bool
             return Sources(frames, found, None if moved is None else {"source": where, "manifest": manifest(refs)})
         differs = changes.told(changed, len(frames))
     raise ChangedError(f"{store.path}: {differs}: {CHOICE}")
+
+
+def _range(found: Sequence[int | None] | None) -> Range | None:
+    return None if found is None else (found[0] or 0, found[1])
 
 
 def _is_other_order(now: str | None, asked: str | None, held: str) -> bool:

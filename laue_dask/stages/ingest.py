@@ -172,7 +172,7 @@ def ingest(
         grid = placing.locate(source, refs, scan, _reader(refs, workers, progress))
         placing.announce(grid, refs)
     if scan.store_frames:
-        _require_space(out, look)
+        _require_space(out, look, int(np.count_nonzero(grid.pattern >= 0)))
     with locked_store(out, f"ingest {source}"):
         if make_way is not None:
             make_way()
@@ -230,7 +230,8 @@ def _finish(
 ) -> ScanStore:
     """Write all that is missing of a store that is this process's own, and put it in its place."""
     receipts = _ingest_blocks(store, refs, grid, recipe, ahead, workers=workers, progress=progress)
-    again = [str(refs[i]) for i in np.flatnonzero(grid.pattern < 0).tolist() if i not in grid.left_out]
+    aside = [i for i in np.flatnonzero(grid.pattern < 0).tolist() if i not in grid.outside]
+    again = [str(refs[i]) for i in aside if i not in grid.left_out]
     store.record(receipts, [{"pattern": None, "source": source, "reason": MEASURED_AGAIN} for source in again])
     if not store.valid.any():
         first = store.set_aside[0]
@@ -292,12 +293,12 @@ def _packed(sample: Sample) -> float:
     return share * float(some[0].nbytes)
 
 
-def _require_space(out: Path, look: Look) -> None:
+def _require_space(out: Path, look: Look, n_frames: int) -> None:
     """Refuse frames whose store cannot fit on the disk beside what is there of it."""
     # A store that is there makes way.
     places = (out.with_name(out.name + ".part"), out)
     there = sum(file.stat().st_size for place in places for file in place.rglob("*") if file.is_file())
-    require_space(out, int(len(look.refs) * look.stored_bytes) - there)
+    require_space(out, int(n_frames * look.stored_bytes) - there)
 
 
 def _ingest_blocks(

@@ -4,8 +4,9 @@ import logging
 from collections.abc import Callable, Sequence
 
 from laue_dask.config import ScanConfig
-from laue_dask.errors import FrameError
+from laue_dask.errors import FrameError, InputError
 from laue_dask.io.frames import FrameRef, grid_hint, is_listed, read_position
+from laue_dask.io.parts import Part, take
 from laue_dask.io.placement import Placement, place
 from laue_dask.io.positions import Positions
 
@@ -27,8 +28,8 @@ def locate(
     *,
     from_first: bool = False,
 ) -> Placement:
-    """Where each frame of a source belongs; see `io.placement.place`."""
-    return place(
+    """Where each frame of a source belongs, in the part that is taken; see `io.placement.place`."""
+    whole = place(
         refs,
         shape=scan.shape,
         order=scan.order,
@@ -40,6 +41,28 @@ def locate(
         listed=is_listed(source),
         from_first=from_first,
     )
+    return take(whole, part_of(scan))
+
+
+def part_of(scan: ScanConfig) -> Part:
+    """The part of a scan that is asked for."""
+    return Part(scan.rows, scan.columns, scan.every)
+
+
+def refuse_part(source: str, scan: ScanConfig) -> None:
+    """Refuse to take a part of a scan store.
+
+    Raises
+    ------
+    InputError
+        Names the part that is asked for.
+    """
+    part = part_of(scan)
+    if not part.is_whole:
+        raise InputError(
+            f"{source}: is a scan store, of which no part is taken ({part}): give the frames that it was made of, or "
+            "leave --rows, --columns and --every out"
+        )
 
 
 def locate_here(source: str, refs: Sequence[FrameRef], scan: ScanConfig) -> Placement | None:

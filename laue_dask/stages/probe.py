@@ -36,7 +36,7 @@ from laue_dask.seeding import search
 from laue_dask.stages import specimen
 from laue_dask.stages.extraction import QUALITY_SAMPLE
 from laue_dask.stages.ingest import SAMPLE_BYTES, SAMPLE_FRAMES
-from laue_dask.stages.placing import announce, locate_here
+from laue_dask.stages.placing import announce, locate_here, refuse_part
 from laue_dask.threads import one_thread
 
 SECONDS = 10.0
@@ -113,6 +113,7 @@ def survey(origin: str, config: Config) -> Survey:
         What `run` would refuse, too: no frames, too small ones, a shape that does not fit, no grid.
     """
     if ScanStore.is_store(origin) or Path(origin).suffix == ".zarr":
+        refuse_part(origin, config.scan)
         return _of_store(origin, config)
     refs = discover(origin)
     specimen.require_enough(len(refs), config.clustering.k)
@@ -133,12 +134,15 @@ def survey(origin: str, config: Config) -> Survey:
             f"{PATTERN_SIZE} × {PATTERN_SIZE}: give unbinned frames"
         )
     points, grid = len(refs), f"{len(refs)} points assumed, the headers of all frames will tell"
-    stored = float(np.mean([_stored_bytes(refs[i]) for i in chosen]))
     header: float | None = None
     found = locate_here(origin, refs, config.scan)
     if found is not None:
         announce(found, refs)
+        if found.outside:
+            refs = [ref for i, ref in enumerate(refs) if i not in found.outside]
+            chosen = spread(len(refs))
         points, grid = found.shape[0] * found.shape[1], f"{found.shape[0]} × {found.shape[1]} points"
+    stored = float(np.mean([_stored_bytes(refs[i]) for i in chosen]))
     if config.scan.shape is None:
         header = stored if _is_read_whole(refs[chosen[0]]) else 0.0
     scan = Scan(points, len(refs), info.shape, info.dtype, stored, header, in_store=config.scan.store_frames)

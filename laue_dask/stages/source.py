@@ -16,6 +16,7 @@ from laue_dask.progress import Progress
 from laue_dask.stages import changes, held, specimen
 from laue_dask.stages.ahead import EncodingAhead, forget
 from laue_dask.stages.ingest import Look, ingest, look_at
+from laue_dask.stages.placing import refuse_part
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ def open_scan(
     """
     own, scan = folder / "scan.zarr", config.scan
     if _is_store(source):
+        refuse_part(source, scan)
         store = ScanStore.open(Path(source).absolute())
         if scan.shape and tuple(scan.shape) != tuple(store.scan_shape):
             raise InputError(

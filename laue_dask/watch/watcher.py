@@ -145,6 +145,8 @@ def watch(
     """
     if config.scan.shape is None:
         raise InputError("watch has to know the scan's shape before it is measured: give --shape NY NX")
+    if not (part := placing.part_of(config.scan)).is_whole:
+        raise InputError(f"scan: {part}: watch follows the whole scan: leave this out of --config")
     _check_origin(origin)
     pipeline.check_folder(folder)
     folder, source = folder.absolute(), ingest.absolute(origin)

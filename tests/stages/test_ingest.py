@@ -104,7 +104,7 @@ def test_store_says_where_it_came_from_and_what_was_asked(bare, tmp_path, worker
     store = ingested("bare", tmp_path / "s.zarr", workers, shape=(3, 4), order="snake")
     assert store.provenance["source"] == str(bare)
     asked = {"shape": [3, 4], "order": "snake", "aborted": False, "store_frames": True}
-    asked |= {"first_number": None, "insist": False}
+    asked |= {"first_number": None, "insist": False, "rows": None, "columns": None, "every": 1}
     assert store.provenance["asked"] == asked
     assert store.source[0] == str(bare / "scan_0.tif")
 
@@ -267,3 +267,14 @@ def test_an_existing_store_is_refused_before_any_frame_is_read(bare, tmp_path, w
     out.mkdir()
     with pytest.raises(StoreError, match="exists already"):
         ingested(bare, out, workers, shape=(3, 4))
+
+
+def test_a_part_of_a_scan_is_found_on_the_whole_grid(bare, tmp_path, workers):
+    store = ingested(bare, tmp_path / "s.zarr", workers, shape=(3, 4), order="snake", rows=(1, 3), columns=(0, 3))
+    assert store.scan_shape == (2, 3)
+    assert numbers(store) == [7, 6, 5, 8, 9, 10]
+    assert store.set_aside == []
+    assert store.provenance["placement"]["part"] == {"of": [3, 4], "rows": [1, 3], "columns": [0, 3], "every": 1}
+    assert store.provenance["manifest"] == stage.manifest(discover(absolute(str(bare))))
+    every = ingested(bare, tmp_path / "e.zarr", workers, shape=(3, 4), every=2)
+    assert numbers(every) == [0, 2, 8, 10]

@@ -285,3 +285,16 @@ def test_a_kill_while_files_are_taken_down_leaves_no_damage(tmp_path, opened, mo
     assert store.vouches_for_sources
     assert not [fault for _, fault in Receipts.read(store.path).faults() if fault]
     assert numbers(store) == list(range(COUNT))
+
+
+def test_another_part_of_the_scan_is_another_scan(opened, tmp_path):
+    source = written(tmp_path / "frames")
+    store = opened(source, rows=(0, 2))
+    assert store.scan_shape == (2, 4)
+    assert opened(source, rows=(0, 2)).path == store.path
+    with pytest.raises(ChangedError, match=r"holds rows 0:2 of the scan, now it is all of it"):
+        opened(source)
+    with pytest.raises(ChangedError, match=r"now it is rows 1:3, every 2"):
+        opened(source, rows=(1, 3), every=2)
+    with pytest.raises(InputError, match=r"is a scan store, of which no part is taken \(columns 0:2\)"):
+        opened(store.path, columns=(0, 2))
