@@ -22,7 +22,7 @@ from laue_dask.io.limits import Expected, require_frame, require_on_disk
 MAX_HEADER_BYTES = 2**20
 """Of one frame."""
 
-MAX_FRAMES = 2**18
+MAX_FRAMES = 2**16
 
 _DTYPES = {
     **dict.fromkeys(("signedbyte", "signed8"), "i1"),

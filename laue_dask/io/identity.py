@@ -19,6 +19,7 @@ from laue_dask.errors import FrameError
 from laue_dask.io import hdf5
 from laue_dask.io.block_files import checksum
 from laue_dask.io.frames import FrameRef, load
+from laue_dask.io.limits import Expected
 from laue_dask.io.shards import check_frame
 
 UNKNOWN = -1
@@ -190,7 +191,7 @@ def difference(
         Whether it could be used before.
     """
     try:
-        frame = load(ref)[0]
+        frame = load(ref, expected=Expected(mask.shape, dtype))[0]
         check_frame(frame, mask, dtype)
     except FrameError as error:
         return str(error) if usable else ""

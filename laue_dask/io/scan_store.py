@@ -28,6 +28,7 @@ from laue_dask.io.frame_array import FrameArray, frame_layout
 from laue_dask.io.frames import FrameRef, load
 from laue_dask.io.geometry import ScanGrid
 from laue_dask.io.identity import NO_STAMP, Identity, Stamp, joined, stamps_of
+from laue_dask.io.limits import Expected
 from laue_dask.io.receipts import Receipts
 from laue_dask.io.shards import read_shard
 from laue_dask.suggestions import did_you_mean
@@ -659,9 +660,7 @@ class ScanStore:
         """Read a frame from the detector's file, and hold it against what was ingested."""
         try:
             ref = self.located(name)
-            frame = load(ref, memory=memory)[0]
-            if (frame.shape, frame.dtype) != (memory.shape, memory.dtype):
-                raise FrameError(f"is {frame.shape} of {frame.dtype} now, {memory.shape} of {memory.dtype} were read")
+            frame = load(ref, memory=memory, expected=Expected(memory.shape, memory.dtype))[0]
         except (FrameError, ValueError) as error:
             remedy = "put it back, or `laue-dask run FOLDER --out RUN` with the folder where the frames are now"
             raise StoreError(f"{self.path}: its frames are not in the store, and {name}: {error}: {remedy}") from error

@@ -17,7 +17,7 @@ MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 HEAD_BYTES = 4096
 """The beginning of a file that is read at once; a MarCCD header is as long."""
 
-MAX_DIRECTORIES = 2**18
+MAX_DIRECTORIES = 2**16
 MAX_ENTRIES = 4096
 """Tags of one directory."""
 

@@ -2,9 +2,9 @@
 
 import hashlib
 import logging
+import math
 import os
 import shutil
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from laue_dask.compute.run import map_tasks, run_blocks, write_block
 from laue_dask.config import Recipe, ScanConfig
 from laue_dask.errors import FrameError, InputError, StoreError
 from laue_dask.io.block_files import checksum
-from laue_dask.io.frames import FrameInfo, FrameRef, discover, frame_info, is_listed, read_frame
+from laue_dask.io.frames import FrameInfo, FrameRef, discover, is_listed, load
 from laue_dask.io.identity import Stamp
 from laue_dask.io.journal import Journal, Receipt
 from laue_dask.io.lock import locked_store
@@ -30,6 +30,7 @@ from laue_dask.io.packed import pack
 from laue_dask.io.placement import MEASURED_AGAIN, Placement, frames_of_scan
 from laue_dask.io.places import require_space, require_writable
 from laue_dask.io.scan_store import ScanStore, ingest_shard
+from laue_dask.io.usual import groups_of
 from laue_dask.progress import Advance, Progress
 from laue_dask.schema import PATTERN_SIZE
 from laue_dask.stages import placing
@@ -478,7 +479,8 @@ def absolute(source: str) -> str:
 def read_sample(refs: Sequence[FrameRef]) -> Sample:
     """Read frames spread over the scan.
 
-    The most frequent shape and dtype are the scan's; frames of another are left to be set aside.
+    The most frequent shape and dtype are the scan's, by the headers; frames of another are not read, and left to be set
+    aside.
 
     Raises
     ------
@@ -486,35 +488,25 @@ def read_sample(refs: Sequence[FrameRef]) -> Sample:
         None of them can be read.
     """
     places = np.unique(np.linspace(0, len(refs) - 1, min(SAMPLE_FRAMES, len(refs))).astype(int))
-    stack: NDArray[Any] | None = None
-    room = 0
-    frames: list[NDArray[Any]] = []
-    chosen: list[FrameRef] = []
-    reasons: list[str] = []
-    for place in places:
-        try:
-            frame = read_frame(refs[place])
-        except FrameError as error:
-            reasons.append(f"{refs[place]}: {error}")
-            continue
-        if stack is None:
-            room = min(len(places), SAMPLE_BYTES // frame.nbytes + 1)
-            stack = np.empty((room, *frame.shape), frame.dtype)
-        alike = (frame.shape, frame.dtype) == (stack.shape[1:], stack.dtype)
-        if alike and len(frames) < room:
-            # Where it is to lie in the end, while it is in the processor's cache.
-            stack[len(frames)] = frame
-            frame = stack[len(frames)]
-        frames.append(frame)
-        chosen.append(refs[place])
-        if sum(f.nbytes for f in frames) > SAMPLE_BYTES:
-            break
-    if stack is None:
-        raise InputError(f"none of {len(places)} frames tried can be read; {reasons[0]}")
-    (shape, dtype), _ = Counter((f.shape, f.dtype) for f in frames).most_common(1)[0]
-    usual = [i for i, f in enumerate(frames) if (f.shape, f.dtype) == (shape, dtype)]
-    whole = len(usual) == len(frames) <= room
-    return Sample(stack[: len(frames)] if whole else np.stack([frames[i] for i in usual]), frame_info(chosen[usual[0]]))
+    groups, reasons = groups_of([refs[place] for place in places])
+    for kind, alike, infos in groups:
+        room = min(len(alike), SAMPLE_BYTES // (math.prod(kind.shape) * kind.dtype.itemsize) + 1)
+        stack = np.empty((room, *kind.shape), kind.dtype)
+        read: list[FrameInfo] = []
+        for ref, info in zip(alike, infos, strict=True):
+            if len(read) == room:
+                break
+            try:
+                frame = load(ref, memory=stack[len(read)], expected=kind)[0]
+            except FrameError as error:
+                reasons.append(f"{ref}: {error}")
+                continue
+            if not np.may_share_memory(frame, stack):
+                stack[len(read)] = frame
+            read.append(info)
+        if read:
+            return Sample(stack[: len(read)], read[0])
+    raise InputError(f"none of {len(places)} frames tried can be read; {reasons[0]}")
 
 
 def _reader(

@@ -26,10 +26,12 @@ from laue_dask.encoder.encode import BATCH_SIZES, Network
 from laue_dask.encoder.extractors import Extractor
 from laue_dask.encoder.pixels import BATCH, Pixels
 from laue_dask.errors import FrameError, InputError
-from laue_dask.io.frames import FrameRef, discover, frame_info, read_frame, read_position
+from laue_dask.io.frames import FrameRef, discover, read_frame, read_position
 from laue_dask.io.kinds import TIFF_SUFFIXES
+from laue_dask.io.limits import Expected
 from laue_dask.io.packed import pack
 from laue_dask.io.scan_store import ScanStore
+from laue_dask.io.usual import groups_of
 from laue_dask.pca import IncrementalPCA, block_rows
 from laue_dask.schema import PATTERN_SIZE
 from laue_dask.seeding import search
@@ -78,7 +80,8 @@ class Survey:
     def read(self, place: int) -> NDArray[Any]:
         """Pixels (row, column) of one frame; raises `FrameError` or `StoreError`."""
         if self.store is None:
-            return read_frame(self.refs[place])
+            expected = Expected(self.scan.frame_shape, self.scan.dtype)
+            return read_frame(self.refs[place], expected=expected)
         return self.store.read_frames(self.patterns[place], self.patterns[place] + 1)[0]  # type: ignore[no-any-return]
 
 
@@ -118,15 +121,10 @@ def survey(origin: str, config: Config) -> Survey:
     refs = discover(origin)
     specimen.require_enough(len(refs), config.clustering.k)
     chosen = spread(len(refs))
-    info, reasons = None, []
-    for place in chosen:
-        try:
-            info = frame_info(refs[place])
-            break
-        except FrameError as error:
-            reasons.append(f"{refs[place]}: {error}")
-    if info is None:
+    groups, reasons = groups_of([refs[place] for place in chosen])
+    if not groups:
         raise InputError(f"none of {len(chosen)} frames tried can be read; {reasons[0]}")
+    info = groups[0].infos[0]
     rows, columns = info.shape
     if min(rows, columns) < PATTERN_SIZE:
         raise InputError(

@@ -16,6 +16,7 @@ from laue_dask.encoder.pixels import Pixels
 from laue_dask.errors import FrameError, InputError
 from laue_dask.io.frames import FrameRef, load
 from laue_dask.io.identity import State
+from laue_dask.io.limits import Expected
 from laue_dask.io.shards import check_frame
 from laue_dask.stages import ingest
 from laue_dask.watch.alarms import Alarms, measure
@@ -149,12 +150,10 @@ class Intake:
             raise ValueError("the detector is found first")
         mask, name = self.detector.mask, Path(ref.path).name + ("" if ref.index is None else f"[{ref.index}]")
         try:
-            frame, info = load(ref)
+            frame, info = load(ref, expected=Expected(mask.shape, self.detector.dtype))
             if not state.lasts:
                 return None  # it is still written to
-            signal, saturated = 0.0, 0.0
-            if frame.shape == mask.shape:
-                signal, saturated = measure(frame, mask, info.saturation)
+            signal, saturated = measure(frame, mask, info.saturation)
             if str(ref) not in self._faulty:
                 self._alarms.see(name, signal, saturated)
             check_frame(frame, mask, self.detector.dtype)

@@ -1,7 +1,11 @@
 import json
+import os
+import struct
+import tracemalloc
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from laue_dask.config import Recipe, ScanConfig
@@ -81,6 +85,26 @@ def test_most_frequent_shape_of_the_sample_is_the_scans(bare):
     assert sample.frames.shape == (10, 140, 130)
     assert (sample.frames[:, 0, 0] - 1000).tolist() == [1, 2, 3, 4, 6, 7, 8, 9, 10, 11]
     assert sample.info.shape == (140, 130)
+
+
+def test_giant_among_the_frames_looked_at_first_is_never_read(bare):
+    for number in (0, 5):
+        path = bare / f"scan_{number}.tif"
+        content = bytearray(path.read_bytes())
+        with tifffile.TiffFile(path) as file:
+            for name in ("ImageWidth", "ImageLength", "RowsPerStrip"):
+                tag = file.pages[0].tags[name]
+                struct.pack_into("<H" if tag.dtype == 3 else "<I", content, tag.valueoffset, 9_000)
+        path.write_bytes(content)
+        os.truncate(path, len(content) + 4 * 9_000**2)
+    tracemalloc.start()
+    try:
+        sample = read_sample(discover(bare))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert sample.frames.shape == (10, 140, 130)
+    assert peak < 20 * 2**20
 
 
 def test_sample_is_bounded_in_number_and_in_bytes(bare, monkeypatch):

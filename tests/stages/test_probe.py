@@ -15,7 +15,7 @@ from laue_dask.compute.plan import IMPORTED, WITH_TORCH, Packing, plan
 from laue_dask.config import Recipe, ScanConfig
 from laue_dask.errors import InputError
 from laue_dask.io import results as io_results
-from laue_dask.io.frames import discover
+from laue_dask.io.frames import discover, read_frame
 from laue_dask.io.journal import Journal
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.progress import QuietProgress
@@ -158,7 +158,7 @@ def test_a_task_of_the_ingest_holds_no_more_than_planned(tmp_path, kind, quick):
         held = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    frames = np.stack([ingest.read_frame(ref) for ref in refs[::8]])
+    frames = np.stack([read_frame(ref) for ref in refs[::8]])
     packing = Packing(frames=ingest.pack(frames, ingest.schema.SCAN["frames"])[0])
     config = quick(scan={"shape": (4, 8)})
     work = work_of(found.scan, config, extractor_of(config.encoder, config.recipe))
