@@ -28,6 +28,9 @@ FARTHEST = 1e12
 FEWEST_HEADERS = 3
 """Positions from which on a grid that is known can be held against them."""
 
+FARTHEST_APART = 0.4
+"""Steps by which two positions of one point may differ."""
+
 FARTHEST_OFF = 0.5
 """Steps that a position may lie off its place in a grid that is known."""
 
@@ -148,7 +151,7 @@ def recover(stage: NDArray[np.float64], order: Order = "raster") -> Recovered | 
     disorders = {kind: _disorder(cells[kind][first], shape, *kind) for kind in kinds}
     best, fast = min(kinds, key=disorders.__getitem__)
     cell = cells[best, fast]
-    again = _measured_again(cell, known, shape, len(stage))
+    again = _measured_again(cell, known, shape, len(stage), stage, (rows.step, columns.step))
     orders = tuple(kind for kind, axis in kinds if disorders[kind, axis] == disorders[best, fast])
     if len(known) < len(stage) and disorders[best, fast] > DISORDERED * len(first) + 1:
         lost = int(np.flatnonzero(~np.isfinite(stage).all(axis=1))[0])
@@ -407,11 +410,20 @@ def _from_one_axis(values: NDArray[np.float64], axis: Axis, order: Order) -> Rec
 
 
 def _measured_again(
-    cell: NDArray[np.int64], known: NDArray[np.int64], shape: tuple[int, int], n_frames: int
+    cell: NDArray[np.int64],
+    known: NDArray[np.int64],
+    shape: tuple[int, int],
+    n_frames: int,
+    stage: NDArray[np.float64],
+    steps: tuple[float, float],
 ) -> NDArray[np.int64]:
     """Frames after which another one was taken at the same place, where these are sure to be points measured again."""
     by_cell = np.argsort(cell, kind="stable")
     again = np.flatnonzero(np.diff(cell[by_cell]) == 0)
+    pairs = known[by_cell[again]], known[by_cell[again + 1]]
+    apart = np.abs(stage[pairs[0]] - stage[pairs[1]])
+    if (apart > FARTHEST_APART * np.where(np.isfinite(steps), steps, np.inf)).any():
+        raise InputError("the stage positions are no rectangular grid: some points lie between others")
     points = shape[0] * shape[1]
     whole = len(known) == n_frames == points + len(again)
     if len(again) and not (whole and len(again) <= max(1.0, MEASURED_AGAIN * points)):

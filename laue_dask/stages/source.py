@@ -44,6 +44,8 @@ def look(source: str, folder: Path, scan: ScanConfig) -> Look | None:
     InputError
         See `ingest.look_at`.
     """
+    if _is_store(source):
+        refuse_part(source, scan)
     return None if is_ingested(source, folder) else look_at(source, scan)
 
 
