@@ -242,7 +242,7 @@ def read_all(run_folder: Path) -> None:
 def read_store(path: Path) -> None:
     """Read all of a scan store."""
     store = ScanStore.open(path)
-    _ = store.valid, store.source, store.position, store.detector_mask, store.set_aside, store.key()
+    _ = store.valid, store.source, store.position, store.detector_mask, store.set_aside, store.key(), store.identity
     for start in range(0, store.n_patterns, store.shard_frames):
         store.read_frames(start, min(start + store.shard_frames, store.n_patterns))
     for folder in (path / "reduced").glob("*/"):

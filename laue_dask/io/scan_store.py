@@ -167,7 +167,7 @@ class ScanStore:
                 raise StoreError(f"{path}: its ingest was not finished: run it again")
             raise StoreError(f"{path}: no such scan store{did_you_mean(path)}")
         store = cls(path)
-        if "frames" not in store.root and "features" in store.root and "source" not in store.root:
+        if (path / "features").exists() and not any((path / name).exists() for name in ("frames", "source")):
             raise StoreError(f"{path}: holds the results of a run, not its frames: give the run's scan.zarr")
         schema.check(store.root, schema.SCAN)
         if store._receipts is not None:
@@ -186,7 +186,7 @@ class ScanStore:
         if not 0 < n <= MOST_PATTERNS or not all(0 < side <= LONGEST_SIDE for side in frame):
             raise StoreError(f"{self.path}: {n} patterns of {frame[0]} × {frame[1]} pixels are no scan: {REMEDY}")
         shapes = {"valid": (n,), "source": (n,), "position": (n, 2), "detector_mask": frame}
-        shapes |= {name: (n,) for name in _IDENTITY if name in self.root}
+        shapes |= {name: (n,) for name in _IDENTITY if self._has(name)}
         for name, shape in shapes.items():
             if (found := tuple(self._array(name).shape)) != shape:
                 raise StoreError(f"{self.path}: array '{name}' has the shape {found}, not {shape}: {REMEDY}")
@@ -268,7 +268,7 @@ class ScanStore:
     @cached_property
     def identity(self) -> Identity | None:
         """Size, time and checksum of each pattern's source; None in a store of a version that did not keep them."""
-        if any(name not in self.root for name in _IDENTITY):
+        if not all(map(self._has, _IDENTITY)):
             return None
         return Identity(*(self._values(name) for name in _IDENTITY))
 
@@ -589,6 +589,11 @@ class ScanStore:
                 f"{self.path}: {where} have checksum {found:08x}, {expected:08x} was ingested: "
                 + ("they are damaged, ingest again" if self.has_frames else "the files were changed, ingest again")
             )
+
+    def _has(self, name: str) -> bool:
+        """Whether the store has an optional array, or had it when it was written."""
+        listed = self._receipts is not None and f"{name}/zarr.json" in self._receipts.files
+        return listed or (self._folder / name).exists()
 
     def _array(self, name: str) -> Any:
         if self._receipts is not None:
