@@ -47,7 +47,7 @@ _PART = ".part"
 _UNSYNCED = 300.0
 """Seconds before a crash of the machine in which what was written may not have reached the disk."""
 
-_GROWING = ("grid", "manifest", "asked", "store")
+_GROWING = ("grid", "placement", "manifest", "asked", "store")
 """Provenance that more frames of a scan change. Each shard is held against the frames that it was made of."""
 
 _IDENTITY = ("source_size", "source_time", "source_checksum")
