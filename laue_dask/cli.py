@@ -21,6 +21,7 @@ from laue_dask.compute import forks
 from laue_dask.config import Config, dump, load, merged, read_yaml
 from laue_dask.errors import ExitCode, LaueDaskError
 from laue_dask.homes import prepare_homeless
+from laue_dask.io import deadline
 from laue_dask.io.places import is_full
 from laue_dask.printable import echo, echo_lines
 
@@ -736,6 +737,8 @@ def _stopped_by_signal() -> Iterator[threading.Event]:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def end(*_: object) -> None:
+        interruption.heard()
+        deadline.hurry()
         stop.set()
         signal.signal(signal.SIGINT, before[signal.SIGINT])
 
@@ -744,6 +747,7 @@ def _stopped_by_signal() -> Iterator[threading.Event]:
     try:
         yield stop
     finally:
+        deadline.calm()
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -258,6 +258,8 @@ class _AnyCluster(Model):
     """Serve Dask's dashboard, on the loopback interface alone; how to get there is said at the start."""
     report: bool = True
     """Keep Dask's performance report of a run, `RUN/dask-report.html`."""
+    read_deadline: Seconds = 120
+    """Time after which a frame that is not read is set aside: the file system may not answer."""
 
 
 class ClusterConfig(_AnyCluster):

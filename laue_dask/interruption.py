@@ -1,8 +1,9 @@
 """Ctrl-C and SIGTERM: a command that is told to end says so in a line and exits with 1, whatever it is doing.
 
 Until its work begins, while it imports, it leaves at once: an exception could not pass through half of an import. From
-then on an interruption is raised, so that what was begun is cleaned up, and raised again where Python drops it. Nothing
-heavy is imported here, for what is imported first cannot be interrupted in order.
+then on an interruption is raised, so that what was begun is cleaned up, and raised again where Python drops it. Where
+that does not end the command in a few seconds, as on a file system that does not answer, a thread of its own ends it.
+Nothing heavy is imported here, for what is imported first cannot be interrupted in order.
 """
 
 import os
@@ -10,30 +11,62 @@ import random
 import signal
 import sys
 import threading
+import time
 from contextlib import suppress
+from pathlib import Path
 
 SAID = "interrupted: the same command goes on where it stopped"
 
 INSISTING = 0.5, 1.5
 """Seconds, from and to, after which an interruption that was dropped is raised again."""
 
-_begun, _over = threading.Event(), threading.Event()
-"""Whether the command was told to end in order, and whether it has ended."""
+ENDING_S = 4.25
+"""Time for cleaning up, after which the command is ended all the same."""
+
+LOOK_S = 0.2
+"""Time between two looks whether the command ends."""
+
+STATUS = Path("/proc/self/status")
+
+SIGNALS = signal.SIGINT, signal.SIGTERM
+
+_waited_s = 0.0
+
+_begun, _over, _heard = threading.Event(), threading.Event(), threading.Event()
+"""Whether the command was told to end in order; whether it has ended; whether it has taken note of a signal."""
 
 
 def at_once() -> None:
     """From now on an interruption ends the process with its line."""
-    for event in (_begun, _over):
+    for event in (_begun, _over, _heard):
         event.clear()
     signal.signal(signal.SIGTERM, _leave)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not under nohup
         signal.signal(signal.SIGINT, _leave)
     sys.unraisablehook = _unraisable
+    woken, waking = os.pipe()
+    for end in (woken, waking):
+        os.set_blocking(end, False)
+    # Told of a signal even where Python does not come to its handler.
+    signal.set_wakeup_fd(waking, warn_on_full_buffer=False)
+    threading.Thread(target=_end_at_last, args=(woken,), name="end", daemon=True).start()
+
+
+def heard() -> None:
+    """A command that has its own way to end has taken note of a signal: it is not ended by force."""
+    _heard.set()
+
+
+def expect_end(waited_s: float = 0.0) -> None:
+    """The command ends now by itself, or is ended by force; somebody has waited for it so long already."""
+    global _waited_s
+    _waited_s = waited_s
+    _begun.set()
 
 
 def in_order() -> None:
     """From now on an interruption raises KeyboardInterrupt; only in a process that has called `at_once`."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         if signal.getsignal(number) is _leave:
             signal.signal(number, _raise)
 
@@ -41,7 +74,9 @@ def in_order() -> None:
 def over() -> None:
     """The command has ended: it cannot be interrupted any more, and what fails in taking it apart is not told."""
     _over.set()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    if threading.current_thread() is threading.main_thread() and (waking := signal.set_wakeup_fd(-1)) >= 0:
+        os.close(waking)
+    for number in SIGNALS:
         if signal.getsignal(number) in (_leave, _raise):
             signal.signal(number, signal.SIG_IGN)
 
@@ -55,6 +90,34 @@ def ends(error: BaseException | None) -> bool:
         alone = error.__suppress_context__ and error.__cause__ is None
         error = None if alone else error.__context__
     return error is not None
+
+
+def _end_at_last(woken: int) -> None:
+    """End the command if it does not end by itself in time, whatever its main thread waits for."""
+    told, since = False, 0.0
+    while not _over.wait(LOOK_S):
+        noted = _heard.is_set()
+        if noted:
+            _heard.clear()
+        with suppress(BlockingIOError):
+            told |= bool(set(os.read(woken, 4096)) & set(SIGNALS))
+        told &= not noted
+        if not (told or _begun.is_set() or _pending()):
+            since = 0.0
+        elif not since:
+            since = time.monotonic() - _waited_s
+        elif time.monotonic() - since >= ENDING_S:
+            _leave()
+    os.close(woken)
+
+
+def _pending() -> bool:
+    """Whether a signal waits for a main thread that the system does not wake, as on a dead mount."""
+    with suppress(OSError, ValueError):
+        lines = STATUS.read_bytes().splitlines()
+        waiting = [int(line.split()[1], 16) for line in lines if line.startswith((b"SigPnd:", b"ShdPnd:"))]
+        return any(pending & 1 << number - 1 for pending in waiting for number in SIGNALS)
+    return False
 
 
 def _leave(*_: object) -> None:

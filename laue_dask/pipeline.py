@@ -25,8 +25,8 @@ from laue_dask.encoder import weights
 from laue_dask.encoder.extractors import Extractor
 from laue_dask.errors import ConfigError, InputError
 from laue_dask.estimators import FINDS_K
+from laue_dask.io import deadline, stored
 from laue_dask.io import results as io_results
-from laue_dask.io import stored
 from laue_dask.io.lock import locked
 from laue_dask.io.places import replace_file, require_writable
 from laue_dask.io.results import ResultsWriter
@@ -95,6 +95,7 @@ def run(
     """
     # Refused before anything is started or made: no place, no patterns, weights that are missing or of another recipe.
     check_folder(folder)
+    deadline.allow(config.cluster.read_deadline)
     specimen.require_enough(source.count(origin), config.clustering.k)
     # Workers may have another working directory.
     folder, config = folder.absolute(), with_absolute_weights(config)

@@ -9,6 +9,7 @@ from laue_dask.compute import cluster
 from laue_dask.compute.local import available_cores
 from laue_dask.compute.plan import Packing, Plan, plan, require_memory
 from laue_dask.config import Config
+from laue_dask.io import deadline
 from laue_dask.io.places import require_space, require_writable
 from laue_dask.printable import printable
 from laue_dask.stages import extraction
@@ -42,6 +43,7 @@ def plan_run(origin: str, folder: Path, config: Config, *, seconds: float = SECO
         memory.
     """
     require_writable(folder)
+    deadline.allow(config.cluster.read_deadline)
     count, gpus, memory = cluster.extent(config.cluster)
     extractor = extraction.extractor_of(config.encoder, config.recipe)
     found = survey(origin, config)

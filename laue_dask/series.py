@@ -19,6 +19,7 @@ from laue_dask.compute.cluster import Workers
 from laue_dask.config import Config
 from laue_dask.encoder.extractors import Extractor
 from laue_dask.errors import ConfigError, InputError
+from laue_dask.io import deadline
 from laue_dask.io import results as io_results
 from laue_dask.io.lock import locked
 from laue_dask.io.places import replace_file, require_writable
@@ -66,6 +67,7 @@ def run(
     folder, config = folder.absolute(), pipeline.with_absolute_weights(config)
     for name in names:
         pipeline.check_folder(folder / name)
+    deadline.allow(config.cluster.read_deadline)
     counts = [source.count(origin) for origin in sources]
     specimen.require_enough(min(counts), ())
     specimen.require_enough(sum(counts), config.clustering.k)

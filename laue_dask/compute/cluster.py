@@ -30,6 +30,7 @@ from laue_dask.compute.servers import TOKEN
 from laue_dask.compute.supervisor import Crew, Supervisor, view
 from laue_dask.config import AnyCluster, BatchConfig, ClusterConfig, SchedulerConfig
 from laue_dask.errors import ComputeError, ConfigError, InputError
+from laue_dask.io import deadline
 
 FOLDER = "cluster"
 """In a run's folder: what jobs print, and the cluster's state where it was given up."""
@@ -133,6 +134,7 @@ def start(config: AnyCluster, *, folder: Path | None = None, report: bool = Fals
     ComputeError
         No worker comes, or all are gone and none comes back; the message says why as far as anyone knows.
     """
+    deadline.allow(config.read_deadline)
     # Dask logs every worker that it stops; what matters to a person is raised instead.
     for name in ("distributed", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

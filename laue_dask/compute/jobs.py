@@ -26,6 +26,7 @@ from laue_dask.compute.forks import ENVIRONMENT
 from laue_dask.compute.local import GPU, MEMORY, PRELOAD, memory_of, protocol
 from laue_dask.config import BatchConfig, GPUJobsConfig
 from laue_dask.errors import ConfigError
+from laue_dask.io import deadline
 
 NAME = "laue-dask"
 """Of every job."""
@@ -359,6 +360,7 @@ def _spec(
         arguments += ["--resources", shlex.quote(",".join(f"{k}={v:g}" for k, v in jobs.resources.items()))]
     for module in preloads:
         arguments += ["--preload", module]
+    environment = {**ENVIRONMENT, deadline.ENVIRONMENT: config.read_deadline}
     options = {
         "cores": request.processes,
         "processes": request.processes,
@@ -371,7 +373,7 @@ def _spec(
         "local_directory": f'"{config.scratch}"',
         "worker_extra_args": arguments,
         "job_extra_directives": [*directives, *jobs.directives],
-        "job_script_prologue": [*(f"export {k}={v}" for k, v in ENVIRONMENT.items()), *config.prologue],
+        "job_script_prologue": [*(f"export {k}={v}" for k, v in environment.items()), *config.prologue],
         "log_directory": str(logs) if logs else None,
         "python": shlex.quote(str(config.python or sys.executable)),
         "job_name": NAME,

@@ -23,6 +23,7 @@ from laue_dask.compute import credentials, forks
 from laue_dask.compute.servers import ClosedScheduler, ClosedWorker, GuardedScheduler
 from laue_dask.config import ClusterConfig
 from laue_dask.errors import ComputeError, ConfigError
+from laue_dask.io import deadline
 
 GPU = {"GPU": 1.0}
 """The resource that tasks of the encoder ask for where there are GPU workers."""
@@ -99,7 +100,8 @@ def start_cluster(config: ClusterConfig, count: int, gpus: int, memory: int, scr
     }
 
     def worker(devices: str, **more: Any) -> dict[str, Any]:
-        options = {**common, "env": {"CUDA_VISIBLE_DEVICES": devices}, **more}
+        environment = {"CUDA_VISIBLE_DEVICES": devices, deadline.ENVIRONMENT: config.read_deadline}
+        options = {**common, "env": environment, **more}
         return {"cls": _PersistentNanny, "options": options}
 
     # A CPU worker sees no GPU: what it encodes must not fill the memory of one that is another worker's.

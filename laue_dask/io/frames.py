@@ -9,6 +9,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self, cast
@@ -16,9 +17,10 @@ from typing import Any, BinaryIO, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from laue_dask.errors import FrameError, InputError
-from laue_dask.io import cbf, edf, hdf5, other_formats, tiff, unpack
+from laue_dask.errors import ComputeError, FrameError, InputError
+from laue_dask.io import cbf, edf, hdf5, hdf5_sources, other_formats, tiff, unpack
 from laue_dask.io.contents import is_folder
+from laue_dask.io.deadline import LISTINGS, LateError, bounded, touch
 from laue_dask.io.headers import Header
 from laue_dask.io.kinds import TIFF_SUFFIXES, irregular, is_frame, kind_of, kind_of_content, suffix_of
 from laue_dask.io.limits import MAX_UNPACKED_BYTES, Expected, require_frame, unpacked_limit
@@ -101,7 +103,9 @@ def discover(src: str | Path) -> list[FrameRef]:
         frames.
     """
     try:
-        refs = _discovered(src)
+        refs = bounded(lambda: _discovered(src), str(src).partition("::")[0], deadlines=LISTINGS)
+    except LateError as error:
+        raise ComputeError(f"{src}: {error}: does its file system answer?") from error
     except OSError as error:
         raise InputError(f"{error.filename or src}: cannot be read: {error.strerror or error}") from error
     for ref in refs:
@@ -244,6 +248,7 @@ def _format_within(head: bytes, path: str) -> str:
 
 def _read(ref: FrameRef, memory: NDArray[Any] | None, expected: Expected | None) -> tuple[NDArray[Any], Header]:
     if ref.dataset is not None:
+        hdf5_sources.wait_for(ref.path, ref.dataset, ref.index or 0)
         return hdf5.read_frame(ref.path, ref.dataset, ref.index)
     packed = unpack.is_packed(ref.path)
     # A file of several frames unpacks to as many.
@@ -262,6 +267,7 @@ def _read(ref: FrameRef, memory: NDArray[Any] | None, expected: Expected | None)
 
 def _scan_header(ref: FrameRef) -> FrameInfo:
     if ref.dataset is not None:
+        hdf5_sources.wait_for(ref.path, ref.dataset, ref.index or 0)
         return _info(*hdf5.read_header(ref.path, ref.dataset, ref.index))
     with _opened(ref.path) as file:
         match _format_within(_head(file), ref.path):
@@ -286,7 +292,11 @@ def _info(shape: tuple[int, ...], dtype: np.dtype[Any], header: Header) -> Frame
 
 
 def _guarded(read: Any, ref: FrameRef, *more: Any) -> Any:
-    """Call `read`, and turn what the libraries raise on damaged files into a reason."""
+    """Call `read`, which ends within the deadline, and turn what the libraries raise on damaged files into a reason."""
+    return bounded(lambda: _reasoned(read, ref, *more), ref.path)
+
+
+def _reasoned(read: Any, ref: FrameRef, *more: Any) -> Any:
     if what := irregular(ref.path):
         raise FrameError(f"is {what}, not a file")
     try:
@@ -385,10 +395,21 @@ def frames_of(file: str, dataset: str | None) -> list[FrameRef]:
     InputError
         It is HDF5 and cannot be read, or holds no dataset of frames, or several.
     """
+    try:
+        return bounded(lambda: _frames_of(file, dataset), file)
+    except LateError as error:
+        if dataset is not None or suffix_of(file) in hdf5.SUFFIXES:
+            raise hdf5.UnreadableError(f"{file}: {error}") from error
+        return [FrameRef(file)]  # it is set aside when it is read
+
+
+def _frames_of(file: str, dataset: str | None) -> list[FrameRef]:
     suffix = kind_of(file)
     if suffix in hdf5.SUFFIXES or dataset is not None:
         if what := irregular(file):
             raise hdf5.UnreadableError(f"{file}: is {what}, not a file")
+        with suppress(OSError):  # which the library has better words for
+            touch(file)
         found = hdf5.find_frames(file, dataset)
         if len(found) == 1 and found[0][1] in (None, 1):
             return [FrameRef(file, found[0][0])]

@@ -6,6 +6,7 @@ without HDF5's file lock, so that a folder which may only be read, or a file sti
 
 import math
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laue_dask.errors import FrameError, InputError
+from laue_dask.io.deadline import touch
 from laue_dask.io.headers import STAGE_MOTORS, Header
 
 SUFFIXES = (".h5", ".hdf5", ".hdf", ".nxs")
@@ -169,6 +171,8 @@ def read_header(path: str, dataset: str, index: int | None) -> tuple[tuple[int, 
 
 
 def _open(path: str) -> h5py.File:
+    with suppress(OSError):  # which HDF5 has its own words for
+        touch(path)
     return h5py.File(path, "r", locking=False)
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from laue_dask.errors import FrameError
 from laue_dask.io import hdf5
 from laue_dask.io.block_files import checksum
+from laue_dask.io.deadline import LISTINGS, LateError, bounded
 from laue_dask.io.frames import FrameRef, load
 from laue_dask.io.limits import Expected
 from laue_dask.io.shards import check_frame
@@ -100,10 +101,26 @@ class Identity:
         return Stamp(int(self.size[pattern]), int(self.time[pattern]))
 
 
+SHORT = 1000
+"""Files that are asked in the time for one."""
+
+
 def stamps_of(refs: Iterable[FrameRef | None]) -> list[Stamp]:
-    """Size and time of the files that hold frames as they are now; each file is asked once."""
+    """Size and time of the files that hold frames as they are now; each file is asked once.
+
+    Of a file system that does not answer nothing is known, as of files that are gone.
+    """
+    refs = list(refs)
     asked: dict[str, Stamp] = {}
-    return [NO_STAMP if ref is None else _stamp(ref, asked) for ref in refs]
+    first = next((ref.path for ref in refs if ref is not None), "")
+    try:
+        return bounded(
+            lambda: [NO_STAMP if ref is None else _stamp(ref, asked) for ref in refs],
+            first,
+            deadlines=LISTINGS if len(refs) > SHORT else 1,
+        )
+    except LateError:
+        return [NO_STAMP] * len(refs)
 
 
 def _stamp(ref: FrameRef, asked: dict[str, Stamp]) -> Stamp:

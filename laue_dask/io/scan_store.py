@@ -721,6 +721,8 @@ def ingest_shard(
             # Before they are read: what is changed meanwhile is then seen to have changed.
             stamps += map(list, stamps_of(some))
             chunk = read_shard(some, mask, store.dtype, memory=memory)
+            if not np.may_share_memory(chunk.stack, memory):
+                memory = np.empty_like(memory)
             write(chunk.stack)
             for frame in chunk.stack:
                 checksums.append(checksum(frame))

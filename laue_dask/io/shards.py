@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from laue_dask.detector import frame_fault
 from laue_dask.errors import FrameError
+from laue_dask.io.deadline import LateError
 from laue_dask.io.frames import FrameRef, load
 from laue_dask.io.limits import Expected, require_frame
 
@@ -40,7 +41,8 @@ def read_shard(
     """Read the frames of `refs`, of which ``None`` was not recorded, into one stack of the shape of `mask` and `dtype`.
 
     No more than the stack and one frame is in memory; `memory` (frame, row, column), of as many frames or more, is used
-    for the stack if given, which is quicker than to ask the system for some.
+    for the stack if given, which is quicker than to ask the system for some. Where the stack then does not lie in it, a
+    read that hangs may still write into it: it must be given up.
     """
     stack = np.empty((len(refs), *mask.shape), dtype=dtype) if memory is None else memory[: len(refs)]
     positions: list[list[float] | None] = [None] * len(refs)
@@ -56,6 +58,11 @@ def read_shard(
             check_frame(frame, mask, dtype)
             if not np.may_share_memory(frame, stack):
                 stack[i] = frame
+        except LateError as error:
+            # The reader may still come to write into this memory, which must not be anybody's any more.
+            stack = stack.copy()
+            stack[i] = 0
+            set_aside.append((i, str(error)))
         except FrameError as error:
             stack[i] = 0
             set_aside.append((i, str(error)))

@@ -21,13 +21,15 @@ from typing import Any
 
 import numpy as np
 
-from laue_dask import pipeline
+from laue_dask import interruption, pipeline
 from laue_dask.config import Config
 from laue_dask.encoder import weights
 from laue_dask.encoder.drift import Drift
 from laue_dask.encoder.encode import Network
 from laue_dask.encoder.extractors import Extractor
-from laue_dask.errors import InputError, LaueDaskError
+from laue_dask.errors import ComputeError, InputError, LaueDaskError
+from laue_dask.io import deadline
+from laue_dask.io.deadline import Call
 from laue_dask.io.frames import FrameRef
 from laue_dask.io.identity import State
 from laue_dask.io.kinds import is_frame
@@ -149,6 +151,7 @@ def watch(
         raise InputError(f"scan: {part}: watch follows the whole scan: leave this out of --config")
     _check_origin(origin)
     pipeline.check_folder(folder)
+    deadline.allow(config.cluster.read_deadline)
     folder, source = folder.absolute(), ingest.absolute(origin)
     extractor = extraction.extractor_of(config.encoder, config.recipe)
     with locked(folder, command):
@@ -268,12 +271,16 @@ class Watcher:
             self.write("waiting")
         drawing: Future[_Refreshed] | None = None
         aside: Future[Any] | None = None
-        drawn = told = written = 0.0
+        drawn = told = written = looked = 0.0
+        looking, asked = Call(self._files.look), time.monotonic()
         with ThreadPoolExecutor(1, "maps") as maps, ThreadPoolExecutor(1, "aside") as slow:
             while True:
                 begun = time.monotonic()
-                ready = self._files.look()
-                looked = time.monotonic() - begun
+                ready: list[tuple[FrameRef, State]] = []
+                if listed := looking.ended(POLL):
+                    looked, ready = time.monotonic() - asked, looking.result()
+                else:
+                    self._no_answer(begun - asked, timeout, stop)
                 new = self._take(ready[:BATCH])
                 now = time.monotonic()
                 if new:
@@ -307,6 +314,8 @@ class Watcher:
                 # At once where there is more to take in.
                 if not new or len(ready) <= BATCH:
                     stop.wait(max(0.0, begun + max(POLL, 2 * looked) - time.monotonic()))
+                if listed:
+                    looking, asked = Call(self._files.look), time.monotonic()
         if self._log.entries:
             with self._room():
                 self._take_over(self._refresh(tuple(self._files.refs), self._k))
@@ -315,6 +324,25 @@ class Watcher:
             raise KeyboardInterrupt  # nothing has come that could be segmented
         self._say(self._line())
         self._say(f"watch: {why}; the scan is segmented as a whole now")
+
+    def _no_answer(self, seconds: float, timeout: float, stop: Event) -> None:
+        """See to it that a listing that hangs, of so many seconds, holds nobody up.
+
+        Raises
+        ------
+        ComputeError
+            It never ends, and no frame is known that could be segmented.
+        KeyboardInterrupt
+            The watch is told to end: what lies on a file system that does not answer cannot be segmented.
+        """
+        if stop.is_set() and seconds > deadline.HURRY_S:
+            interruption.expect_end(deadline.HURRY_S)
+            raise KeyboardInterrupt
+        if seconds < min(timeout, deadline.allowed_s()):
+            return
+        self._files.problem = f"{self._source} has not answered for {seconds:.0f} s: is its file system there?"
+        if not self._files.refs and seconds >= timeout:
+            raise ComputeError(self._files.problem)
 
     def finish(self) -> Config:
         """Leave the folder to `pipeline.run`; the configuration for it."""
