@@ -96,7 +96,7 @@ class RichProgress:
             if self._open == 0:
                 self._bars.start()
             self._open += 1
-        task = self._bars.add_task(tally.name, total=tally.total, completed=tally.done, unit=tally.unit)
+        task = self._bars.add_task(printable(tally.name), total=tally.total, completed=tally.done, unit=tally.unit)
 
         def advance(count: int) -> None:
             tally.add(count)

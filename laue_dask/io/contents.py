@@ -153,11 +153,12 @@ class Matches:
         add_in_order(self._others, others)
         self.gone, self.added = gone, frames if self._frames else others
         self._known.update(new)
-        if not self.files and self.odd:
+        there = self._frames or self._others
+        if not there and self.odd:
             return True  # which is what is to be told
-        if not self.files and found:
+        if not there and found:
             raise EmptyError(f"{self._source}: matches folders, no files: give one of them, or add /* for their files")
-        if not self.files:
+        if not there:
             raise EmptyError(f"{self._source}: no file matches")
         return gone or bool(new)
 

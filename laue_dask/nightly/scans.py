@@ -189,13 +189,14 @@ def _look(folder: Path) -> _Folder:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.is_dir():
-                    content.folders.append(entry.name)
-                    continue
+                with suppress(OSError):  # it went, or is a link to itself
+                    if entry.is_dir():
+                        content.folders.append(entry.name)
+                        continue
                 content.files.append(entry.name)
                 if entry.name.startswith(".") or not (is_frame(entry.name) or numbered_stem(entry.name)):
                     continue
-                with suppress(FileNotFoundError):  # it went
+                with suppress(OSError):
                     if entry.is_file():  # neither a link to nothing nor a named pipe
                         stat = entry.stat()
                         (content.frames if is_frame(entry.name) else numbered).append(

@@ -174,6 +174,7 @@ def test_links_that_lead_back_or_nowhere_do_no_harm(tree):
     root = tree(*frames("a"))
     (root / "a" / "loop").symlink_to(root)
     (root / "a" / "img_9.tif").symlink_to(root / "nowhere.tif")
+    (root / "a" / "img_8.tif").symlink_to(root / "a" / "img_8.tif")
     (scan,) = [scan for scan in find(root, FindConfig(), leave_out=root / "out") if scan.name == "a"]
     assert scan.frames == 4
 
