@@ -18,6 +18,7 @@ from laue_dask.errors import FrameError
 from laue_dask.io import headers
 from laue_dask.io.headers import Header
 from laue_dask.io.limits import Expected, require_frame, require_on_disk
+from laue_dask.io.unpack import fill
 
 MAX_HEADER_BYTES = 2**20
 """Of one frame."""
@@ -111,7 +112,7 @@ def read_frame(
         frame = (
             memory if fits and memory is not None and memory.flags.c_contiguous else np.empty(block.shape, block.dtype)
         )
-        if file.readinto(frame.data.cast("B")) != block.nbytes:  # type: ignore[attr-defined]
+        if fill(file, frame.data.cast("B")) != block.nbytes:
             raise FrameError(f"truncated EDF: the file ends before byte {block.start + block.nbytes}")
     return frame.astype(block.dtype.newbyteorder("="), copy=False), headers.from_edf(block.header)
 

@@ -253,7 +253,7 @@ def _read(ref: FrameRef, memory: NDArray[Any] | None, expected: Expected | None)
     packed = unpack.is_packed(ref.path)
     # A file of several frames unpacks to as many.
     limit = unpacked_limit(expected if ref.index is None else None)
-    with unpack.unpacked(ref.path, limit) if packed else open(ref.path, "rb") as file:  # noqa: PTH123  often
+    with unpack.unpacked(ref.path, limit) if packed else _opened(ref.path) as file:
         match _format_within(_head(file), ref.path):
             case "tiff":
                 return tiff.read_frame(file, ref.index, memory=memory, expected=expected)
@@ -318,7 +318,8 @@ def _opened(path: str) -> BinaryIO:
     """A file for what is at its beginning."""
     if unpack.is_packed(path):
         return cast(BinaryIO, unpack.Beginning(path, MAX_UNPACKED_BYTES))
-    return open(path, "rb")  # noqa: PTH123  often
+    # A frame is one read, into its place; a buffer would be in its way.
+    return cast(BinaryIO, open(path, "rb", buffering=0))  # noqa: PTH123  often
 
 
 def _in_list(path: Path) -> list[FrameRef]:

@@ -4,7 +4,6 @@ Plain strips are one read. What is compressed or in tiles is decoded part by par
 library; kinds that are not read are named. Pixels are taken in the order in which the file has them.
 """
 
-import os
 from typing import Any, BinaryIO
 
 from numpy.typing import NDArray
@@ -92,11 +91,8 @@ def _page(file: BinaryIO, index: int | None) -> Page:
 
 def _places(container: Container) -> Places:
     """Where the frames of a file are; of a stack that is read frame by frame, they are looked for once."""
-    try:
-        status = os.fstat(container.file.fileno())
-    except OSError:
+    if (identity := container.identity) is None:
         return points(container)
-    identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
     found = _recent.get(identity)
     if found is None:
         found = points(container)

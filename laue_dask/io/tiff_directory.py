@@ -4,6 +4,7 @@ A directory is read in one piece and its values only when they are asked for. Di
 more than the file has room for, so that a walk along them ends.
 """
 
+import io
 import os
 import struct
 from collections.abc import Iterator
@@ -25,6 +26,9 @@ MAX_TEXT_BYTES = 2**20
 """Of a description; the rest is not looked at."""
 
 _FORMATS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 11: "f", 12: "d", 13: "I", 16: "Q", 17: "q", 18: "Q"}
+_SHORT_AND_LONG = {3: 2, 4: 4}
+"""Bytes of nearly all numbers, by their type."""
+
 _TEXT_TYPES = (1, 2, 7)
 
 
@@ -47,6 +51,8 @@ class Container:
         The file and its bytes.
     head
         Its first bytes.
+    identity
+        What tells whether it is the file that was read before; None of one that is in memory.
     order
         `<` or `>`.
     big
@@ -62,7 +68,13 @@ class Container:
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
-        self.size = file.seek(0, os.SEEK_END)
+        self.identity: tuple[int, ...] | None = None
+        if isinstance(file, io.FileIO):
+            status = os.fstat(file.fileno())
+            self.size = status.st_size
+            self.identity = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+        else:
+            self.size = file.seek(0, os.SEEK_END)
         file.seek(0)
         self.head = head = file.read(HEAD_BYTES)
         if not head:
@@ -168,6 +180,8 @@ class Directory:
         if tag not in self.entries:
             return default
         kind, values, inline = self.entries[tag]
+        if values == 1 and kind in _SHORT_AND_LONG:
+            return int.from_bytes(inline[: _SHORT_AND_LONG[kind]], "little" if self.container.order == "<" else "big")
         layout = _FORMATS.get(kind, "")
         if layout in "fd" or values < 1:
             raise damaged(f"tag {tag} is not a number")
@@ -180,6 +194,8 @@ class Directory:
         """The values of a tag, which must be `count` whole numbers."""
         if tag not in self.entries:
             raise damaged(f"tag {tag} is missing")
+        if count == 1 == self.entries[tag][1]:
+            return (self.number(tag, 0),)
         kind, values, inline = self.entries[tag]
         layout = _FORMATS.get(kind, "")
         if layout in "fd" or values != count:

@@ -29,6 +29,7 @@ from laue_dask.io.tiff_pages import (
     ZSTD,
     Page,
 )
+from laue_dask.io.unpack import fill
 
 MAX_SEGMENTS = 2**20
 """Strips or tiles of one page."""
@@ -129,7 +130,7 @@ def _read_plain(page: Page, segments: list[_Segment], frame: NDArray[Any]) -> No
             continue
         file.seek(begin)
         part = content[place : place + end - begin]
-        if (got := file.readinto(part)) != len(part):  # type: ignore[attr-defined]
+        if (got := fill(file, part)) != len(part):
             raise truncated("its pixels", end, begin + got)
         if segment is not None:
             place += end - begin

@@ -45,6 +45,14 @@ def unpacked(path: str, limit: int) -> BinaryIO:
     return io.BytesIO(bytes(content))
 
 
+def fill(file: BinaryIO, view: memoryview) -> int:
+    """Read bytes of an unbuffered file until `view` is full; how many there were."""
+    got = 0
+    while got < len(view) and (more := file.readinto(view[got:])):  # type: ignore[attr-defined]
+        got += more
+    return got
+
+
 class Beginning(io.RawIOBase):
     """A packed file that is unpacked as far as it is read, for what is at its beginning; it takes no memory.
 
