@@ -24,6 +24,7 @@ import tempfile
 import time
 import traceback
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,7 @@ import google_crc32c
 import h5py
 import hdf5plugin
 import numpy as np
+import tifffile
 import torch
 import yaml
 from PIL import Image
@@ -179,6 +181,15 @@ def frame_seeds() -> dict[str, dict[str, bytes]]:
         for how in ("tiff_deflate", "tiff_lzw", "packbits"):
             Image.fromarray(small).save(folder / f"{how}.tif", compression=how)
         Image.fromarray(small).save(folder / "pages.tif", save_all=True, append_images=[Image.fromarray(small)])
+        for how in ("lzw", "zlib", "zstd", "packbits"):
+            predictor = 2 if how in ("lzw", "zlib") else None
+            tifffile.imwrite(
+                folder / f"tiles_{how}.tif", small, byteorder=">", tile=(16, 16), compression=how, predictor=predictor
+            )
+        tifffile.imwrite(
+            folder / "imagej.tif", np.stack([small] * 3), imagej=True, metadata={"Labels": ["a", "b", "mask"]}
+        )
+        tifffile.imwrite(folder / "big.tif", small, bigtiff=True, rowsperstrip=7)
         for path in folder.glob("*.tif"):
             found[".tif"][path.stem] = path.read_bytes()
         for suffix, kind in ((".edf", "edfimage"), (".cbf", "cbfimage"), (".img", "dtrekimage")):
@@ -186,6 +197,11 @@ def frame_seeds() -> dict[str, dict[str, bytes]]:
             image.header.update({"motor_mne": "xech yech", "motor_pos": "1.0 2.0", "PIXEL_SIZE": "0.1"})
             image.write(str(folder / f"a{suffix}"))
             found[suffix]["plain"] = (folder / f"a{suffix}").read_bytes()
+        packed = zlib.compress(small.tobytes())
+        head = (
+            "{\nByteOrder = LowByteFirst ;\nDataType = UnsignedShort ;\nDim_1 = 36 ;\nDim_2 = 40 ;\nCompression = Z ;\n"
+        )
+        found[".edf"]["packed"] = f"{head}Size = {len(packed)} ;\n}}\n".encode() + packed
         with h5py.File(folder / "a.h5", "w") as file:
             stack = np.stack([small, small + 1])
             file.create_dataset("entry/data", data=stack, chunks=(1, 40, 36), compression="gzip")

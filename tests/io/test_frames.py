@@ -1,5 +1,6 @@
 import gzip
 import logging
+import struct
 import threading
 import warnings
 from pathlib import Path
@@ -133,6 +134,30 @@ def test_pillow_tiff_round_trip_with_and_without_compression(tmp_path, frame, co
     expected = np.abs(frame).astype(np.uint16)
     Image.fromarray(expected).save(tmp_path / "a.tif", compression=compression)
     np.testing.assert_array_equal(read_frame(FrameRef(str(tmp_path / "a.tif"))), expected)
+
+
+@pytest.mark.parametrize("compression", ["lzw", "zlib", "packbits", None])
+@pytest.mark.parametrize("dtype", ["i2", "u4", "f4"])
+def test_big_endian_tiff_has_the_pixels_of_the_file(tmp_path, frame, dtype, compression):
+    predictor = compression in ("lzw", "zlib") and dtype != "f4"
+    tifffile.imwrite(
+        tmp_path / "a.tif", frame.astype(dtype), byteorder=">", compression=compression, predictor=predictor or None
+    )
+    np.testing.assert_array_equal(read_frame(FrameRef(str(tmp_path / "a.tif"))), frame.astype(dtype))
+
+
+def test_white_is_zero_and_marccd_of_either_order_change_no_pixel(tmp_path, frame):
+    tifffile.imwrite(tmp_path / "a.tif", frame.astype("u2"), photometric="miniswhite", compression="lzw")
+    np.testing.assert_array_equal(read_frame(FrameRef(str(tmp_path / "a.tif"))), frame.astype("u2"))
+    for order in "<>":
+        head = bytearray(4096)
+        head[1028:1031] = b"MMX"
+        struct.pack_into(order + "I", head, 1052, 1234)
+        struct.pack_into(order + "i", head, 1680, 300)
+        struct.pack_into(order + "i", head, 1796, 79_180)
+        found = headers.from_marccd(bytes(head))
+        assert found is not None
+        assert (found.exposure_s, found.pixel_size_um) == (0.3, 79.18)
 
 
 @pytest.mark.parametrize("compression", [None, "tiff_lzw"])
