@@ -294,6 +294,8 @@ class _Known:
             if not names.sure and (self.shape is None or _spans(row, column) != self.shape):
                 if names.counter is not None or self.insist:
                     return None
+                if self.shape is None:
+                    return self._of_headers(self._may_be_scans(span))
                 raise InputError(self._may_be_scans(span))
             rows = self._count(row, None if ny_nx is None else ny_nx[0], "rows")
             columns = self._count(column, None if ny_nx is None else ny_nx[1], "columns")
@@ -301,7 +303,7 @@ class _Known:
             if names.line is None or names.counter is None:
                 return None
             if not names.sure and self.shape is None:
-                raise InputError(self._may_be_scans((len(np.unique(names.line)), 0)))
+                return self._of_headers(self._may_be_scans((len(np.unique(names.line)), 0)))
             try:
                 rows, columns = solve_lines(names.line, names.counter, ny_nx, **self._axis)
             except UnclearError as unclear:
@@ -364,6 +366,11 @@ class _Known:
         files = [self.stacks.files[i] for i in self.names.kept]
         keys = [natural_key(file) for file in files]
         return any(one > other for one, other in pairwise(keys))
+
+    def _of_headers(self, doubt: str) -> tuple[None, str, Places]:
+        """Leave the shape to the stage positions; where these do not tell it, the doubt is said."""
+        self.proposals = doubt
+        return None, "--shape", Places(acquired=None, doubt=doubt)
 
     def _may_be_scans(self, span: Shape) -> str:
         first, second = (*self.names.globs, "", "")[:2]
