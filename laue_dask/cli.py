@@ -224,11 +224,14 @@ def ingest(
     with imports.uncollected():
         from laue_dask import describe
         from laue_dask.compute import cluster
-        from laue_dask.stages.ingest import ingest as ingest_frames
+        from laue_dask.stages import ingest as ingesting
 
     progress = _progress()
+    ingesting.check_out(store)
+    # Local workers are still importing; jobs may wait for hours, in which frames arrive.
+    look = ingesting.look_at(source, config.scan) if config.cluster.kind == "local" else None
     with cluster.start(config.cluster) as started:
-        scan = ingest_frames(source, store, config.scan, workers=started, progress=progress)
+        scan = ingesting.ingest(source, store, config.scan, look=look, workers=started, progress=progress)
     echo_lines(describe.describe(store))
     return _report_set_aside(scan.set_aside)
 

@@ -1,14 +1,20 @@
 """What a path is, in a few lines for people."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from laue_dask import record
+from laue_dask.config import ScanConfig
 from laue_dask.encoder import weights
 from laue_dask.errors import FrameError, InputError
+from laue_dask.io import placement
 from laue_dask.io import results as io_results
-from laue_dask.io.frames import discover, frame_info
+from laue_dask.io.frames import FrameRef, discover, frame_info
+from laue_dask.io.names import describe_left_out
 from laue_dask.io.scan_store import ScanStore, frame_layout
 from laue_dask.printable import printable
+from laue_dask.stages import placing
 
 SHIPPED = ("default", "untrained")
 """Names of weights that are no files."""
@@ -47,13 +53,36 @@ def describe(path: Path) -> str:
     position = "none" if info.position is None else f"y = {info.position[0]:g}, x = {info.position[1]:g}"
     lines = [f"{path}: {len(refs)} frame{'s' if len(refs) > 1 else ''}", f"first           {refs[0]}"]
     lines += [f"shape, dtype    {info.shape[0]} × {info.shape[1]}, {info.dtype}", f"stage position  {position}"]
-    return "\n".join(map(printable, lines))
+    return "\n".join(map(printable, [*lines, *_found_grid(path, refs)]))
+
+
+def _found_grid(path: Path, refs: Sequence[FrameRef]) -> list[str]:
+    """Where frames belong, as far as their names and headers tell."""
+    try:
+        grid = placing.locate_here(str(path), refs, ScanConfig())
+    except InputError as error:
+        return [f"grid            not known: {error}"]
+    if grid is None:
+        return ["grid            not known without a shape, but from the headers of all frames"]
+    warning = grid.warning(refs)
+    return [f"grid            {grid.line.removeprefix('grid: ')}", *([warning] if warning else [])]
+
+
+def _grid(told: Mapping[str, Any]) -> list[str]:
+    """What a store or a run says of its grid."""
+    if not told:
+        return []
+    lines = [f"grid            {told['line'].removeprefix('grid: ')}"]
+    if left_out := [str(one["source"]) for one in told["left_out"]]:
+        lines.append(f"left out        {describe_left_out(left_out)}")
+    return lines
 
 
 def _run(path: Path) -> str:
     values = record.read(path)
     ny, nx = values["scan_shape"]
     lines = [f"{path}: run of {values['source']}, {ny} × {nx}, {values['n_patterns']} patterns"]
+    lines += _grid(values.get("grid", {}))
     lines.append(f"set aside       {values['n_set_aside']}")
     lines.append(f"K               {', '.join(map(str, values['k']))} (suggested: {values['suggested_k']})")
     lines.append(f"components      {values['m_pca']} used")
@@ -67,7 +96,7 @@ def _scan(path: Path) -> str:
     layout = frame_layout(store.frame_shape, store.dtype, store.n_patterns)
     lines = [f"{path}: scan of {ny} × {nx}, {int(store.valid.sum())} usable patterns"]
     lines.append(f"source          {store.provenance.get('source')}")
-    lines.append(f"grid            {store.provenance.get('grid')}")
+    lines += _grid(placement.recorded(store))
     lines.append(f"set aside       {len(store.set_aside)}")
     lines.append(
         f"frames          {rows} × {columns}, {store.dtype}{'' if store.has_frames else ' (not in the store)'}"

@@ -175,7 +175,8 @@ def encode(
     """From the source of a run, at which somebody may have looked, to its features; its last record is taken away."""
     config, progress = record.config, record.counted(progress)
     record.workers = workers.described
-    reuse = Reuse.of(folder, label=f"{folder.name}, " if record.series else "")
+    label = f"{folder.name}, " if record.series else ""
+    reuse = Reuse.of(folder, label=label)
     with (
         record.warned_by("laue_dask.encoder"),
         record.warned_by("laue_dask.stages"),
@@ -191,6 +192,7 @@ def encode(
                 ahead=ahead.unless(),
                 look=look,
                 again=again,
+                label=label,
                 workers=workers,
                 progress=progress,
             )

@@ -19,6 +19,7 @@ from laue_dask.config import Config
 from laue_dask.encoder.drift import Drift
 from laue_dask.encoder.weights import UNTRAINED_SEED
 from laue_dask.errors import InputError, StoreError
+from laue_dask.io import placement
 from laue_dask.io.block_files import checksum_of_text
 from laue_dask.io.places import replace_file
 from laue_dask.io.receipts import IN_RUN, Receipts
@@ -105,6 +106,8 @@ class Run:
     config: Config
     scan: str = ""
     scan_shape: tuple[int, int] = (0, 0)
+    grid: dict[str, Any] = field(default_factory=dict)
+    """What the grid is, how that is known, and which files are none of the scan; see `io.placement.Placement`."""
     n_patterns: int = 0
     set_aside: list[dict[str, Any]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -145,7 +148,7 @@ class Run:
     def describe_scan(self, store: ScanStore) -> None:
         """Take over what the scan store says."""
         self.scan, self.scan_shape = str(store.path), store.scan_shape
-        self.keys["scan"] = store.key()
+        self.keys["scan"], self.grid = store.key(), placement.recorded(store)
         self.n_patterns, self.set_aside = int(store.valid.sum()), store.set_aside
 
     def set_more_aside(self, store: ScanStore, valid: NDArray[np.bool_], reason: str) -> None:
@@ -184,6 +187,7 @@ class Run:
             "source": self.source,
             "scan": self.scan,
             "scan_shape": list(self.scan_shape),
+            "grid": self.grid,
             "n_patterns": self.n_patterns,
             "n_set_aside": len(self.set_aside),
             "set_aside": self.set_aside,

@@ -16,7 +16,7 @@ import dask.array as da
 from laue_dask import __version__, keys, pipeline
 from laue_dask.compute import cluster
 from laue_dask.compute.cluster import Workers
-from laue_dask.config import Config
+from laue_dask.config import ClusterConfig, Config
 from laue_dask.encoder.extractors import Extractor
 from laue_dask.errors import ConfigError, InputError
 from laue_dask.io import deadline
@@ -30,6 +30,7 @@ from laue_dask.record import SERIES, Run
 from laue_dask.report.series import Member, write_series_page
 from laue_dask.stages import extraction, segmentation, source, specimen
 from laue_dask.stages import series as stages
+from laue_dask.stages.ingest import Look
 from laue_dask.stages.segmentation import Segmentation
 from laue_dask.stages.straddling import Patterns
 
@@ -72,6 +73,12 @@ def run(
     specimen.require_enough(min(counts), ())
     specimen.require_enough(sum(counts), config.clustering.k)
     extractor = extraction.extractor_of(config.encoder, config.recipe)
+    looks: list[Look | None] = [None] * len(sources)
+    if isinstance(config.cluster, ClusterConfig):  # jobs may wait for hours, in which frames arrive
+        looks = [
+            source.look(origin, folder / name, config.scan, label=f"{name}, ")
+            for origin, name in zip(sources, names, strict=True)
+        ]
     records = [Run(command=command, source=origin, config=config, series=list(names)) for origin in sources]
     with ExitStack() as owned:
         for place in (folder, *(folder / name for name in names)):
@@ -79,8 +86,10 @@ def run(
         with cluster.start(config.cluster, folder=folder, report=True) as workers:
             _write(folder, names, records, finished=False)
             scans = [
-                pipeline.encode(folder / name, record, extractor, again=again, workers=workers, progress=progress)
-                for name, record in zip(names, records, strict=True)
+                pipeline.encode(
+                    folder / name, record, extractor, look=look, again=again, workers=workers, progress=progress
+                )
+                for name, record, look in zip(names, records, looks, strict=True)
             ]
             tables = _analyse(scans, extractor, config, workers=workers, progress=progress)
         for scan, rows in zip(scans, tables, strict=True):

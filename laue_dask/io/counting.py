@@ -37,12 +37,15 @@ class Count:
         Points from the first number that is there to the last.
     how
         For people, where something was assumed; else empty.
+    assumed
+        The number that was taken for the first, only because it was the first that was there; else None.
     """
 
     place: Numbers
     count: int
     seen: int
     how: str = ""
+    assumed: int | None = None
 
 
 def count_axis(
@@ -210,8 +213,9 @@ def _within(values: Numbers, points: int, what: str, first_number: int | None, f
             f"{what} are numbered {low} to {high}, {points} were expected: are the first or the last missing? "
             f"Give --first-number {least} if the first {short} {_are(short)}, {most} if the last {_are(short)}"
         )
-    how = f"counted from {first}" if first_number is not None or (from_first and first) else ""
-    return Count((values - first) // step, points, span // step + 1, how)
+    how = f"counted from {first}" if first_number is not None or least < most else ""
+    assumed = first if first_number is None and least < most else None
+    return Count((values - first) // step, points, span // step + 1, how, assumed)
 
 
 def _are(count: int) -> str:

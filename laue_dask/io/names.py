@@ -145,6 +145,9 @@ class Names:
     sure
         Whether `row` and `column` are called so, or are folders and the files in them; otherwise they may be something
         else, as a scan's number and a frame's.
+    explicit
+        Whether `column` is called so: then it is the column, whichever way the line was gone; otherwise it counts the
+        line's frames.
     words
         What the rows and columns are read from, for people.
     globs
@@ -159,6 +162,7 @@ class Names:
     column: Numbers | None = None
     line: Numbers | None = None
     sure: bool = False
+    explicit: bool = False
     words: str = ""
 
     @property
@@ -481,7 +485,16 @@ def _roles(
         words = _FOLDERS if row.in_folder else "the row and column numbers in the names"
         globs = _globs_of(row, fields, family, common)
         through = count if dense else None
-        return _Found(row=row.values, column=column.values, counter=through, sure=sure, words=words, globs=globs)
+        explicit = column.word in _COLUMN_WORDS
+        return _Found(
+            row=row.values,
+            column=column.values,
+            counter=through,
+            sure=sure,
+            explicit=explicit,
+            words=words,
+            globs=globs,
+        )
     if counter is None:
         if strict and (duplicates := _duplicates(fields, family, files)):
             raise InputError(duplicates)
@@ -534,7 +547,7 @@ def _pair(fields: Sequence[_Field]) -> tuple[_Field, _Field, bool] | None:
 
 
 def _are_named(row: _Field, column: _Field) -> bool:
-    if row.word in _ROW_WORDS and column.word in _COLUMN_WORDS:
+    if row.word in _ROW_WORDS and column.word not in _ROW_WORDS:
         return True
     return row.in_folder and not column.in_folder and row.word not in _SCAN_WORDS
 

@@ -20,6 +20,7 @@ from laue_dask.io.geometry import INSIST, Places, Sampler, ScanGrid, resolve_gri
 from laue_dask.io.listing import natural_key
 from laue_dask.io.names import Names, Numbers, describe_left_out, read_names
 from laue_dask.io.positions import Order, Positions, acquisition
+from laue_dask.io.scan_store import ScanStore
 
 MEASURED_AGAIN = "a later frame was taken at the same stage position"
 
@@ -41,12 +42,16 @@ class Placement(ScanGrid):
         Numbers of the frames of the scan that are not in the part that is taken of it; their `pattern` is −1.
     part
         What is taken of which grid, as `io.parts.take` has it; None where it is the whole.
+    assumed
+        Number that was taken for the first point's only because it was the first that was there; None where it is
+        certain.
     """
 
     left_out: dict[int, str] = field(default_factory=dict)
     first: str = ""
     outside: frozenset[int] = frozenset()
     part: dict[str, Any] | None = None
+    assumed: int | None = None
 
     @property
     def missing(self) -> int:
@@ -56,10 +61,8 @@ class Placement(ScanGrid):
     @property
     def line(self) -> str:
         """One line for people: what the grid is, how that is known, and how to check it."""
-        parts = [f"grid: {self.how}", *([self.first] if self.first else [])]
-        if self.missing:
-            parts.append(f"{self.missing} point{'s' if self.missing > 1 else ''} without a frame")
-        return "; ".join(parts)
+        first = f"; {self.first}" if self.first else ""
+        return f"grid: {self.how}{first}{_without_frame(self.missing)}"
 
     def warning(self, refs: Sequence[FrameRef]) -> str:
         """One line that names the files that are left out; empty where none is."""
@@ -155,9 +158,30 @@ def place(
     pattern = np.full(len(refs), -1, dtype=np.int64)
     pattern[kept] = grid.pattern
     first = _first_of_second_line(refs, pattern, grid)
-    return Placement(
-        grid.shape, grid.order, pattern, grid.position, grid.how, grid.fast_axis, left_out=left_out, first=first
-    )
+    told = (grid.shape, grid.order, pattern, grid.position, grid.how, grid.fast_axis)
+    return Placement(*told, left_out=left_out, first=first, assumed=known.assumed)
+
+
+def recorded(store: ScanStore) -> dict[str, Any]:
+    """What a scan store says of its grid, as `Placement.as_json`; of a store of before, what can be told from it."""
+    told = store.provenance.get("placement")
+    if isinstance(told, dict) and {"line", "how", "missing", "left_out"} <= set(told):
+        return dict(told)
+    missing = sum(not name for name in store.source)
+    how = str(store.provenance.get("grid") or f"{store.scan_shape[0]} × {store.scan_shape[1]}, {store.order}")
+    return {
+        "shape": list(store.scan_shape),
+        "order": store.order,
+        "fast_axis": str(store.root.attrs.get("fast_axis", "x")),
+        "how": how,
+        "line": f"grid: {how}{_without_frame(missing)}",
+        "missing": missing,
+        "left_out": [],
+    }
+
+
+def _without_frame(missing: int) -> str:
+    return f"; {missing} point{'s' if missing > 1 else ''} without a frame" if missing else ""
 
 
 def frames_of_scan(refs: Sequence[FrameRef], *, listed: bool = False) -> list[FrameRef]:
@@ -243,6 +267,7 @@ class _Known:
     listed: bool
     from_first: bool
     proposals: str = ""
+    assumed: int | None = None
 
     @property
     def _counts(self) -> NDArray[np.int64]:
@@ -309,7 +334,8 @@ class _Known:
             except UnclearError as unclear:
                 if self.insist:
                     return None
-                return self.shape, "--shape", Places(doubt=f"{unclear}")
+                self._agree_with_lines()
+                return self.shape, "--shape", Places(doubt=str(unclear))
         if isinstance(rows, UnclearError) or isinstance(columns, UnclearError):
             if self.insist:
                 return None
@@ -319,16 +345,29 @@ class _Known:
                 raise InputError(str(doubt))
             self._agree(seen, names.words)
             return self.shape, "--shape", Places(doubt=str(doubt))
+        self.assumed = rows.assumed if rows.assumed is not None else columns.assumed
         seen = (rows.seen, columns.seen)
         if self.insist and ny_nx is not None and not (rows.count <= ny_nx[0] and columns.count <= ny_nx[1]):
             return None
         shape, given = self._agree(seen, names.words)
+        if not names.explicit:
+            return shape, given, Places(acquired=rows.place * shape[1] + columns.place)
         cells = np.stack([rows.place, columns.place], axis=1)
         self._check_order_of(cells, shape)
         if names.in_lines:
             # A number in a line counts its frames as they were taken: which way the line ran is another matter.
-            return shape, given, Places(acquired=rows.place * shape[1] + columns.place, how=names.words)
-        return shape, given if given != "--shape" else "--shape", Places(cells=cells, how=names.words)
+            return shape, given, Places(acquired=rows.place * shape[1] + columns.place)
+        return shape, given, Places(cells=cells)
+
+    def _agree_with_lines(self) -> None:
+        """Refuse a shape where lines and the numbers that run through them say another."""
+        if self.shape is None or self.names.line is None or self.names.counter is None:
+            return
+        try:
+            rows, columns = solve_lines(self.names.line, self.names.counter, None)
+        except UnclearError:
+            return
+        self._agree((rows.seen, columns.seen), self.names.words)
 
     def _count(self, values: Numbers, length: int | None, what: str) -> Count | UnclearError:
         try:
@@ -409,6 +448,7 @@ class _Known:
             if self.insist and points is not None and n <= points:
                 return self.shape, "--shape", Places(acquired=np.argsort(np.argsort(number)))
             return self.shape, "--shape", Places(doubt=str(unclear))
+        self.assumed = found.assumed
         span = found.seen
         if points is None and span != n and span <= 2 * n:
             gaps = f"{n} files, numbered {number.min()} to {number.max()}, {span} points with those missing"
@@ -478,7 +518,8 @@ class _Known:
             raise UnclearError(
                 f"{n} of {points} frames are there and no number tells which file is missing: {_ONE_BY_ONE}"
             )
-        place = count_points(number, length, **self._axis, what="files").place
+        found = count_points(number, length, **self._axis, what="files")
+        place, self.assumed = found.place, found.assumed
         acquired = np.repeat(place, counts) * usual + inside
         if acquired.max() >= points:
             raise UnclearError(f"{files} files of {usual} frames do not fit {points} points: {_ONE_BY_ONE}")

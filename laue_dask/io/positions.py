@@ -40,6 +40,9 @@ USUALLY_OFF = 0.3
 LARGEST_SHEAR = 0.5
 """Share of a step between lines by which a line's points may move along the other axis, from one to the next."""
 
+FEWEST_EVEN = 4
+"""Points of a line from which on it can be seen whether they are evenly spaced."""
+
 DISORDERED = 0.05
 """Share of the frames that may come before their predecessor in an order of acquisition that is still that order."""
 
@@ -360,28 +363,30 @@ def _unlike_lines(
 
 
 def _uneven(values: NDArray[np.float64], line: NDArray[np.int64], place: NDArray[np.int64], step: float) -> bool:
-    """Whether lines are even in themselves, but with other steps or other ends than their neighbours."""
+    """Whether points are evenly spaced along each line, but not by the places that they were cut into.
+
+    Lines may begin at different places: a stage that goes to and fro does so.
+    """
     if not np.isfinite(step) or step <= 0:
         return False
     table = np.stack([np.ones(len(line)), line, place], axis=1).astype(float)
-    off = (values - values.mean() - table @ np.linalg.lstsq(table, values - values.mean(), rcond=None)[0]) / step
-    order = np.argsort(line, kind="stable")
+    centred = (values - values.mean()) / step
+    off = centred - table @ np.linalg.lstsq(table, centred, rcond=None)[0]
+    order = np.lexsort((values, line))
     bounds = [0, *(np.flatnonzero(np.diff(line[order])) + 1), len(order)]
-    between, within, freedom, lines = 0.0, 0.0, 0, 0
-    largest = 0.0
+    cut, even, points, largest = 0.0, 0.0, 0, 0.0
     for start, stop in pairwise(bounds):
         members = order[start:stop]
-        if stop - start < 4:
+        if stop - start < FEWEST_EVEN:
             continue
-        own = np.stack([np.ones(stop - start), place[members]], axis=1).astype(float)
-        told = own @ np.linalg.lstsq(own, off[members], rcond=None)[0]
-        between += float(np.sum(told**2))
-        within += float(np.sum((off[members] - told) ** 2))
-        freedom += stop - start - 2
-        largest, lines = max(largest, float(np.abs(told).max())), lines + 1
-    if not lines or largest < 0.2:
-        return False
-    return between / (2 * lines) > 20 * max(within / max(freedom, 1), 1e-12)
+        mine = off[members] - off[members].mean()
+        count = np.arange(stop - start, dtype=float)
+        told = np.polyval(np.polyfit(count, centred[members], 1), count)
+        cut += float(np.sum(mine**2))
+        even += float(np.sum((centred[members] - told) ** 2))
+        points += stop - start
+        largest = max(largest, float(np.abs(mine).max()))
+    return points > 0 and largest > 0.2 and cut / points > 0.1**2 and even < 0.1 * cut
 
 
 def _from_one_axis(values: NDArray[np.float64], axis: Axis, order: Order) -> Recovered | None:

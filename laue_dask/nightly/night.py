@@ -333,7 +333,8 @@ def _line(name: str, state: State) -> str:
     found = state.facts
     aside = f" ({found['n_set_aside']} set aside)" if found["n_set_aside"] else ""
     k = ", ".join(map(str, found["k"]))
-    return f"done    {name}: {found['n_patterns']:,} patterns{aside}, K = {k}, {duration(found['seconds'])}"
+    grid = f"; {found['grid']}" if found.get("grid") else ""
+    return f"done    {name}: {found['n_patterns']:,} patterns{aside}, K = {k}, {duration(found['seconds'])}{grid}"
 
 
 # The end of a night

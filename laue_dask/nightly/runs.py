@@ -21,6 +21,9 @@ COMMAND = "laue-dask nightly"
 """How the command in the record of a night's run begins."""
 
 _FACTS = ("n_patterns", "n_set_aside", "scan_shape", "k", "suggested_k", "m_pca", "warnings")
+_LATER = {"first_number": None, "insist": False}
+"""Keys of `scan` that came later, and their defaults, which change no run of before."""
+
 _MARKER = ".nightly"
 _RECORD, _WITHDRAWN = "run.json", "run.json.withdrawn"
 _TRASH = ".removing-"
@@ -101,8 +104,8 @@ class Place:
     def finished(self, config: Config) -> dict[str, Any]:
         """The record of a run that was finished with this configuration by this version; empty where there is none."""
         record = self.record()
-        wanted = config.model_dump(mode="json", exclude={"cluster"})
-        found = {name: value for name, value in record.get("config", {}).items() if name != "cluster"}
+        wanted = _comparable(config.model_dump(mode="json"))
+        found = _comparable(record.get("config", {}))
         return record if found == wanted and record.get("laue_dask") == __version__ else {}
 
     def withdraw(self) -> None:
@@ -138,6 +141,18 @@ class Place:
                 self.thumbnails.with_name(f"{self.thumbnails.name}.{kind}.png").unlink(missing_ok=True)
 
 
+def _comparable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a configuration decides on a run's results."""
+    kept = {name: value for name, value in values.items() if name != "cluster"}
+    return kept | {"scan": _of_scan(kept["scan"])} if isinstance(kept.get("scan"), dict) else kept
+
+
+def _of_scan(values: Mapping[str, Any]) -> dict[str, Any]:
+    """How frames are placed, as it was written before there was `_LATER`, when the order of the lines had a default."""
+    kept = {name: value for name, value in values.items() if not (name in _LATER and value == _LATER[name])}
+    return kept | {"order": kept.get("order") or "raster"}
+
+
 def clear(out: Path) -> None:
     """Remove what a removal that was killed left."""
     for rest in out.glob(f"{_TRASH}*"):
@@ -146,7 +161,9 @@ def clear(out: Path) -> None:
 
 def facts(record: Mapping[str, Any]) -> dict[str, Any]:
     """What the nights keep of a finished run."""
-    return {name: record[name] for name in _FACTS} | {"seconds": round(sum(record["seconds"].values()), 1)}
+    grid = record.get("grid", {}).get("line", "")
+    seconds = round(sum(record["seconds"].values()), 1)
+    return {name: record[name] for name in _FACTS} | {"grid": grid, "seconds": seconds}
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +184,7 @@ class Key:
     @classmethod
     def of(cls, scan: Found, config: Config, rest: str) -> "Key":
         """Key of a scan as it lies on the disk, to be run with a configuration whose `rest_of` is `rest`."""
-        return cls(_hash([scan.fingerprint, config.scan.model_dump(mode="json")]), rest)
+        return cls(_hash([scan.fingerprint, _of_scan(config.scan.model_dump(mode="json"))]), rest)
 
     @classmethod
     def parse(cls, text: str) -> "Key":

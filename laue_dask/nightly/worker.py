@@ -7,6 +7,7 @@ input does: when the night is over, or was killed.
 """
 
 import json
+import logging
 import os
 import queue
 import shutil
@@ -14,9 +15,10 @@ import sys
 import tempfile
 import threading
 import traceback
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import psutil
 from rich.console import Console
@@ -75,9 +77,23 @@ def _listen(jobs: "queue.Queue[str]", busy: threading.Event) -> None:
         os._exit(1)
 
 
+@contextmanager
+def _told_in(log: TextIO) -> Iterator[None]:
+    """What a run has to say, such as where its frames belong, is in its log."""
+    handler, logger = logging.StreamHandler(log), logging.getLogger("laue_dask")
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
 def _answer(job: dict[str, Any], kept: _Cluster) -> dict[str, Any]:
     """What became of a job; never raises."""
-    with Path(job["log"]).open("w", encoding="utf-8") as log:
+    with Path(job["log"]).open("w", encoding="utf-8") as log, _told_in(log):
         try:
             config = validate(job["config"], "run")
             extractor_of(config.encoder, config.recipe)
@@ -108,6 +124,7 @@ def _run(job: dict[str, Any], config: Config, kept: _Cluster, progress: RichProg
     ).as_json()
     names = ("n_patterns", "n_set_aside", "scan_shape", "k", "suggested_k", "m_pca", "warnings")
     facts = {name: record[name] for name in names}
+    facts["grid"] = record["grid"].get("line", "")
     facts["seconds"] = round(sum(record["seconds"].values()), 1)
     facts["thumbnails"] = write_thumbnails(folder, Path(job["thumbnails"]), suggested=record["suggested_k"])
     return facts

@@ -104,6 +104,7 @@ def _facts(results: xr.Dataset, run: Mapping[str, Any]) -> str:
     facts: dict[str, str] = {}
     if shape := run.get("scan_shape") or results.attrs.get("scan_shape"):
         facts["scan (y × x)"] = " × ".join(str(points) for points in shape)
+    facts |= _grid(run.get("grid") or {})
     if "n_patterns" in run:
         facts["patterns"] = f"{run['n_patterns']:,}"
     if "n_set_aside" in run:
@@ -119,6 +120,14 @@ def _facts(results: xr.Dataset, run: Mapping[str, Any]) -> str:
     if workers := run.get("workers"):
         facts["ran on"] = str(workers)
     return facts_list(facts)
+
+
+def _grid(grid: Mapping[str, Any]) -> dict[str, str]:
+    """How the grid is known, and which files are none of the scan."""
+    facts = {"grid": str(grid["line"]).removeprefix("grid: ")} if "line" in grid else {}
+    if left_out := [str(one["source"]) for one in grid.get("left_out", [])]:
+        facts["files left out"] = ", ".join(left_out[:ROWS_UP_TO]) + (", …" if len(left_out) > ROWS_UP_TO else "")
+    return facts
 
 
 def _explained(results: xr.Dataset, m_pca: int) -> str:

@@ -128,6 +128,7 @@ def ingest(
     ahead: EncodingAhead | None = None,
     look: Look | None = None,
     make_way: Callable[[], None] | None = None,
+    label: str = "",
     workers: Workers,
     progress: Progress,
 ) -> ScanStore:
@@ -150,6 +151,8 @@ def ingest(
     make_way
         Takes away the store that is at `out`, when nothing is left for which these frames might be refused before they
         are read; by default a store that is there is not replaced.
+    label
+        What the line about the grid begins with.
 
     Returns
     -------
@@ -161,17 +164,17 @@ def ingest(
     InputError
         No frame can be used, or the grid is unknown or does not fit; nothing is left at `out`.
     """
+    if make_way is None:
+        check_out(out)
     require_writable(out)
     # Workers may have another working directory.
     out, source = out.absolute(), absolute(source)
-    if out.exists() and make_way is None:
-        raise StoreError(f"{out}: exists already: choose another path or remove it")
-    look = look or look_at(source, scan)
+    look = look or look_at(source, scan, label=label)
     refs, grid = look.refs, look.grid
     recipe = recipe.for_frames(look.frame_shape) if recipe else None
     if grid is None:
         grid = placing.locate(source, refs, scan, _reader(refs, workers, progress))
-        placing.announce(grid, refs)
+        placing.announce(grid, refs, label)
     if scan.store_frames:
         _require_space(out, look, int(np.count_nonzero(grid.pattern >= 0)))
     with locked_store(out, f"ingest {source}"):
@@ -181,7 +184,14 @@ def ingest(
         return _finish(store, refs, grid, recipe, ahead, workers=workers, progress=progress)
 
 
-def look_at(source: str, scan: ScanConfig) -> Look:
+def check_out(out: Path) -> None:
+    """Raise `InputError` where no store can be made at `out`."""
+    require_writable(out)
+    if out.exists():
+        raise StoreError(f"{out.absolute()}: exists already: choose another path or remove it")
+
+
+def look_at(source: str, scan: ScanConfig, *, label: str = "") -> Look:
     """What the frames of a source are like, and where they belong; this asks nothing of any worker.
 
     Raises
@@ -201,7 +211,7 @@ def look_at(source: str, scan: ScanConfig) -> Look:
         )
     grid = placing.locate_here(source, refs, scan)
     if grid is not None:
-        placing.announce(grid, refs)
+        placing.announce(grid, refs, label)
     return replace(look, grid=grid)
 
 

@@ -7,8 +7,9 @@ from laue_dask.config import ScanConfig
 from laue_dask.errors import FrameError, InputError
 from laue_dask.io.frames import FrameRef, grid_hint, is_listed, read_position
 from laue_dask.io.parts import Part, take
-from laue_dask.io.placement import Placement, place
+from laue_dask.io.placement import Placement, place, recorded
 from laue_dask.io.positions import Positions
+from laue_dask.io.scan_store import ScanStore
 
 MOST_HEADERS_HERE = 1000
 """Headers that are read in this process; more of them are read by workers."""
@@ -90,8 +91,13 @@ def read_positions(refs: Sequence[FrameRef]) -> list[tuple[float, float] | None]
     return positions
 
 
-def announce(placement: Placement, refs: Sequence[FrameRef]) -> None:
-    """Say what the grid is, and which files are none of the scan."""
-    logger.info(placement.line)
+def announce(placement: Placement, refs: Sequence[FrameRef], label: str = "") -> None:
+    """Say what the grid is, and which files are none of the scan; `label` tells one of several scans."""
+    logger.info("%s%s", label, placement.line)
     if warning := placement.warning(refs):
-        logger.warning(warning)
+        logger.warning("%s%s", label, warning)
+
+
+def remind(store: ScanStore, label: str = "") -> None:
+    """Say what the grid of a scan store is."""
+    logger.info("%s%s", label, recorded(store)["line"])

@@ -30,6 +30,7 @@ from laue_dask.io.frames import FrameRef, discover, read_frame, read_position
 from laue_dask.io.kinds import TIFF_SUFFIXES
 from laue_dask.io.limits import Expected
 from laue_dask.io.packed import pack
+from laue_dask.io.placement import recorded
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.io.usual import groups_of
 from laue_dask.pca import IncrementalPCA, block_rows
@@ -38,7 +39,7 @@ from laue_dask.seeding import search
 from laue_dask.stages import specimen
 from laue_dask.stages.extraction import QUALITY_SAMPLE
 from laue_dask.stages.ingest import SAMPLE_BYTES, SAMPLE_FRAMES
-from laue_dask.stages.placing import announce, locate_here, refuse_part
+from laue_dask.stages.placing import announce, locate_here, refuse_part, remind
 from laue_dask.threads import one_thread
 
 SECONDS = 10.0
@@ -64,7 +65,7 @@ class Survey:
     Attributes
     ----------
     what
-        One line for people.
+        For people.
     refs
         The frames, where the source is no store.
     store, patterns
@@ -139,7 +140,8 @@ def survey(origin: str, config: Config) -> Survey:
         if found.outside:
             refs = [ref for i, ref in enumerate(refs) if i not in found.outside]
             chosen = spread(len(refs))
-        points, grid = found.shape[0] * found.shape[1], f"{found.shape[0]} × {found.shape[1]} points"
+        points = found.shape[0] * found.shape[1]
+        grid = f"{found.shape[0]} × {found.shape[1]} points\n{_aligned(found.line)}"
     stored = float(np.mean([_stored_bytes(refs[i]) for i in chosen]))
     if config.scan.shape is None:
         header = stored if _is_read_whole(refs[chosen[0]]) else 0.0
@@ -247,7 +249,14 @@ def _of_store(origin: str, config: Config) -> Survey:
     )
     (ny, nx), (rows, columns) = store.scan_shape, store.frame_shape
     what = f"{len(usable)} frames of {rows} × {columns}, {store.dtype}; {ny} × {nx} points"
+    remind(store)
+    what += f"\n{_aligned(recorded(store)['line'])}"
     return Survey(scan, what, store=store, patterns=usable.tolist())
+
+
+def _aligned(line: str) -> str:
+    """The line about the grid, beneath the others of a plan."""
+    return f"{'grid':15s} {line.removeprefix('grid: ')}"
 
 
 def _stored_bytes(ref: FrameRef) -> float:

@@ -16,7 +16,7 @@ from laue_dask.progress import Progress
 from laue_dask.stages import changes, held, specimen
 from laue_dask.stages.ahead import EncodingAhead, forget
 from laue_dask.stages.ingest import Look, ingest, look_at
-from laue_dask.stages.placing import refuse_part
+from laue_dask.stages.placing import refuse_part, remind
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def count(source: str) -> int:
     return int(ScanStore.open(source).valid.sum()) if _is_store(source) else len(discover(source))
 
 
-def look(source: str, folder: Path, scan: ScanConfig) -> Look | None:
+def look(source: str, folder: Path, scan: ScanConfig, *, label: str = "") -> Look | None:
     """What the frames of a run are like, before any worker is started; None where they are in a scan store already.
 
     Raises
@@ -46,7 +46,7 @@ def look(source: str, folder: Path, scan: ScanConfig) -> Look | None:
     """
     if _is_store(source):
         refuse_part(source, scan)
-    return None if is_ingested(source, folder) else look_at(source, scan)
+    return None if is_ingested(source, folder) else look_at(source, scan, label=label)
 
 
 def open_scan(
@@ -58,6 +58,7 @@ def open_scan(
     ahead: EncodingAhead | None = None,
     look: Look | None = None,
     again: bool = False,
+    label: str = "",
     workers: Workers,
     progress: Progress,
 ) -> ScanStore:
@@ -73,6 +74,8 @@ def open_scan(
         At the frames, where somebody has looked already.
     again
         Whether frames that are not those of the store that is there are read again, in its place.
+    label
+        What the line about the grid begins with, of one of several scans.
 
     Raises
     ------
@@ -89,6 +92,7 @@ def open_scan(
                 f"--shape says {scan.shape[0]} × {scan.shape[1]}: leave --shape out, or ingest the frames again"
             )
         changes.warn_of_changes(store)
+        remind(store, label)
         return store
     make_way = None
     if own.exists():
@@ -102,6 +106,7 @@ def open_scan(
             logger.info("ingest: again, %s", str(error).removeprefix(f"{own}: ").removesuffix(f": {held.CHOICE}"))
             make_way = partial(_make_way, folder)
         else:
+            remind(store, label)
             specimen.require_enough(int(store.valid.sum()), k, store.set_aside)
             return store
     folder.mkdir(parents=True, exist_ok=True)
@@ -118,6 +123,7 @@ def open_scan(
             recipe=recipe,
             ahead=ahead,
             look=look,
+            label=label,
             make_way=make_way,
             workers=workers,
             progress=progress,

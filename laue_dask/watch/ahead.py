@@ -1,7 +1,7 @@
 """Blocks of the scan store that are written while the scan goes on, for `laue-dask run` to find."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +9,10 @@ from laue_dask.config import Config
 from laue_dask.errors import InputError
 from laue_dask.io.frames import FrameRef
 from laue_dask.io.identity import State
+from laue_dask.io.placement import Placement
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.schema import PATTERN_SIZE
-from laue_dask.stages import ingest, placing
+from laue_dask.stages import ingest
 from laue_dask.watch.intake import Detector
 
 ENOUGH = ingest.SAMPLE_FRAMES
@@ -34,6 +35,8 @@ class Ahead:
         Of the run.
     config
         Of the run; `scan.aborted` must be set, for the scan is not complete yet.
+    locate
+        Finds out where frames belong.
 
     Attributes
     ----------
@@ -43,8 +46,11 @@ class Ahead:
         Bytes, about, that the rest of the store takes; 0 while that is not known.
     """
 
-    def __init__(self, source: str, folder: Path, config: Config) -> None:
+    def __init__(
+        self, source: str, folder: Path, config: Config, locate: Callable[[Sequence[FrameRef]], Placement]
+    ) -> None:
         self.patterns = self.missing = 0
+        self._locate = locate
         self._source, self._path, self._scan = source, folder / "scan.zarr", config.scan
         self._recipe = config.recipe if config.recipe.substrate == "keep" else None
         self._store: ScanStore | None = None
@@ -68,9 +74,11 @@ class Ahead:
         """
         if self._path.exists() and not self._reopen(refs):
             return None
-        look = ingest.look_of(refs, packed=self._scan.store_frames, sample_of=read)
+        grid = self._locate(refs)
+        scan = {str(refs[i]) for i in range(len(refs)) if i not in grid.left_out}
+        some = [ref for ref in read if str(ref) in scan]
+        look = ingest.look_of(refs, packed=self._scan.store_frames, sample_of=some)
         self._recipe = self._recipe and self._recipe.for_frames(look.frame_shape)
-        grid = placing.locate(self._source, refs, self._scan, from_first=True)
         self._per_pattern = look.stored_bytes
         self._per_pattern += 0 if self._recipe is None else PATTERN_SIZE**2
         self.missing = int(self._per_pattern * grid.shape[0] * grid.shape[1])
@@ -104,7 +112,7 @@ class Ahead:
         """Write the next block whose frames were all read; whether there was one."""
         if self._store is None:
             raise ValueError("the store is begun first")
-        grid = placing.locate(self._source, refs, self._scan, from_first=True)
+        grid = self._locate(refs)
         for block in ingest.blocks_of(self._store, refs, grid, self._recipe):
             members = [ref for shard in block.shards for ref in shard]
             if not all(ref and str(ref) in read for ref in members):

@@ -164,7 +164,7 @@ class Intake:
         since = self._files.since(state)
         pattern = preprocess.reduce_frames(frame, mask, self._recipe)[0]
         self._files.was_read(ref, state)
-        entry = Entry(str(ref), state.path, state.size, state.changed, round(signal, 4), saturated, None)
+        entry = Entry(str(ref), state.path, state.size, state.changed, round(signal, 4), saturated, None, info.position)
         return _Shot(entry, pattern, since)
 
     def _fit(self, patterns: NDArray[np.uint8]) -> None:

@@ -36,6 +36,8 @@ class Entry:
         Share of the usable pixels that are saturated.
     unexplained
         See `encoder.losses.unexplained`; None where it was not computed.
+    position
+        Stage coordinates (y, x) of the frame's header; None where there are none.
     """
 
     file: str
@@ -45,6 +47,7 @@ class Entry:
     signal: float
     saturated: float
     unexplained: float | None
+    position: tuple[float, float] | None = None
 
     @property
     def state(self) -> State:
@@ -112,6 +115,11 @@ class Log:
         """Row of the last entry of each frame, −1 for one that was not read."""
         return np.array([self._row.get(file, -1) for file in files], dtype=np.int64)
 
+    def positions(self, files: Sequence[str]) -> list[tuple[float, float] | None]:
+        """Stage coordinates (y, x) of frames; None of one that was not read, or whose header tells none."""
+        rows = self.rows(files).tolist()
+        return [None if row < 0 else self.entries[row].position for row in rows]
+
     @property
     def states(self) -> dict[str, State]:
         """State of the file of each frame when that was read the last time."""
@@ -128,7 +136,10 @@ def _read(path: Path, header: dict[str, Any]) -> tuple[list[Entry], bool]:
         if json.loads(first) != header:
             return entries, False
         for line in lines[:-1]:
-            entries.append(Entry(**json.loads(line)))
+            values = json.loads(line)
+            if values.get("position") is not None:
+                values["position"] = tuple(values["position"])
+            entries.append(Entry(**values))
     except (ValueError, TypeError):
         return entries, False
     return entries, lines[-1:] == [""]

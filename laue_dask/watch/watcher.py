@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from laue_dask import interruption, pipeline
-from laue_dask.config import Config
+from laue_dask.config import Config, ScanConfig
 from laue_dask.encoder import weights
 from laue_dask.encoder.drift import Drift
 from laue_dask.encoder.encode import Network
@@ -35,6 +35,7 @@ from laue_dask.io.identity import State
 from laue_dask.io.kinds import is_frame
 from laue_dask.io.lock import locked
 from laue_dask.io.patterns import is_pattern
+from laue_dask.io.placement import Placement
 from laue_dask.io.places import free_space, is_full, replace_file
 from laue_dask.progress import Progress
 from laue_dask.record import Run
@@ -236,7 +237,11 @@ class Watcher:
         )
         # So few frames are no sign of a wrong shape yet.
         self._scan = config.scan.model_copy(update={"aborted": True})
-        self._ahead = Ahead(source, folder, config.model_copy(update={"scan": self._scan}))
+        self._ahead = Ahead(source, folder, config.model_copy(update={"scan": self._scan}), self._locate)
+        self._counted = (0, 0)
+        """Frames that were known when those of the scan were counted, and how many these were."""
+        self._first: int | None = None
+        """Number of the file that is taken for the first point's."""
         self._preview = Preview(config.pca, seed=config.clustering.seed)
         self._reference = _reference(extractor)
         self._shown: _Refreshed | None = None
@@ -349,8 +354,43 @@ class Watcher:
         self._ahead.finish()
         with self._room():
             self.write("finishing")
-        few = len(self._files.refs) < 0.5 * self._points
-        return self._config.model_copy(update={"scan": self._scan}) if few else self._config
+        few = self._of_scan() < 0.5 * self._points
+        scan = self._scan if few else self._config.scan
+        if self._first is not None and self._needs_first(scan):
+            scan = scan.model_copy(update={"first_number": self._first})
+        return self._config.model_copy(update={"scan": scan})
+
+    def _needs_first(self, scan: ScanConfig) -> bool:
+        """Whether a run would not know which file is the first."""
+        refs = self._files.refs
+        positions = self._log.positions([str(ref) for ref in refs])
+        try:
+            placing.locate(self._source, refs, scan, positions)
+        except InputError:
+            return True
+        return False
+
+    def _locate(self, refs: Sequence[FrameRef]) -> Placement:
+        """Where frames belong by now: the first that is there is the first point's."""
+        positions = self._log.positions([str(ref) for ref in refs])
+        found = placing.locate(self._source, refs, self._scan, positions, from_first=True)
+        if found.assumed is not None and found.assumed != self._first:
+            self._say(f"watch: the first point is that of the file with number {found.assumed} (--first-number)")
+        self._first = found.assumed
+        return found
+
+    def _of_scan(self) -> int:
+        """Frames of the scan that are known: without files that are none of it."""
+        refs = self._files.refs
+        if len(refs) - self._files.assumed < self._points:
+            return len(refs)
+        if self._counted[0] != len(refs):
+            try:
+                left_out = len(self._locate(refs).left_out)
+            except InputError:
+                left_out = 0
+            self._counted = (len(refs), len(refs) - left_out)
+        return self._counted[1]
 
     def failed(self, error: BaseException) -> None:
         """Say on the page that there is no result, and why."""
@@ -389,7 +429,7 @@ class Watcher:
         quiet = time.monotonic() - files.news
         if stop.is_set():
             return f"ended after {len(files.refs):,} of {self._points:,} frames"
-        if len(files.refs) - files.assumed >= self._points and (not files.unread or files.quiet(LINGER)):
+        if self._of_scan() - files.assumed >= self._points and (not files.unread or files.quiet(LINGER)):
             return f"all {self._points:,} frames are there"
         if files.refs and quiet >= timeout:
             return f"nothing new for {quiet:.0f} s, after {len(files.refs):,} of {self._points:,} frames"
@@ -443,7 +483,7 @@ class Watcher:
     def _fits(self, refs: Sequence[FrameRef]) -> bool:
         """Whether the frames can be placed; they may be too many for a while, and an alarm says so meanwhile."""
         try:
-            placing.locate(self._source, refs, self._scan, from_first=True)
+            self._locate(refs)
         except InputError:
             return False
         return True
@@ -462,11 +502,11 @@ class Watcher:
         errors = np.array([entry.unexplained for entry in self._log.entries[:rows]], dtype=np.float32)
         drift = Drift.between(errors, self._reference)
         try:
-            placed = placing.locate(self._source, refs, self._scan, from_first=True).pattern
+            placed = self._locate(refs).pattern
         except InputError as error:
             return _Refreshed(self._shown.maps if self._shown else None, rows, drift, str(error), time.time())
         row = self._log.rows([str(ref) for ref in refs])
-        known = np.flatnonzero((row >= 0) & (row < rows))
+        known = np.flatnonzero((row >= 0) & (row < rows) & (placed >= 0))
         known = known[np.argsort(placed[known])]
         maps = self._preview.update(self._log.features()[:rows], row[known], placed[known], k)
         if maps is not None:
