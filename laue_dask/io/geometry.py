@@ -246,7 +246,11 @@ def _disagreed(
 
 def _without_shape(headers: Headers, order: Order | None, places: Places, proposals: str, insist: bool) -> ScanGrid:
     stage = headers.all()
-    found = stages.recover(stage, order or "raster")
+    try:
+        found = stages.recover(stage, order or "raster")
+    except InputError as error:
+        one_by_one = "to take the frames one after another, give --shape NY NX --insist"
+        raise InputError(f"{error}; {one_by_one}") from error
     if found is None:
         if headers.count == 1:
             return make_grid((1, 1), "raster", np.zeros(1, dtype=np.int64), stage, "1 × 1, one frame")
