@@ -3,6 +3,7 @@
 A number is certain to be a place where only one first number and one step fit the points that there are.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +20,22 @@ USUAL_GAP = 0.5
 """Share of the gaps between numbers that are alike where these count something, unlike times."""
 
 
+MOST_CHOICES = 64
+"""First numbers that may be told apart by the headers, at most."""
+
+
 class UnclearError(InputError):
-    """What numbers count leaves it open where frames belong; the message says what to do."""
+    """What numbers count leaves it open where frames belong; the message says what to do.
+
+    Attributes
+    ----------
+    choices : each (n,) int64
+        Places that the frames may have, where these are few.
+    """
+
+    def __init__(self, message: str, choices: Sequence[Numbers] = ()) -> None:
+        super().__init__(message)
+        self.choices = choices
 
 
 @dataclass(frozen=True)
@@ -211,7 +226,8 @@ def _within(values: Numbers, points: int, what: str, first_number: int | None, f
         short = points - (span // step + 1)
         raise UnclearError(
             f"{what} are numbered {low} to {high}, {points} were expected: are the first or the last missing? "
-            f"Give --first-number {least} if the first {short} {_are(short)}, {most} if the last {_are(short)}"
+            f"Give --first-number {least} if the first {short} {_are(short)}, {most} if the last {_are(short)}",
+            [(values - first) // step for first in range(least, most + 1, step)][:MOST_CHOICES],
         )
     how = f"counted from {first}" if first_number is not None or least < most else ""
     assumed = first if first_number is None and least < most else None

@@ -7,7 +7,7 @@ or recovered.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,12 +73,15 @@ class Places:
         Why neither is known, and what to do; it is said where the headers do not tell either.
     how
         What the shape or the places are known from, for people; empty where frames follow one another.
+    choices : each (n_frames,) int64
+        What `acquired` may be, where there is a doubt that headers may end.
     """
 
     acquired: NDArray[np.int64] | None = None
     cells: NDArray[np.int64] | None = None
     doubt: str = ""
     how: str = ""
+    choices: Sequence[NDArray[np.int64]] = ()
 
 
 class Headers:
@@ -171,6 +174,9 @@ def resolve_grid(
     if not any(stages.moves(stage)) or len(told) < min(FEWEST_HEADERS, n_frames):
         check_count(n_frames, shape, None, fewest, given)
         return _placed(headers, shape, order or "raster", "x", places, _as(given), stage)
+    if not known and n_frames <= ny * nx:
+        places = _chosen(stage, shape, order, places)
+        known = places.acquired is not None
     if known and n_frames <= ny * nx:
         found = _agreed(stage, shape, order, places, given)
         if found is None and given != "--shape" and places.cells is None:
@@ -185,6 +191,13 @@ def resolve_grid(
                 stage = None  # a few positions are of no use to anybody
             return _placed(headers, shape, *found, places, same, stage)
     return _disagreed(headers, shape, order, places, given, fewest)
+
+
+def _chosen(stage: NDArray[np.float64], shape: tuple[int, int], order: Order | None, places: Places) -> Places:
+    """The only places that the frames may have and that the headers agree with; the same doubt where there are more."""
+    told = np.isfinite(stage).any(axis=1)
+    fitting = [one for one in places.choices if stages.agreement(stage[told], one[told], shape, order) is not None]
+    return replace(places, acquired=fitting[0], doubt="") if len(fitting) == 1 else places
 
 
 def _agreed(

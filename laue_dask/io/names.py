@@ -165,11 +165,6 @@ class Names:
     explicit: bool = False
     words: str = ""
 
-    @property
-    def in_lines(self) -> bool:
-        """Whether the files are those of lines, numbered as they were taken, and not named after their columns."""
-        return self.words in (_FOLDERS, _LINES)
-
     globs: tuple[str, ...] = ()
 
 

@@ -351,12 +351,10 @@ class _Known:
             return None
         shape, given = self._agree(seen, names.words)
         if not names.explicit:
+            # A number in a line counts its frames as they were taken: which way the line ran is another matter.
             return shape, given, Places(acquired=rows.place * shape[1] + columns.place)
         cells = np.stack([rows.place, columns.place], axis=1)
         self._check_order_of(cells, shape)
-        if names.in_lines:
-            # A number in a line counts its frames as they were taken: which way the line ran is another matter.
-            return shape, given, Places(acquired=rows.place * shape[1] + columns.place)
         return shape, given, Places(cells=cells)
 
     def _agree_with_lines(self) -> None:
@@ -447,7 +445,7 @@ class _Known:
         except UnclearError as unclear:
             if self.insist and points is not None and n <= points:
                 return self.shape, "--shape", Places(acquired=np.argsort(np.argsort(number)))
-            return self.shape, "--shape", Places(doubt=str(unclear))
+            return self.shape, "--shape", Places(doubt=str(unclear), choices=unclear.choices)
         self.assumed = found.assumed
         span = found.seen
         if points is None and span != n and span <= 2 * n:

@@ -231,6 +231,13 @@ class TestHeaders:
         assert found.pattern.tolist() == self.snake[kept].tolist()
         assert found.missing == 1
 
+    @pytest.mark.parametrize("first", [0, 1])
+    def test_tell_which_number_is_the_first_points_of_an_aborted_scan(self, first):
+        refs = refs_of([f"img_{i + first:04d}.tif" for i in range(14)])
+        assert place(refs, shape=SHAPE, positions=positions_of(self.snake[:14])).pattern.tolist() == (
+            self.snake[:14].tolist()
+        )
+
     def test_contradict_rows_and_columns_in_the_names(self):
         refs = refs_of(scan(IN_LINES["rows and columns"]))
         mirrored = positions_of(np.arange(24).reshape(6, 4).T.ravel())
