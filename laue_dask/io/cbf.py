@@ -18,6 +18,8 @@ MAGIC = b"###CBF"
 MAX_HEADER_BYTES = 2**20
 """In which the pixels must begin."""
 
+_USUAL_HEADER_BYTES = 16384
+
 _BINARY = b"\x0c\x1a\x04\xd5"
 _SECTION = b"--CIF-BINARY-FORMAT-SECTION--"
 _DTYPES = {
@@ -33,7 +35,10 @@ class _Section:
 
     def __init__(self, file: BinaryIO) -> None:
         file.seek(0)
-        head, marker, _ = file.read(MAX_HEADER_BYTES).partition(_BINARY)
+        content = file.read(_USUAL_HEADER_BYTES)
+        if _BINARY not in content:
+            content += file.read(MAX_HEADER_BYTES - len(content))
+        head, marker, _ = content.partition(_BINARY)
         if not head:
             raise FrameError("is empty")
         if not head.startswith(MAGIC[: len(head)]):

@@ -204,9 +204,14 @@ def frame_info(ref: FrameRef) -> FrameInfo:
     FrameError
         As `read_frame`.
     """
-    if ref.dataset is None and _format(ref.path) == "":
+    if is_read_whole(ref):
         return load(ref)[1]
     return cast(FrameInfo, _guarded(_scan_header, ref))
+
+
+def is_read_whole(ref: FrameRef) -> bool:
+    """Whether the header of a frame is read with all of its pixels."""
+    return ref.dataset is None and _format(ref.path) == ""
 
 
 def load(

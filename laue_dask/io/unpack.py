@@ -10,6 +10,8 @@ from laue_dask.errors import FrameError
 
 SUFFIXES = (".gz", ".bz2")
 _STEP_BYTES = 2**20
+_LEAST_BYTES = 18
+"""Of a packed file: what is shorter was cut."""
 
 
 def is_packed(path: str) -> bool:
@@ -25,12 +27,12 @@ def unpacked(path: str, limit: int) -> BinaryIO:
     FrameError
         It is damaged, or holds more than `limit` bytes.
     """
-    content = bytearray()
+    content = io.BytesIO()
     with _opened(path) as stream:
         try:
             while part := stream.read(_STEP_BYTES):
-                content += part
-                if len(content) > limit:
+                content.write(part)
+                if content.tell() > limit:
                     raise _too_large(limit)
         except FrameError:
             raise
@@ -39,10 +41,13 @@ def unpacked(path: str, limit: int) -> BinaryIO:
         except (OSError, ValueError, IndexError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
+            if os.stat(path).st_size < _LEAST_BYTES:  # noqa: PTH116
+                raise FrameError("truncated packed file: it ends before its content does") from error
             raise FrameError("damaged packed file: it cannot be unpacked") from error
         except Exception as error:  # zlib's own
             raise FrameError("damaged packed file: it cannot be unpacked") from error
-    return io.BytesIO(bytes(content))
+    content.seek(0)
+    return content
 
 
 def fill(file: BinaryIO, view: memoryview) -> int:

@@ -26,8 +26,7 @@ from laue_dask.encoder.encode import BATCH_SIZES, Network
 from laue_dask.encoder.extractors import Extractor
 from laue_dask.encoder.pixels import BATCH, Pixels
 from laue_dask.errors import FrameError, InputError
-from laue_dask.io.frames import FrameRef, discover, read_frame, read_position
-from laue_dask.io.kinds import TIFF_SUFFIXES
+from laue_dask.io.frames import FrameRef, discover, is_read_whole, read_frame, read_position
 from laue_dask.io.limits import Expected
 from laue_dask.io.packed import pack
 from laue_dask.io.placement import recorded
@@ -144,7 +143,7 @@ def survey(origin: str, config: Config) -> Survey:
         grid = f"{found.shape[0]} × {found.shape[1]} points\n{_aligned(found.line)}"
     stored = float(np.mean([_stored_bytes(refs[i]) for i in chosen]))
     if config.scan.shape is None:
-        header = stored if _is_read_whole(refs[chosen[0]]) else 0.0
+        header = stored if is_read_whole(refs[chosen[0]]) else 0.0
     scan = Scan(points, len(refs), info.shape, info.dtype, stored, header, in_store=config.scan.store_frames)
     return Survey(scan, f"{len(refs)} frames of {rows} × {columns}, {info.dtype}; {grid}", refs)
 
@@ -271,11 +270,6 @@ def _stored_bytes(ref: FrameRef) -> float:
             return float(node.id.get_storage_size() or node.nbytes) / frames
     except (OSError, KeyError):
         return 0.0
-
-
-def _is_read_whole(ref: FrameRef) -> bool:
-    """Whether the header of a frame is read with all of its pixels."""
-    return ref.dataset is None and not set(TIFF_SUFFIXES) & {suffix.lower() for suffix in Path(ref.path).suffixes}
 
 
 def _extractor_bytes(extractor: Extractor) -> int:
