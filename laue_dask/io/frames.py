@@ -59,6 +59,8 @@ class FrameRef:
     @classmethod
     def parse(cls, text: str) -> Self:
         """The reference that `str` wrote: `file.tif`, `file.tif[3]` or `file.h5::/path[12]`."""
+        if not text.endswith("]") and "::" not in text:
+            return cls(text)  # as nearly all are, of which there may be 100,000
         found = _LISTED.fullmatch(text)
         if found is None:
             raise ValueError(f"not a reference to a frame: {text!r}")

@@ -635,12 +635,17 @@ class ScanStore:
     def located(self, name: str) -> FrameRef:
         """Where a frame of the source is: where it was or, if store and source were moved together, where it is now."""
         ref = FrameRef.parse(name)
-        before = self.provenance.get("store")
-        if before in (None, str(self.path.absolute())) or os.path.lexists(ref.path):
+        before, here = self._moved
+        if before is None or os.path.lexists(ref.path):
             return ref
-        way = os.path.relpath(ref.path, Path(str(before)).parent)
-        now = os.path.normpath(self.path.absolute().parent / way)
+        now = os.path.normpath(here / os.path.relpath(ref.path, before))
         return replace(ref, path=now) if os.path.lexists(now) else ref
+
+    @cached_property
+    def _moved(self) -> tuple[Path | None, Path]:
+        """Folder in which the store was made, None where it is still there, and the one in which it is."""
+        made, here = self.provenance.get("store"), self.path.absolute()
+        return None if made in (None, str(here)) else Path(str(made)).parent, here.parent
 
     def _read_sources(self, start: int, stop: int, *, out: NDArray[Any] | None) -> NDArray[Any]:
         stack = np.empty((stop - start, *self.frame_shape), dtype=self.dtype) if out is None else out[: stop - start]

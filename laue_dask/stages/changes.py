@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laue_dask.io.frames import FrameRef
-from laue_dask.io.identity import Stamp, difference, stamps_of
+from laue_dask.io.identity import UNKNOWN, Stamp, difference, stamps_of
 from laue_dask.io.scan_store import ScanStore
 
 PROBED = 8
@@ -93,15 +93,14 @@ def sources_of(store: ScanStore, now: Mapping[str, FrameRef] | None = None) -> l
     identity = store.identity
     if identity is None:
         return []
-    valid = store.valid
-    found = []
-    for pattern, name in enumerate(store.source):
-        stamp = identity.stamp(pattern)
+    columns = (identity.size, identity.time, identity.checksum, store.valid)
+    rows = zip(store.source, *(column.tolist() for column in columns), strict=True)
+    return [
+        Read(pattern, store.located(name) if now is None else now[name], Stamp(size, time), crc, usable)
+        for pattern, (name, size, time, crc, usable) in enumerate(rows)
         # Those of blocks that an earlier version began to ingest are not known.
-        if name and (stamp.known or not valid[pattern]):
-            ref = store.located(name) if now is None else now[name]
-            found.append(Read(pattern, ref, stamp, int(identity.checksum[pattern]), bool(valid[pattern])))
-    return found
+        if name and (size != UNKNOWN or not usable)
+    ]
 
 
 def told(changed: Sequence[Changed], total: int) -> str:
