@@ -10,7 +10,7 @@ from laue_dask.encoder import weights
 from laue_dask.errors import FrameError, InputError
 from laue_dask.io import placement
 from laue_dask.io import results as io_results
-from laue_dask.io.frames import FrameRef, discover, frame_info
+from laue_dask.io.frames import FrameRef, discover, frame_info, pixel_mask
 from laue_dask.io.names import describe_left_out
 from laue_dask.io.scan_store import ScanStore, frame_layout
 from laue_dask.printable import printable
@@ -53,7 +53,10 @@ def describe(path: Path) -> str:
     position = "none" if info.position is None else f"y = {info.position[0]:g}, x = {info.position[1]:g}"
     lines = [f"{path}: {len(refs)} frame{'s' if len(refs) > 1 else ''}", f"first           {refs[0]}"]
     lines += [f"shape, dtype    {info.shape[0]} × {info.shape[1]}, {info.dtype}", f"stage position  {position}"]
-    return "\n".join(map(printable, [*lines, *_found_grid(path, refs)]))
+    lines += _found_grid(path, refs)
+    if (mask := pixel_mask(refs[0])) is not None:
+        lines.append(f"pixel mask      {mask.text}")
+    return "\n".join(map(printable, lines))
 
 
 def _found_grid(path: Path, refs: Sequence[FrameRef]) -> list[str]:

@@ -31,10 +31,13 @@ from laue_dask.io.patterns import is_pattern
 
 logger = logging.getLogger(__name__)
 
-_LISTED = re.compile(r"(?P<path>.*?)(?:::(?P<dataset>[^\[\]]*))?(?:\[(?P<index>\d+)\])?", re.DOTALL)
+_LISTED = re.compile(
+    r"(?P<path>.*?)(?:::(?P<dataset>[^\[\]]*(?:\[[\d:,]*[:,][\d:,]*\])?))?(?:\[(?P<index>\d+)\])?", re.DOTALL
+)
+"""Of a dataset with what was chosen of its axes, `/d[:,0]`, and the number of a frame of that, `/d[:,0][12]`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FrameRef:
     """Where one frame is.
 
@@ -169,9 +172,23 @@ def is_listed(src: str | Path) -> bool:
     return Path(name).is_file() and not is_frame(name) and not kind_of_content(name)
 
 
-def grid_hint(refs: Sequence[FrameRef]) -> tuple[int, int] | None:
-    """(ny, nx) that the one file of all these frames says of itself; None where it says nothing."""
-    return None
+def grid_hint(refs: Sequence[FrameRef], scan_shape: tuple[int, int] | None = None) -> tuple[int, int] | None:
+    """(ny, nx) that the one file of all these frames says of itself; None where it says nothing.
+
+    Raises
+    ------
+    InputError
+        An axis of the dataset may count images of each point; see `hdf5.grid_of`.
+    """
+    first, last = refs[0], refs[-1]
+    if first.dataset is None or (first.path, first.dataset) != (last.path, last.dataset):
+        return None
+    return hdf5.grid_of(first.path, first.dataset, scan_shape)
+
+
+def pixel_mask(ref: FrameRef) -> hdf5.PixelMask | None:
+    """Unusable pixels by what the file of a frame says; None where it says nothing. HDF5 files alone do."""
+    return None if ref.dataset is None else hdf5.pixel_mask(ref.path, ref.dataset)
 
 
 def read_frame(ref: FrameRef, *, expected: Expected | None = None) -> NDArray[Any]:
@@ -395,8 +412,8 @@ def _first_readable(files: Sequence[str], dataset: str | None) -> list[FrameRef]
     raise errors[0]
 
 
-def frames_of(file: str, dataset: str | None) -> list[FrameRef]:
-    """Frames of one file, which is opened for that.
+def frames_of(file: str, dataset: str | None, *, closed: bool = False) -> list[FrameRef]:
+    """Frames of one file, which is opened for that; `closed` refuses HDF5 that is still written.
 
     Raises
     ------
@@ -404,24 +421,24 @@ def frames_of(file: str, dataset: str | None) -> list[FrameRef]:
         It is HDF5 and cannot be read, or holds no dataset of frames, or several.
     """
     try:
-        return bounded(lambda: _frames_of(file, dataset), file)
+        return bounded(lambda: _frames_of(file, dataset, closed), file)
     except LateError as error:
         if dataset is not None or suffix_of(file) in hdf5.SUFFIXES:
             raise hdf5.UnreadableError(f"{file}: {error}") from error
         return [FrameRef(file)]  # it is set aside when it is read
 
 
-def _frames_of(file: str, dataset: str | None) -> list[FrameRef]:
+def _frames_of(file: str, dataset: str | None, closed: bool) -> list[FrameRef]:
     suffix = kind_of(file)
     if suffix in hdf5.SUFFIXES or dataset is not None:
         if what := irregular(file):
             raise hdf5.UnreadableError(f"{file}: is {what}, not a file")
         with suppress(OSError):  # which the library has better words for
             touch(file)
-        found = hdf5.find_frames(file, dataset)
-        if len(found) == 1 and found[0][1] in (None, 1):
-            return [FrameRef(file, found[0][0])]
-        return [FrameRef(file, name, i) for name, length in found for i in range(length or 1)]
+        found = hdf5.find_frames(file, dataset, closed=closed)
+        if len(found) == 1 and found[0].frames in (None, 1):
+            return [FrameRef(file, found[0].dataset)]
+        return [FrameRef(file, one.dataset, i) for one in found for i in range(one.frames or 1)]
     kind, count = _format(file), 1
     if irregular(file):
         return [FrameRef(file)]

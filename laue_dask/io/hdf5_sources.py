@@ -46,7 +46,7 @@ def _sources(path: str, dataset: str, changed: int, size: int) -> tuple[tuple[in
             found = []
             for source in node.virtual_sources():
                 start, stop = source.vspace.get_select_bounds()
-                first, last = (int(start[0]), int(stop[0])) if node.ndim > 2 else (0, _ALL)
+                first, last = (int(start[0]), int(stop[0])) if node.ndim == 3 else (0, _ALL)
                 if source.file_name != ".":
                     found.append((first, last, _beside(path, source.file_name)))
             return tuple(found)

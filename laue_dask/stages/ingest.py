@@ -22,7 +22,7 @@ from laue_dask.compute.run import map_tasks, run_blocks, write_block
 from laue_dask.config import Recipe, ScanConfig
 from laue_dask.errors import FrameError, InputError, StoreError
 from laue_dask.io.block_files import checksum
-from laue_dask.io.frames import FrameInfo, FrameRef, discover, is_listed, load
+from laue_dask.io.frames import FrameInfo, FrameRef, discover, is_listed, load, pixel_mask
 from laue_dask.io.identity import Stamp
 from laue_dask.io.journal import Journal, Receipt
 from laue_dask.io.lock import locked_store
@@ -58,12 +58,13 @@ class Sample:
     ----------
     frames : (s, row, column)
         Frames of the scan's shape and dtype.
-    info
-        Header of the first of them.
+    info, ref
+        Header of the first of them, and where it is.
     """
 
     frames: NDArray[Any]
     info: FrameInfo
+    ref: FrameRef
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ class Look:
         True where the pixel is unusable.
     stored_bytes
         Of a frame in a store, as small as the sample packs; 0 where none is to be stored.
+    pixel_mask
+        What the file says of unusable pixels, for people; empty where it says nothing.
     grid
         Where the frames belong; None where workers have to read the headers first.
     """
@@ -92,6 +95,7 @@ class Look:
     info: FrameInfo
     mask: NDArray[np.bool_]
     stored_bytes: float
+    pixel_mask: str = ""
     grid: Placement | None = None
 
 
@@ -225,8 +229,12 @@ def look_of(refs: Sequence[FrameRef], *, packed: bool, sample_of: Sequence[Frame
     """
     sample = read_sample(refs if sample_of is None else sample_of)
     rows, columns = sample.frames.shape[1:]
-    mask = preprocess.detector_mask(sample.frames)
-    return Look(refs, (rows, columns), sample.frames.dtype, sample.info, mask, _packed(sample) if packed else 0.0)
+    mask, told = preprocess.detector_mask(sample.frames), ""
+    if (found := pixel_mask(sample.ref)) is not None:
+        mask, told = mask if found.mask is None else mask | found.mask, found.text
+        logger.info("pixel mask: %s", told)
+    stored = _packed(sample) if packed else 0.0
+    return Look(refs, (rows, columns), sample.frames.dtype, sample.info, mask, stored, pixel_mask=told)
 
 
 def _finish(
@@ -287,6 +295,7 @@ def begin(
             "grid": grid.how,
             "placement": grid.as_json(look.refs),
             "asked": scan.model_dump(mode="json"),
+            **({"pixel_mask": look.pixel_mask} if look.pixel_mask else {}),
             "manifest": manifest(look.refs),
         },
         store_frames=scan.store_frames,
@@ -503,6 +512,7 @@ def read_sample(refs: Sequence[FrameRef]) -> Sample:
         room = min(len(alike), SAMPLE_BYTES // (math.prod(kind.shape) * kind.dtype.itemsize) + 1)
         stack = np.empty((room, *kind.shape), kind.dtype)
         read: list[FrameInfo] = []
+        first = alike[0]
         for ref, info in zip(alike, infos, strict=True):
             if len(read) == room:
                 break
@@ -513,9 +523,10 @@ def read_sample(refs: Sequence[FrameRef]) -> Sample:
                 continue
             if not np.may_share_memory(frame, stack):
                 stack[len(read)] = frame
+            first = first if read else ref
             read.append(info)
         if read:
-            return Sample(stack[: len(read)], read[0])
+            return Sample(stack[: len(read)], read[0], first)
     raise InputError(f"none of {len(places)} frames tried can be read; {reasons[0]}")
 
 

@@ -38,7 +38,7 @@ def locate(
         insist=scan.insist,
         aborted=scan.aborted,
         positions=positions,
-        grid_hint=grid_hint(refs),
+        grid_hint=grid_hint(refs, scan.shape),
         listed=is_listed(source),
         from_first=from_first,
     )

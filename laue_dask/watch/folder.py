@@ -274,7 +274,7 @@ class Folder:
         single, before = self._single, source.frames
         linked = hdf5.linked_files(path) if path.endswith(MASTER) else []
         source.told |= {holder: holders.get(holder) for holder in linked}
-        frames = [FrameRef(path, single.dataset)] if single else frames_of(path, self._dataset)
+        frames = [FrameRef(path, single.dataset)] if single else frames_of(path, self._dataset, closed=True)
         self._failures.pop(path, None)
         if path.endswith(MASTER):
             files = {name: hdf5.holder(path, name) for name in {ref.dataset for ref in frames} if name is not None}

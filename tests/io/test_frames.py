@@ -351,10 +351,10 @@ def test_links_to_one_dataset_are_one_candidate(tmp_path, stack):
 
 def test_two_stacks_are_listed_and_a_path_chooses(tmp_path, stack):
     path = write_h5(tmp_path / "a.h5", **{"1.1/measurement/eiger": stack, "2.1/measurement/eiger": stack[:2]})
-    with pytest.raises(InputError, match=r"which dataset.*/1\.1/measurement/eiger \(5, 64, 48\).*/2\.1"):
+    with pytest.raises(InputError, match=r"2 scans.*/1\.1 \(5 frames of 64 × 48\).*/2\.1"):
         discover(path)
     assert len(discover(f"{path}::/2.1/measurement/eiger")) == 2
-    with pytest.raises(InputError, match=r"no dataset '/3\.1'.*it holds /1\.1"):
+    with pytest.raises(InputError, match=r"no dataset '3\.1'.*it holds /1\.1"):
         discover(f"{path}::/3.1")
 
 
@@ -375,7 +375,7 @@ def test_eiger_master_with_filtered_data_files_reads_what_was_written(tmp_path, 
     (tmp_path / "x_data_000001.h5").unlink()
     with pytest.raises(InputError, match="data_000001 is missing"):
         discover(tmp_path)
-    with pytest.raises(FrameError, match="file it links to is missing"):
+    with pytest.raises(FrameError, match=r"its file x_data_000001\.h5 is missing"):
         read_frame(refs[0])
 
 
