@@ -107,14 +107,17 @@ def neighbours(X: Any, valid: Array, shape: tuple[int, int], *, connectivity: Li
     first, second = first[both], second[both]
     order = np.lexsort((second, first))
     first, second = first[order], second[order]
-    distance = _distances(X, first, second)
+    distance = pair_distances(X, first, second)
     if not np.isfinite(distance).all():
         raise InputError("features are not finite: leave those patterns out")
     return Neighbours(first, second, distance)
 
 
-def _distances(X: Any, first: Array, second: Array) -> Array:
-    """Distance of each pair of rows of X, float64; read once, a block of rows and its neighbours at a time."""
+def pair_distances(X: Any, first: Array, second: Array) -> Array:
+    """Distance of each pair of rows of X, float64, `first` ascending and each below its `second`.
+
+    Read once, a block of rows and its neighbours at a time.
+    """
     result = np.empty(len(first))
     size = block_rows(X.shape[1])
     for start in range(0, len(X), size):

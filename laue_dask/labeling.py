@@ -83,6 +83,8 @@ def distances(X: Any, labels: Array, centroids: Array) -> Array:
 def delegates(X: Any, labels: Array, centroids: Array, *, indexable: Array | None = None) -> Array:
     """Row of the member nearest to each centroid (Definition 11, eq. 12).
 
+    The delegates of a run are the nearest of the members that lie in one domain, see `laue_dask.stages.delegates`.
+
     Parameters
     ----------
     X
@@ -102,13 +104,23 @@ def delegates(X: Any, labels: Array, centroids: Array, *, indexable: Array | Non
     return ranked_delegates(X, labels, centroids, indexable=indexable, count=1)[:, 0]
 
 
-def ranked_delegates(X: Any, labels: Array, centroids: Array, *, indexable: Array | None = None, count: int) -> Array:
+def ranked_delegates(
+    X: Any,
+    labels: Array,
+    centroids: Array,
+    *,
+    indexable: Array | None = None,
+    after: Array | None = None,
+    count: int,
+) -> Array:
     """Rows of the members nearest to each centroid, nearest first: the delegate, and those that stand in for it.
 
     Parameters
     ----------
     X, labels, centroids, indexable
         As `delegates` takes them.
+    after
+        (n,) whole numbers: a member with a smaller one comes first, however near others are; all the same by default.
     count
         Members of each cluster, at most.
 
@@ -119,7 +131,8 @@ def ranked_delegates(X: Any, labels: Array, centroids: Array, *, indexable: Arra
     """
     squares = _squares(X, labels, centroids)
     rows = np.arange(len(labels)) if indexable is None else np.flatnonzero(indexable)
-    rows = rows[np.lexsort((squares[rows], labels[rows]))]
+    order = np.zeros(len(labels), np.int8) if after is None else after
+    rows = rows[np.lexsort((squares[rows], order[rows], labels[rows]))]
     _, first, members = np.unique(labels[rows], return_index=True, return_counts=True)
     rank = np.arange(len(rows)) - np.repeat(first, members)
     result = np.full((len(centroids), count), -1, np.int64)

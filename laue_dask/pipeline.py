@@ -39,6 +39,7 @@ from laue_dask.report.drawing import Material
 from laue_dask.reuse import Reuse, Stage, differences, recorded, update
 from laue_dask.stages import changes, evaluation, extraction, grains, segmentation, source, specimen
 from laue_dask.stages.ahead import EncodingAhead
+from laue_dask.stages.delegates import SHOW_TWO
 from laue_dask.stages.ingest import Look
 from laue_dask.stages.reduction import reduce_scan
 from laue_dask.stages.specimen import Map
@@ -344,7 +345,8 @@ def _known_segmentations(scan: Encoded) -> dict[int, segmentation.Segmentation]:
     if not scan.reuse.holds(stage, segmentation.MAPS):
         scan.reuse.tell(stage, kept=False)
         return {}
-    known = segmentation.read(io_results.variables(scan.folder, segmentation.MAPS))
+    chosen = segmentation.CHOSEN if io_results.whole(scan.folder, segmentation.CHOSEN) else ()
+    known = segmentation.read(io_results.variables(scan.folder, (*segmentation.MAPS, *chosen)))
     wanted = set(known) if config.estimator in FINDS_K else set(record.k)
     parts = {"kept": wanted & set(known), "made": wanted - set(known), "left out": set(known) - wanted}
     told = [f"K = {', '.join(map(str, sorted(ks)))} {what}" for what, ks in parts.items() if ks]
@@ -565,7 +567,7 @@ def _segment(
             *(
                 text
                 for text in record.get("warnings", [])
-                if not text.endswith((segmentation.PROVISIONAL, segmentation.TOO_FEW, UNSHARED))
+                if not text.endswith((segmentation.PROVISIONAL, segmentation.TOO_FEW, UNSHARED, SHOW_TWO))
             ),
             *left_out,
             *segmentation.warnings_of(made, config.clustering, config.recipe),

@@ -133,6 +133,7 @@ def _analyse(
             samples[:, :m_pca], config.clustering, first.results, workers=workers, progress=progress
         )
     k_values, left_out = segmentation.possible({*scores.suggested, *config.clustering.k}, samples[:, :m_pca])
+    patterns = Patterns(config.recipe, [(scan.reduced, scan.where) for scan in scans])
     with first.record.timed("segment"):
         found = segmentation.clusters(
             samples,
@@ -142,10 +143,11 @@ def _analyse(
             config.clustering,
             progress=progress,
             seeds=scores.seeds,
-            patterns=Patterns(config.recipe, [(scan.reduced, scan.where) for scan in scans]),
+            patterns=patterns,
             client=workers.client,
         )
-    divided = [stages.divide(one, components, m_pca, wheres) for one in found]
+        choosers = stages.choosers(components, m_pca, patterns, client=workers.client)
+        divided = [stages.divide(one, m_pca, wheres, choosers) for one in found]
     tables: list[list[dict[str, Any]] | None] = []
     for i, (scan, table) in enumerate(zip(scans, components, strict=True)):
         made: list[Segmentation] = [shares[i] for shares in divided]

@@ -107,6 +107,22 @@ def test_ranks_are_the_delegates_that_are_left_when_the_nearer_ones_fail(table, 
         left[chosen[chosen >= 0]] = False
 
 
+@given(segmented(), st.integers(1, 5), st.integers(0, 2**32))
+def test_members_that_are_to_come_first_do_however_near_the_others_are(table, count, seed):
+    X, labels, k = table
+    means = centroids(X, labels, k)
+    rng = np.random.default_rng(seed)
+    after, indexable = rng.integers(0, 3, len(X)), rng.random(len(X)) < 0.8
+    ranked = ranked_delegates(X, labels, means, indexable=indexable, after=after, count=count)
+    parts = [ranked_delegates(X, labels, means, indexable=indexable & (after == i), count=count) for i in range(3)]
+    for cluster in range(k):
+        rows = np.concatenate([part[cluster] for part in parts])
+        expected = rows[rows >= 0][:count]
+        assert ranked[cluster].tolist() == [*expected, *[-1] * (count - len(expected))]
+    same = ranked_delegates(X, labels, means, after=np.full(len(X), 7), count=count)
+    assert np.array_equal(same, ranked_delegates(X, labels, means, count=count))
+
+
 def test_pca_labeler_scales_the_first_three_components_of_the_centroids_to_the_full_range():
     rng = np.random.default_rng(0)
     means = (rng.normal(size=(12, 8)) * [9, 5, 3, 1, 1, 1, 1, 1]).astype(np.float32)

@@ -179,6 +179,7 @@ def _delegate_rows(results: xr.Dataset, k: int, sources: Mapping[str, Any]) -> l
     labels = one["labels"].to_numpy()
     sizes = np.bincount(labels[labels >= 0], minlength=k)
     distance = one["distance_to_centroid"].to_numpy() if "distance_to_centroid" in one else None
+    two = one["delegates_mixed"].to_numpy()[:, 0] if "delegates_mixed" in one else None
     rows: list[dict[str, Any]] = []
     for cluster, pattern in enumerate(one["delegate"].to_numpy()[: min(k, ROWS_UP_TO)]):
         if pattern < 0:
@@ -188,6 +189,8 @@ def _delegate_rows(results: xr.Dataset, k: int, sources: Mapping[str, Any]) -> l
         if sources:
             row["source file"] = sources.get(str(pattern), "")
         row |= {"size": int(sizes[cluster]), "share (%)": round(100 * sizes[cluster] / max(1, sizes.sum()), 2)}
+        if two is not None:
+            row["beam lies on"] = {0: "one domain", 1: "two domains"}.get(int(two[cluster]), "not known")
         if distance is not None:
             row["distance to centroid"] = float(distance[y, x])
         rows.append(row)

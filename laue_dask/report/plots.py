@@ -230,6 +230,7 @@ def delegate_gallery(results: xr.Dataset, k: int, patterns: Patterns) -> Figure:
     Clusters whose pattern is not given are left out; of more than 24 the largest 24 are shown.
     """
     index, position = _delegates(results, k)
+    two = results["delegates_mixed"].sel(k=k).to_numpy()[:, 0] if "delegates_mixed" in results else None
     largest = np.argsort(-_sizes(_labels(results, k), k), kind="stable")
     given = [int(cluster) for cluster in largest if int(index[cluster]) in patterns]
     chosen = sorted(given[:GALLERY_UP_TO])
@@ -252,7 +253,8 @@ def delegate_gallery(results: xr.Dataset, k: int, patterns: Patterns) -> Figure:
         axes.imshow(patterns[int(index[cluster])], cmap="gray_r", vmin=0, vmax=255, extent=extent, aspect="auto")
         axes.add_patch(Rectangle((left, top), wide, tall, fill=False, edgecolor=colours(cluster), linewidth=2.5))
         x, y = position[cluster]
-        said = f"cluster {cluster}\n#{index[cluster]}, x {x}, y {y}"
+        both = ", two domains" if two is not None and two[cluster] == 1 else ""
+        said = f"cluster {cluster}{both}\n#{index[cluster]}, x {x}, y {y}"
         axes.text(left + wide / 2, top - 0.06, said, ha="center", va="bottom", size=SMALL, color=INK)
     return figure
 

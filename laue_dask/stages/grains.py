@@ -22,10 +22,8 @@ from laue_dask.io.places import replace_file
 from laue_dask.io.results import ResultsWriter
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.printable import as_cells
+from laue_dask.stages.delegates import NOT_KNOWN, RANKS
 from laue_dask.stages.specimen import Map, usable
-
-RANKS = 4
-"""The delegate of a cluster and three members that stand in for it."""
 
 GRAINS, DELEGATES, REGIONS = "grains.csv", "delegates.csv", "regions.csv"
 
@@ -68,7 +66,10 @@ def ranked(
     *,
     indexable: NDArray[np.bool_] | None = None,
 ) -> list[Row]:
-    """The members nearest to each centroid, for every K: the delegate (Definition 11) and those that stand in for it.
+    """The delegate of each cluster, for every K, and those that stand in for it: as `stages.delegates` chose them.
+
+    Of segmentations that are older than that, and where some are not `indexable`, the members nearest to each centroid
+    (Definition 11).
 
     Parameters
     ----------
@@ -89,11 +90,17 @@ def ranked(
         centres = centres[np.isfinite(centres).all(axis=1)]
         distance = one["distance_to_centroid"].values.ravel()
         size = np.bincount(labels, minlength=len(centres))
-        usable_rows = None if indexable is None else indexable[patterns]
-        chosen = labeling.ranked_delegates(samples, labels, centres, indexable=usable_rows, count=RANKS)
+        chosen, mixed = np.full((2, len(centres), RANKS), NOT_KNOWN)
+        if "delegates" in one and "delegates_mixed" in one and indexable is None:
+            chosen, mixed = (one[name].values[: len(centres)] for name in ("delegates", "delegates_mixed"))
+        if (chosen < 0).all():
+            usable_rows = None if indexable is None else indexable[patterns]
+            found = labeling.ranked_delegates(samples, labels, centres, indexable=usable_rows, count=RANKS)
+            chosen = np.where(found >= 0, patterns[found], -1)
         for cluster, members in enumerate(chosen):
-            for rank, pattern in enumerate(patterns[members[members >= 0]].tolist(), start=1):
+            for rank, pattern in enumerate(members[members >= 0].tolist(), start=1):
                 y, x = divmod(pattern, where.shape[1])
+                two = int(mixed[cluster, rank - 1])
                 rows.append(
                     {
                         "k": k,
@@ -104,6 +111,7 @@ def ranked(
                         "y": y,
                         "x": x,
                         "distance": float(distance[pattern]),
+                        "domains": "" if two == NOT_KNOWN else 1 + two,
                     }
                 )
     return rows

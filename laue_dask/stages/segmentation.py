@@ -30,13 +30,15 @@ from laue_dask.progress import Progress
 from laue_dask.seeding import distinct_rows, finalists, sample_rows
 from laue_dask.selection import Repeated, repeat
 from laue_dask.smoothing import potts
+from laue_dask.stages.delegates import NOT_KNOWN, RANKS, Chooser, of_two_domains, with_delegates
 from laue_dask.stages.specimen import Map, usable
 from laue_dask.stages.straddling import Labels, Patterns, kept_as_found, share_out
 
 SPECTRUM = ("explained_variance", "explained_variance_ratio")
 SCORES = ("score_k", "silhouette", "calinski_harabasz", "silhouette_draws", "calinski_harabasz_draws", "stability")
 MAPS = ("k", "n_clusters", "labels", "distance_to_centroid", "pca_rgb", "centroids", "delegate")
-"""Results of the transformation, of the scores and of the segmentations."""
+CHOSEN = ("delegates", "delegates_mixed")
+"""Results of the transformation, of the scores and of the segmentations; earlier runs lack the last ones."""
 
 SCORED_WITH = ("score_k", "n_init", "sample", "silhouette_sample", "repeats", "seed")
 CLUSTERED_WITH = ("estimator", "n_init", "sample", "seed", "min_cluster_size", "bandwidth", "straddling", "smoothing")
@@ -79,6 +81,8 @@ class Segmentation:
         Clusters that own patterns: the effective clusters of a mixture, which may be fewer.
     converged
         Whether the estimator came to its end.
+    delegates, delegates_mixed
+        (K, ranks) of `stages.delegates`; None of what was made before there were such.
     """
 
     k: int
@@ -89,6 +93,8 @@ class Segmentation:
     centroids: NDArray[np.float32]
     delegate: NDArray[np.int64]
     converged: bool = True
+    delegates: NDArray[np.int64] | None = None
+    delegates_mixed: NDArray[np.int8] | None = None
 
 
 def transform(
@@ -202,7 +208,9 @@ def read_scores(dataset: xr.Dataset, suggested: Sequence[int]) -> Scores:
 
 
 def warnings_of(found: Sequence[Segmentation], config: ClusteringConfig, recipe: Recipe) -> list[str]:
-    """One line for each segmentation whose estimator did not come to its end, or whose points were not shared out."""
+    """One line for each segmentation whose estimator did not come to its end, whose points were not shared out, or that
+    has clusters without a member that lies in one domain.
+    """
     lines = [
         f"{config.estimator} of K = {one.k} did not converge in {MIXTURE_STEPS} steps: {PROVISIONAL}"
         for one in found
@@ -210,7 +218,7 @@ def warnings_of(found: Sequence[Segmentation], config: ClusteringConfig, recipe:
     ]
     if config.straddling == "share":
         lines += kept_as_found([(one.k, one.n_clusters) for one in found], recipe)
-    return lines
+    return lines + of_two_domains(found)
 
 
 def put_scores(found: Scores, results: ResultsWriter) -> Scores:
@@ -358,6 +366,14 @@ def segment(
         patterns=patterns,
         client=client,
     )
+    kept = {id(one) for one in (known or {}).values()}
+    new = [i for i, one in enumerate(found) if id(one) not in kept]
+    if new:
+        with progress.stage("delegates", total=len(new), unit="K") as advance:
+            chooser = Chooser(samples[:, :m_pca], where, patterns, client=client)
+            for i in new:
+                found[i] = with_delegates(found[i], chooser, where, m_pca)
+                advance(1)
     put(found, components.shape[1], results)
     return found
 
@@ -444,6 +460,14 @@ def put(found: Sequence[Segmentation], width: int, results: ResultsWriter) -> No
         results.put(name, np.stack([getattr(one, name) for one in found]))
     results.put("centroids", centroids)
     results.put("delegate", delegate)
+    if any(one.delegates is not None for one in found):
+        shape = (len(found), widest, RANKS)
+        delegates, mixed = np.full(shape, -1, np.int64), np.full(shape, NOT_KNOWN, np.int8)
+        for i, one in enumerate(found):
+            if one.delegates is not None and one.delegates_mixed is not None:
+                delegates[i, : one.n_clusters], mixed[i, : one.n_clusters] = one.delegates, one.delegates_mixed
+        results.put("delegates", delegates)
+        results.put("delegates_mixed", mixed)
 
 
 def read(dataset: xr.Dataset) -> dict[int, Segmentation]:
@@ -455,6 +479,8 @@ def read(dataset: xr.Dataset) -> dict[int, Segmentation]:
         maps: dict[str, Any] = {name: one[name].values for name in ("labels", "distance_to_centroid", "pca_rgb")}
         centroids, delegate = one["centroids"].values[:n_clusters], one["delegate"].values[:n_clusters]
         converged = k not in dataset.attrs.get("provisional", ())
+        if set(CHOSEN) <= set(one.variables) and (one["delegates"].values >= 0).any():
+            maps |= {name: one[name].values[:n_clusters] for name in CHOSEN}
         found[k] = Segmentation(
             k=k, n_clusters=n_clusters, centroids=centroids, delegate=delegate, converged=converged, **maps
         )

@@ -6,11 +6,14 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
+from distributed import Client
 from numpy.typing import NDArray
 
 from laue_dask import labeling
+from laue_dask.stages.delegates import Chooser, with_delegates
 from laue_dask.stages.segmentation import Segmentation
 from laue_dask.stages.specimen import Map, usable
+from laue_dask.stages.straddling import Patterns
 
 
 def together(wheres: Sequence[Map]) -> Map:
@@ -34,9 +37,15 @@ def direct_colours(components: Sequence[da.Array], wheres: Sequence[Map]) -> lis
     return [where.paint(part, fill=np.uint8(0)) for where, part in zip(wheres, parts, strict=True)]
 
 
-def divide(
-    found: Segmentation, components: Sequence[da.Array], m_pca: int, wheres: Sequence[Map]
-) -> list[Segmentation]:
+def choosers(components: Sequence[da.Array], m_pca: int, patterns: Patterns, *, client: Client | None) -> list[Chooser]:
+    """What chooses the delegates of each scan."""
+    return [
+        Chooser(usable(table, where)[:, :m_pca], where, Patterns(patterns.recipe, [(array, where)]), client=client)
+        for table, (array, where) in zip(components, patterns.scans, strict=True)
+    ]
+
+
+def divide(found: Segmentation, m_pca: int, wheres: Sequence[Map], choosers: Sequence[Chooser]) -> list[Segmentation]:
     """The share of each scan in a segmentation of all of them.
 
     Labels, colours and centroids are those of the series: a cluster has the same number, colour and place in component
@@ -45,13 +54,11 @@ def divide(
     ends = np.cumsum([len(where.valid) for where in wheres])[:-1]
     maps = {name: np.split(getattr(found, name), ends) for name in ("labels", "distance_to_centroid", "pca_rgb")}
     shares = []
-    for i, (where, table) in enumerate(zip(wheres, components, strict=True)):
+    for i, (where, chooser) in enumerate(zip(wheres, choosers, strict=True)):
         own: dict[str, Any] = {
             name: parts[i].reshape(*where.shape, *parts[i].shape[2:]) for name, parts in maps.items()
         }
-        natural = own["labels"].ravel()[where.patterns]
-        rows = labeling.delegates(usable(table, where)[:, :m_pca], natural, found.centroids[:, :m_pca])
-        shares.append(replace(found, **own, delegate=np.where(rows >= 0, where.patterns[rows], -1)))
+        shares.append(with_delegates(replace(found, **own), chooser, where, m_pca))
     return shares
 
 

@@ -153,16 +153,17 @@ class _Doubtful:
 def _own_pattern(members: Places, recipe: Recipe) -> NDArray[np.float32]:
     if not members:  # a cluster that does not exist
         return np.zeros((PATTERN_SIZE, PATTERN_SIZE), np.float32)
-    return shares.own_pattern(shares.intensities(_read(members), recipe))
+    return shares.own_pattern(shares.intensities(read_places(members), recipe))
 
 
 def _moved(
     item: tuple[Places, NDArray[np.int32], NDArray[np.int32]], domains: NDArray[np.float32], recipe: Recipe
 ) -> NDArray[np.bool_]:
     places, own, other = item
-    return shares.larger(shares.shares(_read(places), own, other, domains, recipe))
+    return shares.larger(shares.shares(read_places(places), own, other, domains, recipe))
 
 
-def _read(places: Places) -> NDArray[np.uint8]:
+def read_places(places: Places) -> NDArray[np.uint8]:
+    """Patterns (n, 128, 128) of `Patterns.places`."""
     parts = [stored.read_rows(zarr.open_array(root, path=name, mode="r"), rows) for root, name, rows in places]
     return np.concatenate(parts)
