@@ -31,6 +31,9 @@ FEWEST_HEADERS = 3
 FARTHEST_APART = 0.4
 """Steps by which two positions of one point may differ."""
 
+WOVEN = 0.15
+"""Steps between lines by which every second point of a line lies off the others, from which on these are two lines."""
+
 FARTHEST_OFF = 0.5
 """Steps that a position may lie off its place in a grid that is known."""
 
@@ -154,6 +157,9 @@ def recover(stage: NDArray[np.float64], order: Order = "raster") -> Recovered | 
     disorders = {kind: _disorder(cells[kind][first], shape, *kind) for kind in kinds}
     best, fast = min(kinds, key=disorders.__getitem__)
     cell = cells[best, fast]
+    axis, slow, place = (0, rows, columns.index) if fast == "x" else (1, columns, rows.index)
+    if min(shape) > 1 and _woven(stage[known, axis], slow.index, place, slow.step):
+        raise InputError("the stage positions are no rectangular grid: points of every second place lie between lines")
     again = _measured_again(cell, known, shape, len(stage), stage, (rows.step, columns.step))
     orders = tuple(kind for kind, axis in kinds if disorders[kind, axis] == disorders[best, fast])
     if len(known) < len(stage) and disorders[best, fast] > DISORDERED * len(first) + 1:
@@ -360,6 +366,22 @@ def _unlike_lines(
             counts = _few(set(np.unique(line, return_counts=True)[1].tolist()))
             return f"the stage positions are {len(np.unique(line))} {name} of {counts} points that do not line up"
     return ""
+
+
+def _woven(across: NDArray[np.float64], line: NDArray[np.int64], place: NDArray[np.int64], step: float) -> bool:
+    """Whether lines are two each, whose points take turns along them."""
+    apart: list[float] = []
+    clear: list[float] = []
+    for one in np.unique(line):
+        odd = place[line == one] % 2 == 1
+        groups = [across[line == one][odd], across[line == one][~odd]]
+        if min(map(len, groups)) < 2:
+            continue
+        between = abs(float(groups[0].mean() - groups[1].mean()))
+        within = float(np.sqrt(np.mean([np.var(group) for group in groups])))
+        apart.append(between / step)
+        clear.append(between / max(within, 1e-9 * step))
+    return bool(apart) and float(np.median(apart)) > WOVEN and float(np.median(clear)) > 4
 
 
 def _uneven(values: NDArray[np.float64], line: NDArray[np.int64], place: NDArray[np.int64], step: float) -> bool:

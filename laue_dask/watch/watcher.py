@@ -174,7 +174,7 @@ def watch(
 
 def _check_origin(origin: str) -> None:
     path = Path(origin.partition("::")[0])
-    glob = any(sign in origin for sign in "*?[")
+    glob = is_pattern(str(path))
     try:
         origin.encode()
     except UnicodeEncodeError as error:
