@@ -231,13 +231,25 @@ def rows_and_columns(rng: random.Random, scan: Scan, path: list[Point], fast: st
     spelling = rng.choice(
         [
             "map_r{y:02d}_c{x:03d}", "row{y}_col{x}", "R{y:02d}C{x:02d}", "a_y{y:03d}_x{x:03d}", "a_x{x:03d}_y{y:03d}",
-            "img_{y:02d}_{x:03d}", "line{y:02d}_point{x:04d}", "iy{y}_ix{x}", "s3_row_{y:02d}_column_{x:02d}",
+            "iy{y}_ix{x}", "s3_row_{y:02d}_column_{x:02d}",
         ]
     )  # fmt: skip
     start = _start(rng, scan)
     scan.kinds["spelling"] = spelling
     after = _tail(rng) + _suffix(rng)
     return {spelling.format(y=y + start, x=x + start) + after: (y, x) for y, x in path}
+
+
+def lines_and_points(rng: random.Random, scan: Scan, path: list[Point], fast: str) -> dict[Any, Point]:
+    """Line, and number in the line as the points were taken."""
+    spelling = rng.choice(["img_{line:02d}_{point:03d}", "line{line:02d}_point{point:04d}"])
+    start, length = _start(rng, scan), scan.shape[1 if fast == "x" else 0]
+    scan.kinds["spelling"] = spelling
+    after = _tail(rng) + _suffix(rng)
+    return {
+        spelling.format(line=start + i // length, point=start + i % length) + after: point
+        for i, point in enumerate(path)
+    }
 
 
 def number_as_suffix(rng: random.Random, scan: Scan, path: list[Point], fast: str) -> dict[Any, Point]:
@@ -297,7 +309,7 @@ def stacks_of_rows(rng: random.Random, scan: Scan, path: list[Point], fast: str)
 
 
 NAMINGS: list[Callable[..., dict[Any, Point]]] = [
-    plain, plain, plain, two_counters, rows_and_columns, rows_and_columns, number_as_suffix, time_stamps,
+    plain, plain, plain, two_counters, rows_and_columns, lines_and_points, number_as_suffix, time_stamps,
     lines_numbered_in_each, lines_numbered_through, stacks_of_rows,
 ]  # fmt: skip
 

@@ -21,7 +21,7 @@ COMMAND = "laue-dask nightly"
 """How the command in the record of a night's run begins."""
 
 _FACTS = ("n_patterns", "n_set_aside", "scan_shape", "k", "suggested_k", "m_pca", "warnings")
-_LATER = {"first_number": None, "insist": False}
+_LATER = {"first_number": None, "insist": False, "rows": None, "columns": None, "every": 1}
 """Keys of `scan` that came later, and their defaults, which change no run of before."""
 
 _MARKER = ".nightly"
