@@ -92,7 +92,7 @@ _ODD_WORDS = frozenset(
 """Words in names of images that are taken beside a scan, or made of it."""
 
 _ROW_WORDS = frozenset(["r", "row", "rows", "y", "iy", "ny", "line", "lines", "l", "ln"])
-_COLUMN_WORDS = frozenset(["c", "col", "cols", "column", "columns", "x", "ix", "nx", "point", "points", "pt"])
+_COLUMN_WORDS = frozenset(["c", "col", "cols", "column", "columns", "x", "ix", "nx"])
 _SCAN_WORDS = frozenset(
     [
         "scan",

@@ -350,6 +350,12 @@ class _Known:
         if self.insist and ny_nx is not None and not (rows.count <= ny_nx[0] and columns.count <= ny_nx[1]):
             return None
         shape, given = self._agree(seen, names.words)
+        if self.order == "snake" and not (names.sure or names.explicit or self.insist):
+            doubt = (
+                "the second number in the names may be the column, or count the frames of a line: leave --order out if "
+                "it is the column, give --insist if it counts"
+            )
+            return shape, given, Places(doubt=doubt)
         if not names.explicit:
             # A number in a line counts its frames as they were taken: which way the line ran is another matter.
             return shape, given, Places(acquired=rows.place * shape[1] + columns.place)
