@@ -422,6 +422,7 @@ def watch(
 @click.option("--components", help="M_PCA: a number of components, or the share of variance to explain.")
 @click.option("--sweep/--no-scores", default=None, help="Score every K again, or never [where parameters changed].")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="Configuration; options win over it.")
+@click.option("--out", type=click.Path(path_type=Path), help="New folder for these segmentations; RUN stays as it is.")
 def segment(
     run_folder: Path,
     k: tuple[int, ...],
@@ -429,8 +430,13 @@ def segment(
     components: str | None,
     sweep: bool | None,
     config_file: Path | None,
+    out: Path | None,
 ) -> int:
-    """Cluster the patterns of a finished run again, its features untouched."""
+    """Cluster the patterns of a finished run again, its features untouched.
+
+    Segmentations that are there stay, but for those of other parameters, such as another estimator: with --out they
+    stay as well.
+    """
     given = _overrides(k=k, components=components, estimator=estimator)
     if estimator in ("hdbscan", "mean_shift") and not k:
         given["clustering"]["k"] = ()  # the run's own K are of no use to these
@@ -438,7 +444,8 @@ def segment(
     with imports.uncollected():
         from laue_dask import pipeline
 
-    record = pipeline.segment(run_folder, changes, command=_typed(), sweep=sweep, progress=_progress())
+    record = pipeline.segment(run_folder, changes, command=_typed(), sweep=sweep, progress=_progress(), out=out)
+    run_folder = out or run_folder
     for number, found in zip(record["k"], record["n_clusters"], strict=True):
         echo(f"K = {number}" + (f": {found} clusters own patterns" if found < number else ""))
     echo(f"maps: {run_folder / 'plots'}   report: {run_folder / 'report.html'}")

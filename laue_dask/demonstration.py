@@ -5,6 +5,7 @@ from pathlib import Path
 
 from laue_dask import pipeline
 from laue_dask.config import Config
+from laue_dask.errors import InputError
 from laue_dask.progress import Progress
 from laue_dask.simulate import campaign
 from laue_dask.stages import evaluation
@@ -30,6 +31,9 @@ def demonstrate(folder: Path, *, shape: tuple[int, int], seed: int, config: Conf
     """
     begun = time.monotonic()
     frames, run = folder / "frames", folder / "run"
+    found = {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else set()
+    if others := found - {frames.name, run.name}:
+        raise InputError(f"{folder}: holds {min(others)}, which is not a demonstration's: choose another folder")
     campaign.write_scan("twins", frames, shape=shape, seed=seed, detector="pilatus1m", config=config, progress=progress)
     record = pipeline.run(str(frames), run, config, command="laue-dask demo", progress=progress)
     rows = pipeline.evaluate(run, frames / "truth.npz", workers=config.cluster.workers, progress=progress)

@@ -4,7 +4,9 @@ A stage's output is valid exactly when the hash of its inputs' keys, its paramet
 that was killed goes on at the first missing block; a run with other parameters redoes the stages that depend on them.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+import logging
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ from laue_dask import record as records
 from laue_dask.compute import cluster
 from laue_dask.compute.cluster import Workers
 from laue_dask.compute.run import Begun
-from laue_dask.config import ClusterConfig, Config, Recipe, dump, merged, validate
+from laue_dask.config import ClusterConfig, ClusteringConfig, Config, Recipe, dump, merged, validate
 from laue_dask.encoder import weights
 from laue_dask.encoder.extractors import Extractor
 from laue_dask.errors import ConfigError, InputError
@@ -29,6 +31,7 @@ from laue_dask.io import deadline, stored
 from laue_dask.io import results as io_results
 from laue_dask.io.lock import locked
 from laue_dask.io.places import replace_file, require_writable
+from laue_dask.io.receipts import release
 from laue_dask.io.results import ResultsWriter
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.pca import choose_components
@@ -52,8 +55,12 @@ workers."""
 AT_HAND = 2**26
 """Bytes of features up to which a run, too, works on them in this process: workers are asked for longer than that."""
 
+CONFIG = "config.yaml"
+
 OF_GRAINS = ("grain", "boundary_strength")
 OF_QUALITY = ("reconstruction_error", "unexplained")
+
+logger = logging.getLogger(__name__)
 
 _OF_CLUSTERING = {"k", "cluster", "score_k"}
 """Dimensions of the results that depend on the clustering."""
@@ -98,6 +105,7 @@ def run(
     check_folder(folder)
     deadline.allow(config.cluster.read_deadline)
     specimen.require_enough(source.count(origin), config.clustering.k)
+    source.require_same(origin, folder, config, again=again)
     # Workers may have another working directory.
     folder, config = folder.absolute(), with_absolute_weights(config)
     extractor = extraction.extractor_of(config.encoder, config.recipe)
@@ -123,14 +131,35 @@ def _run(
     with record.timed("look"):
         # Local workers are still importing; jobs may wait for hours, in which frames arrive.
         look = source.look(origin, folder, config.scan) if local else None
-    with nullcontext(given) if given else cluster.start(config.cluster, folder=folder, report=True) as workers:
-        scan = encode(folder, record, extractor, look=look, again=again, workers=workers, progress=progress)
-        del look  # it may list a million frames
-        with _near(scan.features):
-            rows = _analyse(scan, workers=workers, progress=progress)
-        settled = settle(scan, rows, workers) if local else None
-    conclude(scan, settled or settle(scan, rows))  # jobs are not held while this process works alone
+    with leaving_no_trace(folder):
+        with nullcontext(given) if given else cluster.start(config.cluster, folder=folder, report=True) as workers:
+            scan = encode(folder, record, extractor, look=look, again=again, workers=workers, progress=progress)
+            del look  # it may list a million frames
+            with _near(scan.features):
+                rows = _analyse(scan, workers=workers, progress=progress)
+            settled = settle(scan, rows, workers) if local else None
+        settled = settled or settle(scan, rows)  # jobs are not held while this process works alone
+    if not given:
+        cluster.publish_report(folder)
+    conclude(scan, settled)
     return record
+
+
+@contextmanager
+def leaving_no_trace(*folders: Path) -> Iterator[None]:
+    """Have a refusal leave finished runs as they were: results that were begun beside theirs in here are removed.
+
+    What a run that was killed has begun is kept, and so is that of a run that is the first one in its folder: the right
+    command goes on with it.
+    """
+    fresh = [one for one in folders if (one / records.NAME).exists() and not (one / io_results.PARTIAL).exists()]
+    try:
+        yield
+    except InputError:
+        for folder in fresh:
+            io_results.discard(folder)
+            extraction.forget_learnt(folder)
+        raise
 
 
 @dataclass(frozen=True)
@@ -173,7 +202,10 @@ def encode(
     workers: Workers,
     progress: Progress,
 ) -> Encoded:
-    """From the source of a run, at which somebody may have looked, to its features; its last record is taken away."""
+    """From the source of a run, at which somebody may have looked, to its features.
+
+    A run that is finished in the same folder stays as it is until `settle` puts others in the place of its results.
+    """
     config, progress = record.config, record.counted(progress)
     record.workers = workers.described
     label = f"{folder.name}, " if record.series else ""
@@ -203,8 +235,6 @@ def encode(
         reuse.tell(ingested, kept=there)
         folder.mkdir(parents=True, exist_ok=True)
         table_of_grains = records.vouches_for(folder, grains.GRAINS)
-        records.remove(folder)
-        (folder / "config.yaml").write_text(dump(config), encoding="utf-8")
         recipe = config.recipe.for_frames(store.frame_shape)
         record.warnings += left_out(config.recipe, store.frame_shape)
         stage = keys.reduced(record.keys["scan"], recipe)
@@ -212,6 +242,12 @@ def encode(
         record.keys["features"] = made.key
         store.mend_groups()
         _compare_recipes(reuse, stage, store, recipe)
+        used: list[bool] = []
+
+        def tell_reduced(kept: bool) -> None:
+            used.append(not kept)
+            reuse.tell(stage, kept=kept and there)
+
         with record.timed("reduce"):
             reduced = reduce_scan(
                 store,
@@ -219,8 +255,10 @@ def encode(
                 ahead=ahead.unless(made.key),
                 workers=workers,
                 progress=progress,
-                tell=lambda kept: reuse.tell(stage, kept=kept and there),
+                tell=tell_reduced,
             )
+            if there and not any(used):
+                record.warn_of_frames(store)
         pixels = list(config.recipe.window(store.frame_shape))
         described = {"scan": str(store.path), "scan_shape": list(store.scan_shape), "pattern_pixels": pixels}
         results = ResultsWriter(folder, described)
@@ -285,10 +323,12 @@ def _analyse(scan: Encoded, *, workers: Workers, progress: Progress) -> list[gra
     with record.timed("scores"):
         found = _scores(scan, components, workers=workers, progress=progress)
     record.suggested_k = list(found.suggested)
-    record.k, left_out = segmentation.possible(
+    wanted, left_out = segmentation.possible(
         {*found.suggested, *config.clustering.k}, specimen.usable(components, where)[:, : record.m_pca]
     )
     record.warnings += left_out
+    known = _known_segmentations(scan, wanted)
+    record.k = sorted({*wanted, *known})
     with record.timed("segment"):
         made = segmentation.segment(
             components,
@@ -299,7 +339,7 @@ def _analyse(scan: Encoded, *, workers: Workers, progress: Progress) -> list[gra
             results,
             progress=progress,
             seeds=found.seeds,
-            known=_known_segmentations(scan),
+            known=known,
             patterns=Patterns(config.recipe, [(scan.reduced, where)]),
             client=workers.client,
         )
@@ -337,21 +377,37 @@ def _scores(scan: Encoded, components: da.Array, *, workers: Workers, progress: 
     return segmentation.score(samples, config, results, workers=workers, progress=progress)
 
 
-def _known_segmentations(scan: Encoded) -> dict[int, segmentation.Segmentation]:
-    """Segmentations of the last run that hold, by K."""
+def _known_segmentations(scan: Encoded, wanted: Collection[int]) -> dict[int, segmentation.Segmentation]:
+    """Segmentations of the last run that hold, by K, wanted ones and others."""
     record = scan.record
     config = record.config.clustering
     stage = keys.segments(record.keys["components"], record.m_pca, config)
     if not scan.reuse.holds(stage, segmentation.MAPS):
         scan.reuse.tell(stage, kept=False)
+        if scan.reuse.finished:
+            _tell_loss(io_results.variables(scan.folder, ("k",)).get("k", ()), wanted, config)
         return {}
     chosen = segmentation.CHOSEN if io_results.whole(scan.folder, segmentation.CHOSEN) else ()
     known = segmentation.read(io_results.variables(scan.folder, (*segmentation.MAPS, *chosen)))
-    wanted = set(known) if config.estimator in FINDS_K else set(record.k)
-    parts = {"kept": wanted & set(known), "made": wanted - set(known), "left out": set(known) - wanted}
-    told = [f"K = {', '.join(map(str, sorted(ks)))} {what}" for what, ks in parts.items() if ks]
-    scan.reuse.tell(stage, kept=True, remark="" if len(told) == 1 else "; ".join(told))
+    made = [] if config.estimator in FINDS_K else sorted(set(wanted) - set(known))
+    parts = {"kept": known, "made": made}
+    told = [f"K = {', '.join(map(str, ks))} {what}" for what, ks in parts.items() if ks]
+    scan.reuse.tell(stage, kept=True, remark="; ".join(told) if made else "")
     return known
+
+
+def _tell_loss(lost: Iterable[Any], wanted: Collection[int], config: ClusteringConfig) -> None:
+    """Say, before anything is written, which segmentations others are put in the place of, and how to keep them."""
+    gone = ", ".join(str(int(k)) for k in lost)
+    made = "those" if config.estimator in FINDS_K else f"K = {', '.join(map(str, wanted))}"
+    if gone:
+        logger.warning(
+            "the segmentations that are there, K = %s, do not hold any more: %s of %s are about to take their place. "
+            "To keep them, stop now and give another --out",
+            gone,
+            made,
+            config.estimator,
+        )
 
 
 def examine(
@@ -406,7 +462,13 @@ def settle(scan: Encoded, rows: list[grains.Row] | None, workers: Workers | None
     results.group.attrs.update({"suggested_k": record.suggested_k, "keys": record.keys})
     scan.reuse.write(results)
     record.stages = scan.reuse.told
-    results.finish()
+
+    def replacing() -> None:
+        records.remove(folder)
+        extraction.keep_learnt(folder, scan.extractor)
+
+    results.finish(replacing=replacing)
+    replace_file(folder / CONFIG, dump(record.config).encode())
     with dask_config.set(scheduler="threads"):  # workers that go on are not asked for what is small
         material = Material.of(folder, scan.reduced)
         begun = drawing.begin(folder, scan.reduced, material, workers=workers) if workers else {}
@@ -459,12 +521,19 @@ def report(
 
 
 def segment(
-    folder: Path, changes: dict[str, Any], *, command: str, progress: Progress, sweep: bool | None = None
+    folder: Path,
+    changes: dict[str, Any],
+    *,
+    command: str,
+    progress: Progress,
+    sweep: bool | None = None,
+    out: Path | None = None,
 ) -> dict[str, Any]:
     """Cluster the patterns of a finished run again; features and components are left untouched.
 
     What depends on the clustering is made anew: labels, centroids, delegates, colours, figures, report and record, and
-    the scores where their parameters changed. Segmentations that are there already with the same parameters are kept.
+    the scores where their parameters changed. Segmentations that are there already with the same parameters are kept,
+    whatever K is asked for; a warning names those that are not before they are replaced.
 
     Parameters
     ----------
@@ -477,6 +546,8 @@ def segment(
     sweep
         Whether to score every K again; by default where parameters of the scores changed. False leaves scores of
         other parameters out.
+    out
+        Folder of a new run for the segmentations, beside `folder`, which stays as it is; both share the scan.
 
     Returns
     -------
@@ -494,14 +565,42 @@ def segment(
             f"{folder}: is one of {len(members)} scans that share their clusters: "
             "give `laue-dask run` all of them again, with the wanted -k"
         )
-    with locked(folder, command, "wait for it"):
-        return _segment(folder.absolute(), changes, command=command, progress=progress, sweep=sweep)
+    folder = folder.absolute()
+    with (
+        locked(folder, command, "wait for it"),
+        nullcontext(folder) if out is None else _copied(folder, out.absolute(), command) as target,
+    ):
+        try:
+            return _segment(target, changes, command=command, progress=progress, sweep=sweep, beside=out is not None)
+        finally:
+            io_results.discard(target, io_results.SEGMENTING)
+
+
+@contextmanager
+def _copied(folder: Path, out: Path, command: str) -> Iterator[Path]:
+    """A finished run in another folder, which goes again if nothing comes of it."""
+    check_folder(out)
+    if out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir()):
+        raise InputError(f"{out}: is not empty: choose a new folder for --out")
+    records.check(folder)
+    record = records.read(folder)
+    scan = _scan_of(folder, record)
+    with locked(out, command):
+        try:
+            io_results.copy(folder, out)
+            records.copy(folder, out, {**record, "scan": str(scan.path)})
+            yield out
+        except BaseException:
+            for left in out.iterdir():
+                if not left.name.startswith("."):
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+            raise
 
 
 def _segment(
-    folder: Path, changes: dict[str, Any], *, command: str, progress: Progress, sweep: bool | None
+    folder: Path, changes: dict[str, Any], *, command: str, progress: Progress, sweep: bool | None, beside: bool
 ) -> dict[str, Any]:
-    """`segment` of a run that is this process's own."""
+    """`segment` of a run that is this process's own, or of a copy `beside` the one that was given."""
     io_results.recover(folder)
     records.check(folder)
     record = records.read(folder, withdrawn=True)
@@ -516,7 +615,7 @@ def _segment(
     specimen.require_enough(len(where.patterns), config.clustering.k)
     m_pca = choose_components(old["explained_variance_ratio"].values, config.pca.components)
     same = m_pca == record["m_pca"] and record["laue_dask"] == __version__
-    results = ResultsWriter(folder, old.attrs, fresh=True)
+    results = ResultsWriter(folder, old.attrs, partial=io_results.SEGMENTING)
     for name in set(schema.RESULTS) & set(old.variables):
         if name != "components" and not _OF_CLUSTERING & set(schema.RESULTS[name].dims):
             results.keep(name)
@@ -536,16 +635,18 @@ def _segment(
             else:
                 kept = segmentation.read_scores(old, record["suggested_k"]) if scored else segmentation.Scores()
                 found = segmentation.put_scores(kept, results)
-        k_values, left_out = segmentation.possible({*found.suggested, *config.clustering.k}, samples)
+        wanted, left_out = segmentation.possible({*found.suggested, *config.clustering.k}, samples)
         key = record["keys"]["components"]
         segments, found_grains = keys.segments(key, m_pca, config.clustering), keys.grains(key, m_pca)
         known = segmentation.read(old) if recorded(old.attrs, segments) else {}
+        if not known and not beside:
+            _tell_loss(old["k"].values, wanted, config.clustering)
         with run.timed("segment"):
             made = segmentation.segment(
                 components,
                 m_pca,
                 where,
-                k_values,
+                sorted({*wanted, *known}),
                 config.clustering,
                 results,
                 progress=progress,
@@ -581,10 +682,9 @@ def _segment(
     stages = [segments, found_grains]
     stages += [keys.scores(key, m_pca, config.clustering)] if rescored else []
     update(results, stages, without=() if rescored or scored else ("scores",))
-    records.withdraw(folder)
-    results.finish()
+    results.finish(replacing=lambda: records.withdraw(folder))
     grains.write_tables(folder, io_results.read(folder), store, grains=rows, where=where)
-    replace_file(folder / "config.yaml", dump(config).encode())
+    replace_file(folder / CONFIG, dump(config).encode())
     with run.timed("report"):
         record["seconds"] |= run.seconds
         report(folder, record, reduced=reduced, unchanged=known, changed=() if scored and not rescored else ("scores",))
@@ -658,7 +758,7 @@ def _evaluate(
         rows = evaluation.evaluate(dataset, reduced, config, known, client=started.client, progress=progress)
         errors = evaluation.approximate(dataset, config, known, workers=started, progress=progress)
     record |= {"evaluation": rows, "approximation": errors}
-    records.release(folder, ("report.html", "plots/approximation.png"))
+    release(folder, ("report.html", "plots/approximation.png"))
     report(folder, record, reduced=reduced, unchanged=record["k"], changed=("approximation",))
     records.write(folder, record)
     return rows
@@ -701,7 +801,7 @@ def check_folder(folder: Path) -> None:
         raise InputError(f"{folder}: is a file; --out names the folder of the run")
     if (folder / records.SERIES).exists():
         raise InputError(f"{folder}: holds a series of scans: choose an empty or a new folder for --out")
-    ours = ["config.yaml", records.NAME, "watch.json", cluster.FOLDER, cluster.REPORT]
+    ours = [CONFIG, records.NAME, "watch.json", cluster.FOLDER, cluster.REPORT]
     ours += [name + end for name in ("scan.zarr", io_results.NAME) for end in ("", ".part")]
     if (
         folder.is_dir()

@@ -3,6 +3,7 @@
 import json
 import logging
 import platform
+import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -48,8 +49,18 @@ FILES = (
     "regions.csv",
     "pixels.safetensors",
     "plots/*",
+    "watch.html",
+    "watch.json",
+    "watch/*",
+    "cluster/state.json",
 )
 """What a run leaves beside its record and its results; other files in its folder are none of ours."""
+
+LIVE = ("watch.html", "watch.json", "watch")
+"""What `laue-dask watch` leaves, and changes as long as it watches."""
+
+UNVOUCHED = (*(name for name in FILES if name != "plots/*"), "plots/approximation.png", "cluster/*", ".nightly")
+"""What is ours by its name alone where no receipt knows it: it may be written while there are receipts of the rest."""
 
 REMEDY = "run `laue-dask run`, the same command, again"
 
@@ -168,6 +179,19 @@ class Run:
         finally:
             logger.removeHandler(handler)
 
+    def warn_of_frames(self, store: ScanStore) -> None:
+        """Say which frames of a store, of which nothing is read any more, are damaged."""
+        damaged = store.damaged_shards() if store.has_frames else {}
+        if damaged:
+            first, fault = next(iter(damaged.items()))
+            start, unit = first * store.shard_frames, store.shard_frames
+            shards, stop = -(-store.n_patterns // unit), min(start + unit, store.n_patterns)
+            self.warnings.append(
+                f"{store.path}: {len(damaged)} of its {shards} shards of frames are damaged, that of frames {start} to "
+                f"{stop - 1} {fault}. The maps are of reduced patterns, which are whole; to have the frames again, "
+                "remove the store while their files are there, and give the same command"
+            )
+
     def compare_with_training(self, drift: Drift | str) -> None:
         """Take over how the patterns compare with the encoder's training, or why that is not known."""
         self.drift = {"not_known": drift} if isinstance(drift, str) else asdict(drift)
@@ -227,6 +251,16 @@ def write(folder: Path, values: dict[str, Any]) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
+def copy(folder: Path, to: Path, values: dict[str, Any]) -> None:
+    """Copy the files of a finished run to another folder, whose record holds `values`."""
+    for pattern in FILES:
+        for path in folder.glob(pattern):
+            target = to / path.relative_to(folder)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copy2(path, target)
+    write(to, values)
+
+
 def _checksum(values: dict[str, Any]) -> str:
     """CRC-32C of a record's values, however they are laid out in the file."""
     text = json.dumps({name: value for name, value in values.items() if name != CHECKSUM}, sort_keys=True)
@@ -239,9 +273,10 @@ def check(folder: Path) -> None:
         Receipts.read(folder, IN_RUN).check(remedy=REMEDY)
 
 
-def release(folder: Path, names: Collection[str]) -> None:
-    """From here on these files of a finished run may change, without being taken for damaged after a kill."""
-    Receipts.read(folder, IN_RUN).without(names).write(IN_RUN)
+def vouch(folder: Path, names: Collection[str]) -> None:
+    """Take down what these files of a finished run are now, and what is in these folders."""
+    receipts = Receipts.read(folder, IN_RUN)
+    receipts.without(names).joined(Receipts.of(folder, names)).write(IN_RUN)
 
 
 def vouches_for(folder: Path, name: str) -> bool:

@@ -68,12 +68,15 @@ class Reuse:
 
     Attributes
     ----------
+    finished
+        Whether there are results of a finished run.
     told
         Stage → `kept`, `made` or why it was made again.
     """
 
     def __init__(self, folder: Path, before: Mapping[str, Any], *, finished: bool, label: str = "") -> None:
-        self._folder, self._before, self._finished, self._label = folder, before, finished, label
+        self._folder, self._before, self._label = folder, before, label
+        self.finished = finished
         self._now: dict[str, Stage] = {}
         self.told: dict[str, str] = {}
 
@@ -93,7 +96,7 @@ class Reuse:
 
     def holds(self, stage: Stage, names: Collection[str]) -> bool:
         """Whether the earlier run's results have whole arrays `names` of this very stage."""
-        return self._finished and recorded({NAME: self._before}, stage) and io_results.whole(self._folder, names)
+        return self.finished and recorded({NAME: self._before}, stage) and io_results.whole(self._folder, names)
 
     def same(self, stage: Stage) -> bool:
         """Whether the earlier run, if it got so far, had this very stage."""

@@ -23,6 +23,7 @@ from laue_dask.io import deadline
 from laue_dask.io import results as io_results
 from laue_dask.io.lock import locked
 from laue_dask.io.places import replace_file, require_writable
+from laue_dask.io.receipts import IN_RUN, Receipts
 from laue_dask.pca import IncrementalPCA
 from laue_dask.pipeline import Encoded
 from laue_dask.progress import Progress
@@ -33,6 +34,8 @@ from laue_dask.stages import series as stages
 from laue_dask.stages.ingest import Look
 from laue_dask.stages.segmentation import Segmentation
 from laue_dask.stages.straddling import Patterns
+
+PAGE = "series.html"
 
 
 def run(
@@ -72,6 +75,9 @@ def run(
     counts = [source.count(origin) for origin in sources]
     specimen.require_enough(min(counts), ())
     specimen.require_enough(sum(counts), config.clustering.k)
+    alone = config.model_copy(update={"clustering": config.clustering.model_copy(update={"k": ()})})
+    for origin, name in zip(sources, names, strict=True):
+        source.require_same(origin, folder / name, alone)
     extractor = extraction.extractor_of(config.encoder, config.recipe)
     looks: list[Look | None] = [None] * len(sources)
     if isinstance(config.cluster, ClusterConfig):  # jobs may wait for hours, in which frames arrive
@@ -83,8 +89,10 @@ def run(
     with ExitStack() as owned:
         for place in (folder, *(folder / name for name in names)):
             owned.enter_context(locked(place, command))
+        owned.enter_context(pipeline.leaving_no_trace(*(folder / name for name in names)))
         with cluster.start(config.cluster, folder=folder, report=True) as workers:
-            _write(folder, names, records, finished=False)
+            if not (folder / SERIES).exists():
+                _write(folder, names, records, finished=False)
             scans = [
                 pipeline.encode(
                     folder / name, record, extractor, look=look, again=again, workers=workers, progress=progress
@@ -92,12 +100,16 @@ def run(
                 for name, record, look in zip(names, records, looks, strict=True)
             ]
             tables = _analyse(scans, extractor, config, workers=workers, progress=progress)
+        (folder / IN_RUN).unlink(missing_ok=True)
+        _write(folder, names, records, finished=False)
+        cluster.publish_report(folder)
         for scan, rows in zip(scans, tables, strict=True):
             pipeline.conclude(scan, pipeline.settle(scan, rows))
         datasets = [io_results.read(folder / name) for name in names]
         members = [Member(name, one.source, data) for name, one, data in zip(names, records, datasets, strict=True)]
-        write_series_page(members, folder / "series.html", command=command)
+        write_series_page(members, folder / PAGE, command=command)
         _write(folder, names, records, finished=True)
+        Receipts.of(folder, [SERIES, PAGE, cluster.REPORT]).write(IN_RUN)
     return records
 
 

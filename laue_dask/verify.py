@@ -211,6 +211,19 @@ def _is_run(path: Path) -> bool:
 def _series(path: Path, members: Sequence[Path], *, sources: bool, progress: Progress) -> Verification:
     """All runs of a series; one that is gone is a finding."""
     found = Verification(f"series {path}")
+    own = _Checks(path, own={path / name for name in (records.SERIES, "series.html", "dask-report.html", IN_RUN)})
+    own.own |= set(path.glob("cluster/*"))
+    if (path / IN_RUN).exists():
+        try:
+            own.known.append((Receipts.read(path, IN_RUN), "run the series again"))
+        except StoreError as error:
+            own.broken.append(
+                Finding(path / IN_RUN, str(error).removeprefix(f"{path / IN_RUN}: "), "run the series again")
+            )
+    for finding in own.findings():
+        found.objects += 1
+        found.findings += [finding] if finding else []
+    found.foreign = [file for file in own.foreign() if not any(member in file.parents for member in members)]
     for member in members:
         if not _is_run(member):
             found.findings.append(Finding(member, "is missing", "run the series again"))
@@ -323,7 +336,8 @@ def _journaled(
 
 
 def _run(path: Path) -> _Checks:
-    checks = _Checks(path, own={path / IN_RUN, path / records.NAME, path / records.WITHDRAWN})
+    own = {path / name for name in (IN_RUN, records.NAME, records.WITHDRAWN)}
+    checks = _Checks(path, own=own | {file for name in records.UNVOUCHED for file in path.glob(name)})
     if (path / _SCAN).exists():
         checks.parts.append(_store(path / _SCAN, remedy=f"remove {path / _SCAN}, then {RUN_AGAIN}"))
     on_its_way = any((path / name).exists() for name in (records.WITHDRAWN, records.FINISHING))
@@ -331,7 +345,7 @@ def _run(path: Path) -> _Checks:
         checks.broken.append(Finding(path / records.NAME, "is missing", RUN_AGAIN))
     elif not (path / records.NAME).exists():
         checks.notes.append(f"{path}: not finished: `laue-dask run`, the same command, goes on")
-        checks.own |= {path / name for name in records.FILES} | set(path.glob("plots/*"))
+        checks.own |= {file for name in records.FILES for file in path.glob(name)}
         return _begun(checks, path)
     try:
         record = {} if checks.broken else records.read(path)
@@ -345,6 +359,8 @@ def _run(path: Path) -> _Checks:
         checks.known.append((Receipts.read(path, IN_RUN), RUN_AGAIN))
     except StoreError as error:
         checks.broken.append(Finding(path / IN_RUN, str(error).removeprefix(f"{path / IN_RUN}: "), RUN_AGAIN))
+    if (path / io_results.PARTIAL).exists():
+        checks.notes.append(f"{path}: another run was begun there and is not finished: its command goes on with it")
     if (path / io_results.NAME).exists():
         checks.parts.append(_results(path / io_results.NAME))
     else:

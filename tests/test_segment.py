@@ -148,7 +148,7 @@ def test_a_killed_segment_goes_on_with_the_same_command(own_run, small_run, monk
         patch.setattr(place, moment, cut)
         with pytest.raises(PowerCutError):
             segmented(own_run, clustering={"k": (5,)})
-    if moment == "segment":
+    if moment != "report":  # until others take its place, the run is what it was
         assert told(own_run) == told(small_run)
     else:
         assert not (own_run / "run.json").exists()

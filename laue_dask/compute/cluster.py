@@ -125,7 +125,7 @@ def start(config: AnyCluster, *, folder: Path | None = None, report: bool = Fals
         Of the run: in its `cluster` folder jobs leave what they print, and the cluster's state is written there when it
         is given up.
     report
-        Whether to leave Dask's performance report in `folder`.
+        Whether to make Dask's performance report of what succeeds; `publish_report` puts it in its place.
 
     Raises
     ------
@@ -157,7 +157,7 @@ def start(config: AnyCluster, *, folder: Path | None = None, report: bool = Fals
             starting.close()
             described = _described(joined, config)
             _forward_warnings(joined.client)
-            with _reported(joined.client, folder / REPORT if folder and report and config.report else None) as write:
+            with _reported(joined.client, _draft(folder) if folder and report and config.report else None) as write:
                 yield Workers(
                     client=joined.client,
                     count=max(1, joined.cpus),
@@ -237,6 +237,7 @@ def _batch(config: BatchConfig, folder: Path | None) -> Iterator[_Joined]:
         else:
             place = folder.absolute() / FOLDER
             place.mkdir(parents=True, exist_ok=True)
+            stack.callback(_remove_if_empty, place)
         here = there = None
         if config.security == "tls":
             here, there = stack.enter_context(credentials.temporary(place))
@@ -268,6 +269,11 @@ def _warn(cluster: SpecCluster, who: str) -> None:
 def _token(cluster: SpecCluster) -> str:
     """What the link to the dashboard ends with; empty where there is no dashboard."""
     return str(getattr(cluster.scheduler, "token", ""))
+
+
+def _remove_if_empty(place: Path) -> None:
+    with suppress(OSError):
+        place.rmdir()
 
 
 def _listening(config: BatchConfig, security: Security | None) -> SpecCluster:
@@ -426,40 +432,47 @@ def _user() -> str:
         return "USER"
 
 
+def _draft(folder: Path) -> Path:
+    return folder / f".{REPORT}"
+
+
+def publish_report(folder: Path) -> None:
+    """Put the performance report of a run that came to its end in the place of an earlier one, where one was made."""
+    if (draft := _draft(folder)).exists() and not _tried(lambda: draft.replace(folder / REPORT)):
+        draft.unlink()
+
+
 @contextmanager
 def _reported(client: Client, path: Path | None) -> Iterator[Callable[[], None]]:
-    """Keep Dask's performance report, at the end or when asked for; if that fails, nothing else does."""
+    """Make Dask's performance report of what succeeds, at the end or when asked for; if that fails, nothing else does.
+
+    What is refused or fails leaves none: there may be a finished run, with a report of its own.
+    """
     if path is None:
         yield lambda: None
         return
+    path.unlink(missing_ok=True)  # of a command that was killed
     # What a browser needs is in the file: a beamline's computer may not reach the internet.
-    draft = path.with_name(f".{path.name}")
-    keeping = performance_report(filename=str(draft), mode="inline")
+    keeping = performance_report(filename=str(path), mode="inline")
     begun = _tried(lambda: client.sync(keeping.__aenter__, callback_timeout=REPORTING))
 
     def keep() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         client.sync(keeping.__aexit__, None, None, None, code="laue_dask", callback_timeout=REPORTING)
-        draft.replace(path)
 
     def write() -> None:
         nonlocal begun
         if begun and client.status == "running":
             begun = False
-            _tried(keep)
+            if not _tried(keep):
+                path.unlink(missing_ok=True)  # half of it
 
     try:
         yield write
-    except KeyboardInterrupt:
-        begun = False  # who ends it does not wait for a report
+    except BaseException:
+        path.unlink(missing_ok=True)
         raise
-    except InputError:
-        # One that was refused before anything was made leaves nothing behind.
-        begun = begun and path.parent.is_dir() and any(not one.name.startswith(".") for one in path.parent.iterdir())
-        raise
-    finally:
-        write()
-        draft.unlink(missing_ok=True)
+    write()
 
 
 def _tried(call: Callable[[], object]) -> bool:

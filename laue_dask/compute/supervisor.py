@@ -17,6 +17,8 @@ from typing import Any, Protocol, cast
 from distributed import Client, Status
 from tornado.ioloop import IOLoop, PeriodicCallback
 
+from laue_dask.errors import StoreError
+from laue_dask.io.receipts import release
 from laue_dask.progress import duration
 
 LOOK = 3.0
@@ -179,6 +181,8 @@ class Supervisor:
             "jobs": self._crew.described(),
         }
         with suppress(OSError):
+            with suppress(StoreError):  # of a run that is not finished there are none
+                release(self._folder.parent, [f"{self._folder.name}/{STATE}"])
             self._folder.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(state, indent=1, default=str), encoding="utf-8")
             return f" (the cluster's state is in {path})"

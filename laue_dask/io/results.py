@@ -3,7 +3,7 @@
 import os
 import shutil
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,12 @@ NAME = "results.zarr"
 PARTIAL = NAME + ".part"
 """Results that were begun; another run goes on with them."""
 
+SEGMENTING = NAME + ".segment.part"
+"""Results that `laue-dask segment` begins of those that are finished; it begins anew each time."""
+
+COPY = NAME + ".copy"
+"""An array on its way from the last results to those that were begun."""
+
 REMEDY = "make it again with `laue-dask run`, the same command"
 
 
@@ -36,14 +42,14 @@ class ResultsWriter:
         The run's folder.
     attributes
         Root attributes: scan shape, keys of the stages, seeds.
-    fresh
-        Whether to leave what a killed command began.
+    partial
+        Name of the store until it is finished. Of `SEGMENTING`, what a killed command began is left.
     """
 
-    def __init__(self, folder: Path, attributes: Mapping[str, Any], *, fresh: bool = False) -> None:
+    def __init__(self, folder: Path, attributes: Mapping[str, Any], *, partial: str = PARTIAL) -> None:
         self.path = folder / NAME
-        self.partial = folder / PARTIAL
-        if fresh:
+        self.partial = folder / partial
+        if partial == SEGMENTING:
             shutil.rmtree(self.partial, ignore_errors=True)
         self.group = zarr.open_group(str(self.partial), mode="a", zarr_format=3, use_consolidated=False)
         self.group.attrs.update({"laue_dask_schema": schema.VERSION, **attributes})
@@ -70,7 +76,7 @@ class ResultsWriter:
     def keep(self, name: str) -> zarr.Array[Any]:
         """Take over array `name` of the run's last results as it is."""
         # Half a copy that calls itself finished would be read as an array with gaps.
-        aside = self.partial.with_name(NAME + ".copy")
+        aside = self.partial.with_name(COPY)
         for stale in (aside, self.partial / name):
             shutil.rmtree(stale, ignore_errors=True)
         # A results store is never written to again, so the two may share their files.
@@ -85,8 +91,11 @@ class ResultsWriter:
         if values.size:
             array[...] = values.astype(np.dtype(spec.dtype or values.dtype))
 
-    def finish(self) -> Path:
-        """Check the store against the schema and make it the run's results."""
+    def finish(self, *, replacing: Callable[[], None] = lambda: None) -> Path:
+        """Check the store against the schema and make it the run's results.
+
+        `replacing` is called just before it takes the place of others: until then they are what they were.
+        """
         schema.check(self.group, schema.RESULTS)
         unknown = set(self.group.array_keys()) - set(schema.RESULTS)
         for name in unknown:
@@ -100,11 +109,18 @@ class ResultsWriter:
         Receipts.of(self.partial, ["zarr.json", *sorted(schema.RESULTS)]).write()
         old = self.path.with_name(NAME + ".old")
         shutil.rmtree(old, ignore_errors=True)
+        replacing()
         if self.path.exists():
             self.path.rename(old)
         self.partial.rename(self.path)
         shutil.rmtree(old, ignore_errors=True)
         return self.path
+
+
+def discard(folder: Path, partial: str = PARTIAL) -> None:
+    """Remove the results that were begun in a run's folder; those that are finished stay."""
+    for name in (partial, COPY):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def attributes(path: Path, *, whole: bool) -> dict[str, Any]:
@@ -138,6 +154,11 @@ def variables(folder: Path, names: Collection[str]) -> xr.Dataset:
     found = {name: array for name in names if (array := _read_array(folder / NAME, name)) is not None}
     arrays = {name: (array.metadata.dimension_names, np.asarray(array[...])) for name, array in found.items()}  # type: ignore[union-attr]
     return xr.Dataset(arrays, attrs=attributes(folder / NAME, whole=True))
+
+
+def copy(folder: Path, to: Path) -> None:
+    """Copy the finished results of a run to another folder; their data, which are never written again, are shared."""
+    shutil.copytree(folder / NAME, to / NAME, copy_function=_link)
 
 
 def recover(folder: Path) -> None:

@@ -40,6 +40,9 @@ REDUCED_CHUNK = 32
 
 REMEDY = "remove the store and ingest again"
 
+READ_WHOLE_BYTES = 2**29
+"""Frames of this size on the disk are read in about a second."""
+
 MOST_PATTERNS, LONGEST_SIDE = 10**8, 2**16
 """Points of a scan, and pixels along a side of its frames, beyond which a store is damaged or none of ours."""
 
@@ -321,6 +324,16 @@ class ScanStore:
     def seal(self, block: int) -> int:
         """Seal of a shard on disk; see `block_files.BlockFiles.seal`."""
         return self._frames.files.seal(block)
+
+    def damaged_shards(self) -> dict[int, str]:
+        """Shards of frames that are not what was written, and why: all that cheap looks can tell.
+
+        Seals are compared, and of a store of up to `READ_WHOLE_BYTES` everything is read.
+        """
+        files, count = self._frames.files, -(-self.n_patterns // self.shard_frames)
+        size = sum(path.stat().st_size for i in range(count) if (path := files.path(i)).is_file())
+        found = {i: files.fault(i, seal, whole=size <= READ_WHOLE_BYTES) for i, seal in self.seals.items()}
+        return {i: fault for i, fault in found.items() if fault}
 
     def record(self, receipts: Sequence[Mapping[str, Any]], left_out: Sequence[Mapping[str, Any]] = ()) -> None:
         """Take over what `ingest_shard` found: sources, positions, checksums and what was set aside.

@@ -216,8 +216,10 @@ def require_out(config: NightlyConfig, where: str) -> Path:
     Raises
     ------
     ConfigError
-        None was given.
+        None was given, or it holds a run, a series or a store.
     """
     if config.out is None:
         raise ConfigError(f"{where}: no folder to write to: set `out` in the configuration, or give --out")
+    if any((config.out / name).exists() for name in ("run.json", "results.zarr", "series.json", "zarr.json")):
+        raise ConfigError(f"{where}: `out` = {config.out}: holds a run, a series or a store: choose another folder")
     return config.out.absolute()

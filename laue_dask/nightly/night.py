@@ -166,12 +166,15 @@ def run_night(
     """
     out, root = require_out(config, where), root.absolute()
     require_writable(out)
-    find(root, config.find, leave_out=out)  # refused before anything is made
+    asked = _Night(root, out, config, Ledger(out, root, read_only=True), print, None)
+    asked.look()
+    _ask_again(asked, again)  # refused before anything is made
     with locked(out, f"{COMMAND} {root}"), closing(_Log(out, config, say)) as log:
         ledger = Ledger(out, root)
         began = datetime.now().astimezone()
         end = ends_at(config.limits, began)
         night = _Night(root, out, config, ledger, log.say, None if end is None else end.timestamp(), began)
+        night.found = asked.found
         _ask_again(night, again)
         clear(out)
         for text in remove_old(night, datetime.now().timestamp()):
@@ -198,8 +201,9 @@ def plan_night(
 def _plan(root: Path, config: NightlyConfig, again: Sequence[str], where: str) -> Iterator[str]:
     out, root = require_out(config, where), root.absolute()
     night = _Night(root, out, config, Ledger(out, root, read_only=True), print, None)
+    night.look()
     _ask_again(night, again)
-    decisions = night.look()
+    decisions = night.decisions()
     todo = in_order(decisions)
     for one in todo:
         yield f"run      {one.scan.name}: {_size(one.scan)}, {one.reason}"
@@ -219,7 +223,7 @@ def _size(scan: Found) -> str:
 
 
 def _ask_again(night: _Night, names: Sequence[str]) -> None:
-    known = {scan.name for scan in find(night.root, night.config.find, leave_out=night.out)}
+    known = {scan.name for scan in night.found}
     for name in names:
         if name not in known:
             raise InputError(f"--again {name}: no such scan below {night.root}: `--dry-run` lists them")

@@ -19,6 +19,7 @@ from laue_dask.encoder.encode import Network
 from laue_dask.encoder.extractors import Extractor, Sample
 from laue_dask.encoder.peaks import Peaks
 from laue_dask.encoder.pixels import Pixels
+from laue_dask.io import results as io_results
 from laue_dask.io import stored
 from laue_dask.io.block_files import location
 from laue_dask.io.results import ResultsWriter
@@ -131,8 +132,11 @@ def extract(
     array = results.blocks("features", (len(where.valid), extractor.n_features), block=block, key=key)
     kept = complete(array)
     tell(kept)
+    _, finished = io_results.arrays(results.path.parent, "features")
+    if finished is not None and finished.attrs.get("key") == key:
+        forget_learnt(results.path.parent)  # what was begun is of another run
     if not kept:
-        fitted = extractor.fit(sample_of(patterns, where), learnt_file(results.path.parent, extractor))
+        fitted = extractor.fit(sample_of(patterns, where), _begun_learnt(results.path.parent, extractor))
         write_array(
             lazy_features(reduced, fitted),
             array,
@@ -152,6 +156,25 @@ def finite(features: da.Array) -> NDArray[np.bool_]:
 def learnt_file(folder: Path, extractor: Extractor) -> Path:
     """Where a run keeps what its extractor learnt from the scan."""
     return folder / f"{extractor.name}.safetensors"
+
+
+def _begun_learnt(folder: Path, extractor: Extractor) -> Path:
+    """Where it is as long as the results in their place are those of another run."""
+    file = learnt_file(folder, extractor)
+    return file.with_name(f"{file.name}.part")
+
+
+def keep_learnt(folder: Path, extractor: Extractor) -> None:
+    """Put what an extractor learnt of a scan in its place, as the features that were made with it are."""
+    begun = _begun_learnt(folder, extractor)
+    if begun.exists():
+        begun.replace(learnt_file(folder, extractor))
+
+
+def forget_learnt(folder: Path) -> None:
+    """Remove what an extractor of a run that was begun has learnt."""
+    for left in folder.glob("*.safetensors.part"):
+        left.unlink(missing_ok=True)
 
 
 def begin_errors(

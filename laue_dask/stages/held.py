@@ -106,6 +106,26 @@ def require_same(store: ScanStore, source: str, scan: ScanConfig, *, again: bool
     raise ChangedError(f"{store.path}: {differs}: {CHOICE}")
 
 
+def require_source(store: ScanStore, source: str, scan: ScanConfig) -> None:
+    """Refuse the scan store of an earlier run of the same folder where it is of another source, shape or order.
+
+    Raises
+    ------
+    InputError
+        It is.
+    """
+    held, where = store.provenance, absolute(source)
+    if held.get("source") != where:
+        differs = f"holds {held.get('source')}, not {source}"
+    elif scan.shape and store.scan_shape != tuple(scan.shape):
+        differs = f"holds {store.scan_shape[0]} × {store.scan_shape[1]}, --shape says {scan.shape[0]} × {scan.shape[1]}"
+    elif _is_other_order(scan.order, held.get("asked", {}).get("order"), store.order):
+        differs = f"was ingested as {store.order}, now --order is {scan.order or 'raster'}"
+    else:
+        return
+    raise InputError(f"{store.path}: {differs}: choose another --out, or remove this store")
+
+
 def _range(found: Sequence[int | None] | None) -> Range | None:
     return None if found is None else (found[0] or 0, found[1])
 

@@ -36,6 +36,37 @@ def count(source: str) -> int:
     return int(ScanStore.open(source).valid.sum()) if _is_store(source) else len(discover(source))
 
 
+def require_same(source: str, folder: Path, config: Config, *, again: bool = False) -> None:
+    """Refuse a source that is not the scan that `folder` or its own store holds, before any worker is started.
+
+    Raises
+    ------
+    InputError
+        See `open_scan`.
+    """
+    own = folder / "scan.zarr"
+    if _is_store(source):
+        refuse_part(source, config.scan)
+        _check_shape(ScanStore.open(source), source, config.scan)
+    elif own.exists() and not again:
+        store = ScanStore.open(own)
+        held.require_same(store, source, config.scan)
+        specimen.require_enough(int(store.valid.sum()), config.clustering.k, store.set_aside)
+
+
+def require_growing(source: str, folder: Path, scan: ScanConfig) -> None:
+    """Refuse to watch a source where a run's folder has the store of another scan.
+
+    Raises
+    ------
+    InputError
+        It has.
+    """
+    own = folder / "scan.zarr"
+    if own.exists():
+        held.require_source(ScanStore.open(own), source, scan)
+
+
 def look(source: str, folder: Path, scan: ScanConfig, *, label: str = "") -> Look | None:
     """What the frames of a run are like, before any worker is started; None where they are in a scan store already.
 
@@ -86,11 +117,7 @@ def open_scan(
     if _is_store(source):
         refuse_part(source, scan)
         store = ScanStore.open(Path(source).absolute())
-        if scan.shape and tuple(scan.shape) != tuple(store.scan_shape):
-            raise InputError(
-                f"{source}: its scan is {store.scan_shape[0]} × {store.scan_shape[1]}, "
-                f"--shape says {scan.shape[0]} × {scan.shape[1]}: leave --shape out, or ingest the frames again"
-            )
+        _check_shape(store, source, scan)
         changes.warn_of_changes(store)
         remind(store, label)
         return store
@@ -145,3 +172,12 @@ def _make_way(folder: Path) -> None:
     own, aside = folder / "scan.zarr", folder / "scan.zarr.old"
     own.rename(aside)  # a kill leaves no half of it in its place
     shutil.rmtree(aside)
+
+
+def _check_shape(store: ScanStore, source: str, scan: ScanConfig) -> None:
+    """Refuse a scan store as source where it is not of the shape that is asked for."""
+    if scan.shape and tuple(scan.shape) != tuple(store.scan_shape):
+        raise InputError(
+            f"{source}: its scan is {store.scan_shape[0]} × {store.scan_shape[1]}, "
+            f"--shape says {scan.shape[0]} × {scan.shape[1]}: leave --shape out, or ingest the frames again"
+        )

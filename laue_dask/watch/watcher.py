@@ -22,12 +22,13 @@ from typing import Any
 import numpy as np
 
 from laue_dask import interruption, pipeline
+from laue_dask import record as records
 from laue_dask.config import Config, ScanConfig
 from laue_dask.encoder import weights
 from laue_dask.encoder.drift import Drift
 from laue_dask.encoder.encode import Network
 from laue_dask.encoder.extractors import Extractor
-from laue_dask.errors import ComputeError, InputError, LaueDaskError
+from laue_dask.errors import ComputeError, InputError, LaueDaskError, StoreError
 from laue_dask.io import deadline
 from laue_dask.io.deadline import Call
 from laue_dask.io.frames import FrameRef
@@ -37,11 +38,13 @@ from laue_dask.io.lock import locked
 from laue_dask.io.patterns import is_pattern
 from laue_dask.io.placement import Placement
 from laue_dask.io.places import free_space, is_full, replace_file
+from laue_dask.io.receipts import release
 from laue_dask.progress import Progress
 from laue_dask.record import Run
 from laue_dask.report import canvas
 from laue_dask.report.maps import label_figure, rgb_figure
 from laue_dask.stages import extraction, ingest, placing
+from laue_dask.stages.source import require_growing
 from laue_dask.suggestions import did_you_mean
 from laue_dask.watch.advice import FEWEST as ENOUGH_FOR_ADVICE
 from laue_dask.watch.advice import GROWTH, Advice, advise
@@ -154,8 +157,13 @@ def watch(
     pipeline.check_folder(folder)
     deadline.allow(config.cluster.read_deadline)
     folder, source = folder.absolute(), ingest.absolute(origin)
+    require_growing(source, folder, config.scan)
+    if (folder / records.NAME).exists() and ingest.absolute(held := records.read(folder)["source"]) != source:
+        raise InputError(f"{folder}: holds a run of {held}, not of {origin}: choose another --out")
     extractor = extraction.extractor_of(config.encoder, config.recipe)
     with locked(folder, command):
+        with suppress(StoreError):  # of a run that is not finished there are none
+            release(folder, records.LIVE)
         watcher = Watcher(source, folder, config, extractor, say=say)
         try:
             watcher.follow(timeout, stop)
@@ -168,7 +176,9 @@ def watch(
     except BaseException as error:
         watcher.failed(error)
         raise
+    release(folder, records.LIVE)
     watcher.write("finished")
+    records.vouch(folder, records.LIVE)
     return record
 
 
