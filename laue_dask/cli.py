@@ -19,10 +19,10 @@ import click
 from laue_dask import __version__, imports, interruption, silence
 from laue_dask.compute import forks
 from laue_dask.config import Config, dump, load, merged, read_yaml
-from laue_dask.errors import ExitCode, LaueDaskError
+from laue_dask.errors import ExitCode, LaueDaskError, SpaceError
 from laue_dask.homes import prepare_homeless
 from laue_dask.io import deadline
-from laue_dask.io.places import is_full
+from laue_dask.io.places import disk_full, is_full
 from laue_dask.printable import echo, echo_lines
 
 if TYPE_CHECKING:
@@ -85,6 +85,8 @@ def _exit_code(arguments: list[str] | None) -> int:
 
 def _failed(error: BaseException) -> int:
     """Say in a line why a command failed; its exit code."""
+    if is_full(error) and not isinstance(error, SpaceError):
+        error = disk_full(error, *_places())
     match error:
         case click.exceptions.NoArgsIsHelpError():
             click.echo(error.format_message(), err=True)
@@ -96,18 +98,27 @@ def _failed(error: BaseException) -> int:
             return _fail(str(error), error.exit_code)
         case OSError():
             where = f"{error.filename}: " if error.filename else ""
-            if is_full(error):
-                full = "no space left on the disk, or its quota is used up: make room"
-                return _fail(f"{where}{full}; the same command goes on where it stopped", ExitCode.FAILED)
             return _fail(f"{where}{error.strerror or error}", ExitCode.FAILED)
     if isinstance(error, ValueError) and str(error).startswith(_DASK_CONFIGURATION):
         return _fail(f"{' '.join(str(error).split())}: mend or remove that file", ExitCode.BAD_INPUT)
     # A defect of ours: the user gets one line, and the file to send to us.
-    descriptor, log = tempfile.mkstemp(prefix="laue-dask-", suffix=".log", text=True)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        traceback.print_exception(error, file=file)
-    text = " ".join(str(error).split())
-    return _fail(f"{type(error).__name__}: {text} (a defect; the details are in {log})", ExitCode.FAILED)
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    try:
+        descriptor, log = tempfile.mkstemp(prefix="laue-dask-", suffix=".log", text=True)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            traceback.print_exception(error, file=file)
+    except OSError as other:
+        return _fail(f"{text} (a defect; its details cannot be kept: {other.strerror})", ExitCode.FAILED)
+    return _fail(f"{text} (a defect; the details are in {log})", ExitCode.FAILED)
+
+
+def _places() -> list[Path]:
+    """Where this command may have written to: what it was given, where it was given, and what is temporary."""
+    given = [Path(text) for text in sys.argv[1:] if text and not text.startswith("-")]
+    found = [Path.cwd(), *(path for path in given if path.exists() or len(path.parts) > 1)]
+    with suppress(OSError):  # none that can be written to
+        found.append(Path(tempfile.gettempdir()))
+    return found
 
 
 def _fail(message: str, code: int) -> int:

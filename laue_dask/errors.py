@@ -51,3 +51,14 @@ class FrameError(LaueDaskError, ValueError):
 
 class ComputeError(LaueDaskError, RuntimeError):
     """The computation could not be finished: a worker died too often, the disk is full, nothing moves."""
+
+
+class DiskFullError(ComputeError):
+    """A disk has become full, or a quota is used up, while something was written to `place`."""
+
+    def __init__(self, message: str, place: str = "") -> None:
+        super().__init__(message)
+        self.place = place
+
+    def __reduce__(self) -> tuple[type["DiskFullError"], tuple[str, str]]:
+        return type(self), (str(self), self.place)

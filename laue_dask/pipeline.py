@@ -17,10 +17,11 @@ import numpy as np
 import zarr
 from dask import config as dask_config
 
-from laue_dask import __version__, keys, mapscores, schema, selection
+from laue_dask import __version__, keys, mapscores, room, schema, selection
 from laue_dask import record as records
 from laue_dask.compute import cluster
 from laue_dask.compute.cluster import Workers
+from laue_dask.compute.local import local_scratch
 from laue_dask.compute.run import Begun
 from laue_dask.config import ClusterConfig, ClusteringConfig, Config, Recipe, dump, merged, validate
 from laue_dask.encoder import weights
@@ -30,7 +31,7 @@ from laue_dask.estimators import FINDS_K
 from laue_dask.io import deadline, stored
 from laue_dask.io import results as io_results
 from laue_dask.io.lock import locked
-from laue_dask.io.places import replace_file, require_writable
+from laue_dask.io.places import replace_file, require_writable, writing_to
 from laue_dask.io.receipts import release
 from laue_dask.io.results import ResultsWriter
 from laue_dask.io.scan_store import ScanStore
@@ -131,7 +132,15 @@ def _run(
     with record.timed("look"):
         # Local workers are still importing; jobs may wait for hours, in which frames arrive.
         look = source.look(origin, folder, config.scan) if local else None
-    with leaving_no_trace(folder):
+    store = source.store_of(origin, folder)
+    frames = 0.0 if look is None else len(look.refs) * look.stored_bytes
+    n = len(look.refs) if look else ScanStore(store).n_patterns if store.exists() else 0
+    room.require_room(folder, n, extractor.n_features, frames_bytes=frames)
+
+    def needed() -> int:
+        return room.still_needed(folder, store, extractor.n_features, frames_bytes=frames)
+
+    with leaving_no_trace(folder), writing_to(folder, store, local_scratch(config.cluster), needed=needed):
         with nullcontext(given) if given else cluster.start(config.cluster, folder=folder, report=True) as workers:
             scan = encode(folder, record, extractor, look=look, again=again, workers=workers, progress=progress)
             del look  # it may list a million frames
@@ -139,9 +148,9 @@ def _run(
                 rows = _analyse(scan, workers=workers, progress=progress)
             settled = settle(scan, rows, workers) if local else None
         settled = settled or settle(scan, rows)  # jobs are not held while this process works alone
-    if not given:
-        cluster.publish_report(folder)
-    conclude(scan, settled)
+        if not given:
+            cluster.publish_report(folder)
+        conclude(scan, settled)
     return record
 
 
@@ -571,7 +580,10 @@ def segment(
         nullcontext(folder) if out is None else _copied(folder, out.absolute(), command) as target,
     ):
         try:
-            return _segment(target, changes, command=command, progress=progress, sweep=sweep, beside=out is not None)
+            with writing_to(target, local_scratch(ClusterConfig())):
+                return _segment(
+                    target, changes, command=command, progress=progress, sweep=sweep, beside=out is not None
+                )
         finally:
             io_results.discard(target, io_results.SEGMENTING)
 
@@ -740,7 +752,7 @@ def evaluate(
         There is no finished run, its scan is gone, or the truth does not fit.
     """
     records.read(folder)  # refused before anything is written there
-    with locked(folder, f"evaluate {folder}", "wait for it"):
+    with locked(folder, f"evaluate {folder}", "wait for it"), writing_to(folder, local_scratch(ClusterConfig())):
         return _evaluate(folder, truth, workers=workers, progress=progress)
 
 

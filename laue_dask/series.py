@@ -16,13 +16,14 @@ import dask.array as da
 from laue_dask import __version__, keys, pipeline
 from laue_dask.compute import cluster
 from laue_dask.compute.cluster import Workers
+from laue_dask.compute.local import local_scratch
 from laue_dask.config import ClusterConfig, Config
 from laue_dask.encoder.extractors import Extractor
 from laue_dask.errors import ConfigError, InputError
 from laue_dask.io import deadline
 from laue_dask.io import results as io_results
 from laue_dask.io.lock import locked
-from laue_dask.io.places import replace_file, require_writable
+from laue_dask.io.places import replace_file, require_writable, writing_to
 from laue_dask.io.receipts import IN_RUN, Receipts
 from laue_dask.pca import IncrementalPCA
 from laue_dask.pipeline import Encoded
@@ -89,6 +90,7 @@ def run(
     with ExitStack() as owned:
         for place in (folder, *(folder / name for name in names)):
             owned.enter_context(locked(place, command))
+        owned.enter_context(writing_to(folder, local_scratch(config.cluster)))
         owned.enter_context(pipeline.leaving_no_trace(*(folder / name for name in names)))
         with cluster.start(config.cluster, folder=folder, report=True) as workers:
             if not (folder / SERIES).exists():

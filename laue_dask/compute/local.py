@@ -21,7 +21,7 @@ from distributed.system import MEMORY_LIMIT
 
 from laue_dask.compute import credentials, forks
 from laue_dask.compute.servers import ClosedScheduler, ClosedWorker, GuardedScheduler
-from laue_dask.config import ClusterConfig
+from laue_dask.config import AnyCluster, ClusterConfig
 from laue_dask.errors import ComputeError, ConfigError
 from laue_dask.io import deadline
 
@@ -233,6 +233,11 @@ def _scratch(config: ClusterConfig) -> str | None:
     if not config.scratch.is_dir() or not os.access(config.scratch, os.W_OK):
         raise ConfigError(f"cluster.scratch = {config.scratch}: not a folder that can be written to")
     return str(config.scratch)
+
+
+def local_scratch(config: AnyCluster) -> Path:
+    """Folder of what local workers write for themselves, on whatever disk that is."""
+    return Path((config.scratch if isinstance(config, ClusterConfig) else None) or tempfile.gettempdir())
 
 
 def gpu_count() -> int:

@@ -24,6 +24,7 @@ from laue_dask.compute.local import GPU, available_cores
 from laue_dask.errors import ComputeError, LaueDaskError
 from laue_dask.io.block_files import BlockFiles, checksum, location
 from laue_dask.io.journal import Journal, Receipt
+from laue_dask.io.places import writing_to
 from laue_dask.progress import Progress
 from laue_dask.threads import one_thread
 
@@ -364,12 +365,13 @@ def write_block(block: NDArray[Any], array: zarr.Array[Any], index: int) -> Rece
     files = BlockFiles(array)
     # Written even if empty: a block that is not there is one that was lost.
     writable = array.with_config({"write_empty_chunks": True})
-    try:
-        writable[start : start + len(block)] = block
-    except ValueError:
-        # Zarr looks into a shard that it replaces, and stumbles over a damaged one.
-        files.path(index).unlink(missing_ok=True)
-        writable[start : start + len(block)] = block
+    with writing_to(files.folder):
+        try:
+            writable[start : start + len(block)] = block
+        except ValueError:
+            # Zarr looks into a shard that it replaces, and stumbles over a damaged one.
+            files.path(index).unlink(missing_ok=True)
+            writable[start : start + len(block)] = block
     found = {"crc32c": checksum(block), "seal": files.seal(index)}
     return {"block": index, "start": start, "stop": start + len(block), **found}
 

@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 from laue_dask.blocks import block_size
 from laue_dask.errors import ComputeError, StoreError
 from laue_dask.io.block_files import BlockFiles
+from laue_dask.io.places import disk_full, is_full
 from laue_dask.io.shard_file import ShardFiles
 
 SHARD_BYTES = 128 * 2**20
@@ -89,6 +90,8 @@ class FrameArray:
                 if added != count:
                     raise ValueError(f"{added} of the {count} frames of a shard were written")
         except OSError as error:
+            if is_full(error):
+                raise disk_full(error, self.folder) from error
             raise ComputeError(f"{self.folder}: frames cannot be written: {error.strerror or error}") from error
 
     @contextmanager

@@ -28,6 +28,7 @@ from laue_dask.compute import cluster
 from laue_dask.compute.cluster import Workers
 from laue_dask.config import Config, validate
 from laue_dask.errors import BusyError, InputError, LaueDaskError, SpaceError
+from laue_dask.io.places import disk_full, is_full
 from laue_dask.progress import RichProgress
 from laue_dask.report.thumbnails import write_thumbnails
 from laue_dask.stages.extraction import extractor_of
@@ -93,6 +94,15 @@ def _told_in(log: TextIO) -> Iterator[None]:
 
 def _answer(job: dict[str, Any], kept: _Cluster) -> dict[str, Any]:
     """What became of a job; never raises."""
+    try:
+        return _logged_answer(job, kept)
+    except OSError as error:  # of the log
+        if is_full(error):
+            return {"failed": "space", "reason": str(disk_full(error, Path(job["log"])))}
+        return {"failed": "compute", "reason": f"{job['log']}: {error.strerror or error}"}
+
+
+def _logged_answer(job: dict[str, Any], kept: _Cluster) -> dict[str, Any]:
     with Path(job["log"]).open("w", encoding="utf-8") as log, _told_in(log):
         try:
             config = validate(job["config"], "run")
@@ -108,6 +118,8 @@ def _answer(job: dict[str, Any], kept: _Cluster) -> dict[str, Any]:
         except InputError as error:
             answer = {"failed": "input", "reason": str(error)}
         except Exception as error:
+            if is_full(error):
+                return {"failed": "space", "reason": str(disk_full(error, Path(job["out"])))}
             traceback.print_exc(file=log)
             reason = " ".join(str(error).split()) or type(error).__name__
             known = isinstance(error, LaueDaskError | OSError)

@@ -36,6 +36,11 @@ def count(source: str) -> int:
     return int(ScanStore.open(source).valid.sum()) if _is_store(source) else len(discover(source))
 
 
+def store_of(source: str, folder: Path) -> Path:
+    """Scan store of a run, be it there yet or not."""
+    return Path(source).absolute() if _is_store(source) else folder / "scan.zarr"
+
+
 def require_same(source: str, folder: Path, config: Config, *, again: bool = False) -> None:
     """Refuse a source that is not the scan that `folder` or its own store holds, before any worker is started.
 

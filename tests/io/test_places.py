@@ -31,5 +31,5 @@ def test_replace_file_gives_the_file_the_usual_permissions(tmp_path):
 
 def test_a_disk_that_is_too_small_is_named_with_both_sizes(tmp_path):
     require_space(tmp_path / "not" / "there", 1)
-    with pytest.raises(InputError, match=r"needs 1000000000\.00 GB, its disk has [0-9.]+ GB free"):
+    with pytest.raises(InputError, match=r"needs 1000000000\.00 GB, the disk at /[^ ]* has [0-9.]+ [GM]B free"):
         require_space(tmp_path / "not" / "there", 10**18)

@@ -1,0 +1,80 @@
+"""How much of a disk a run takes, and how much of it is still to be written: all of it told by what lies there."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import zarr
+
+from laue_dask.io import results as io_results
+from laue_dask.io.block_files import BlockFiles
+from laue_dask.io.places import require_space
+from laue_dask.io.scan_store import ScanStore
+
+PART = ".part"
+
+PACKED = 0.5
+"""Share of a table of floating-point numbers that is certainly left of it on a disk."""
+
+
+def size(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder; of those that several runs share, as if they were its own."""
+    if not path.is_dir():
+        return path.stat().st_size if path.is_file() else 0
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def still_needed(folder: Path, scan: Path, n_features: int, *, frames_bytes: float = 0.0) -> int:
+    """Bytes, about, that a run is still to write.
+
+    Of an array that was begun, blocks are taken to be as large as those that are there; of one that was not, as they
+    are in memory.
+
+    Parameters
+    ----------
+    folder
+        Of the run.
+    scan
+        Its scan store, finished or not.
+    n_features
+        Features of a pattern.
+    frames_bytes
+        Of all frames as they would be stored, for a store that was not begun.
+    """
+    store = next((path for path in (scan, scan.with_name(scan.name + PART)) if path.exists()), None)
+    if store is None:
+        return int(frames_bytes)
+    there = ScanStore(store)
+    needed = sum(_left(array) for array in _arrays(store))
+    for name in ("features", "components"):
+        array = next((one for one in io_results.arrays(folder, name) if one is not None), None)
+        needed += 4 * there.n_patterns * n_features if array is None else _left(array)
+    return needed
+
+
+def require_room(folder: Path, n_patterns: int, n_features: int, *, frames_bytes: float) -> None:
+    """Refuse a run that cannot fit on the disk of its folder, by what is known before it begins.
+
+    Raises
+    ------
+    SpaceError
+        The frames as they pack, and half of what features and components are in memory, do not fit beside what is
+        there of them.
+    """
+    tables = PACKED * 2 * 4 * n_patterns * n_features
+    begun = folder / ("scan.zarr" + PART), folder / io_results.PARTIAL, folder / io_results.NAME
+    require_space(folder, int(frames_bytes + tables) - sum(map(size, begun)))
+
+
+def _arrays(store: Path) -> Iterator[zarr.Array]:  # type: ignore[type-arg]
+    for path in (store / "frames", *sorted(store.glob("reduced/*/"))):
+        if (path / "zarr.json").is_file():
+            array = zarr.open_array(str(store), path=path.relative_to(store).as_posix(), mode="r")
+            yield array
+
+
+def _left(array: zarr.Array) -> int:  # type: ignore[type-arg]
+    files = BlockFiles(array)
+    sizes = [path.stat().st_size for i in range(files.count) if (path := files.path(i)).is_file()]
+    left = files.count - len(sizes)
+    block = sum(sizes) / len(sizes) if sizes else array.nbytes / files.count
+    return int(left * block)
