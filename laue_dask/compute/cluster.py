@@ -29,7 +29,7 @@ from laue_dask.compute.local import GPU, LOOPBACK
 from laue_dask.compute.servers import TOKEN
 from laue_dask.compute.supervisor import Crew, Supervisor, view
 from laue_dask.config import AnyCluster, BatchConfig, ClusterConfig, SchedulerConfig
-from laue_dask.errors import ComputeError, ConfigError, InputError
+from laue_dask.errors import ComputeError, ConfigError
 from laue_dask.io import deadline
 
 FOLDER = "cluster"
