@@ -78,7 +78,7 @@ def run(
     specimen.require_enough(sum(counts), config.clustering.k)
     alone = config.model_copy(update={"clustering": config.clustering.model_copy(update={"k": ()})})
     for origin, name in zip(sources, names, strict=True):
-        source.require_same(origin, folder / name, alone)
+        source.require_same(origin, folder / name, alone, again=again)
     extractor = extraction.extractor_of(config.encoder, config.recipe)
     looks: list[Look | None] = [None] * len(sources)
     if isinstance(config.cluster, ClusterConfig):  # jobs may wait for hours, in which frames arrive

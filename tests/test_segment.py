@@ -163,7 +163,7 @@ def test_command_says_what_it_found(command, own_run, tmp_path):
     file.write_text("clustering: {k: [7], n_init: 3}\n")
     outcome = command("segment", own_run, "-k", 4, "--components", 3, "--config", file, "--no-scores")
     assert outcome.code == 0, outcome.err
-    assert outcome.complaints == []
+    assert [line for line in outcome.complaints if "where the beam lies between domains" not in line] == []
     assert "K = 4\n" in outcome.out
     assert str(own_run / "report.html") in outcome.out
     found = load(own_run / "config.yaml")
@@ -199,11 +199,15 @@ def test_what_does_not_fit_the_run_is_refused_and_nothing_changes(
 
 
 def test_a_folder_without_a_finished_run_is_refused(command, own_run, small_scan, tmp_path):
-    for folder in (tmp_path / "nowhere", small_scan, small_scan / "truth.npz"):
+    for folder, said in (
+        (tmp_path / "nowhere", "no such folder of a run"),
+        (small_scan, "no finished run"),
+        (small_scan / "truth.npz", "no finished run"),
+    ):
         outcome = command("segment", folder)
         assert outcome.code == 2
         [line] = outcome.complaints
-        assert "no finished run" in line
+        assert said in line
     shutil.rmtree(own_run / "results.zarr")
     outcome = command("segment", own_run)
     assert outcome.code == 2
