@@ -36,7 +36,7 @@ import numpy as np
 from chaos import QUIET, Chaos, config, content, done, end, forked, threads_only, waited
 from PIL import Image
 
-from laue_dask import pipeline
+from laue_dask import interruption, pipeline
 from laue_dask.errors import FrameError, InputError, LaueDaskError
 from laue_dask.io import frames as io_frames
 from laue_dask.io import lock as io_lock
@@ -367,16 +367,17 @@ def _forge(path: Path, rng: random.Random) -> str:
 
 def _run_hanging(frames: Path, folder: Path, names: set[str]) -> None:
     """Run while the files of some names never answer."""
-    real = io_frames._open
+    real = io_frames._opened
 
     def hanging(path: str) -> Any:
         if Path(path).name in names:
             time.sleep(3600)
         return real(path)
 
-    io_frames._open = hanging
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    given = config(scan={"shape": SHAPE, "read_deadline": DEADLINE_S})
+    io_frames._opened = hanging
+    interruption.at_once()
+    interruption.in_order()
+    given = config(scan={"shape": SHAPE}, cluster={"read_deadline": DEADLINE_S})
     with threads_only():
         pipeline.run(str(frames), folder, given, command="chaos", progress=QUIET)
 
