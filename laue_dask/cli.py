@@ -624,6 +624,31 @@ def info(path: Path) -> int:
 
 
 @commands.command()
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option(
+    "--reduced", is_flag=True, help="Remove the reduced patterns, too: `run` makes them again, of the frames."
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
+def clean(run_folder: Path, reduced: bool, dry_run: bool) -> int:
+    """Remove what a finished run does not need: left-overs of killed commands, reduced patterns of other recipes.
+
+    Maps, results, frames and figures stay. `laue-dask info RUN` says what each part takes on the disk.
+    """
+    with imports.uncollected():
+        from dask.utils import format_bytes
+
+        from laue_dask import tidying
+
+    interruption.in_order()
+    found = tidying.clean(run_folder, reduced=reduced, dry_run=dry_run)
+    for one in found:
+        echo(f"{format_bytes(one.bytes):>12s}  {one.path}: {one.what}")
+    total = format_bytes(sum(one.bytes for one in found))
+    echo(f"{total} {'would be' if dry_run else 'were'} removed" if found else "nothing to remove")
+    return ExitCode.DONE
+
+
+@commands.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--sources", is_flag=True, help="Read all frames of the source, too, and compare them.")
 def verify(path: Path, sources: bool) -> int:

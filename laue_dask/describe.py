@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from laue_dask import record
+from dask.utils import format_bytes
+
+from laue_dask import record, tidying
 from laue_dask.config import ScanConfig
 from laue_dask.encoder import weights
 from laue_dask.errors import FrameError, InputError
@@ -89,6 +91,7 @@ def _run(path: Path) -> str:
     lines.append(f"set aside       {values['n_set_aside']}")
     lines.append(f"K               {', '.join(map(str, values['k']))} (suggested: {values['suggested_k']})")
     lines.append(f"components      {values['m_pca']} used")
+    lines.append(_disk(path))
     lines += [f"{stage:15s} {seconds:.1f} s" for stage, seconds in values["seconds"].items()]
     return "\n".join(map(printable, lines))
 
@@ -106,7 +109,15 @@ def _scan(path: Path) -> str:
     )
     lines.append(f"masked          {100 * store.detector_mask.mean():.2f} % of the pixels")
     lines.append(f"layout          {layout.why}")
+    lines.append(_disk(path))
     return "\n".join(map(printable, lines))
+
+
+def _disk(path: Path) -> str:
+    """What a run or a scan store takes on the disk, part by part."""
+    found = tidying.parts(path)
+    told = ", ".join(f"{name} {format_bytes(count)}" for name, count in found.items())
+    return f"on the disk     {format_bytes(sum(found.values()))}: {told}"
 
 
 def _results(path: Path) -> str:

@@ -441,7 +441,13 @@ def test_frames_that_change_between_being_found_and_being_read_are_set_aside(com
     assert outcome.complaints == []
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
-    reasons = {1: "file vanished", 4: "truncated", 6: "holds 2 frames", 8: "shape (300, 260)", 10: "is a folder, not a file"}
+    reasons = {
+        1: "file vanished",
+        4: "truncated",
+        6: "holds 2 frames",
+        8: "shape (300, 260)",
+        10: "is a folder, not a file",
+    }
     assert [entry["pattern"] for entry in record["set_aside"]] == list(reasons)
     for entry, (pattern, reason) in zip(record["set_aside"], reasons.items(), strict=True):
         assert reason in entry["reason"]

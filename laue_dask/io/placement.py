@@ -351,11 +351,11 @@ class _Known:
             return None
         shape, given = self._agree(seen, names.words)
         if self.order == "snake" and not (names.sure or names.explicit or self.insist):
-            doubt = (
+            readings = (
                 "the second number in the names may be the column, or count the frames of a line: leave --order out if "
                 "it is the column, give --insist if it counts"
             )
-            return shape, given, Places(doubt=doubt)
+            return shape, given, Places(doubt=readings)
         if not names.explicit:
             # A number in a line counts its frames as they were taken: which way the line ran is another matter.
             return shape, given, Places(acquired=rows.place * shape[1] + columns.place)

@@ -549,6 +549,15 @@ class ScanStore:
             overwrite=True,
         )
 
+    def remove_reduced(self, digest: str) -> None:
+        """Remove the reduced patterns of a recipe; the receipts stop speaking of them first."""
+        gone = [f"reduced/{digest}", f"substrate/{digest}"]
+        self._require_inside("reduced", "substrate", *gone)
+        if self._receipts is not None:
+            self._keep_receipts(self._receipts.without(gone))
+        for name in gone:
+            shutil.rmtree(self._folder / name, ignore_errors=True)
+
     def _keep_receipts(self, receipts: Receipts) -> None:
         if receipts != self._receipts:
             self._require_inside("receipts")
