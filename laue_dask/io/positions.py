@@ -43,6 +43,12 @@ USUALLY_OFF = 0.3
 LARGEST_SHEAR = 0.5
 """Share of a step between lines by which a line's points may move along the other axis, from one to the next."""
 
+TURNS = 0.7
+"""Share of the steps along a line at which its points change sides, where it is two lines."""
+
+ZIGZAG = 0.5
+"""Steps along a line that its neighbours may lie apart across it, in the median, at most."""
+
 FEWEST_EVEN = 4
 """Points of a line from which on it can be seen whether they are evenly spaced."""
 
@@ -146,6 +152,10 @@ def recover(stage: NDArray[np.float64], order: Order = "raster") -> Recovered | 
     ):
         raise InputError(odd)
     shape = (rows.count, columns.count)
+    if min(shape) == 1 and _zigzag(stage[known], 1 if rows.count == 1 else 0):
+        raise InputError(
+            "the stage positions go to and fro across their line: they are no line, and no rectangle either"
+        )
     # The order is that in which points were come to for the first time.
     first = np.sort(np.unique(rows.index * columns.count + columns.index, return_index=True)[1])
     along_x, along_y = (np.count_nonzero(np.diff(levels.index[first])) for levels in (columns, rows))
@@ -366,6 +376,25 @@ def _unlike_lines(
             counts = _few(set(np.unique(line, return_counts=True)[1].tolist()))
             return f"the stage positions are {len(np.unique(line))} {name} of {counts} points that do not line up"
     return ""
+
+
+def _zigzag(stage: NDArray[np.float64], along: int) -> bool:
+    """Whether points of one line lie now on one side of it and now on the other, by more than their steps."""
+    order = np.argsort(stage[:, along], kind="stable")
+    place, side = stage[order, along], stage[order, 1 - along]
+    steps = np.diff(place)
+    step = float(np.median(steps))
+    if len(place) < FEWEST_EVEN or step <= 0:
+        return False
+    # A line that is turned, or drifts slowly, is a line.
+    aside = side - np.polyval(np.polyfit(place - place.mean(), side, 1), place - place.mean())
+    if np.median(np.abs(np.diff(aside))) > ZIGZAG * step:
+        return True
+    left = aside < (aside.min() + aside.max()) / 2
+    between = float(aside[~left].mean() - aside[left].mean())
+    within = float(np.sqrt((aside[left].var() + aside[~left].var()) / 2))
+    turns = np.count_nonzero(np.diff(left)) / (len(left) - 1)
+    return bool(turns > TURNS and between > max(6 * within, 1e-3 * step))
 
 
 def _woven(across: NDArray[np.float64], line: NDArray[np.int64], place: NDArray[np.int64], step: float) -> bool:
