@@ -16,6 +16,8 @@ LARGEST_SPREAD = 0.6
 SMALLEST_STEP = 0.5
 """Steps of a scan are alike: none is shorter than this share of their median."""
 FEWEST_FILLED = 0.5
+FEW_STEPS = 3
+"""Steps between lines that are too few to tell one that is uneven from one with a line missing in it."""
 
 LEAST_CLARITY = 1.05
 """Gaps between levels are at least so many times as wide as those within: equal ones differ in rounding alone."""
@@ -101,7 +103,8 @@ def _cut(values: NDArray[np.float64], distinct: NDArray[np.float64], threshold: 
     if not _are_multiples(steps, step) and _are_multiples(steps, float(steps.min())):
         step = float(steps.min())  # of few lines, most are beside one that is missing
     residual = float((((values - means[index]) / step) ** 2).sum())
-    if steps.min() < SMALLEST_STEP * step:
+    uneven = len(steps) <= FEW_STEPS and not _are_multiples(steps, step)  # a line may be missing between two
+    if steps.min() < SMALLEST_STEP * step or uneven:
         spread = np.inf
     places = np.concatenate([[0], np.cumsum(_multiples(steps, step))])
     index = places[index]

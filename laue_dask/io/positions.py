@@ -49,6 +49,9 @@ TURNS = 0.7
 ZIGZAG = 0.5
 """Steps along a line that its neighbours may lie apart across it, in the median, at most."""
 
+LARGEST_STILL_SPREAD = 0.3
+"""Width of a line, as a share of the step between lines, where nothing else tells its points: at most."""
+
 FEWEST_EVEN = 4
 """Points of a line from which on it can be seen whether they are evenly spaced."""
 
@@ -287,8 +290,7 @@ def fill(found: Recovered, number: NDArray[np.int64] | None = None) -> NDArray[n
     unknown = np.flatnonzero(pattern == -1)
     if not len(unknown):
         return pattern
-    if number is None:
-        number = np.arange(len(pattern))
+    counted, number = number, np.arange(len(pattern)) if number is None else number
     sequence = acquisition(found.shape, found.order, found.fast_axis)
     rank = _rank(found.shape, found.order, found.fast_axis)
     known = np.flatnonzero(pattern >= 0)
@@ -298,7 +300,10 @@ def fill(found: Recovered, number: NDArray[np.int64] | None = None) -> NDArray[n
     lag_before = np.concatenate([lag[:1] if number[0] else [0], lag])[after]
     lag_after = np.concatenate([lag, lag[-1:]])[after]
     place = number[unknown] + lag_before
-    lost = np.flatnonzero((lag_before != lag_after) | (place < 0) | (place >= len(sequence)))
+    # After the last position nothing tells where a frame is missing, if one is and no number says so.
+    open_end = counted is None and int(place[-1]) + 1 < len(sequence)
+    unsure = open_end & (unknown > known[-1])
+    lost = np.flatnonzero((lag_before != lag_after) | (place < 0) | (place >= len(sequence)) | unsure)
     if len(lost):
         raise InputError(
             f"frame {unknown[lost[0]]} has no stage position and the frames beside it do not tell its place: "
@@ -446,6 +451,8 @@ def _from_one_axis(values: NDArray[np.float64], axis: Axis, order: Order) -> Rec
     if not np.isfinite(values).all():
         return None
     for levels in propose_levels(values)[1:]:
+        if levels.spread > LARGEST_STILL_SPREAD * levels.step:
+            continue  # its lines are lines of lines
         starts = np.flatnonzero(np.diff(levels.index, prepend=-1))
         length = int(np.diff(starts, append=n).max())
         if levels.count == n:
