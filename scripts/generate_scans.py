@@ -96,8 +96,6 @@ def draw(rng: random.Random, folder: Path) -> Scan:
     scan.kinds |= {"order": f"{order}, fast {fast}"}
     path = list(acquired(scan.shape, order, fast))
     naming = rng.choice(NAMINGS)
-    if naming is lines_and_points and order == "snake":
-        naming = rows_and_columns  # whether points count as taken, or are columns, is a matter of words
     scan.kinds["names"] = naming.__name__
     stacked = naming is stacks_of_rows
     told = "none" if stacked else _headers(rng, scan, path)

@@ -322,7 +322,7 @@ def check_end(campaign: Campaign, nights: int) -> None:
     summary = json.loads((campaign.runs / "summary.json").read_text())
     found = {row["scan"]: row for row in summary["scans"]}
     told = [line.partition(" done    ")[2] for line in log_lines(campaign)]
-    done = Counter(line.rsplit(": ", 1)[0] for line in told)
+    done = Counter(line.partition(": ")[0] for line in told)
     page = (campaign.runs / "index.html").read_text()
     for scan in campaign.scans:
         row = found[scan.name]
@@ -396,7 +396,7 @@ def kill_often(campaign: Campaign, scans: int, kills: int, draw: random.Random) 
     subprocess.run(
         [*NIGHTLY, str(calm.root), "--config", str(settings(calm, {}))], check=True, stdout=subprocess.DEVNULL
     )
-    done = Counter(line.partition(" done    ")[2].rsplit(": ", 1)[0] for line in log_lines(campaign))
+    done = Counter(line.partition(" done    ")[2].partition(": ")[0] for line in log_lines(campaign))
     summary = json.loads((campaign.runs / "summary.json").read_text())
     for row in summary["scans"]:
         campaign.expect(row["status"], "done", row["scan"])

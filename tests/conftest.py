@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import logging
 import os
 import re
 import shutil
@@ -135,6 +136,12 @@ class Outcome:
         """Lines on stderr that neither tell progress nor list what was set aside."""
         told = re.compile(r"[a-z, ]+: ([\d,]+ |stopped after )|set aside: ")
         return [line for line in self.err.splitlines() if not told.match(line)]
+
+
+@pytest.fixture(autouse=True)
+def _logging_reaches_tests() -> None:
+    # A command line that ran in this process keeps the package's messages to itself.
+    logging.getLogger("laue_dask").propagate = True
 
 
 @pytest.fixture

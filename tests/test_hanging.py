@@ -75,8 +75,10 @@ COMMANDS = [
 def test_a_signal_ends_a_command_that_waits_for_a_dead_file_system(command, number, scans, shim):
     told, typed = scans / "told", [sys.executable, "-m", "laue_dask", *command.split()]
     with subprocess.Popen(
-        typed, cwd=scans, env={**shim, "HANG_TOLD": str(told)}, stderr=subprocess.PIPE, text=True
-    ) as process:
+        # Python leaves Ctrl-C alone where it was ignored from the start, as in a shell's background.
+        typed, cwd=scans, env={**shim, "HANG_TOLD": str(told)}, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:  # fmt: skip
         try:
             deadline = time.monotonic() + 120
             while not told.exists():

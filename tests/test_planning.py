@@ -15,7 +15,7 @@ def test_the_table_adds_up_and_nothing_is_left_behind(command, small_scan, tmp_p
     assert outcome.code == 0, outcome.err
     assert outcome.complaints == []
     assert list(tmp_path.iterdir()) == []
-    assert "72 frames of 260 × 245, int32; 72 points assumed" in outcome.out
+    assert "72 frames of 260 × 245, int32; 8 × 9 points" in outcome.out
     assert "blocks          3 of 32 patterns, shards of 32 frames" in outcome.out
     lines = outcome.out.splitlines()
     first = next(i for i, line in enumerate(lines) if re.split(r"\s{2,}", line.strip()) == COLUMNS)
@@ -30,7 +30,7 @@ def test_a_disk_without_room_is_refused_with_both_numbers(command, small_scan, t
     outcome = command("plan", small_scan, "--out", tmp_path / "run", "--extractor", "peaks")
     assert outcome.code == 2
     (line,) = outcome.complaints
-    assert re.search(r"run: needs [\d.]+ [MG]B, its disk has [\d.]+ [MG]B free", line)
+    assert re.search(r"run: needs [\d.]+ [MG]B, the disk at .* has [\d.]+ [MG]B free", line)
 
 
 @pytest.mark.usefixtures("on_workers")

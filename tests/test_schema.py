@@ -13,7 +13,7 @@ from laue_dask.schema import REDUCED, RESULTS, SCAN, TRAINING
 
 SIZES = {
     "pattern": 6, "row": 9, "column": 8, "axis": 2, "v": 128, "u": 128, "latent": 16, "component": 16, "k": 2,
-    "score_k": 3, "y": 2, "x": 3, "cluster": 4, "channel": 3, "draw": 5,
+    "score_k": 3, "y": 2, "x": 3, "cluster": 4, "rank": 3, "channel": 3, "draw": 5,
 }  # fmt: skip
 TABLE = {
     "features": ("pattern", "latent"),
@@ -25,6 +25,8 @@ TABLE = {
     "labels": ("k", "y", "x"),
     "centroids": ("k", "cluster", "component"),
     "delegate": ("k", "cluster"),
+    "delegates": ("k", "cluster", "rank"),
+    "delegates_mixed": ("k", "cluster", "rank"),
     "pca_rgb": ("k", "y", "x", "channel"),
     "direct_rgb": ("y", "x", "channel"),
     "silhouette": ("score_k",),

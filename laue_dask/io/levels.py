@@ -16,6 +16,8 @@ LARGEST_SPREAD = 0.6
 SMALLEST_STEP = 0.5
 """Steps of a scan are alike: none is shorter than this share of their median."""
 FEWEST_FILLED = 0.5
+MOST_UNEVEN = 1.75
+"""Ratio of the largest to the smallest of few steps that are still alike."""
 FEW_STEPS = 3
 """Steps between lines that are too few to tell one that is uneven from one with a line missing in it."""
 
@@ -103,7 +105,9 @@ def _cut(values: NDArray[np.float64], distinct: NDArray[np.float64], threshold: 
     if not _are_multiples(steps, step) and _are_multiples(steps, float(steps.min())):
         step = float(steps.min())  # of few lines, most are beside one that is missing
     residual = float((((values - means[index]) / step) ** 2).sum())
-    uneven = len(steps) <= FEW_STEPS and not _are_multiples(steps, step)  # a line may be missing between two
+    apart = float(steps.max() / max(steps.min(), 1e-300))
+    # A line may be missing between two.
+    uneven = len(steps) <= FEW_STEPS and apart > MOST_UNEVEN and not _are_multiples(steps, step)
     if steps.min() < SMALLEST_STEP * step or uneven:
         spread = np.inf
     places = np.concatenate([[0], np.cumsum(_multiples(steps, step))])

@@ -148,6 +148,8 @@ class Names:
     explicit
         Whether `column` is called so: then it is the column, whichever way the line was gone; otherwise it counts the
         line's frames.
+    in_folders
+        Whether the rows are folders, whose files are numbered as they were taken.
     words
         What the rows and columns are read from, for people.
     globs
@@ -163,8 +165,8 @@ class Names:
     line: Numbers | None = None
     sure: bool = False
     explicit: bool = False
+    in_folders: bool = False
     words: str = ""
-
     globs: tuple[str, ...] = ()
 
 
@@ -487,6 +489,7 @@ def _roles(
             counter=through,
             sure=sure,
             explicit=explicit,
+            in_folders=row.in_folder,
             words=words,
             globs=globs,
         )
@@ -498,7 +501,8 @@ def _roles(
         line = lines[0]
         words = _FOLDERS if line.in_folder else _LINES
         sure, globs = line.word not in _SCAN_WORDS, _globs_of(line, fields, family, common)
-        return _Found(counter=count, line=line.values, sure=sure, words=words, globs=globs)
+        roles = {"counter": count, "line": line.values, "sure": sure, "in_folders": line.in_folder}
+        return _Found(**roles, words=words, globs=globs)
     if pair is not None:
         row, column, _ = pair
         return _Found(counter=count, row=row.values, column=column.values, words="two numbers in the names")

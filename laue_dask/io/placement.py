@@ -350,7 +350,8 @@ class _Known:
         if self.insist and ny_nx is not None and not (rows.count <= ny_nx[0] and columns.count <= ny_nx[1]):
             return None
         shape, given = self._agree(seen, names.words)
-        if self.order == "snake" and not (names.sure or names.explicit or self.insist):
+        told = names.explicit or (names.sure and names.in_folders)
+        if self.order == "snake" and not (told or self.insist):
             readings = (
                 "the second number in the names may be the column, or count the frames of a line: leave --order out if "
                 "it is the column, give --insist if it counts"

@@ -46,6 +46,9 @@ LARGEST_SHEAR = 0.5
 TURNS = 0.7
 """Share of the steps along a line at which its points change sides, where it is two lines."""
 
+FEWEST_ZIGZAG = 8
+"""Points of a line that tell two lines from noise, at least."""
+
 ZIGZAG = 0.5
 """Steps along a line that its neighbours may lie apart across it, in the median, at most."""
 
@@ -399,7 +402,7 @@ def _zigzag(stage: NDArray[np.float64], along: int) -> bool:
     between = float(aside[~left].mean() - aside[left].mean())
     within = float(np.sqrt((aside[left].var() + aside[~left].var()) / 2))
     turns = np.count_nonzero(np.diff(left)) / (len(left) - 1)
-    return bool(turns > TURNS and between > max(6 * within, 1e-3 * step))
+    return bool(len(left) >= FEWEST_ZIGZAG and turns > TURNS and between > max(6 * within, 0.15 * step))
 
 
 def _woven(across: NDArray[np.float64], line: NDArray[np.int64], place: NDArray[np.int64], step: float) -> bool:

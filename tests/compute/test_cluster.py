@@ -414,6 +414,8 @@ def test_a_run_leaves_a_report_that_needs_no_network(tmp_path):
     config = ClusterConfig(workers=1, memory="1GiB", gpu="never")
     with start(config, folder=tmp_path, report=True) as running:
         running.client.gather(running.client.map(str, range(20)))
+    assert not (tmp_path / "dask-report.html").exists()  # of a run that may be refused yet
+    cluster.publish_report(tmp_path)
     text = (tmp_path / "dask-report.html").read_text()
     assert "Dask Performance Report" in text
     assert "<script src=" not in text.replace(' type="text/javascript"', "")

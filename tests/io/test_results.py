@@ -12,8 +12,8 @@ from laue_dask.io.results import NAME, ResultsWriter
 from laue_dask.schema import RESULTS
 
 SIZES = {
-    "pattern": 6, "latent": 16, "component": 16, "k": 2, "score_k": 3, "y": 2, "x": 3, "cluster": 4, "channel": 3,
-    "draw": 5,
+    "pattern": 6, "latent": 16, "component": 16, "k": 2, "score_k": 3, "y": 2, "x": 3, "cluster": 4,
+    "rank": 3, "channel": 3, "draw": 5,
 }  # fmt: skip
 BLOCKS = ("features", "components")
 """What is written block by block; all else is put at once."""

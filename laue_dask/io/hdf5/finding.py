@@ -136,7 +136,7 @@ def _parts(node: h5py.Dataset, last: int, deep: int) -> list[tuple[int, int, str
     beside = [name for raw, _, _ in node.external or () if (name := locate(raw, here)) is not None]
     if not node.is_virtual or not deep:
         return [(0, last, one) for one in (here, *beside)]
-    found = [(0, last, here)]
+    found: list[tuple[int, int, str]] = []
     for source in node.virtual_sources():
         first, end = 0, last
         try:
