@@ -136,7 +136,7 @@ def test_a_scan_of_one_and_the_same_pattern_is_refused_in_a_line(alike, tmp_path
 
 @pytest.mark.usefixtures("on_workers")
 def test_more_clusters_than_distinct_patterns_are_left_out_and_told(alike, tmp_path, quick):
-    config = quick(scan={"shape": (3, 4)}, clustering={"k": (2, 3, 5), "score_k": (2, 6)})
+    config = quick(scan={"shape": (3, 4), "insist": True}, clustering={"k": (2, 3, 5), "score_k": (2, 6)})
     record = segmented(alike(3), tmp_path / "run", config)
     assert record.k == [2, 3]
     [told] = record.warnings
@@ -146,7 +146,7 @@ def test_more_clusters_than_distinct_patterns_are_left_out_and_told(alike, tmp_p
     assert len(set(labels)) == 3
     assert "left out" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     again = pipeline.segment(tmp_path / "run", {"clustering": {"k": [2, 7]}}, command="test", progress=QuietProgress())
-    assert (again["k"], len(again["warnings"])) == ([2], 1)
+    assert (again["k"], len(again["warnings"])) == ([2, 3], 1)  # what is there already is kept
     assert again["warnings"][0].startswith("K = 7: left out")
     only = quick(scan={"shape": (3, 4)}, clustering={"k": (7,), "score_k": (9, 9)})
     assert segmented(tmp_path / "run" / "scan.zarr", tmp_path / "other", only).k == [3]

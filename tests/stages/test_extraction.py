@@ -22,6 +22,11 @@ WHERE = Map(np.ones(6, dtype=bool), (2, 3))
 REFERENCE = {"error_q50": 0.1, "error_q95": 0.2, "error_q99": 0.3}
 
 
+def others(warnings):
+    """Warnings but those of clusters whose points all lie on two domains, as these small scans have some."""
+    return [text for text in warnings if "where the beam lies between domains" not in text]
+
+
 def saved(path, **card):
     architecture = Architecture(channels=(4, 8, 8, 8, 8), latent=16)
     weights.save(build(architecture, seed=1), path, weights.Card(architecture=architecture, recipe=Recipe(), **card))
@@ -81,7 +86,7 @@ def test_a_run_with_another_extractor_is_whole_and_reconstructs_nothing(name, sm
     assert np.isfinite(found["features"].values).all()
     assert np.isnan(found["reconstruction_error"].values).all()
     assert np.isnan(found["unexplained"].values).all()
-    assert record.warnings == []
+    assert others(record.warnings) == []
     assert name in record.drift["not_known"]
     assert record.keys["features"] != json.loads((small_run / "run.json").read_text())["keys"]["features"]
     assert not (tmp_path / "run" / "plots" / "unexplained.png").exists()
@@ -97,10 +102,14 @@ def test_a_scan_unlike_the_training_is_warned_of_everywhere(small_run, command, 
     source = json.loads((small_run / "run.json").read_text())["scan"]
     outcome = command("run", source, "--out", tmp_path / "run", "--weights", path)
     assert outcome.code == 0
-    [line] = [line for line in outcome.err.splitlines() if line.startswith("warning: ") and "domains" not in line]
+    [line] = [
+        line
+        for line in outcome.err.splitlines()
+        if line in others(outcome.err.splitlines()) and line.startswith("warning: ")
+    ]
     assert re.search(r"100 % of 72 patterns .* 0\.300.*0\.100.*laue-dask run … --extractor pixels", line)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert record["warnings"] == [line.removeprefix("warning: ")]
+    assert others(record["warnings"]) == [line.removeprefix("warning: ")]
     assert record["drift"]["beyond"] == 1
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert 'class="warning"' in page
