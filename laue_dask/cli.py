@@ -290,7 +290,7 @@ def plan(
     with imports.uncollected():
         from laue_dask import planning
 
-    interruption.in_order()
+    _begin_work()
     echo_lines(planning.plan_run(source, out, config))
     return ExitCode.DONE
 
@@ -485,7 +485,7 @@ def nightly(root: Path, config_file: Path | None, out: Path | None, again: tuple
 
     config = nightly_config.load(config_file, {} if out is None else {"out": str(out.absolute())})
     where = str(config_file or "options")
-    interruption.in_order()
+    _begin_work()
     if dry_run:
         for line in night.plan_night(root, config, again=again, where=where):
             echo(line)
@@ -607,7 +607,7 @@ def export(weights_name: str, out: Path) -> int:
     """
     from laue_dask.encoder import export as exporting
 
-    interruption.in_order()
+    _begin_work()
     difference = exporting.export(weights_name, out)
     echo(f"{out}: features as the network's, largest difference {difference:.1g}")
     return ExitCode.DONE
@@ -639,7 +639,7 @@ def clean(run_folder: Path, reduced: bool, dry_run: bool) -> int:
 
         from laue_dask import tidying
 
-    interruption.in_order()
+    _begin_work()
     found = tidying.clean(run_folder, reduced=reduced, dry_run=dry_run)
     for one in found:
         echo(f"{format_bytes(one.bytes):>12s}  {one.path}: {one.what}")
@@ -676,7 +676,7 @@ def doctor(out: Path, config_file: Path | None, workers: int | None) -> int:
     config = load(config_file, _overrides(workers=workers))
     from laue_dask import doctor as examination
 
-    interruption.in_order()
+    _begin_work()
     passed = True
     with closing(examination.examine(config, out)) as findings:
         for finding in findings:
@@ -768,11 +768,17 @@ def _say(line: str) -> None:
     silence.heard()
 
 
+def _begin_work() -> None:
+    """What had to be imported is there: from now on an interruption is one that cleans up."""
+    interruption.in_order()
+    silence.loaded()
+
+
 def _progress() -> "Progress":
     """How far a command is, whose work begins now."""
     from laue_dask.progress import default_progress
 
-    interruption.in_order()
+    _begin_work()
     return default_progress()
 
 

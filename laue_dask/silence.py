@@ -19,6 +19,10 @@ MAX_SILENCE_S = 4.0
 """Seconds without a line after which the next one tells what the command is at."""
 
 
+LOADING = "loading libraries"
+"""What every command does first."""
+
+
 class _Silence:
     """Who has been heard last, and what is being done."""
 
@@ -42,9 +46,15 @@ def listen(command: str) -> None:
     command
         Name of the command, with which the lines begin.
     """
-    _now.last, _now.limit, _now.activity = time.monotonic(), FIRST_LINE_S, "loading libraries"
+    _now.last, _now.limit, _now.activity = time.monotonic(), FIRST_LINE_S, LOADING
     _now.ended.clear()
     threading.Thread(target=_break_silences, args=(command, time.monotonic()), name="silence", daemon=True).start()
+
+
+def loaded() -> None:
+    """Note that all is imported; what is being done from now on is said by `doing`, or is just work."""
+    if _now.activity == LOADING:
+        _now.activity = "working"
 
 
 def end() -> None:
