@@ -1,6 +1,8 @@
 """HDF5 as detectors write it: what its axes mean, which bytes are there, and what is declared without being there."""
 
+import importlib.util
 import tracemalloc
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -373,3 +375,22 @@ def test_a_growing_swmr_file_is_read_as_it_is_and_a_watch_waits_for_it(tmp_path,
         with pytest.raises(InputError, match="still open for writing"):
             hdf5.find_frames(str(path), None, closed=True)
     assert len(discover(path)) == 5
+
+
+# Every pixel of every kind
+
+
+@pytest.fixture(scope="module")
+def matrix():
+    path = Path(__file__).parents[2] / "scripts" / "pixel_matrix_hdf5.py"
+    spec = importlib.util.spec_from_file_location("pixel_matrix_hdf5", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_pixels_are_those_of_h5py_in_some_cells_of_the_matrix(matrix, tmp_path):
+    cells = list(matrix.cells())
+    for place in np.random.default_rng(18).permutation(len(cells))[:60]:
+        (folder := tmp_path / str(place)).mkdir()
+        assert not matrix.fault(cells[place], folder), cells[place]
