@@ -333,7 +333,7 @@ def _hold_elsewhere(folder: Path, namespace: bool) -> None:
 
 def _enter(folder: Path, shift: float) -> None:
     """Try to own a folder, with a clock that is off by `shift` seconds."""
-    io_lock.PATIENCE = 3.0
+    io_lock.PATIENCE, io_lock.HEARTBEAT = 3.0, 0.5  # an owner that gives no sign is watched for two heartbeats
     if shift:
         real = time.time
         time.time = lambda: real() + shift  # type: ignore[assignment]
