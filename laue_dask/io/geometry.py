@@ -254,6 +254,15 @@ def _disagreed(
     same = f"{_as(given)} and as the stage positions of {told} headers say"
     how = f"{ny} × {nx}, {kind}{_fast(found.fast_axis)}, {same}{_again(found)}"
     pattern = stages.fill(whole, places.acquired)
+    counted = places.acquired
+    if counted is not None and not again and (np.diff(np.sort(counted)) > 1).any():
+        # Numbers with gaps count points, not frames: where they say another place, nobody knows which is right.
+        elsewhere = np.flatnonzero(acquisition(shape, kind, found.fast_axis)[counted] != pattern)
+        if len(elsewhere):
+            raise InputError(
+                f"{named}, but the stage positions in {told} headers put frame {int(elsewhere[0])} elsewhere than its "
+                f"number does: {INSIST}"
+            )
     return make_grid(shape, kind or found.order, pattern, stage, how, found.fast_axis)
 
 
