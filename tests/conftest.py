@@ -139,9 +139,10 @@ class Outcome:
 
 
 @pytest.fixture(autouse=True)
-def _logging_reaches_tests() -> None:
-    # A command line that ran in this process keeps the package's messages to itself.
+def _logging_reaches_tests(caplog: pytest.LogCaptureFixture) -> None:
+    # A command line that ran in this process keeps the package's messages to itself; a cluster silences all handlers.
     logging.getLogger("laue_dask").propagate = True
+    caplog.handler.setLevel(logging.NOTSET)
 
 
 @pytest.fixture
