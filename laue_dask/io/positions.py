@@ -43,6 +43,9 @@ USUALLY_OFF = 0.3
 LARGEST_SHEAR = 0.5
 """Share of a step between lines by which a line's points may move along the other axis, from one to the next."""
 
+SPARSE = 0.6
+"""Share of a grid's points below which a chessboard of them is no rectangle with gaps."""
+
 TURNS = 0.7
 """Share of the steps along a line at which its points change sides, where it is two lines."""
 
@@ -162,6 +165,9 @@ def recover(stage: NDArray[np.float64], order: Order = "raster") -> Recovered | 
         raise InputError(
             "the stage positions go to and fro across their line: they are no line, and no rectangle either"
         )
+    parity = float(np.mean((rows.index + columns.index) % 2))
+    if min(shape) > 1 and len(known) < SPARSE * shape[0] * shape[1] and abs(parity - 0.5) > 0.4:
+        raise InputError("the stage positions fill every second point of a rectangle, as a hexagonal grid does")
     # The order is that in which points were come to for the first time.
     first = np.sort(np.unique(rows.index * columns.count + columns.index, return_index=True)[1])
     along_x, along_y = (np.count_nonzero(np.diff(levels.index[first])) for levels in (columns, rows))
