@@ -254,15 +254,8 @@ def _disagreed(
     same = f"{_as(given)} and as the stage positions of {told} headers say"
     how = f"{ny} × {nx}, {kind}{_fast(found.fast_axis)}, {same}{_again(found)}"
     pattern = stages.fill(whole, places.acquired)
-    counted = places.acquired
-    if counted is not None and not again and (np.diff(np.sort(counted)) > 1).any():
-        # Numbers with gaps count points, not frames: where they say another place, nobody knows which is right.
-        elsewhere = np.flatnonzero(acquisition(shape, kind, found.fast_axis)[counted] != pattern)
-        if len(elsewhere):
-            raise InputError(
-                f"{named}, but the stage positions in {told} headers put frame {int(elsewhere[0])} elsewhere than its "
-                f"number does: {INSIST}"
-            )
+    if odd := _against_numbers(pattern, shape, kind, found.fast_axis, places.acquired) if not again else "":
+        raise InputError(f"{named}, but the stage positions in {told} headers {odd}: {INSIST}")
     return make_grid(shape, kind or found.order, pattern, stage, how, found.fast_axis)
 
 
@@ -289,7 +282,28 @@ def _without_shape(headers: Headers, order: Order | None, places: Places, propos
     kind = found.order
     why = found.why.replace("stage positions", f"stage positions of {told} headers")
     how = f"{ny} × {nx}, {kind}{_fast(found.fast_axis)}, {why}{_again(found)}"
-    return make_grid(found.shape, kind, stages.fill(found, places.acquired), stage, how, found.fast_axis)
+    pattern = stages.fill(found, places.acquired)
+    odd = _against_numbers(pattern, found.shape, kind, found.fast_axis, places.acquired)
+    if odd and not found.again and not insist:
+        raise InputError(
+            f"the stage positions in {told} headers {odd}: give --shape NY NX, or --insist to believe them"
+        )
+    return make_grid(found.shape, kind, pattern, stage, how, found.fast_axis)
+
+
+def _against_numbers(
+    pattern: NDArray[np.int64], shape: tuple[int, int], order: Order, fast: Axis, counted: NDArray[np.int64] | None
+) -> str:
+    """How places by positions contradict numbers with gaps, which count points, not frames; empty where they agree."""
+    if counted is None or not (np.diff(np.sort(counted)) > 1).any():
+        return ""
+    sequence = acquisition(shape, order, fast)
+    rank = np.empty_like(sequence)
+    rank[sequence] = np.arange(len(sequence))
+    placed = np.flatnonzero(pattern >= 0)
+    lag = rank[pattern[placed]] - counted[placed]
+    elsewhere = np.flatnonzero(lag != lag[0])
+    return f"put frame {int(placed[elsewhere[0]])} elsewhere than its number does" if len(elsewhere) else ""
 
 
 def _of_order(found: Recovered, order: Order | None) -> Recovered:
