@@ -138,7 +138,7 @@ def _run(
     room.require_room(folder, n, extractor.n_features, frames_bytes=frames)
 
     def needed() -> int:
-        return room.still_needed(folder, store, extractor.n_features, frames_bytes=frames)
+        return room.still_needed(folder, store, n, extractor.n_features, frames_bytes=frames)
 
     with leaving_no_trace(folder), writing_to(folder, store, local_scratch(config.cluster), needed=needed):
         with nullcontext(given) if given else cluster.start(config.cluster, folder=folder, report=True) as workers:

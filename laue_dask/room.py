@@ -8,7 +8,6 @@ import zarr
 from laue_dask.io import results as io_results
 from laue_dask.io.block_files import BlockFiles
 from laue_dask.io.places import require_space
-from laue_dask.io.scan_store import ScanStore
 
 PART = ".part"
 
@@ -23,7 +22,7 @@ def size(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
-def still_needed(folder: Path, scan: Path, n_features: int, *, frames_bytes: float = 0.0) -> int:
+def still_needed(folder: Path, scan: Path, n_patterns: int, n_features: int, *, frames_bytes: float = 0.0) -> int:
     """Bytes, about, that a run is still to write.
 
     Of an array that was begun, blocks are taken to be as large as those that are there; of one that was not, as they
@@ -35,19 +34,19 @@ def still_needed(folder: Path, scan: Path, n_features: int, *, frames_bytes: flo
         Of the run.
     scan
         Its scan store, finished or not.
-    n_features
-        Features of a pattern.
+    n_patterns, n_features
+        Patterns of the scan, and features of each.
     frames_bytes
-        Of all frames as they would be stored, for a store that was not begun.
+        Of all frames as they pack, 0 where that is not known.
     """
-    store = next((path for path in (scan, scan.with_name(scan.name + PART)) if path.exists()), None)
-    if store is None:
-        return int(frames_bytes)
-    there = ScanStore(store)
-    needed = sum(_left(array) for array in _arrays(store))
+    store = next((path for path in (scan, scan.with_name(scan.name + PART)) if path.exists()), scan)
+    arrays = {array.path: array for array in _arrays(store)}
+    frames = arrays.pop("frames", None)
+    needed = int(frames_bytes) if frames is None else _left(frames, frames_bytes)
+    needed += sum(_left(array) for array in arrays.values())
     for name in ("features", "components"):
         array = next((one for one in io_results.arrays(folder, name) if one is not None), None)
-        needed += 4 * there.n_patterns * n_features if array is None else _left(array)
+        needed += 4 * n_patterns * n_features if array is None else _left(array)
     return needed
 
 
@@ -72,9 +71,10 @@ def _arrays(store: Path) -> Iterator[zarr.Array]:  # type: ignore[type-arg]
             yield array
 
 
-def _left(array: zarr.Array) -> int:  # type: ignore[type-arg]
+def _left(array: zarr.Array, whole: float = 0.0) -> int:  # type: ignore[type-arg]
+    """Bytes of the blocks that are not there; `whole` are those of the array, where that is known."""
     files = BlockFiles(array)
     sizes = [path.stat().st_size for i in range(files.count) if (path := files.path(i)).is_file()]
     left = files.count - len(sizes)
-    block = sum(sizes) / len(sizes) if sizes else array.nbytes / files.count
+    block = sum(sizes) / len(sizes) if sizes else (whole or array.nbytes) / files.count
     return int(left * block)
