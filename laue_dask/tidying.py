@@ -1,24 +1,30 @@
 """What a run takes on the disk, part by part, and what of it can be removed because nothing needs it."""
 
-import os
+import re
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from laue_dask import record as records
-from laue_dask.compute import cluster
+from laue_dask.compute import cluster, credentials
 from laue_dask.config import validate
 from laue_dask.errors import InputError
 from laue_dask.io import results as io_results
-from laue_dask.io.lock import locked
+from laue_dask.io.lock import locked, locked_store
+from laue_dask.io.receipts import release
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.room import size
+from laue_dask.stages import changes
 
 SCAN = "scan.zarr"
 
-LEFT_OVER_ENDS = (".part", ".old", ".copy", ".partial", ".withdrawn")
-"""Ends of the names of what a command that was killed leaves beside a finished run."""
+LEFT_OVER = re.compile(
+    r"run\.json\.(part|withdrawn)|results\.zarr\.(part|segment\.part|copy|old)|scan\.zarr\.(part|old)"
+    r"|[a-z]+\.safetensors\.part|\..+\.\d+-[0-9a-f]{8}\.partial"
+)
+"""Names of what a command that was killed leaves beside a finished run; whatever else lies there is its owner's."""
 
 
 @dataclass(frozen=True)
@@ -130,11 +136,23 @@ def clean(folder: Path, *, reduced: bool = False, dry_run: bool = False) -> list
     if dry_run:
         return removable(folder, reduced=reduced)
     records.read(folder)  # what is no run is refused before anything is written there
-    with locked(folder, f"laue-dask clean {folder}", "wait for it"):
+    command = f"laue-dask clean {folder}"
+    with ExitStack() as owned:
+        owned.enter_context(locked(folder, command, "wait for it"))
+        if (folder / SCAN).exists():  # other runs may be made of it
+            owned.enter_context(locked_store(folder / SCAN, command))
         found = removable(folder, reduced=reduced)
         for one in found:
             if one.digest:
                 ScanStore.open(folder / SCAN).remove_reduced(one.digest)
+            elif one.path == folder / cluster.FOLDER:
+                left = _of_jobs(one.path)
+                release(folder, [path.relative_to(folder).as_posix() for path in left])
+                for path in left:
+                    path.unlink(missing_ok=True)
+                for place in (one.path / credentials.FOLDER, one.path):
+                    with suppress(OSError):  # somebody keeps something else there
+                        place.rmdir()
             elif one.path.is_dir() and not one.path.is_symlink():
                 shutil.rmtree(one.path)
             else:
@@ -144,20 +162,30 @@ def clean(folder: Path, *, reduced: bool = False, dry_run: bool = False) -> list
 
 def _left_over(folder: Path) -> Iterator[Removal]:
     for path in sorted(folder.iterdir()):
-        if path.name.endswith(LEFT_OVER_ENDS):
-            yield Removal(path, "left over from a command that was killed", size(path))
+        # The old is the only one while the new is not there.
+        if LEFT_OVER.fullmatch(path.name) and (path.suffix != ".old" or path.with_suffix("").exists()):
+            yield Removal(path, "left over from a command that was stopped, which would begin again", size(path))
     place = folder / cluster.FOLDER
-    if place.is_dir():
-        yield Removal(place, "what the jobs of a cluster printed", size(place))
+    if left := _of_jobs(place):
+        yield Removal(place, "what the jobs of a cluster left", sum(map(size, left)))
+
+
+def _of_jobs(place: Path) -> list[Path]:
+    """Files that a cluster's jobs left, and the credentials of one that was killed; nothing that a link leads to."""
+    found = [*place.glob("*"), *place.glob(f"{credentials.FOLDER}/*")]
+    return [path for path in found if path.is_file() and not place.is_symlink() and not path.parent.is_symlink()]
 
 
 def _require_frames(store: ScanStore) -> None:
-    """Refuse to remove what nothing is left to make again from."""
+    """Refuse to remove what could not be made again: where no frames are stored, each source must be what it was."""
     if store.has_frames:
         return
-    for name in store.source:
-        if name and not os.path.exists(store.located(name).path):  # noqa: PTH110  of 100,000 names
-            raise InputError(
-                f"{name}: the file is gone, and {store.path} has no copy of the frames: its reduced patterns are the "
-                "last of them and stay"
-            )
+    stay = f"{store.path} has no copy of the frames: its reduced patterns are the last of them and stay"
+    frames = changes.sources_of(store)
+    if not frames:
+        raise InputError(f"what its sources were is not known, and {stay}")
+    found = changes.suspects(frames)
+    gone = [one for one in found if not one.now.known]
+    # Copies have other times: their pixels decide.
+    if changed := gone or changes.read_again(found, store.detector_mask, store.dtype):
+        raise InputError(f"{changes.told(changed, len(frames))}, and {stay}")

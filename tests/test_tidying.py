@@ -5,11 +5,21 @@ import shutil
 import pytest
 
 from laue_dask import tidying
-from laue_dask.errors import InputError
+from laue_dask.errors import BusyError, InputError
+from laue_dask.io.identity import NO_STAMP
+from laue_dask.io.lock import locked_store
+from laue_dask.io.receipts import IN_RUN, Receipts
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.progress import QuietProgress
 from laue_dask.room import size
+from laue_dask.stages import changes
 from laue_dask.verify import verify
+
+LEFT_OVER = [
+    *("run.json.part", "run.json.withdrawn", "results.zarr.part", "results.zarr.segment.part", "results.zarr.copy"),
+    *("results.zarr.old", "scan.zarr.part", "scan.zarr.old", "pixels.safetensors.part"),
+    ".report.html.1234-0a1b2c3d.partial",
+]
 
 
 @pytest.fixture
@@ -36,6 +46,10 @@ def test_left_overs_and_unused_recipes_go_and_the_run_verifies(run, command):
     (run / "results.zarr.part" / "x").write_bytes(bytes(1000))
     (run / "cluster").mkdir()
     (run / "cluster" / "job.out").write_text("printed by a job")
+    (run / "cluster" / "state.json").write_text("{}")
+    (run / "cluster" / "credentials").mkdir()
+    (run / "cluster" / "credentials" / "key.pem").write_text("secret")
+    Receipts.read(run, IN_RUN).joined(Receipts.of(run, ["cluster/state.json"])).write(IN_RUN)
     dry = command("clean", run, "--dry-run")
     assert dry.code == 0
     assert "would be removed" in dry.out
@@ -76,10 +90,59 @@ def test_what_is_no_finished_run_is_refused_and_left_alone(tmp_path, command):
     assert [path.name for path in tmp_path.iterdir()] == ["a.part"]
 
 
-def test_the_last_of_the_frames_is_not_removed(run, monkeypatch):
+@pytest.mark.parametrize("name", ["notes.old", "thesis.copy", "config.yaml.old", "mine.part", "results.zarr.copy.old"])
+def test_what_somebody_keeps_in_the_folder_stays(run, name):
+    (run / name).mkdir()
+    (run / name / "mine.txt").write_text("mine")
+    (run / "cluster" / "mine").mkdir(parents=True)
+    (run / "cluster" / "mine" / "notes.txt").write_text("mine")
+    (run / "cluster" / "job.out").write_text("printed by a job")
+    assert [one.path.name for one in tidying.clean(run)] == ["cluster"]
+    assert (run / name / "mine.txt").read_text() == "mine"
+    assert [path.name for path in (run / "cluster").iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("name", LEFT_OVER)
+def test_what_commands_that_were_killed_leave_goes(run, name):
+    (run / name).write_text("begun")
+    assert [one.path.name for one in tidying.clean(run)] == [name]
+    assert not (run / name).exists()
+
+
+def test_old_results_stay_while_the_new_ones_are_not_there(run):
+    (run / "results.zarr").rename(run / "results.zarr.old")
+    assert tidying.removable(run) == []
+
+
+def test_a_store_that_another_command_writes_into_is_left_alone(run):
+    with locked_store(run / "scan.zarr", "reduce"), pytest.raises(BusyError, match="in use by"):
+        tidying.clean(run, reduced=True)
+    assert len(used(run)) == 1
+
+
+def without_frames(store, monkeypatch):
+    """A store that has no frames, as far as `tidying` sees."""
     monkeypatch.setattr(ScanStore, "has_frames", False)
-    monkeypatch.setattr(tidying.os.path, "exists", lambda path: False)
-    with pytest.raises(InputError, match="reduced patterns are the last of them and stay"):
+    return changes.sources_of(store)
+
+
+def test_the_last_of_the_frames_is_not_removed(run, monkeypatch):
+    read = without_frames(ScanStore.open(run / "scan.zarr"), monkeypatch)
+    monkeypatch.setattr(changes, "stamps_of", lambda refs: [NO_STAMP for _ in refs])
+    with pytest.raises(
+        InputError, match=rf"{len(read)} of {len(read)} frames are gone .* reduced patterns are the last"
+    ):
+        tidying.removable(run, reduced=True)
+
+
+def test_reduced_patterns_of_frames_that_changed_are_not_removed(run, monkeypatch):
+    read = without_frames(ScanStore.open(run / "scan.zarr"), monkeypatch)
+    now = [one.stamp for one in read]
+    now[5] = now[5]._replace(time=now[5].time + 1)
+    monkeypatch.setattr(changes, "stamps_of", lambda refs: now)
+    assert [one.path.parent.name for one in tidying.removable(run, reduced=True)] == ["reduced"]  # a copy
+    monkeypatch.setattr(changes, "difference", lambda *_, **__: "other pixels")
+    with pytest.raises(InputError, match=r"1 of .* frames changed .* reduced patterns are the last of them and stay"):
         tidying.removable(run, reduced=True)
 
 
