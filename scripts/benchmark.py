@@ -168,7 +168,7 @@ def truth_of(files: Path, shape: tuple[int, int]) -> tuple[Array, Array]:
 
 
 def repeated_files(cache: Path, files: Path, shape: tuple[int, int]) -> Path:
-    """Folder of hard links to the base's files, one for each point."""
+    """Folder of hard links to the base's files, one for each point; their headers repeat the base's stage positions."""
     names = sorted(files.glob("*.tif"))
     folder = fresh(cache / "many")
     folder.mkdir()
@@ -366,7 +366,8 @@ def ingested(cache: Path, files: Path, n: int) -> Figures:
         for kept in (True, False):
 
             def run(kept: bool = kept) -> None:
-                scan, recipe, out = ScanConfig(shape=shape, store_frames=kept), Recipe(), fresh(cache / "run")
+                scan = ScanConfig(shape=shape, store_frames=kept, insist=True)
+                recipe, out = Recipe(), fresh(cache / "run")
                 out.mkdir()
                 common = {"workers": started, "progress": QuietProgress()}
                 with EncodingAhead(out, extraction.extractor_of(EncoderConfig(), recipe), started) as ahead:
@@ -436,7 +437,7 @@ def labels_of_today(folder: Path, out: Path, k: int) -> tuple[Array, float]:
 def labels_of_ours(folder: Path, run: Path, shape: tuple[int, int], k: int, option: str) -> Array:
     """Label map of `laue-dask run` at K."""
     command = [sys.executable, "-m", "laue_dask", "run", str(folder), "--out", str(run), "-k", str(k), option]
-    subprocess.run([*command, "--shape", *map(str, shape)], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*command, "--insist", "--shape", *map(str, shape)], check=True, stdout=subprocess.DEVNULL)
     return _labels_at(run, k)
 
 

@@ -39,6 +39,9 @@ MAX_HUNG = 16
 HURRY_S = 1.0
 """Time that a read may still take when the command is told to end."""
 
+LAST_READ_S = 3.0
+"""Time for a read that begins when the command was told to end: a watch still segments what it has."""
+
 LOOK_S = 0.25
 """Time between two looks whether the command is told to end."""
 
@@ -111,7 +114,7 @@ class _Reader(threading.Thread):
 _idle: list[_Reader] = []
 _hung: list[_Reader] = []
 _in_a_row = 0
-_hurried = float("inf")
+_told_at = float("inf")
 _deadline_s: float | None = None
 
 
@@ -148,14 +151,19 @@ def allowed_s() -> float:
 
 def hurry() -> None:
     """From now on a read that does not end soon raises KeyboardInterrupt: the command is told to end."""
-    global _hurried
-    _hurried = monotonic() + HURRY_S
+    global _told_at
+    _told_at = monotonic()
 
 
 def calm() -> None:
     """Reads may take their time again."""
-    global _hurried
-    _hurried = float("inf")
+    global _told_at
+    _told_at = float("inf")
+
+
+def _hurried(begun: float) -> float:
+    """When a read that began then has taken too long for a command that is told to end."""
+    return max(_told_at + HURRY_S, begun + LAST_READ_S if begun >= _told_at else 0.0)
 
 
 def bounded(call: Callable[[], _T], path: str | Path, *, deadlines: int = 1) -> _T:
@@ -179,10 +187,11 @@ def bounded(call: Callable[[], _T], path: str | Path, *, deadlines: int = 1) -> 
     """
     global _in_a_row
     limit = allowed_s() * deadlines
-    running, end = Call(call), monotonic() + limit
+    running, begun = Call(call), monotonic()
+    end = begun + limit
     try:
         while not running.ended(min(LOOK_S, end - monotonic())):
-            if monotonic() >= min(end, _hurried):
+            if monotonic() >= min(end, _hurried(begun)):
                 break
         else:
             _in_a_row = 0
@@ -191,8 +200,8 @@ def bounded(call: Callable[[], _T], path: str | Path, *, deadlines: int = 1) -> 
         running.abandon()
         raise
     hung = running.abandon()
-    if monotonic() >= _hurried:
-        interruption.expect_end(HURRY_S)
+    if monotonic() >= _hurried(begun):
+        interruption.expect_end(monotonic() - max(begun, _told_at))
         raise KeyboardInterrupt
     _in_a_row += 1
     late = f"was not read within {limit:g} s (cluster.read_deadline)"

@@ -82,12 +82,22 @@ def test_ones_that_hang_between_others_are_bounded_in_number(hanging, monkeypatc
 def test_who_is_told_to_end_waits_no_longer(hanging, monkeypatch):
     monkeypatch.setattr(deadline, "_deadline_s", 100.0)
     monkeypatch.setattr(deadline, "HURRY_S", 0.1)
+    monkeypatch.setattr(deadline, "LAST_READ_S", 0.2)
     monkeypatch.setattr(deadline.interruption, "expect_end", lambda _: None)
     threading.Timer(0.2, deadline.hurry).start()
     try:
         with pytest.raises(KeyboardInterrupt):
             bounded(hanging, "x")
         assert bounded(lambda: 7, "x") == 7
+    finally:
+        deadline.calm()
+
+
+def test_a_watch_that_was_told_to_end_long_ago_still_reads_what_takes_a_moment(monkeypatch):
+    monkeypatch.setattr(deadline, "HURRY_S", 0.0)
+    deadline.hurry()
+    try:
+        assert bounded(lambda: time.sleep(2 * deadline.LOOK_S) or 7, "x") == 7
     finally:
         deadline.calm()
 
