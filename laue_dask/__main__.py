@@ -1,12 +1,12 @@
 """``laue-dask``, and ``python -m laue_dask``."""
 
-from laue_dask import interruption
+from laue_dask.runtime import interruption
 
 
 def main() -> None:
     """Run the command that was typed."""
     interruption.at_once()
-    from laue_dask import cli
+    from laue_dask.commands import cli
 
     cli.main()
 

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from laue_dask.suggestions import nearest
+from laue_dask.runtime.suggestions import nearest
 
 KINDS_OF_CLUSTER = ("local", "slurm", "pbs", "lsf", "sge", "scheduler")
 

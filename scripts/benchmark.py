@@ -57,35 +57,36 @@ from numcodecs import blosc
 from numpy.typing import NDArray
 from roofline import best_seconds, convolutions, limits
 
-from laue_dask import scores
-from laue_dask.blocks import block_size
 from laue_dask.compute import cluster
 from laue_dask.compute.cluster import Workers
 from laue_dask.compute.local import available_cores, gpu_count
 from laue_dask.compute.run import write_tasks
 from laue_dask.config import ClusterConfig, Config, EncoderConfig, Recipe, ScanConfig
-from laue_dask.encoder import weights
-from laue_dask.encoder.architecture import ARCHITECTURES
-from laue_dask.encoder.batches import arithmetic, fastest_size
-from laue_dask.encoder.encode import BATCH_SIZES, Network
-from laue_dask.encoder.inference import network_here
-from laue_dask.encoder.network import build
 from laue_dask.errors import LaueDaskError
+from laue_dask.features import weights
+from laue_dask.features.architecture import ARCHITECTURES
+from laue_dask.features.batch_sizes import BATCH_SIZES
+from laue_dask.features.batches import arithmetic, fastest_size
+from laue_dask.features.encode import Network
+from laue_dask.features.inference import network_here
+from laue_dask.features.network import build
+from laue_dask.io.blocks import block_size
 from laue_dask.io.geometry import resolve_grid
 from laue_dask.io.results import ResultsWriter
 from laue_dask.io.results import read as read_results
 from laue_dask.io.scan_store import ScanStore
-from laue_dask.pca import IncrementalPCA
-from laue_dask.preprocess import reduce_frames
-from laue_dask.progress import QuietProgress
+from laue_dask.pipeline.stages import extraction
+from laue_dask.pipeline.stages.ahead import EncodingAhead
+from laue_dask.pipeline.stages.ingest import ingest
+from laue_dask.pipeline.stages.reduction import reduce_scan, reduced_patterns
+from laue_dask.pipeline.stages.segmentation import kmeans
+from laue_dask.pipeline.stages.specimen import Map
+from laue_dask.reduction.reduce import reduce_frames
+from laue_dask.runtime.progress import QuietProgress
+from laue_dask.segmentation import scores
+from laue_dask.segmentation.pca import IncrementalPCA
 from laue_dask.simulate.campaign import write_scan
 from laue_dask.simulate.reduced import ReducedScan, reduced_scan
-from laue_dask.stages import extraction
-from laue_dask.stages.ahead import EncodingAhead
-from laue_dask.stages.ingest import ingest
-from laue_dask.stages.reduction import reduce_scan, reduced_patterns
-from laue_dask.stages.segmentation import kmeans
-from laue_dask.stages.specimen import Map
 from laue_dask.watch.preview import renamed
 
 Array = NDArray[Any]

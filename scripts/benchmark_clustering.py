@@ -29,12 +29,12 @@ import zarr
 from sklearn.cluster import KMeans as Reference
 from threadpoolctl import threadpool_limits
 
-from laue_dask import clustering, pca
-from laue_dask.clustering import KMeans, cluster_moments, nearest
 from laue_dask.compute import cluster
 from laue_dask.config import ClusterConfig, ClusteringConfig
-from laue_dask.pca import IncrementalPCA
-from laue_dask.seeding import sample_rows, search
+from laue_dask.segmentation import clustering, pca
+from laue_dask.segmentation.clustering import KMeans, cluster_moments, nearest
+from laue_dask.segmentation.pca import IncrementalPCA
+from laue_dask.segmentation.seeding import sample_rows, search
 
 # What only `sweep` needs is imported there: every worker of `--large` imports this module, and its memory is tested.
 LAYOUTS = 5
@@ -118,7 +118,7 @@ def clumps(n: int, m: int, k: int, seed: int = 0) -> np.ndarray:
 
 
 def sweep() -> list[str]:
-    from laue_dask.scores import calinski_harabasz, silhouette_samples
+    from laue_dask.segmentation.scores import calinski_harabasz, silhouette_samples
 
     X = clumps(100_000, 32, 12)
     config = ClusteringConfig()
@@ -205,7 +205,7 @@ def large(n: int, m: int = 256) -> list[str]:
 def _encode() -> None:
     """What a run's workers have done before: they hold PyTorch and the network."""
     from laue_dask.config import EncoderConfig
-    from laue_dask.encoder.encode import Network
+    from laue_dask.features.encode import Network
 
     Network.load(EncoderConfig()).extract(np.zeros((1, 128, 128), np.uint8), np.ones(1, bool))
 

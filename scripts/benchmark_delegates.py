@@ -5,8 +5,8 @@ Usage: .venv/bin/python scripts/benchmark_delegates.py [--seeds 701 702 703] [--
            [--cache FOLDER]
 
 For the true K and 2K of each scan, with the default clustering: share of delegates, and of the first four members of a
-cluster, at which the beam lies in one domain (`Specimen.edge` of the simulation), for the nearest members
-(Definition 11 of the paper) and as `laue_dask.stages.delegates` chooses them; the best that the clusters allow: whether
+cluster, at which the beam lies in one domain (`Specimen.edge` of the simulation), for the nearest members (Definition
+11 of the paper) and as `laue_dask.pipeline.stages.delegates` chooses them; the best that the clusters allow: whether
 they have a member in one domain at all; and clusters that are told to have none, among them those that have one. The
 demo's scan (twins, 24 × 30, seed 7) comes first, with K = 6. Developed on that scan and the seeds 601 and 602.
 
@@ -26,15 +26,15 @@ import zarr
 from benchmark_encoder import ENCODER, Row, scan_path, simulate_scan
 from numpy.typing import NDArray
 
-from laue_dask import labeling
 from laue_dask.config import ClusteringConfig, Recipe
-from laue_dask.pca import IncrementalPCA
-from laue_dask.progress import QuietProgress
+from laue_dask.pipeline.stages import segmentation
+from laue_dask.pipeline.stages.delegates import RANKS, TWO, Chooser, with_delegates
+from laue_dask.pipeline.stages.specimen import Map
+from laue_dask.pipeline.stages.straddling import Patterns
+from laue_dask.runtime.progress import QuietProgress
+from laue_dask.segmentation import labeling
+from laue_dask.segmentation.pca import IncrementalPCA
 from laue_dask.simulate.reduced import ReducedScan
-from laue_dask.stages import segmentation
-from laue_dask.stages.delegates import RANKS, TWO, Chooser, with_delegates
-from laue_dask.stages.specimen import Map
-from laue_dask.stages.straddling import Patterns
 
 SEEDS = (701, 702, 703)
 KINDS = ("grains", "twins", "fine_twins", "bent", "messy", "messy_twins", "low_counts")

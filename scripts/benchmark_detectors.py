@@ -35,12 +35,12 @@ import torch
 from benchmark_encoder import ENCODER, PIXELS, UNTRAINED, Row, _figures
 from numpy.typing import NDArray
 
-from laue_dask import scores
 from laue_dask.config import Recipe
-from laue_dask.detector import detector_mask
-from laue_dask.grains import NeighbourhoodGrains
-from laue_dask.pca import IncrementalPCA
-from laue_dask.preprocess import reduce_frames
+from laue_dask.grains.neighbourhood import NeighbourhoodGrains
+from laue_dask.reduction.detector_mask import detector_mask
+from laue_dask.reduction.reduce import reduce_frames
+from laue_dask.segmentation import scores
+from laue_dask.segmentation.pca import IncrementalPCA
 from laue_dask.simulate.detector import detector
 from laue_dask.simulate.reduced import MASK_FRAMES, REPEAT_EVERY, ReducedScan, sample_frames
 from laue_dask.simulate.scan import frame

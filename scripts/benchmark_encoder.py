@@ -40,19 +40,19 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from laue_dask import labeling, scores
-from laue_dask.clustering import nearest
 from laue_dask.config import Config, EncoderConfig, PCAConfig, Recipe
-from laue_dask.encoder import weights
-from laue_dask.encoder.discrimination import nearest_mean_accuracy, neighbour_accuracy, smallest_resolved
-from laue_dask.encoder.encode import Network
-from laue_dask.encoder.network import Smoothing
-from laue_dask.encoder.pixels import principal_components
 from laue_dask.errors import LaueDaskError
-from laue_dask.pca import IncrementalPCA
+from laue_dask.features import weights
+from laue_dask.features.encode import Network
+from laue_dask.features.network import Smoothing
+from laue_dask.features.pixels import principal_components
+from laue_dask.pipeline.stages.segmentation import kmeans
+from laue_dask.segmentation import labeling, scores
+from laue_dask.segmentation.clustering import nearest
+from laue_dask.segmentation.pca import IncrementalPCA
 from laue_dask.simulate.reduced import VERSION, ReducedPairs, ReducedScan, reduced_pairs, reduced_scan
 from laue_dask.simulate.specimens import KINDS
-from laue_dask.stages.segmentation import kmeans
+from laue_dask.training.discrimination import nearest_mean_accuracy, neighbour_accuracy, smallest_resolved
 
 Patterns = NDArray[np.uint8]
 Features = NDArray[np.float32]

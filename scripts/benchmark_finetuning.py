@@ -24,13 +24,13 @@ import numpy as np
 import torch
 import zarr
 
-from laue_dask.encoder import weights
-from laue_dask.encoder.finetuning import Unlabelled
-from laue_dask.encoder.fitting import fit
-from laue_dask.encoder.training_config import FineTuningConfig
 from laue_dask.errors import InputError, LaueDaskError
-from laue_dask.progress import QuietProgress
+from laue_dask.features import weights
+from laue_dask.runtime.progress import QuietProgress
 from laue_dask.simulate.reduced import ReducedScan
+from laue_dask.training.finetuning import Unlabelled
+from laue_dask.training.fitting import fit
+from laue_dask.training.training_config import FineTuningConfig
 
 KINDS = (*encoders.MESSY, "fine_twins", "twins", "subgrains", "low_counts", "two_phases", "grains", "bent")
 METRICS = ("ari_interior", "ari", "homogeneity", "neighbour", "stability")

@@ -24,10 +24,10 @@ import numpy as np
 # the scans, and the features of each row, are those of the encoder's benchmark
 from benchmark_encoder import SEEDS, Row, scan_path, simulate_scan
 
-from laue_dask import scores
-from laue_dask.clustering import KMeans
-from laue_dask.grains import NeighbourhoodGrains
-from laue_dask.pca import IncrementalPCA
+from laue_dask.grains.neighbourhood import NeighbourhoodGrains
+from laue_dask.segmentation import scores
+from laue_dask.segmentation.clustering import KMeans
+from laue_dask.segmentation.pca import IncrementalPCA
 from laue_dask.simulate.reduced import ReducedScan
 
 NEEDED = {"bent": 0.95, "messy": 0.95}

@@ -19,7 +19,7 @@ from PIL import Image
 from laue_dask.io.frames import FrameRef, discover
 from laue_dask.io.placement import place
 from laue_dask.io.positions import Positions
-from laue_dask.stages.placing import read_positions
+from laue_dask.pipeline.stages.placing import read_positions
 
 FILES = 100
 """Different ones."""

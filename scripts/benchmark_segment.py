@@ -27,17 +27,18 @@ import dask.array as da
 import numpy as np
 from dask import config as dask_config
 
-from laue_dask import cli, pipeline
+from laue_dask.commands import cli
 from laue_dask.config import ClusteringConfig, Config, PCAConfig
 from laue_dask.io.geometry import ScanGrid
 from laue_dask.io.results import ResultsWriter
 from laue_dask.io.scan_store import ScanStore
-from laue_dask.pca import IncrementalPCA
-from laue_dask.progress import QuietProgress
-from laue_dask.record import Run, write
-from laue_dask.record import read as record_of
-from laue_dask.stages import grains, segmentation
-from laue_dask.stages.specimen import Map
+from laue_dask.pipeline import pipeline
+from laue_dask.pipeline.record import Run, write
+from laue_dask.pipeline.record import read as record_of
+from laue_dask.pipeline.stages import grains, segmentation
+from laue_dask.pipeline.stages.specimen import Map
+from laue_dask.runtime.progress import QuietProgress
+from laue_dask.segmentation.pca import IncrementalPCA
 
 SHAPE, WIDTH, M_PCA, GRAINS = (60, 100), 256, 32, 8
 LIMIT = 2.0

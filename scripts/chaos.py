@@ -44,8 +44,7 @@ from distributed.utils import get_mp_context
 from PIL import Image
 from zarr.storage import _local
 
-from laue_dask import pipeline, schema, verify
-from laue_dask import record as records
+from laue_dask import schema
 from laue_dask.compute import cluster
 from laue_dask.compute.cluster import Workers
 from laue_dask.config import Config, validate
@@ -57,7 +56,9 @@ from laue_dask.io.geometry import resolve_grid
 from laue_dask.io.journal import Journal
 from laue_dask.io.lock import locked
 from laue_dask.io.scan_store import ScanStore
-from laue_dask.progress import QuietProgress
+from laue_dask.pipeline import pipeline, verify
+from laue_dask.pipeline import record as records
+from laue_dask.runtime.progress import QuietProgress
 
 QUIET = QuietProgress()
 SHAPE = (20, 32)
@@ -309,7 +310,7 @@ class Chaos:
 
     def worker_kills(self, wanted: int) -> None:
         """Kill random workers while runs work; each run must end with the same bytes."""
-        get_mp_context().set_forkserver_preload(["laue_dask.pipeline"])
+        get_mp_context().set_forkserver_preload(["laue_dask.pipeline.pipeline"])
         while (count := sum(trial["kills"] for trial in self.known("worker_kill"))) < wanted:
             rng = self.random("worker_kill", count)
             folder = self.out / "workers"

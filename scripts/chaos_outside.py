@@ -36,12 +36,13 @@ import numpy as np
 from chaos import QUIET, Chaos, config, content, done, end, forked, threads_only, waited
 from PIL import Image
 
-from laue_dask import interruption, pipeline
 from laue_dask.errors import FrameError, InputError, LaueDaskError
 from laue_dask.io import frames as io_frames
 from laue_dask.io import lock as io_lock
 from laue_dask.io.frames import discover, frame_info, load
 from laue_dask.io.lock import locked
+from laue_dask.pipeline import pipeline
+from laue_dask.runtime import interruption
 
 SHAPE = (6, 8)
 SIDE = 128

@@ -42,25 +42,26 @@ import torch
 import yaml
 from PIL import Image
 
-from laue_dask import describe, verify
-from laue_dask import record as records
 from laue_dask.config import Config, dump, load
-from laue_dask.encoder import checkpoint, weights
-from laue_dask.encoder.architecture import Architecture
-from laue_dask.encoder.learning import read_config
-from laue_dask.encoder.network import build
-from laue_dask.encoder.training_config import TrainingConfig
 from laue_dask.errors import LaueDaskError
+from laue_dask.features import weights
+from laue_dask.features.architecture import Architecture
+from laue_dask.features.network import build
 from laue_dask.io import frames, journal, lock, receipts
 from laue_dask.io.block_files import checksum
 from laue_dask.io.geometry import resolve_grid
 from laue_dask.io.journal import Journal
 from laue_dask.io.receipts import Receipts
 from laue_dask.io.scan_store import ScanStore
-from laue_dask.progress import QuietProgress
+from laue_dask.pipeline import describe, verify
+from laue_dask.pipeline import record as records
+from laue_dask.pipeline.learning import read_config
+from laue_dask.pipeline.stages import evaluation
+from laue_dask.runtime.progress import QuietProgress
 from laue_dask.simulate.detector import DETECTORS
 from laue_dask.simulate.tiff import Stage, write_tiff
-from laue_dask.stages import evaluation
+from laue_dask.training import checkpoint
+from laue_dask.training.training_config import TrainingConfig
 
 SECONDS = 30
 MEMORY = 3 * 2**30

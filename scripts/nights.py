@@ -40,7 +40,7 @@ from pathlib import Path
 import psutil
 import yaml
 
-from laue_dask.progress import duration
+from laue_dask.runtime.progress import duration
 
 NIGHTLY = [sys.executable, "-m", "laue_dask", "nightly"]
 """Every night is a process, as a timer starts it."""

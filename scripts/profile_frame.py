@@ -36,12 +36,13 @@ def measured(folder: Path) -> None:
     """Answer every line of the standard input with one turn of all steps; the last answer is the profile."""
     import numpy as np
 
-    from laue_dask import detector, preprocess
     from laue_dask.config import EncoderConfig, Recipe
-    from laue_dask.encoder.encode import Network
+    from laue_dask.features.encode import Network
     from laue_dask.io.block_files import checksum
     from laue_dask.io.frames import discover, read_frame
     from laue_dask.io.shards import read_shard
+    from laue_dask.reduction import detector_mask as detector
+    from laue_dask.reduction import reduce as preprocess
 
     refs, recipe = discover(folder), Recipe()
     frames = np.stack([read_frame(ref) for ref in refs])

@@ -40,25 +40,27 @@ from scipy.stats import kstest
 from sklearn.cluster import kmeans_plusplus
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
-from laue_dask import grains, labeling, mapscores, scores
 from laue_dask.config import ClusteringConfig, EncoderConfig, Recipe
-from laue_dask.detector import detector_mask
-from laue_dask.encoder.encode import Network
 from laue_dask.errors import InputError, LaueDaskError
-from laue_dask.estimators import Mixture
+from laue_dask.evaluation import mapscores
+from laue_dask.features.encode import Network
+from laue_dask.grains import neighbourhood as grains
 from laue_dask.io.places import replace_file
-from laue_dask.pca import IncrementalPCA
-from laue_dask.preprocess import Substrate, estimate_substrate
+from laue_dask.pipeline.stages.segmentation import kmeans
+from laue_dask.reduction.detector_mask import detector_mask
+from laue_dask.reduction.reduce import Substrate, estimate_substrate
 from laue_dask.report import canvas, maps, plots
 from laue_dask.report import grains as grain_plots
 from laue_dask.report.panels import Panel, panel_figure
+from laue_dask.segmentation import labeling, scores
+from laue_dask.segmentation.estimators import Mixture
+from laue_dask.segmentation.pca import IncrementalPCA
 from laue_dask.simulate.detector import Detector
 from laue_dask.simulate.detector import detector as named_detector
 from laue_dask.simulate.indexed import IndexedMap
 from laue_dask.simulate.pattern import spots
 from laue_dask.simulate.reduced import MASK_FRAMES, VERSION, reduced_points, sample_frames
 from laue_dask.simulate.specimens import Specimen, specimen
-from laue_dask.stages.segmentation import kmeans
 
 Array = NDArray[Any]
 Angle = "angle to the a axis (deg)"

@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from laue_dask import cli
+from laue_dask.commands import cli
 from laue_dask.compute import cluster
 from laue_dask.compute.cluster import Workers, start
 from laue_dask.config import ClusterConfig, Config, validate
-from laue_dask.progress import QuietProgress
+from laue_dask.runtime.progress import QuietProgress
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -207,7 +207,7 @@ def small_scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_run(small_scan: Path, quick: Callable[..., Config], workers: Workers) -> Path:
     """Finished run of `small_scan`; not to be changed."""
-    from laue_dask import pipeline
+    from laue_dask.pipeline import pipeline
 
     folder = small_scan.parent / "run"
     with _all_on(workers):

@@ -17,11 +17,11 @@ import zarr
 from fabio.edfimage import EdfImage
 from PIL import Image
 
-from laue_dask import record as records
 from laue_dask.io.frames import discover
 from laue_dask.io.lock import locked_store
 from laue_dask.io.scan_store import ScanStore
-from laue_dask.stages import ingest
+from laue_dask.pipeline import record as records
+from laue_dask.pipeline.stages import ingest
 
 FAILED, BAD_INPUT, SET_ASIDE = 1, 2, 3
 

@@ -10,8 +10,8 @@ import pytest
 
 from laue_dask.config import ScanConfig
 from laue_dask.io.scan_store import ScanStore
-from laue_dask.progress import QuietProgress
-from laue_dask.stages.ingest import ingest
+from laue_dask.pipeline.stages.ingest import ingest
+from laue_dask.runtime.progress import QuietProgress
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 import benchmark

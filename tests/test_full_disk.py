@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import zarr
 
-from laue_dask import pipeline, room
 from laue_dask.errors import DiskFullError, SpaceError
-from laue_dask.progress import QuietProgress
-from laue_dask.stages import ingest
-from laue_dask.verify import verify
+from laue_dask.pipeline import pipeline, room
+from laue_dask.pipeline.stages import ingest
+from laue_dask.pipeline.verify import verify
+from laue_dask.runtime.progress import QuietProgress
 
 QUIET = QuietProgress()
 

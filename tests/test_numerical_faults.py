@@ -11,11 +11,12 @@ import torch
 import xarray as xr
 import zarr
 
-from laue_dask import cli, pipeline
-from laue_dask.encoder import batches
-from laue_dask.encoder import inference as encoder
+from laue_dask.commands import cli
 from laue_dask.errors import ExitCode, InputError
-from laue_dask.progress import QuietProgress
+from laue_dask.features import batches
+from laue_dask.features import inference as encoder
+from laue_dask.pipeline import pipeline
+from laue_dask.runtime.progress import QuietProgress
 
 
 @pytest.fixture
@@ -92,7 +93,7 @@ def test_a_gpu_without_room_for_a_batch_gets_smaller_ones_and_the_run_says_so(
 
 
 def test_what_a_worker_warns_of_is_told_by_the_command(workers, caplog):
-    caplog.set_level(logging.WARNING, "laue_dask.encoder")
+    caplog.set_level(logging.WARNING, "laue_dask.features")
     workers.client.submit(batches._tell_halved, "cuda:7", 4, pure=False).result()
     workers.client.submit(int, pure=False).result()
     for _ in range(100):

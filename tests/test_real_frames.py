@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from laue_dask.config import Recipe, ScanConfig
-from laue_dask.encoder.inference import encode_block
-from laue_dask.encoder.weights import digest
+from laue_dask.features.inference import encode_block
+from laue_dask.features.weights import digest
 from laue_dask.io.frames import FrameRef, read_frame
 from laue_dask.io.scan_store import ScanStore
-from laue_dask.progress import QuietProgress
-from laue_dask.stages.ingest import ingest
-from laue_dask.stages.reduction import reduce_scan
+from laue_dask.pipeline.stages.ingest import ingest
+from laue_dask.pipeline.stages.reduction import reduce_scan
+from laue_dask.runtime.progress import QuietProgress
 
 LAUE = (
     "frames/als_1232/SiHyperlaueFinal_1_00001.tif",

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from laue_dask import pipeline, verify
-from laue_dask import record as records
 from laue_dask.errors import InputError
 from laue_dask.io.lock import locked
 from laue_dask.io.receipts import release
-from laue_dask.progress import QuietProgress
+from laue_dask.pipeline import pipeline, verify
+from laue_dask.pipeline import record as records
+from laue_dask.runtime.progress import QuietProgress
 
 QUIET = QuietProgress()
 BAD_INPUT = 2

@@ -8,11 +8,11 @@ import pytest
 import zarr
 from distributed import Client
 
-from laue_dask import pipeline
 from laue_dask.compute import cluster
 from laue_dask.compute.cluster import Workers
-from laue_dask.progress import QuietProgress
-from laue_dask.stages import reduction
+from laue_dask.pipeline import pipeline
+from laue_dask.pipeline.stages import reduction
+from laue_dask.runtime.progress import QuietProgress
 
 
 @pytest.mark.parametrize(("count", "threads", "block"), [(1, 1, 8), (4, 1, 24), (1, 4, 72)])

@@ -14,17 +14,17 @@ import pytest
 import zarr
 
 import laue_dask
-from laue_dask import pipeline
 from laue_dask.config import load
-from laue_dask.encoder import network, weights
-from laue_dask.encoder.architecture import Architecture
 from laue_dask.errors import ConfigError, FrameError, InputError, StoreError
+from laue_dask.features import network, weights
+from laue_dask.features.architecture import Architecture
 from laue_dask.io.frames import FrameRef, read_frame
 from laue_dask.io.receipts import Receipts
 from laue_dask.io.scan_store import ScanStore
-from laue_dask.progress import QuietProgress
-from laue_dask.stages.evaluation import read_truth
-from laue_dask.verify import verify
+from laue_dask.pipeline import pipeline
+from laue_dask.pipeline.stages.evaluation import read_truth
+from laue_dask.pipeline.verify import verify
+from laue_dask.runtime.progress import QuietProgress
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 import fuzz

@@ -22,7 +22,6 @@ from dask import config as dask_config
 from dask.utils import format_bytes
 from distributed import Client, Security, SpecCluster, performance_report
 
-from laue_dask import silence
 from laue_dask.compute import credentials, forks, jobs, local
 from laue_dask.compute.crews import JobCrew, LocalCrew, OtherCrew
 from laue_dask.compute.local import GPU, LOOPBACK
@@ -31,6 +30,7 @@ from laue_dask.compute.supervisor import Crew, Supervisor, view
 from laue_dask.config import AnyCluster, BatchConfig, ClusterConfig, SchedulerConfig
 from laue_dask.errors import ComputeError, ConfigError
 from laue_dask.io import deadline
+from laue_dask.runtime import silence
 
 FOLDER = "cluster"
 """In a run's folder: what jobs print, and the cluster's state where it was given up."""
@@ -397,7 +397,7 @@ def _forward_warnings(client: Client) -> None:
     """What a worker has to say, about its GPU's memory for one, is for whoever started the command."""
     for _ in range(local.STARTS):
         with suppress(OSError):  # one of them died just now
-            client.forward_logging("laue_dask.encoder", logging.WARNING)
+            client.forward_logging("laue_dask.features", logging.WARNING)
             return
 
 

@@ -10,8 +10,8 @@ from math import ceil, prod
 
 import numpy as np
 
-from laue_dask.blocks import block_size
 from laue_dask.errors import ConfigError
+from laue_dask.io.blocks import block_size
 from laue_dask.io.frame_array import frame_layout
 from laue_dask.schema import PATTERN_SIZE
 

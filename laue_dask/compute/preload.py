@@ -34,6 +34,6 @@ def own_device(name: str, given: str | None) -> str:
 
 
 def _load() -> None:
-    from laue_dask.encoder.inference import load_default
+    from laue_dask.features.inference import load_default
 
     load_default()

@@ -25,8 +25,8 @@ from laue_dask.errors import ComputeError, LaueDaskError
 from laue_dask.io.block_files import BlockFiles, checksum, location
 from laue_dask.io.journal import Journal, Receipt
 from laue_dask.io.places import writing_to
-from laue_dask.progress import Progress
-from laue_dask.threads import one_thread
+from laue_dask.runtime.progress import Progress
+from laue_dask.runtime.threads import one_thread
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from tornado.ioloop import IOLoop, PeriodicCallback
 
 from laue_dask.errors import StoreError
 from laue_dask.io.receipts import release
-from laue_dask.progress import duration
+from laue_dask.runtime.progress import duration
 
 LOOK = 3.0
 """Seconds between two looks."""

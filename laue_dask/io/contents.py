@@ -12,7 +12,7 @@ from laue_dask.errors import InputError
 from laue_dask.io.kinds import irregular, is_frame, kind_of_content, numbered_stem, suffix_of
 from laue_dask.io.lines import line_names
 from laue_dask.io.patterns import understood
-from laue_dask.suggestions import did_you_mean
+from laue_dask.runtime.suggestions import did_you_mean
 
 MASTER = "_master.h5"
 """End of the name of a file that links those which hold the frames."""

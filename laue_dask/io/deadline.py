@@ -18,8 +18,8 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any, TypeVar
 
-from laue_dask import interruption
 from laue_dask.errors import ComputeError, FrameError
+from laue_dask.runtime import interruption
 
 ENVIRONMENT = "LAUE_DASK_READ_DEADLINE_S"
 """In which worker processes find the deadline."""

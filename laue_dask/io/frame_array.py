@@ -9,9 +9,9 @@ import numpy as np
 import zarr
 from numpy.typing import DTypeLike, NDArray
 
-from laue_dask.blocks import block_size
 from laue_dask.errors import ComputeError, StoreError
 from laue_dask.io.block_files import BlockFiles
+from laue_dask.io.blocks import block_size
 from laue_dask.io.places import disk_full, is_full
 from laue_dask.io.shard_file import ShardFiles
 

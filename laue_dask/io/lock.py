@@ -29,8 +29,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from laue_dask import interruption
 from laue_dask.errors import BusyError, ComputeError, InputError
+from laue_dask.runtime import interruption
 
 NAME = ".lock"
 

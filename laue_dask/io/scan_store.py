@@ -31,7 +31,7 @@ from laue_dask.io.identity import NO_STAMP, Identity, Stamp, joined, stamps_of
 from laue_dask.io.limits import Expected
 from laue_dask.io.receipts import Receipts
 from laue_dask.io.shards import read_shard
-from laue_dask.suggestions import did_you_mean
+from laue_dask.runtime.suggestions import did_you_mean
 
 __all__ = ["ScanStore", "frame_layout", "ingest_shard"]
 

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from laue_dask.detector import frame_fault
 from laue_dask.errors import FrameError
 from laue_dask.io.deadline import LateError
 from laue_dask.io.frames import FrameRef, load
 from laue_dask.io.limits import Expected, require_frame
+from laue_dask.reduction.detector_mask import frame_fault
 
 
 class Shard(NamedTuple):

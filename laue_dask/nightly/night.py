@@ -27,9 +27,9 @@ from laue_dask.nightly.ledger import Ledger, State
 from laue_dask.nightly.notify import notify
 from laue_dask.nightly.runs import COMMAND, Key, Place, clear, facts, rest_of
 from laue_dask.nightly.scans import Found, find, matches
-from laue_dask.printable import printable
-from laue_dask.progress import duration, one_line
 from laue_dask.report.nights import write_index
+from laue_dask.runtime.printable import printable
+from laue_dask.runtime.progress import duration, one_line
 
 REDUCED_BYTES = 20_000
 """Of a pattern that are written beside its frame: reduced, features, components."""

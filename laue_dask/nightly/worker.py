@@ -23,15 +23,15 @@ from typing import Any, TextIO
 import psutil
 from rich.console import Console
 
-from laue_dask import pipeline
 from laue_dask.compute import cluster
 from laue_dask.compute.cluster import Workers
 from laue_dask.config import Config, validate
 from laue_dask.errors import BusyError, InputError, LaueDaskError, SpaceError
 from laue_dask.io.places import disk_full, is_full
-from laue_dask.progress import RichProgress
+from laue_dask.pipeline import pipeline
+from laue_dask.pipeline.stages.extraction import extractor_of
 from laue_dask.report.thumbnails import write_thumbnails
-from laue_dask.stages.extraction import extractor_of
+from laue_dask.runtime.progress import RichProgress
 
 
 class _Cluster:

@@ -11,10 +11,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from laue_dask import regions
-from laue_dask.densities import cluster_densities, component_ranges
+from laue_dask.grains import regions
 from laue_dask.report import canvas, maps
 from laue_dask.report.canvas import INK, SMALL, TEXT
+from laue_dask.report.densities import cluster_densities, component_ranges
 
 DENSITY_CLUSTERS, DENSITY_COMPONENTS, DENSITY_BINS = 5, 8, 40
 """The paper's Figure 11: five clusters, eight components."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from laue_dask.printable import escape
+from laue_dask.runtime.printable import escape
 
 GALLERY_UP_TO = 24
 """Most delegate patterns in a gallery."""

@@ -8,9 +8,9 @@ from typing import Any
 from urllib.parse import quote_from_bytes
 
 from laue_dask.io.places import replace_file
-from laue_dask.printable import escape
-from laue_dask.progress import duration
 from laue_dask.report.html import facts_list, pieces, table, warning
+from laue_dask.runtime.printable import escape
+from laue_dask.runtime.progress import duration
 
 _TITLES = {
     "aside": "Set aside",

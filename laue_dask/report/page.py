@@ -10,9 +10,9 @@ import numpy as np
 import xarray as xr
 
 from laue_dask.io.places import replace_file
-from laue_dask.printable import escape
-from laue_dask.progress import duration
 from laue_dask.report.html import ROWS_UP_TO, document, facts_list, table, warning
+from laue_dask.runtime.printable import escape
+from laue_dask.runtime.progress import duration
 
 _CAPTIONS = {
     "grains": "Grains by neighbourhood: scan neighbours with close features, joined. A bent grain is one grain here.",

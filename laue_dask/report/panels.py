@@ -9,9 +9,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from laue_dask.pca import Array
 from laue_dask.report import canvas
 from laue_dask.report.canvas import INK, SMALL, TEXT
+from laue_dask.segmentation.pca import Array
 
 _WIDTH, _LARGEST = 8.2, 3.9
 _LEFT, _TOP, _GAP, _HEAD, _BAR = 0.15, 0.72, 0.12, 0.24, 0.75

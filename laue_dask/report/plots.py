@@ -23,7 +23,7 @@ from laue_dask.io.places import replace_file
 from laue_dask.report import canvas, grains, maps
 from laue_dask.report.canvas import INK, SMALL, TEXT
 from laue_dask.report.html import GALLERY_UP_TO
-from laue_dask.selection import band
+from laue_dask.segmentation.selection import band
 
 DELEGATES_UP_TO = 32
 """Largest K whose delegates are marked on the map."""

@@ -13,10 +13,10 @@ from matplotlib.colors import to_hex
 from numpy.typing import NDArray
 
 from laue_dask.io.places import replace_file
-from laue_dask.printable import escape
 from laue_dask.report.canvas import MISSING, cluster_colours
 from laue_dask.report.html import ROWS_UP_TO, document, facts_list
 from laue_dask.report.thumbnails import fit, paint
+from laue_dask.runtime.printable import escape
 
 SIDE = 280
 """Longest side of a map in pixels."""

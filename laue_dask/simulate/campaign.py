@@ -15,11 +15,11 @@ from laue_dask import schema
 from laue_dask.compute import cluster
 from laue_dask.compute.run import run_blocks, write_array
 from laue_dask.config import Config, Recipe
-from laue_dask.detector import detector_mask
 from laue_dask.errors import InputError
 from laue_dask.io.places import require_space, require_writable
-from laue_dask.preprocess import reduce_frames
-from laue_dask.progress import Progress
+from laue_dask.reduction.detector_mask import detector_mask
+from laue_dask.reduction.reduce import reduce_frames
+from laue_dask.runtime.progress import Progress
 from laue_dask.schema import PATTERN_SIZE
 from laue_dask.simulate import specimens
 from laue_dask.simulate.detector import detector as named_detector

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy.special import ndtr
 from scipy.stats import poisson
 
-from laue_dask.kernels import compiled
+from laue_dask.runtime.compiling import compiled
 from laue_dask.simulate.detector import Detector
 
 FloatArray = npt.NDArray[np.float64]

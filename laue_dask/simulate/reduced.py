@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laue_dask.config import Recipe
-from laue_dask.detector import detector_mask
 from laue_dask.io.places import replace_file
-from laue_dask.preprocess import Substrate, reduce_frames
+from laue_dask.reduction.detector_mask import detector_mask
+from laue_dask.reduction.reduce import Substrate, reduce_frames
 from laue_dask.schema import PATTERN_SIZE
 from laue_dask.simulate.crystal import random_orientations, rotation_about
 from laue_dask.simulate.detector import Detector

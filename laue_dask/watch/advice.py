@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from laue_dask import scores
 from laue_dask.config import ClusteringConfig
-from laue_dask.grains import NeighbourhoodGrains
-from laue_dask.regions import Region, propose, quarter
-from laue_dask.seeding import distinct_rows, sample_kmeans, sample_rows
+from laue_dask.grains.neighbourhood import NeighbourhoodGrains
+from laue_dask.grains.regions import Region, propose, quarter
+from laue_dask.segmentation import scores
+from laue_dask.segmentation.seeding import distinct_rows, sample_kmeans, sample_rows
 from laue_dask.watch.preview import Maps
 
 SAMPLE = 1_000

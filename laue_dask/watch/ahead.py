@@ -11,8 +11,8 @@ from laue_dask.io.frames import FrameRef
 from laue_dask.io.identity import State
 from laue_dask.io.placement import Placement
 from laue_dask.io.scan_store import ScanStore
+from laue_dask.pipeline.stages import ingest
 from laue_dask.schema import PATTERN_SIZE
-from laue_dask.stages import ingest
 from laue_dask.watch.intake import Detector
 
 ENOUGH = ingest.SAMPLE_FRAMES

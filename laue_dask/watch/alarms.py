@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from laue_dask.encoder.drift import Drift
+from laue_dask.features.drift import Drift
 
 IN_A_ROW = 5
 """Frames that must agree before there is an alarm."""

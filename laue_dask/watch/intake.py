@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from laue_dask import preprocess
 from laue_dask.config import Recipe
-from laue_dask.encoder.encode import Network
-from laue_dask.encoder.extractors import Extractor
-from laue_dask.encoder.pixels import Pixels
 from laue_dask.errors import FrameError, InputError
+from laue_dask.features.encode import Network
+from laue_dask.features.extractors import Extractor
+from laue_dask.features.pixels import Pixels
 from laue_dask.io.frames import FrameRef, load
 from laue_dask.io.identity import State
 from laue_dask.io.limits import Expected
 from laue_dask.io.shards import check_frame
-from laue_dask.stages import ingest
+from laue_dask.pipeline.stages import ingest
+from laue_dask.reduction import reduce as preprocess
 from laue_dask.watch.alarms import Alarms, measure
 from laue_dask.watch.folder import Folder
 from laue_dask.watch.log import Entry, Log

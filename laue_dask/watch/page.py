@@ -7,9 +7,9 @@ from string import Template
 from typing import Any
 
 from laue_dask.io.places import replace_file
-from laue_dask.printable import escape
-from laue_dask.progress import duration
 from laue_dask.report.html import facts_list, shell
+from laue_dask.runtime.printable import escape
+from laue_dask.runtime.progress import duration
 
 RELOAD = 2
 """Seconds after which the page is loaded again."""

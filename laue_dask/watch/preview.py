@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from laue_dask.clustering import nearest
 from laue_dask.config import PCAConfig
-from laue_dask.labeling import direct_rgb
-from laue_dask.pca import IncrementalPCA, Moments
-from laue_dask.seeding import distinct_rows, improve, sample_rows, search
-from laue_dask.stages.specimen import Map
+from laue_dask.pipeline.stages.specimen import Map
+from laue_dask.segmentation.clustering import nearest
+from laue_dask.segmentation.labeling import direct_rgb
+from laue_dask.segmentation.pca import IncrementalPCA, Moments
+from laue_dask.segmentation.seeding import distinct_rows, improve, sample_rows, search
 
 FEWEST = 8
 """Patterns from which on there are maps."""

@@ -21,14 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from laue_dask import interruption, pipeline
-from laue_dask import record as records
 from laue_dask.config import Config, ScanConfig
-from laue_dask.encoder import weights
-from laue_dask.encoder.drift import Drift
-from laue_dask.encoder.encode import Network
-from laue_dask.encoder.extractors import Extractor
 from laue_dask.errors import ComputeError, InputError, LaueDaskError, StoreError
+from laue_dask.features import weights
+from laue_dask.features.drift import Drift
+from laue_dask.features.encode import Network
+from laue_dask.features.extractors import Extractor
 from laue_dask.io import deadline
 from laue_dask.io.deadline import Call
 from laue_dask.io.frames import FrameRef
@@ -39,13 +37,16 @@ from laue_dask.io.patterns import is_pattern
 from laue_dask.io.placement import Placement
 from laue_dask.io.places import free_space, is_full, replace_file
 from laue_dask.io.receipts import release
-from laue_dask.progress import Progress
-from laue_dask.record import Run
+from laue_dask.pipeline import pipeline
+from laue_dask.pipeline import record as records
+from laue_dask.pipeline.record import Run
+from laue_dask.pipeline.stages import extraction, ingest, placing
+from laue_dask.pipeline.stages.source import require_growing
 from laue_dask.report import canvas
 from laue_dask.report.maps import label_figure, rgb_figure
-from laue_dask.stages import extraction, ingest, placing
-from laue_dask.stages.source import require_growing
-from laue_dask.suggestions import did_you_mean
+from laue_dask.runtime import interruption
+from laue_dask.runtime.progress import Progress
+from laue_dask.runtime.suggestions import did_you_mean
 from laue_dask.watch.advice import FEWEST as ENOUGH_FOR_ADVICE
 from laue_dask.watch.advice import GROWTH, Advice, advise
 from laue_dask.watch.ahead import ENOUGH, Ahead

@@ -267,7 +267,7 @@ def test_a_worker_that_dies_while_all_are_told_what_to_forward_ends_nothing(monk
     monkeypatch.setattr(Client, "forward_logging", dying)
     with start(ClusterConfig(workers=1, gpu="never")) as running:
         assert running.client.submit(len, "ab").result() == 2
-    assert told == [("laue_dask.encoder", logging.WARNING)] * 3
+    assert told == [("laue_dask.features", logging.WARNING)] * 3
 
 
 def test_workers_that_never_start_end_the_command_in_time_with_the_cause(tmp_path, monkeypatch):

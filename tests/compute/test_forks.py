@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not forks.available(), reason="no forkserver on 
 
 def seen():
     """What a worker finds when its first task begins."""
-    names = ("torch", "sklearn", "zarr", "laue_dask.stages.ingest")
+    names = ("torch", "sklearn", "zarr", "laue_dask.pipeline.stages.ingest")
     assert {key: dask.config.get(key) for key in forks.SELDOM} == forks.SELDOM
     collected = gc.isenabled() and gc.get_freeze_count() > 0
     return (

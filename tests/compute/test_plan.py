@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laue_dask.blocks import block_size
 from laue_dask.compute.plan import (
     IMPORTED,
     WITH_TORCH,
@@ -19,6 +18,7 @@ from laue_dask.compute.plan import (
     store_bytes,
 )
 from laue_dask.errors import ConfigError
+from laue_dask.io.blocks import block_size
 from laue_dask.io.frame_array import CHUNK_BYTES
 
 WORK = Work(

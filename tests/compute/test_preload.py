@@ -4,7 +4,7 @@ import os
 import pytest
 
 from laue_dask.compute import preload
-from laue_dask.encoder import inference as encode
+from laue_dask.features import inference as encode
 
 
 @pytest.mark.parametrize(

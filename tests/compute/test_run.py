@@ -25,7 +25,7 @@ from laue_dask.config import ClusterConfig
 from laue_dask.errors import ComputeError, ConfigError, FrameError, StoreError
 from laue_dask.io.block_files import checksum
 from laue_dask.io.journal import Journal
-from laue_dask.progress import QuietProgress
+from laue_dask.runtime.progress import QuietProgress
 
 # Workers cannot import a test module: what it defines travels with the tasks.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

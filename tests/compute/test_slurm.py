@@ -17,13 +17,13 @@ import pytest
 from dask.delayed import delayed
 from distributed import Client, SchedulerPlugin
 
-from laue_dask import pipeline
 from laue_dask.compute import cluster, crews, supervisor
 from laue_dask.compute.run import run_blocks
 from laue_dask.config import dump
 from laue_dask.errors import ComputeError
 from laue_dask.io import results
-from laue_dask.progress import QuietProgress
+from laue_dask.pipeline import pipeline
+from laue_dask.runtime.progress import QuietProgress
 
 # Workers cannot import a test module: what it defines travels with the tasks.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -16,12 +16,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from laue_dask import interruption
 from laue_dask.errors import ComputeError, InputError
 from laue_dask.io import lock
 from laue_dask.io.journal import Journal
 from laue_dask.io.lock import NAME, Owner, locked, locked_store
 from laue_dask.io.places import replace_file
+from laue_dask.runtime import interruption
 
 CONTEXT = multiprocessing.get_context("fork")
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from laue_dask import schema
-from laue_dask.blocks import block_size
 from laue_dask.errors import ComputeError, FrameError, StoreError
 from laue_dask.io import frame_array
 from laue_dask.io.block_files import checksum
+from laue_dask.io.blocks import block_size
 from laue_dask.io.frames import FrameRef, discover, read_position
 from laue_dask.io.geometry import resolve_grid
 from laue_dask.io.scan_store import ScanStore, frame_layout, ingest_shard

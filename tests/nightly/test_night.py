@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from laue_dask import cli
+from laue_dask.commands import cli
 from laue_dask.errors import BusyError, ConfigError, InputError
 from laue_dask.io.lock import locked
 from laue_dask.nightly import night as nights

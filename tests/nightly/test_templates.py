@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from laue_dask import cli
+from laue_dask.commands import cli
 
 TEMPLATES = Path(__file__).parent.parent.parent / "scripts" / "nightly"
 

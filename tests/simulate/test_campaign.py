@@ -10,7 +10,7 @@ from laue_dask import schema
 from laue_dask.config import Config
 from laue_dask.errors import InputError
 from laue_dask.io.frames import FrameRef, frame_info, read_frame
-from laue_dask.progress import QuietProgress
+from laue_dask.runtime.progress import QuietProgress
 from laue_dask.simulate import campaign
 from laue_dask.simulate.detector import DETECTORS
 from laue_dask.simulate.scan import acquired, frame

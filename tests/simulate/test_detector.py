@@ -8,14 +8,7 @@ from hypothesis import strategies as st
 
 from laue_dask.errors import InputError
 from laue_dask.simulate.crystal import reciprocal_basis
-from laue_dask.simulate.detector import (
-    DETECTORS,
-    Detector,
-    blind_pixels,
-    detector,
-    lauetools_geometry,
-    xmas_geometry,
-)
+from laue_dask.simulate.detector import DETECTORS, Detector, blind_pixels, detector, lauetools_geometry, xmas_geometry
 from laue_dask.simulate.materials import CRYSTALS
 from laue_dask.simulate.pattern import spots
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from laue_dask.detector import detector_mask
+from laue_dask.reduction.detector_mask import detector_mask
 from laue_dask.simulate.crystal import (
     HC_KEV_ANGSTROM,
     random_orientations,

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laue_dask.encoder.drift import Drift
+from laue_dask.features.drift import Drift
 from laue_dask.watch.alarms import IN_A_ROW, KEPT, SATURATED_SHARE, Alarms, measure
 
 

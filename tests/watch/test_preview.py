@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 
 from laue_dask.config import PCAConfig
-from laue_dask.pca import IncrementalPCA
+from laue_dask.segmentation.pca import IncrementalPCA
 from laue_dask.watch import preview as module
 from laue_dask.watch.preview import FEWEST, Preview, aligned, renamed
 

@@ -17,11 +17,11 @@ import pytest
 import zarr
 from PIL import Image
 
-from laue_dask import pipeline
 from laue_dask.errors import ComputeError, InputError
 from laue_dask.io.frames import FrameRef, read_frame
-from laue_dask.progress import QuietProgress
-from laue_dask.stages import ingest
+from laue_dask.pipeline import pipeline
+from laue_dask.pipeline.stages import ingest
+from laue_dask.runtime.progress import QuietProgress
 from laue_dask.watch import folder, watcher
 from laue_dask.watch.log import Log
 from laue_dask.watch.watcher import watch

@@ -1,0 +1,77 @@
+"""What each stage of a run depends on: its cache key, and the values behind it in words.
+
+A stage's output is valid exactly when the hash of its inputs' keys, its parameters and its code version matches.
+"""
+
+from typing import Any
+
+from laue_dask import __version__
+from laue_dask.config import ClusteringConfig, EncoderConfig, Model, Recipe
+from laue_dask.features.extractors import Extractor
+from laue_dask.pipeline.reuse import Stage, stage_key
+from laue_dask.pipeline.stages.segmentation import CLUSTERED_WITH, SCORED_WITH
+
+_OF_NETWORK = ("batch_size", "precision")
+
+
+def ingested(scan: str) -> Stage:
+    """The scan store, whose key is that of its content."""
+    return Stage("ingest", scan, {"key of the frames": scan})
+
+
+def reduced(scan: str, recipe: Recipe) -> Stage:
+    """Reduced patterns of a scan by a recipe."""
+    return Stage("reduce", stage_key("reduced", scan, recipe.digest()), of_recipe(recipe.model_dump()), ("ingest",))
+
+
+def of_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The values of a recipe, by their names in the configuration."""
+    return {f"recipe.{name}": value for name, value in recipe.items()}
+
+
+def features(scan: str, recipe: Recipe, config: EncoderConfig, extractor: Extractor) -> Stage:
+    """Features of a scan's reduced patterns."""
+    values: dict[str, Any] = {"encoder.extractor": config.extractor}
+    if config.extractor == "network":
+        values |= _of(config, "encoder", _OF_NETWORK) | {
+            "encoder.weights": f"{config.weights} ({extractor.digest[:8]})"
+        }
+    return Stage("encode", stage_key("features", scan, recipe.digest(), extractor.digest), values, ("reduce",))
+
+
+def components(*encoded: str) -> Stage:
+    """Components of the features of a scan, or of several scans together, by their keys."""
+    return Stage("components", stage_key("components", *encoded), {"scans together": len(encoded)}, ("encode",))
+
+
+def scores(components: str, m_pca: int, config: ClusteringConfig) -> Stage:
+    """Scores over K; the K asked for are scored as well."""
+    first, last = config.score_k
+    beyond = sorted(k for k in set(config.k) if not first <= k <= last)
+    values = _of(config, "clustering", SCORED_WITH) | {"clustering.k beyond score_k": beyond}
+    return _of_components("scores", "scores", components, m_pca, values)
+
+
+def segments(components: str, m_pca: int, config: ClusteringConfig) -> Stage:
+    """Segmentations, whichever their K."""
+    return _of_components("segment", "segments", components, m_pca, _of(config, "clustering", CLUSTERED_WITH))
+
+
+def grains(components: str, m_pca: int) -> Stage:
+    """Grains and the strength of their boundaries."""
+    return _of_components("grains", "grains", components, m_pca, {})
+
+
+def quality(encoded: str, of: str) -> Stage:
+    """How well the autoencoder knows the patterns."""
+    values = {"quality": of, "laue_dask": __version__}
+    return Stage("quality", stage_key("quality", encoded, *values.values()), values, ("encode",))
+
+
+def _of_components(name: str, version: str, components: str, m_pca: int, values: dict[str, Any]) -> Stage:
+    values = {"M_PCA": m_pca, "laue_dask": __version__, **values}
+    return Stage(name, stage_key(version, components, *sorted(values.items())), values, ("components",))
+
+
+def _of(config: Model, section: str, names: tuple[str, ...]) -> dict[str, Any]:
+    return {f"{section}.{name}": getattr(config, name) for name in names}

@@ -1,0 +1,348 @@
+"""The record of a run, `run.json`: what was done to what, with which versions and seeds, and how long it took."""
+
+import json
+import logging
+import platform
+import shutil
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from laue_dask import __version__
+from laue_dask.config import Config
+from laue_dask.errors import InputError, StoreError
+from laue_dask.features.drift import Drift
+from laue_dask.features.weights import UNTRAINED_SEED
+from laue_dask.io import placement
+from laue_dask.io.block_files import checksum_of_text
+from laue_dask.io.places import replace_file
+from laue_dask.io.receipts import IN_RUN, Receipts
+from laue_dask.io.scan_store import ScanStore
+from laue_dask.runtime import silence
+from laue_dask.runtime.progress import Advance, Progress
+from laue_dask.runtime.suggestions import did_you_mean
+
+NAME, SERIES = "run.json", "series.json"
+"""Of a run, and of a folder that holds the runs of a series."""
+
+WITHDRAWN = "run.json.withdrawn"
+"""The record of a run while `laue-dask segment` puts other results into its place."""
+
+FINISHING = "run.json.part"
+"""There while the receipts of a run's files may be there before its record, which is then not lost but yet to come."""
+
+CHECKSUM = "crc32c"
+"""Last entry of a record: of all the others."""
+
+FILES = (
+    "config.yaml",
+    "report.html",
+    "dask-report.html",
+    "delegates.csv",
+    "grains.csv",
+    "regions.csv",
+    "pixels.safetensors",
+    "plots/*",
+    "watch.html",
+    "watch.json",
+    "watch/*",
+    "cluster/state.json",
+)
+"""What a run leaves beside its record and its results; other files in its folder are none of ours."""
+
+LIVE = ("watch.html", "watch.json", "watch")
+"""What `laue-dask watch` leaves, and changes as long as it watches."""
+
+UNVOUCHED = (*(name for name in FILES if name != "plots/*"), "plots/approximation.png", "cluster/*", ".nightly")
+"""What is ours by its name alone where no receipt knows it: it may be written while there are receipts of the rest."""
+
+REMEDY = "run `laue-dask run`, the same command, again"
+
+PACKAGES = ("dask", "distributed", "dask-ml", "fabio", "numpy", "scikit-learn", "torch", "zarr")
+
+_PER_PATTERN = ("ingest", "reduce", "encode")
+
+
+class _Into(logging.Handler):
+    """Adds each warning to a list, once."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if (text := record.getMessage()) not in self._lines:
+            self._lines.append(text)
+
+
+class _Counted:
+    """Progress that tells a run how many patterns a stage has worked on."""
+
+    def __init__(self, progress: Progress, run: "Run") -> None:
+        self._progress, self._run = progress, run
+
+    @contextmanager
+    def stage(self, name: str, *, total: int, unit: str = "patterns", done: int = 0) -> Iterator[Advance]:
+        with self._progress.stage(name, total=total, unit=unit, done=done) as advance:
+
+            def tell(count: int) -> None:
+                if unit == "patterns":
+                    self._run.count(count)
+                advance(count)
+
+            yield tell
+
+
+_IN_WORDS = {"look": "looking at the frames", "report": "drawing the figures and the report"}
+"""Stages whose names do not say what is being done."""
+
+
+def _place(aside: Mapping[str, Any]) -> tuple[bool, int]:
+    """Order of what is set aside: by pattern, and behind them what has no place in the scan."""
+    return aside["pattern"] is None, aside["pattern"] or 0
+
+
+@dataclass
+class Run:
+    """What `run.json` holds."""
+
+    command: str
+    source: str
+    config: Config
+    scan: str = ""
+    scan_shape: tuple[int, int] = (0, 0)
+    grid: dict[str, Any] = field(default_factory=dict)
+    """What the grid is, how that is known, and which files are none of the scan; see `io.placement.Placement`."""
+    n_patterns: int = 0
+    set_aside: list[dict[str, Any]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
+    k: list[int] = field(default_factory=list)
+    suggested_k: list[int] = field(default_factory=list)
+    advice: list[str] = field(default_factory=list)
+    m_pca: int = 0
+    delegate_sources: dict[str, str] = field(default_factory=dict)
+    workers: str = ""
+    warnings: list[str] = field(default_factory=list)
+    drift: dict[str, float | str] = field(default_factory=dict)
+    stages: dict[str, str] = field(default_factory=dict)
+    """What became of each: `made`, `kept`, or why it was made again; see `laue_dask.pipeline.reuse`."""
+    series: list[str] = field(default_factory=list)
+    """Names of the scans that share components and clusters with this one, itself included
+    (`laue_dask.pipeline.series`)."""
+
+    patterns: dict[str, int] = field(default_factory=dict)
+    """How many each stage has worked on itself: what is there already, or was done by another one, does not count."""
+    _stage: str = ""
+
+    def counted(self, progress: Progress) -> Progress:
+        """The same progress, of which the patterns are counted for the stage that is being timed."""
+        return _Counted(progress, self)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the seconds that a stage takes."""
+        begun, self._stage = time.monotonic(), stage
+        with silence.doing(_IN_WORDS.get(stage, stage)):
+            yield
+        self.seconds[stage] = round(self.seconds.get(stage, 0) + time.monotonic() - begun, 3)
+
+    def count(self, patterns: int) -> None:
+        """Add patterns to those of the stage that is being timed."""
+        self.patterns[self._stage] = self.patterns.get(self._stage, 0) + patterns
+
+    def describe_scan(self, store: ScanStore) -> None:
+        """Take over what the scan store says."""
+        self.scan, self.scan_shape = str(store.path), store.scan_shape
+        self.keys["scan"], self.grid = store.key(), placement.recorded(store)
+        self.n_patterns, self.set_aside = int(store.valid.sum()), store.set_aside
+
+    def set_more_aside(self, store: ScanStore, valid: NDArray[np.bool_], reason: str) -> None:
+        """Set the patterns of the store aside that are not `valid` any more, (pattern,)."""
+        lost, source = np.flatnonzero(store.valid & ~valid).tolist(), store.source
+        added = [{"pattern": i, "source": source[i], "reason": reason} for i in lost]
+        self.set_aside = sorted([*self.set_aside, *added], key=_place)
+        self.n_patterns = int(valid.sum())
+
+    @contextmanager
+    def warned_by(self, name: str) -> Iterator[None]:
+        """Take over, once each, the warnings of a logger, to which those of the workers are forwarded."""
+        handler, logger = _Into(self.warnings), logging.getLogger(name)
+        logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+
+    def warn_of_frames(self, store: ScanStore) -> None:
+        """Say which frames of a store, of which nothing is read any more, are damaged."""
+        damaged = store.damaged_shards() if store.has_frames else {}
+        if damaged:
+            first, fault = next(iter(damaged.items()))
+            start, unit = first * store.shard_frames, store.shard_frames
+            shards, stop = -(-store.n_patterns // unit), min(start + unit, store.n_patterns)
+            self.warnings.append(
+                f"{store.path}: {len(damaged)} of its {shards} shards of frames are damaged, that of frames {start} to "
+                f"{stop - 1} {fault}. The maps are of reduced patterns, which are whole; to have the frames again, "
+                "remove the store while their files are there, and give the same command"
+            )
+
+    def compare_with_training(self, drift: Drift | str) -> None:
+        """Take over how the patterns compare with the encoder's training, or why that is not known."""
+        self.drift = {"not_known": drift} if isinstance(drift, str) else asdict(drift)
+        if isinstance(drift, Drift) and drift.warning:
+            self.warnings.append(drift.warning)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, with versions and seeds."""
+        rates = {
+            stage: round(self.patterns[stage] / self.seconds[stage], 1)
+            for stage in _PER_PATTERN
+            if self.patterns.get(stage) and self.seconds.get(stage)
+        }
+        return {
+            "laue_dask": __version__,
+            "command": self.command,
+            "source": self.source,
+            "scan": self.scan,
+            "scan_shape": list(self.scan_shape),
+            "grid": self.grid,
+            "n_patterns": self.n_patterns,
+            "n_set_aside": len(self.set_aside),
+            "set_aside": self.set_aside,
+            "k": self.k,
+            "suggested_k": self.suggested_k,
+            "advice": self.advice,
+            "m_pca": self.m_pca,
+            "delegate_sources": self.delegate_sources,
+            "warnings": self.warnings,
+            "drift": self.drift,
+            "series": self.series,
+            "stages": self.stages,
+            "seconds": self.seconds,
+            "patterns_per_second": rates,
+            "workers": self.workers,
+            "keys": self.keys,
+            "seeds": {"clustering": self.config.clustering.seed, "untrained": UNTRAINED_SEED},
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+            "config": self.config.model_dump(mode="json"),
+        }
+
+
+def write(folder: Path, values: dict[str, Any]) -> None:
+    """Write the record of a run; it appears only when complete, and last of all: a run without it is not finished.
+
+    Just before it, the receipts of the run's other files are taken down.
+    """
+    for left in folder.glob(".*.partial"):  # of commands that were killed
+        left.unlink()
+    (folder / FINISHING).touch()
+    Receipts.of(
+        folder, [path.relative_to(folder).as_posix() for pattern in FILES for path in folder.glob(pattern)]
+    ).write(IN_RUN)
+    text = json.dumps({**values, CHECKSUM: _checksum(values)}, indent=1, ensure_ascii=False)
+    replace_file(folder / NAME, text.encode(errors="surrogatepass"))
+    for name in (WITHDRAWN, FINISHING):
+        (folder / name).unlink(missing_ok=True)
+
+
+def copy(folder: Path, to: Path, values: dict[str, Any]) -> None:
+    """Copy the files of a finished run to another folder, whose record holds `values`."""
+    for pattern in FILES:
+        for path in folder.glob(pattern):
+            target = to / path.relative_to(folder)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copy2(path, target)
+    write(to, values)
+
+
+def _checksum(values: dict[str, Any]) -> str:
+    """CRC-32C of a record's values, however they are laid out in the file."""
+    text = json.dumps({name: value for name, value in values.items() if name != CHECKSUM}, sort_keys=True)
+    return checksum_of_text(text)
+
+
+def check(folder: Path) -> None:
+    """Raise `StoreError` unless all that a finished run's receipts list, such as its figures, is as it was written."""
+    if (folder / NAME).exists():
+        Receipts.read(folder, IN_RUN).check(remedy=REMEDY)
+
+
+def vouch(folder: Path, names: Collection[str]) -> None:
+    """Take down what these files of a finished run are now, and what is in these folders."""
+    receipts = Receipts.read(folder, IN_RUN)
+    receipts.without(names).joined(Receipts.of(folder, names)).write(IN_RUN)
+
+
+def vouches_for(folder: Path, name: str) -> bool:
+    """Whether a file of a finished run is there as it was written."""
+    try:
+        receipts = Receipts.read(folder, IN_RUN)
+    except StoreError:
+        return False
+    return name in receipts.files and not any(fault for _, fault in receipts.faults([name]))
+
+
+def remove(folder: Path) -> None:
+    """From here on there is no finished run, nor one that lost something after a kill on the way."""
+    withdraw(folder)
+    for name in (IN_RUN, WITHDRAWN, FINISHING):
+        (folder / name).unlink(missing_ok=True)
+
+
+def withdraw(folder: Path) -> None:
+    """From here on the run is not finished, but `read` still knows, if asked, what it was."""
+    if (folder / NAME).exists():
+        (folder / NAME).replace(folder / WITHDRAWN)
+
+
+def members_of(folder: Path) -> list[Path]:
+    """Folders of the runs of a series, none where the folder holds no series."""
+    try:
+        scans = json.loads((folder / SERIES).read_text(encoding="utf-8"))["scans"]
+        names = [str(one["name"]) for one in scans]
+        if any(name in ("", ".", "..") or Path(name).name != name for name in names):
+            raise ValueError("a name is no folder in it")
+        return [folder / name for name in names]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{folder / SERIES}: cannot be read, or is not what a series has: run it again") from error
+
+
+def read(folder: Path, *, withdrawn: bool = False) -> dict[str, Any]:
+    """Read `run.json` of a finished run, or the one that was withdrawn by a command that was killed.
+
+    Raises
+    ------
+    InputError
+        There is none, or it cannot be read.
+    """
+    path = folder / NAME
+    if withdrawn and not path.exists() and (folder / WITHDRAWN).exists():
+        path = folder / WITHDRAWN
+    try:
+        record: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if members := members_of(folder):
+            raise InputError(f"{folder}: holds a series: give the folder of one of its scans, {members[0]}") from error
+        missing = "no finished run (run.json is missing): start it with `laue-dask run`"
+        if not folder.exists():
+            missing = f"no such folder of a run{did_you_mean(folder)}"
+        raise InputError(f"{folder}: {missing}") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is damaged ({error}): run `laue-dask run` again") from error
+    if not isinstance(record, dict) or "laue_dask" not in record:
+        raise InputError(f"{path}: is not the record of a run: run `laue-dask run` again")
+    if record.pop(CHECKSUM, None) != _checksum(record):
+        raise InputError(f"{path}: is damaged or was changed, its checksum is another: {REMEDY}")
+    return record

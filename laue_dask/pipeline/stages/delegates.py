@@ -1,0 +1,137 @@
+"""Which patterns stand for a cluster: the members nearest to its centroid among those that lie in one domain.
+
+Definition 11 of the paper takes the nearest member of all. Where a cluster holds both variants of a twin, that is often
+a point on the boundary between them, which shows both and cannot be indexed. So members that are unlike both neighbours
+on a line through them come last (`laue_dask.grains.purity`); where a cluster has too few others, the patterns decide
+which of the nearest of them are sums of two neighbours'. A cluster of such points alone keeps the nearest, and is told.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+from distributed import Client
+from numpy.typing import NDArray
+
+from laue_dask.compute.run import map_tasks
+from laue_dask.config import Recipe
+from laue_dask.grains import purity
+from laue_dask.grains.neighbourhood import neighbours
+from laue_dask.pipeline.stages.specimen import Map
+from laue_dask.pipeline.stages.straddling import Patterns, Places, read_places
+from laue_dask.segmentation import labeling, shares
+
+if TYPE_CHECKING:
+    from laue_dask.pipeline.stages.segmentation import Segmentation
+
+RANKS = 4
+"""The delegate of a cluster and three members that stand in for it."""
+
+LOOKED_AT = 32
+"""Members of a cluster, at most, whose patterns are looked at where too few are like their neighbours."""
+
+ONE, TWO, NOT_KNOWN = 0, 1, -1
+"""Whether the beam lies on one domain or on two, as `delegates_mixed` has it; −1 also where there is no delegate."""
+
+SHOW_TWO = "their delegates show two domains"
+"""How warnings end about clusters without a member that lies in one domain."""
+
+
+class Chooser:
+    """Chooses delegates for segmentations of the same components of one scan.
+
+    Parameters
+    ----------
+    samples : (n, M_PCA)
+        Components of the valid patterns.
+    where
+        They lie.
+    patterns
+        The same ones, reduced; without, features alone decide.
+    client
+        Of workers that read these; None for threads of this process.
+    """
+
+    def __init__(self, samples: da.Array, where: Map, patterns: Patterns | None, *, client: Client | None) -> None:
+        self._samples, self._where, self._client = samples, where, client
+        self._patterns = patterns if patterns is not None and shares.invertible(patterns.recipe) else None
+        pairs = neighbours(samples, where.valid, where.shape, connectivity=8)
+        self._beside, self._unlike = purity.between(samples, pairs, where.patterns, where.shape[1])
+
+    def choose(self, labels: NDArray[np.int32], centres: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The delegates of labels, (n,) int32, of clusters with centroids (K, M_PCA).
+
+        Returns
+        -------
+        delegates
+            (K, RANKS) int64 pattern indices, the delegate first; −1 where a cluster has no more members.
+        mixed
+            (K, RANKS) int8: `ONE`, `TWO` or `NOT_KNOWN` of each.
+        """
+        doubtful: NDArray[np.bool_] = np.asarray(self._unlike.any(axis=1))
+        order: NDArray[np.int8] = doubtful.astype(np.int8)
+        nearest = labeling.ranked_delegates(self._samples, labels, centres, count=LOOKED_AT, after=order)
+        asked = self._asked(nearest, doubtful)
+        if self._patterns is not None and asked:
+            items = [self._item(rows, self._patterns) for rows in asked]
+            for rows, both in zip(
+                asked, map_tasks(_mixed, items, (self._patterns.recipe,), client=self._client), strict=True
+            ):
+                order[rows] = np.where(both, 2, 1)
+            order[doubtful & ~np.isin(np.arange(len(order)), np.concatenate(asked))] = 3  # too far away to be asked
+            nearest = labeling.ranked_delegates(self._samples, labels, centres, count=RANKS, after=order)
+        chosen = nearest[:, :RANKS]
+        seen = np.array([ONE, ONE, TWO, NOT_KNOWN] if self._patterns is not None else [ONE, NOT_KNOWN])[order]
+        there = chosen >= 0
+        patterns = np.where(there, self._where.patterns[chosen], -1)
+        return patterns, np.where(there, seen[chosen], NOT_KNOWN).astype(np.int8)
+
+    def _asked(self, nearest: NDArray[np.int64], doubtful: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
+        """Doubtful rows of each cluster that has fewer than `RANKS` others."""
+        found = []
+        for members in nearest:
+            rows = members[members >= 0]
+            if np.count_nonzero(~doubtful[rows]) < RANKS and doubtful[rows].any():
+                found.append(np.sort(rows[doubtful[rows]]))
+        return found
+
+    def _item(
+        self, rows: NDArray[np.int64], patterns: Patterns
+    ) -> tuple[Places, Places, NDArray[np.int64], NDArray[np.int64]]:
+        """Where rows' patterns and their neighbours' are, and which neighbours are asked about."""
+        beside = np.where(self._unlike[rows][:, :, None], self._beside[rows], -1)
+        needed = np.unique(beside[beside >= 0])
+        place = np.where(beside >= 0, np.searchsorted(needed, beside), -1)
+        return patterns.places(rows), patterns.places(needed), place[:, :, 0], place[:, :, 1]
+
+
+def with_delegates(one: "Segmentation", chooser: Chooser, where: Map, m_pca: int) -> "Segmentation":
+    """A segmentation with the delegates of `Chooser.choose`."""
+    labels = one.labels.ravel()[where.patterns]
+    delegates, mixed = chooser.choose(labels, one.centroids[:, :m_pca])
+    return replace(one, delegate=delegates[:, 0], delegates=delegates, delegates_mixed=mixed)
+
+
+def of_two_domains(found: Sequence["Segmentation"]) -> list[str]:
+    """A line for each segmentation with clusters none of whose members lies in one domain."""
+    lines = []
+    for one in found:
+        if one.delegates_mixed is None:
+            continue
+        which = np.flatnonzero(one.delegates_mixed[:, 0] == TWO).tolist()
+        if which:
+            named = ", ".join(map(str, which[:NAMED])) + (f" and {len(which) - NAMED} more" if which[NAMED:] else "")
+            points = "points where the beam lies between domains"
+            lines.append(f"K = {one.k}: cluster{'s' * (len(which) > 1)} {named} of {points}: {SHOW_TWO}")
+    return lines
+
+
+NAMED = 8
+"""Clusters that a line names, at most."""
+
+
+def _mixed(item: tuple[Places, Places, NDArray[np.int64], NDArray[np.int64]], recipe: Recipe) -> NDArray[np.bool_]:
+    places, beside, first, second = item
+    return purity.mixed(read_places(places), first, second, read_places(beside), recipe)

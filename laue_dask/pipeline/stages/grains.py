@@ -1,0 +1,178 @@
+"""Features → grains by neighbourhood, and the tables that people take away: grains, delegates, regions.
+
+The tables are plain CSV in the run's folder, with the file of every pattern that they name.
+"""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+import zarr
+from numpy.typing import NDArray
+
+from laue_dask.grains import regions
+from laue_dask.grains.neighbourhood import NeighbourhoodGrains
+from laue_dask.io import stored
+from laue_dask.io.places import replace_file
+from laue_dask.io.results import ResultsWriter
+from laue_dask.io.scan_store import ScanStore
+from laue_dask.pipeline.stages.delegates import NOT_KNOWN, RANKS
+from laue_dask.pipeline.stages.specimen import Map, usable
+from laue_dask.runtime.printable import as_cells
+from laue_dask.segmentation import labeling
+
+GRAINS, DELEGATES, REGIONS = "grains.csv", "delegates.csv", "regions.csv"
+
+Row = dict[str, Any]
+
+
+def find(components: da.Array, m_pca: int, where: Map, reduced: zarr.Array[Any], results: ResultsWriter) -> list[Row]:
+    """Find the grains of a scan and write their map and how strong the boundaries are.
+
+    Parameters
+    ----------
+    components : (pattern, M_AE)
+        Of which the first `m_pca` are used.
+    reduced : (pattern, 128, 128) uint8
+        Their peaks decide where features leave doubts.
+
+    Returns
+    -------
+    rows
+        Of `grains.csv`, largest grain first; patterns are counted in the scan.
+    """
+    samples = usable(components, where)[:, :m_pca]
+    found = NeighbourhoodGrains().fit(
+        samples, shape=where.shape, valid=where.valid, patterns=lambda rows: stored.read_rows(reduced, rows)
+    )
+    attributes: dict[str, Any] = {"threshold": found.threshold_, "by_peaks": found.by_peaks_}
+    if found.gap_ is not None:
+        attributes["gap"] = list(found.gap_)
+    results.put("grain", where.paint(found.labels_, fill=np.int32(-1)), attributes=attributes)
+    results.put("boundary_strength", where.paint(found.boundary_, fill=np.float32(np.nan)))
+    patterns = where.patterns
+    return [{**row, "delegate": int(patterns[int(row["delegate"])])} for row in found.grains_]
+
+
+def ranked(
+    components: da.Array,
+    m_pca: int,
+    where: Map,
+    dataset: xr.Dataset,
+    *,
+    indexable: NDArray[np.bool_] | None = None,
+) -> list[Row]:
+    """The delegate of each cluster, for every K, and those that stand in for it: as `stages.delegates` chose them.
+
+    Of segmentations that are older than that, and where some are not `indexable`, the members nearest to each centroid
+    (Definition 11).
+
+    Parameters
+    ----------
+    indexable : (pattern,) bool
+        False where a pattern is known not to be indexable; all by default.
+
+    Returns
+    -------
+    rows
+        Of `delegates.csv`, without files.
+    """
+    samples, patterns = usable(components, where)[:, :m_pca], where.patterns
+    rows: list[Row] = []
+    for k in (int(value) for value in dataset["k"].values):
+        one = dataset.sel(k=k)
+        labels = one["labels"].values.ravel()[patterns]
+        centres = one["centroids"].values[:, :m_pca]
+        centres = centres[np.isfinite(centres).all(axis=1)]
+        distance = one["distance_to_centroid"].values.ravel()
+        size = np.bincount(labels, minlength=len(centres))
+        chosen, mixed = np.full((2, len(centres), RANKS), NOT_KNOWN)
+        if "delegates" in one and "delegates_mixed" in one and indexable is None:
+            chosen, mixed = (one[name].values[: len(centres)] for name in ("delegates", "delegates_mixed"))
+        if (chosen < 0).all():
+            usable_rows = None if indexable is None else indexable[patterns]
+            found = labeling.ranked_delegates(samples, labels, centres, indexable=usable_rows, count=RANKS)
+            chosen = np.where(found >= 0, patterns[found], -1)
+        for cluster, members in enumerate(chosen):
+            for rank, pattern in enumerate(members[members >= 0].tolist(), start=1):
+                y, x = divmod(pattern, where.shape[1])
+                two = int(mixed[cluster, rank - 1])
+                rows.append(
+                    {
+                        "k": k,
+                        "cluster": cluster,
+                        "size": int(size[cluster]),
+                        "rank": rank,
+                        "pattern": pattern,
+                        "y": y,
+                        "x": x,
+                        "distance": float(distance[pattern]),
+                        "domains": "" if two == NOT_KNOWN else 1 + two,
+                    }
+                )
+    return rows
+
+
+def proposed(dataset: xr.Dataset, position: NDArray[np.float64]) -> list[Row]:
+    """Regions worth a dense scan (section 4.4, step 8): rows of `regions.csv`.
+
+    Parameters
+    ----------
+    position : (pattern, 2) float64
+        Stage coordinates (y, x), NaN where unknown.
+    """
+    grain = dataset["grain"].values
+    stage = position.reshape(*grain.shape, 2)
+    rows = []
+    for number, region in enumerate(
+        regions.propose(dataset["boundary_strength"].values, grain, size=regions.quarter(grain.shape)), start=1
+    ):
+        corners = regions.stage_box(region, stage) or ("", "", "", "")
+        rows.append(
+            {
+                "region": number,
+                **{name: getattr(region, name) for name in ("x0", "x1", "y0", "y1")},
+                **dict(zip(("stage_y0", "stage_y1", "stage_x0", "stage_x1"), corners, strict=True)),
+                "score": region.score,
+                "reason": region.reason,
+            }
+        )
+    return rows
+
+
+def write_tables(
+    folder: Path, dataset: xr.Dataset, store: ScanStore, *, grains: Sequence[Row] | None, where: Map
+) -> None:
+    """Write the tables of a finished run.
+
+    Parameters
+    ----------
+    grains
+        Rows as `find` gives them; None leaves `grains.csv` as it is.
+    """
+    components = dataset["components"]
+    sources = store.source
+    delegates = ranked(da.asarray(components.data), int(components.attrs["m_pca"]), where, dataset)
+    _write(folder / DELEGATES, [{**row, "file": str(sources[row["pattern"]])} for row in delegates])
+    if grains is not None:
+        _write(folder / GRAINS, [{**row, "file": str(sources[row["delegate"]])} for row in grains])
+    if "grain" in dataset:
+        _write(folder / REGIONS, proposed(dataset, np.asarray(store.position)))
+
+
+def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    text = io.StringIO()
+    if rows:
+        table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows({name: _cell(value) for name, value in as_cells(row).items()} for row in rows)
+    replace_file(path, text.getvalue().encode())
+
+
+def _cell(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value

@@ -1,0 +1,40 @@
+"""Imports of much at once, and what the workers of a run need to have imported."""
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
+
+OF_WORKERS = (
+    "distributed",
+    "laue_dask.pipeline.stages.ingest",
+    "laue_dask.pipeline.stages.extraction",
+    "laue_dask.pipeline.stages.segmentation",
+    "laue_dask.features.inference",
+    "laue_dask.report.plots",
+)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Imports without garbage collections, whose objects all later ones leave out.
+
+    Nearly a million objects come to stay: going through them again and again takes a quarter of the time that PyTorch,
+    scikit-learn and the others need.
+    """
+    collected = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if collected:
+            gc.enable()
+
+
+def of_workers() -> None:
+    """Import what workers need; what is missing is missed where it is used."""
+    with uncollected():
+        for name in OF_WORKERS:
+            with suppress(ImportError):
+                import_module(name)
