@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from laue_dask import __version__
 from laue_dask.config import Config
 from laue_dask.errors import ConfigError
 from laue_dask.io.lock import locked
 from laue_dask.io.receipts import IN_RUN
 from laue_dask.nightly.scans import Found
+from laue_dask.pipeline.versions import FIRST_RELEASE, version_of_code
 
 COMMAND = "laue-dask nightly"
 """How the command in the record of a night's run begins."""
@@ -102,11 +102,11 @@ class Place:
         return record if isinstance(record, dict) else {}
 
     def finished(self, config: Config) -> dict[str, Any]:
-        """The record of a run that was finished with this configuration by this version; empty where there is none."""
+        """The record of a run that was finished with this configuration by this code; empty where there is none."""
         record = self.record()
         wanted = _comparable(config.model_dump(mode="json"))
         found = _comparable(record.get("config", {}))
-        return record if found == wanted and record.get("laue_dask") == __version__ else {}
+        return record if found == wanted and record.get("code", FIRST_RELEASE) == version_of_code() else {}
 
     def withdraw(self) -> None:
         """From here on there is no finished run: its frames are others, or are to be compared with those that it has.
@@ -197,7 +197,7 @@ class Key:
 
 
 def rest_of(config: Config) -> str:
-    """`Key.rest` of runs with a configuration by this version.
+    """`Key.rest` of runs with a configuration by this code.
 
     Raises
     ------
@@ -205,7 +205,7 @@ def rest_of(config: Config) -> str:
         The weights are missing.
     """
     values = config.model_dump(mode="json", exclude={"cluster", "scan"})
-    return _hash([values, _weights(config.encoder.weights), __version__])
+    return _hash([values, _weights(config.encoder.weights), version_of_code()])
 
 
 def _hash(values: Any) -> str:

@@ -1,15 +1,17 @@
 """What each stage of a run depends on: its cache key, and the values behind it in words.
 
-A stage's output is valid exactly when the hash of its inputs' keys, its parameters and its code version matches.
+A stage's output is valid exactly when the hash of its inputs' keys, its parameters and its code version matches. What
+is hashed never changes its name: options may be renamed and versions released, and the runs that are there stay valid.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
-from laue_dask import __version__
 from laue_dask.config import ClusteringConfig, EncoderConfig, Model, Recipe
 from laue_dask.features.extractors import Extractor
-from laue_dask.pipeline.reuse import Stage, stage_key
+from laue_dask.pipeline.reuse import NAME, Stage, recorded, stage_key
 from laue_dask.pipeline.stages.segmentation import CLUSTERED_WITH, SCORED_WITH
+from laue_dask.pipeline.versions import FIRST_RELEASE
 
 _OF_NETWORK = ("batch_size", "precision")
 
@@ -64,13 +66,24 @@ def grains(components: str, m_pca: int) -> Stage:
 
 def quality(encoded: str, of: str) -> Stage:
     """How well the autoencoder knows the patterns."""
-    values = {"quality": of, "laue_dask": __version__}
-    return Stage("quality", stage_key("quality", encoded, *values.values()), values, ("encode",))
+    return Stage("quality", stage_key("quality", encoded, of, FIRST_RELEASE), {"quality": of}, ("encode",))
+
+
+def scores_hold(attributes: Mapping[str, Any], components: str, m_pca: int, config: ClusteringConfig) -> bool:
+    """Whether the scores of results with these attributes, of a run with this clustering, are those of today's code."""
+    try:
+        beyond = attributes[NAME]["scores"]["of"]["clustering.k beyond score_k"]
+    except (KeyError, TypeError):
+        return False
+    # Another K may have been asked for since, without the scores being made again.
+    asked = config.model_copy(update={"k": tuple(beyond)})
+    return recorded(attributes, scores(components, m_pca, asked))
 
 
 def _of_components(name: str, version: str, components: str, m_pca: int, values: dict[str, Any]) -> Stage:
-    values = {"M_PCA": m_pca, "laue_dask": __version__, **values}
-    return Stage(name, stage_key(version, components, *sorted(values.items())), values, ("components",))
+    values = {"M_PCA": m_pca, **values}
+    hashed = sorted({"laue_dask": FIRST_RELEASE, **values}.items())
+    return Stage(name, stage_key(version, components, *hashed), values, ("components",))
 
 
 def _of(config: Model, section: str, names: tuple[str, ...]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 import zarr
 from dask import config as dask_config
 
-from laue_dask import __version__, schema
+from laue_dask import schema
 from laue_dask.compute import cluster
 from laue_dask.compute.cluster import Workers
 from laue_dask.compute.local import local_scratch
@@ -628,7 +628,8 @@ def _segment(
     where = Map(valid, store.scan_shape)
     specimen.require_enough(len(where.patterns), config.clustering.k)
     m_pca = choose_components(old["explained_variance_ratio"].values, config.pca.components)
-    same = m_pca == record["m_pca"] and record["laue_dask"] == __version__
+    key = record["keys"]["components"]
+    same = m_pca == record["m_pca"] and keys.scores_hold(old.attrs, key, m_pca, before.clustering)
     results = ResultsWriter(folder, old.attrs, partial=io_results.SEGMENTING)
     for name in set(schema.RESULTS) & set(old.variables):
         if name != "components" and not _OF_CLUSTERING & set(schema.RESULTS[name].dims):
@@ -650,7 +651,6 @@ def _segment(
                 kept = segmentation.read_scores(old, record["suggested_k"]) if scored else segmentation.Scores()
                 found = segmentation.put_scores(kept, results)
         wanted, left_out = segmentation.possible({*found.suggested, *config.clustering.k}, samples)
-        key = record["keys"]["components"]
         segments, found_grains = keys.segments(key, m_pca, config.clustering), keys.grains(key, m_pca)
         known = segmentation.read(old) if recorded(old.attrs, segments) else {}
         if not known and not beside:

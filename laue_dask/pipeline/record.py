@@ -25,6 +25,7 @@ from laue_dask.io.block_files import checksum_of_text
 from laue_dask.io.places import replace_file
 from laue_dask.io.receipts import IN_RUN, Receipts
 from laue_dask.io.scan_store import ScanStore
+from laue_dask.pipeline.versions import version_of_code
 from laue_dask.runtime import silence
 from laue_dask.runtime.progress import Advance, Progress
 from laue_dask.runtime.suggestions import did_you_mean
@@ -209,6 +210,7 @@ class Run:
         }
         return {
             "laue_dask": __version__,
+            "code": version_of_code(),
             "command": self.command,
             "source": self.source,
             "scan": self.scan,

@@ -14,18 +14,19 @@ from typing import Any, Self
 
 from laue_dask.io import results as io_results
 from laue_dask.io.results import ResultsWriter
+from laue_dask.pipeline.versions import STAGE_VERSIONS
 
 NAME = "stages"
 """Attribute of a results store."""
+
+RELEASE = "laue_dask"
+"""Among the values that runs of the first release recorded: its name, which is none of a stage's own parameters."""
 
 KEPT = "kept"
 LOST = "what was there is damaged or gone"
 
 _TOLD = 4
 """Changed values that are told one by one."""
-
-STAGE_VERSIONS = {"reduced": 1, "features": 1, "components": 1, "scores": 3, "segments": 2, "grains": 1, "quality": 1}
-"""Raised when a stage's code changes what it computes, so that older outputs are not taken for its own."""
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +127,8 @@ class Reuse:
     def _reasons(self, stage: Stage, earlier: Mapping[str, Any]) -> str:
         if earlier["key"] == stage.key:
             return ""
-        reasons = differences(earlier["of"], stage.values)
+        before = {name: value for name, value in earlier["of"].items() if name != RELEASE}
+        reasons = differences(before, stage.values)
         changed = [
             name for name in stage.after if name in self._before and self._before[name]["key"] != self._now[name].key
         ]
