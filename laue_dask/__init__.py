@@ -3,6 +3,69 @@
 The method is that of Song, Tamura, Zhang, Karami and Chen, *Data-driven approach for synchrotron X-ray Laue
 microdiffraction scan analysis*; the names of this package (pattern, scan, feature map, estimator, labeler, label map,
 centroid, delegate) are the paper's own.
+
+What is listed here is all that a notebook or a script needs. It is imported when it is first used, so that
+``import laue_dask`` takes no time.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from laue_dask.api.build import encode, reduce
+    from laue_dask.api.run import Run, open_run
+    from laue_dask.api.scan import Scan, open_scan
+    from laue_dask.api.work import ingest, run, run_series
+    from laue_dask.config import Config
+    from laue_dask.errors import LaueDaskError
+    from laue_dask.grains.neighbourhood import NeighbourhoodGrains
+    from laue_dask.segmentation.clustering import KMeans
+    from laue_dask.segmentation.pca import IncrementalPCA
+
+__all__ = [
+    "Config",
+    "IncrementalPCA",
+    "KMeans",
+    "LaueDaskError",
+    "NeighbourhoodGrains",
+    "Run",
+    "Scan",
+    "encode",
+    "ingest",
+    "open_run",
+    "open_scan",
+    "reduce",
+    "run",
+    "run_series",
+]
+
+_MODULES = {
+    "Config": "laue_dask.config",
+    "IncrementalPCA": "laue_dask.segmentation.pca",
+    "KMeans": "laue_dask.segmentation.clustering",
+    "LaueDaskError": "laue_dask.errors",
+    "NeighbourhoodGrains": "laue_dask.grains.neighbourhood",
+    "Run": "laue_dask.api.run",
+    "Scan": "laue_dask.api.scan",
+    "encode": "laue_dask.api.build",
+    "ingest": "laue_dask.api.work",
+    "open_run": "laue_dask.api.run",
+    "open_scan": "laue_dask.api.scan",
+    "reduce": "laue_dask.api.build",
+    "run": "laue_dask.api.work",
+    "run_series": "laue_dask.api.work",
+}
+"""Where each name is defined, whose module is imported when the name is first asked for."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

@@ -7,7 +7,7 @@ results. Nothing heavy is imported here: the command line reads it before it doe
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -402,6 +402,24 @@ class Config(Model):
     cluster: AnyCluster = ClusterConfig()
     quality: Literal["all", "sample", "none"] = "sample"
     """For which patterns the reconstruction error is computed."""
+
+    def _repr_html_(self) -> str:
+        """What differs from the defaults, for a notebook."""
+        from laue_dask.runtime.summary import Summary
+
+        usual, given = Config().model_dump(mode="json"), self.model_dump(mode="json")
+        facts = dict(_differences(usual, given))
+        return Summary("Config", "" if facts else "all defaults", facts).html()
+
+
+def _differences(usual: dict[str, Any], given: dict[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted keys whose values are not the usual ones, and these."""
+    for name, value in given.items():
+        other = usual.get(name)
+        if isinstance(value, dict) and isinstance(other, dict):
+            yield from _differences(other, value, f"{before}{name}.")
+        elif value != other:
+            yield f"{before}{name}", str(value)
 
 
 def load(path: Path | None, overrides: dict[str, Any] | None = None) -> Config:

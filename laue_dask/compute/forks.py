@@ -9,7 +9,9 @@ import multiprocessing
 import os
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 KEPT_MEMORY = {"MALLOC_TRIM_THRESHOLD_": 32 * 2**20, "MALLOC_MMAP_THRESHOLD_": 8 * 2**20, "MALLOC_ARENA_MAX": 1}
 """For the C library of a worker, in bytes: what is freed stays with the process, up to so much, and is used again.
@@ -31,6 +33,9 @@ ENVIRONMENT = {
     "PYTHONHASHSEED": 6640,
 }
 """In which workers start, those of batch jobs as well."""
+
+WORKER = "Dask Worker process"
+"""How the names of processes begin in which Dask starts workers."""
 
 _IMPORTED = "laue_dask.compute.imported"
 
@@ -63,6 +68,30 @@ def prepare() -> None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def without_script() -> Iterator[None]:
+    """Workers of Dask that start in here do not run the caller's script again.
+
+    `multiprocessing` has every new process do so, for functions of the script that it may be asked for. Workers are
+    asked for none; a script would have to say ``if __name__ == "__main__":``, or each worker would begin with its run.
+    """
+    from multiprocessing import spawn
+
+    usual = spawn.get_preparation_data
+
+    def prepared(name: str) -> dict[str, Any]:
+        told: dict[str, Any] = usual(name)
+        if name.startswith(WORKER):
+            told = {key: value for key, value in told.items() if not key.startswith("init_main_from_")}
+        return told
+
+    setattr(spawn, "get_preparation_data", prepared)  # noqa: B010  to the type checker a function does not change
+    try:
+        yield
+    finally:
+        setattr(spawn, "get_preparation_data", usual)  # noqa: B010
 
 
 def abandon() -> None:

@@ -70,6 +70,7 @@ def started(config: ClusterConfig) -> Iterator[SpecCluster]:
     count, gpus, memory = extent(config)
     with (
         dask_config.set({"distributed.nanny.pre-spawn-environ": forks.ENVIRONMENT, **_method(gpus)}),
+        forks.without_script(),
         tempfile.TemporaryDirectory(prefix="laue-dask-", dir=_scratch(config), ignore_cleanup_errors=True) as scratch,
         start_cluster(config, count, gpus, memory, scratch) as cluster,
     ):

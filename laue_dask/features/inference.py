@@ -63,6 +63,19 @@ def reconstruction_errors(
     return in_batches(errors, reduced, (2,), device, size, precision)
 
 
+def reconstructions(
+    reduced: NDArray[np.uint8], *, name: str, digest: str, precision: str, batch_size: int = 8
+) -> NDArray[np.float32]:
+    """What the autoencoder makes of patterns (n, 128, 128) uint8: (n, 128, 128) float32 in [0, 1]."""
+    model, device = network_here(name, digest)
+
+    def redraw(patterns: Tensor) -> Tensor:
+        target = model.smooth(patterns).float()
+        return torch.sigmoid(model.decode(model.encode(patterns, target)).float())[:, 0]
+
+    return in_batches(redraw, reduced, reduced.shape[1:], device, batch_size, precision)
+
+
 def load_default() -> None:
     """Load the shipped weights into this process, and onto its GPU, before anything is asked of it."""
     network_here("default", weights.digest("default"))

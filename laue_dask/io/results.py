@@ -2,11 +2,13 @@
 
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import xarray as xr
 import zarr
@@ -14,10 +16,11 @@ from numpy.typing import NDArray
 
 from laue_dask import schema
 from laue_dask.errors import StoreError
+from laue_dask.io import stored
 from laue_dask.io.block_files import BlockFiles
 from laue_dask.io.journal import NAME as JOURNAL
 from laue_dask.io.journal import Journal
-from laue_dask.io.receipts import Receipts
+from laue_dask.io.receipts import IN_STORE, Receipts
 
 NAME = "results.zarr"
 
@@ -191,6 +194,99 @@ def read(folder: Path) -> xr.Dataset:
         # Whatever the libraries make of metadata that are damaged.
         raise StoreError(f"{path}: damaged ({type(error).__name__}): {REMEDY}") from error
     return dataset
+
+
+def open_results(folder: Path, *, masked: bool = True) -> xr.Dataset:
+    """Open the results of a finished run such that they stay as they are, whatever is done with the run afterwards.
+
+    Maps, tables and scores are taken into memory: they are small. Features and components are lazy Dask arrays, which
+    `segment` never changes; where another run took this one's place, they refuse to be read.
+
+    Parameters
+    ----------
+    masked
+        Whether labels and grains are NaN where there is no pattern, instead of −1.
+
+    Raises
+    ------
+    StoreError
+        As `read`.
+    """
+    for left in reversed(range(TRIES)):
+        before = _state(folder)
+        try:
+            found = read(folder)
+            lazy = {name: found[name].copy(data=_lazy(folder / NAME, name)) for name in LARGE if name in found}
+            dataset = found.drop_vars(list(lazy)).load().assign(lazy)
+        except Exception:
+            if left == 0 or _state(folder) == before:
+                raise
+        else:
+            if _state(folder) == before or left == 0:
+                break
+        time.sleep(REPLACING_S)  # others were put into their place just now
+    return _masked(dataset) if masked else dataset
+
+
+LARGE = ("features", "components")
+"""Arrays with a row for each pattern, made of blocks under a key that tells of what they were made."""
+
+MASKED = ("labels", "grain")
+
+TRIES, REPLACING_S = 5, 0.05
+"""How often results are opened that are replaced meanwhile, and the time that this takes at most."""
+
+
+def _masked(dataset: xr.Dataset) -> xr.Dataset:
+    there = {name: dataset[name].where(dataset[name] >= 0) for name in MASKED if name in dataset}
+    return dataset.assign(there)
+
+
+def _state(folder: Path) -> tuple[int, int] | None:
+    """What tells the results of a run from those that take their place."""
+    try:
+        found = (folder / NAME / IN_STORE).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _lazy(path: Path, name: str) -> da.Array:
+    """An array of blocks that is read only as long as it is the one that was opened."""
+    array = zarr.open_array(str(path), path=name, mode="r")
+    unit, n = array.chunks[0], array.shape[0]
+    rows = (unit,) * (n // unit) + ((n % unit,) if n % unit else ())
+    lazy: da.Array = da.map_blocks(
+        _read_block,
+        path=str(path),
+        name_=name,
+        key=array.attrs.get("key"),
+        unit=unit,
+        dtype=array.dtype,
+        chunks=(rows, *((size,) for size in array.shape[1:])),
+        meta=np.empty((0,) * array.ndim, dtype=array.dtype),
+    )
+    return lazy
+
+
+def _read_block(
+    *, path: str, name_: str, key: object, unit: int, block_id: tuple[int, ...] | None = None
+) -> NDArray[Any]:
+    if block_id is None:
+        raise ValueError("block_id is needed to know which rows to read")
+    start = block_id[0] * unit
+    for left in reversed(range(TRIES)):
+        try:
+            array = zarr.open_array(path, path=name_, mode="r")
+            rows = stored.read_rows(array, slice(start, start + unit))
+            if zarr.open_array(path, path=name_, mode="r").attrs.get("key") == key == array.attrs.get("key"):
+                return rows
+            raise StoreError(f"{path}: holds other {name_} now than when it was opened: open the run again")
+        except FileNotFoundError as error:
+            if left == 0:
+                raise StoreError(f"{path}: its {name_} are gone") from error
+        time.sleep(REPLACING_S)  # others are put into their place just now
+    raise AssertionError("the last try returns or raises")
 
 
 def _check_blocks(path: Path) -> None:

@@ -6,7 +6,7 @@ that was killed goes on at the first missing block; a run with other parameters 
 
 import logging
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +46,7 @@ from laue_dask.pipeline.stages.ingest import Look
 from laue_dask.pipeline.stages.reduction import reduce_scan
 from laue_dask.pipeline.stages.specimen import Map
 from laue_dask.pipeline.stages.straddling import UNSHARED, Patterns
-from laue_dask.runtime.progress import Progress
+from laue_dask.runtime.progress import NO_PROGRESS, Progress
 from laue_dask.segmentation import selection
 from laue_dask.segmentation.estimators import FINDS_K
 from laue_dask.segmentation.pca import choose_components
@@ -74,8 +74,8 @@ def run(
     folder: Path,
     config: Config,
     *,
-    command: str,
-    progress: Progress,
+    command: str = "",
+    progress: Progress = NO_PROGRESS,
     again: bool = False,
     workers: Workers | None = None,
 ) -> Run:
@@ -89,6 +89,8 @@ def run(
         The run's folder, made if need be. An earlier run there is kept where its keys still hold.
     command
         The command as typed, for the record.
+    progress
+        Told how far the work is.
     again
         Whether frames that changed since an earlier run in the folder are read again; by default they are refused.
     workers
@@ -535,8 +537,8 @@ def segment(
     folder: Path,
     changes: dict[str, Any],
     *,
-    command: str,
-    progress: Progress,
+    command: str = "",
+    progress: Progress = NO_PROGRESS,
     sweep: bool | None = None,
     out: Path | None = None,
 ) -> dict[str, Any]:
@@ -554,6 +556,8 @@ def segment(
         Nested mapping over the run's configuration, of the sections `pca`, `clustering` and `cluster`.
     command
         The command as typed, for the record.
+    progress
+        Told how far the work is.
     sweep
         Whether to score every K again; by default where parameters of the scores changed. False leaves scores of
         other parameters out.
@@ -736,7 +740,11 @@ def _workers_for(
 
 
 def evaluate(
-    folder: Path, truth: Path, *, workers: int | None, progress: Progress
+    folder: Path,
+    truth: Path | Mapping[str, Any],
+    *,
+    workers: int | None = None,
+    progress: Progress = NO_PROGRESS,
 ) -> list[dict[str, float | int | str]]:
     """Compare a finished run with a true map; the figures are printed, kept in `run.json` and shown in the report.
 
@@ -759,7 +767,7 @@ def evaluate(
 
 
 def _evaluate(
-    folder: Path, truth: Path, *, workers: int | None, progress: Progress
+    folder: Path, truth: Path | Mapping[str, Any], *, workers: int | None, progress: Progress
 ) -> list[dict[str, float | int | str]]:
     """`evaluate` of a run that is this process's own."""
     records.check(folder)
@@ -780,17 +788,9 @@ def _evaluate(
 
 def _scan_of(folder: Path, record: dict[str, Any]) -> ScanStore:
     """The scan that a run was made of, where it was or, if the run was moved, inside the run's folder."""
-    found = []
-    for path in (Path(record["scan"]), folder.absolute() / "scan.zarr"):
-        if path.exists():
-            found.append(path)
-            store = ScanStore.open(path)
-            if store.key() == record["keys"]["scan"]:
-                changes.warn_of_changes(store)
-                return store
-    if found:
-        raise InputError(f"{found[0]}: is not the scan that {folder} was made of: run `laue-dask run` again")
-    raise InputError(f"{record['scan']}: the scan of {folder} is gone: run `laue-dask run` again")
+    store = records.scan_of(folder, record["scan"], record["keys"]["scan"])
+    changes.warn_of_changes(store)
+    return store
 
 
 def _reduced_of(scan: ScanStore, config: Config) -> zarr.Array[Any]:

@@ -7,16 +7,16 @@ import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from laue_dask import __version__
-from laue_dask.config import Config
+from laue_dask.config import Config, validate
 from laue_dask.errors import InputError, StoreError
 from laue_dask.features.drift import Drift
 from laue_dask.features.weights import UNTRAINED_SEED
@@ -25,7 +25,7 @@ from laue_dask.io.block_files import checksum_of_text
 from laue_dask.io.places import replace_file
 from laue_dask.io.receipts import IN_RUN, Receipts
 from laue_dask.io.scan_store import ScanStore
-from laue_dask.pipeline.versions import version_of_code
+from laue_dask.pipeline.versions import FIRST_RELEASE, version_of_code
 from laue_dask.runtime import silence
 from laue_dask.runtime.progress import Advance, Progress
 from laue_dask.runtime.suggestions import did_you_mean
@@ -86,7 +86,7 @@ class _Into(logging.Handler):
 class _Counted:
     """Progress that tells a run how many patterns a stage has worked on."""
 
-    def __init__(self, progress: Progress, run: "Run") -> None:
+    def __init__(self, progress: Progress, run: "Record") -> None:
         self._progress, self._run = progress, run
 
     @contextmanager
@@ -111,8 +111,8 @@ def _place(aside: Mapping[str, Any]) -> tuple[bool, int]:
 
 
 @dataclass
-class Run:
-    """What `run.json` holds."""
+class Record:
+    """What `run.json` holds: taken down while a run is made, and read back by `load`."""
 
     command: str
     source: str
@@ -140,8 +140,53 @@ class Run:
     (`laue_dask.pipeline.series`)."""
 
     patterns: dict[str, int] = field(default_factory=dict)
-    """How many each stage has worked on itself: what is there already, or was done by another one, does not count."""
-    _stage: str = ""
+    """How many each stage has worked on itself: what is there already, or was done by another one, does not count. Runs
+    of earlier versions do not say."""
+    patterns_per_second: dict[str, float] = field(default_factory=dict)
+    n_clusters: list[int] = field(default_factory=list)
+    """Clusters that own patterns, of each K, as far as `segment` has said so."""
+    segmented_by: list[str] = field(default_factory=list)
+    """Commands that clustered the finished run again."""
+    evaluation: list[dict[str, Any]] = field(default_factory=list)
+    """How the segmentations compare with a true map; see `laue_dask.pipeline.stages.evaluation.evaluate`."""
+    approximation: list[dict[str, Any]] = field(default_factory=list)
+    seeds: dict[str, int] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=lambda: _versions())
+    laue_dask: str = field(default_factory=lambda: __version__)
+    code: str = field(default_factory=version_of_code)
+    """Which versions of the stages it was made with; see `laue_dask.pipeline.versions.version_of_code`."""
+    _stage: str = field(default="", compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.seeds:
+            self.seeds = {"clustering": self.config.clustering.seed, "untrained": UNTRAINED_SEED}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], where: str) -> Self:
+        """A record of the plain values that `as_json` gave, of this version or an earlier one.
+
+        Parameters
+        ----------
+        where
+            They come from, for messages.
+
+        Raises
+        ------
+        InputError
+            They are not those of a record.
+        """
+        known = {one.name for one in fields(cls) if not one.name.startswith("_")}
+        given = {name: value for name, value in values.items() if name in known}
+        try:
+            given = {"code": FIRST_RELEASE, "versions": {}, **given}
+            given["config"] = validate(given["config"], where)
+            ny, nx = given["scan_shape"]
+            given["scan_shape"] = int(ny), int(nx)
+            return cls(**given)
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{where}: is not the record of a run of this laue-dask: {REMEDY}") from error
 
     def counted(self, progress: Progress) -> Progress:
         """The same progress, of which the patterns are counted for the stage that is being timed."""
@@ -203,14 +248,15 @@ class Run:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, with versions and seeds."""
-        rates = {
+        self.patterns_per_second |= {
             stage: round(self.patterns[stage] / self.seconds[stage], 1)
             for stage in _PER_PATTERN
             if self.patterns.get(stage) and self.seconds.get(stage)
         }
+        later = {name: getattr(self, name) for name in _LATER}
         return {
-            "laue_dask": __version__,
-            "code": version_of_code(),
+            "laue_dask": self.laue_dask,
+            "code": self.code,
             "command": self.command,
             "source": self.source,
             "scan": self.scan,
@@ -229,13 +275,26 @@ class Run:
             "series": self.series,
             "stages": self.stages,
             "seconds": self.seconds,
-            "patterns_per_second": rates,
+            "patterns": self.patterns,
+            "patterns_per_second": self.patterns_per_second,
             "workers": self.workers,
             "keys": self.keys,
-            "seeds": {"clustering": self.config.clustering.seed, "untrained": UNTRAINED_SEED},
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+            "seeds": self.seeds,
+            "versions": self.versions,
             "config": self.config.model_dump(mode="json"),
+            **{name: values for name, values in later.items() if values},
         }
+
+
+Run = Record
+"""Its former name."""
+
+_LATER = ("n_clusters", "segmented_by", "evaluation", "approximation")
+"""What a record has only after what was done with the finished run."""
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def write(folder: Path, values: dict[str, Any]) -> None:
@@ -317,6 +376,47 @@ def members_of(folder: Path) -> list[Path]:
         return []
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{folder / SERIES}: cannot be read, or is not what a series has: run it again") from error
+
+
+def load(folder: Path) -> Record:
+    """Read the record of a finished run.
+
+    Returns
+    -------
+    Record
+        Equal to the one that was written.
+
+    Raises
+    ------
+    InputError
+        There is none, or it cannot be read.
+    """
+    return Record.from_json(read(folder), str(folder / NAME))
+
+
+def scan_of(folder: Path, scan: str, key: str) -> ScanStore:
+    """The scan that a run was made of, where it was or, if the run was moved, inside the run's folder.
+
+    Parameters
+    ----------
+    scan, key
+        Path and key of the scan, as the record of the run has them.
+
+    Raises
+    ------
+    InputError
+        It is gone, or another one is in its place.
+    """
+    found = []
+    for path in (Path(scan), folder.absolute() / "scan.zarr"):
+        if path.exists():
+            found.append(path)
+            store = ScanStore.open(path)
+            if store.key() == key:
+                return store
+    if found:
+        raise InputError(f"{found[0]}: is not the scan that {folder} was made of: run `laue-dask run` again")
+    raise InputError(f"{scan}: the scan of {folder} is gone: run `laue-dask run` again")
 
 
 def read(folder: Path, *, withdrawn: bool = False) -> dict[str, Any]:

@@ -34,14 +34,20 @@ from laue_dask.pipeline.stages.ingest import Look
 from laue_dask.pipeline.stages.segmentation import Segmentation
 from laue_dask.pipeline.stages.straddling import Patterns
 from laue_dask.report.series import Member, write_series_page
-from laue_dask.runtime.progress import Progress
+from laue_dask.runtime.progress import NO_PROGRESS, Progress
 from laue_dask.segmentation.pca import IncrementalPCA
 
 PAGE = "series.html"
 
 
 def run(
-    sources: Sequence[str], folder: Path, config: Config, *, command: str, progress: Progress, again: bool = False
+    sources: Sequence[str],
+    folder: Path,
+    config: Config,
+    *,
+    command: str = "",
+    progress: Progress = NO_PROGRESS,
+    again: bool = False,
 ) -> list[Run]:
     """Segment several scans with components and clusters in common.
 

@@ -45,6 +45,10 @@ class QuietProgress:
         yield lambda count: None
 
 
+NO_PROGRESS: Progress = QuietProgress()
+"""For whoever does not want to know."""
+
+
 class RichProgress:
     """A bar with rate and time left on a terminal; elsewhere a line at the start, at the end and every 30 s.
 

@@ -73,21 +73,29 @@ class Truth:
         return 0 if self.domain is None else len(np.unique(self.domain[self.domain >= 0]))
 
 
-def read_truth(path: Path, shape: tuple[int, int]) -> Truth:
-    """Read `truth.npz` (arrays `domain` and/or `angle`, optionally `edge`), nothing in it being unpickled.
+NAMES = ("domain", "angle", "edge")
+
+
+def read_truth(truth: Path | Mapping[str, Any], shape: tuple[int, int]) -> Truth:
+    """Read a true map.
+
+    Parameters
+    ----------
+    truth
+        `truth.npz`, in which nothing is unpickled, or its arrays: `domain` and/or `angle`, optionally `edge`.
+    shape
+        (ny, nx) of the scan.
 
     Raises
     ------
     InputError
         The file is missing or no such file, or an array has another shape than the scan.
     """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
-            arrays = {name: np.asarray(found[name]) for name in ("domain", "angle", "edge") if name in found.files}
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file: --truth names an .npz with `domain` or `angle`") from error
-    except Exception as error:  # np.load raises nearly anything on a damaged archive
-        raise InputError(f"{path}: not an .npz file of plain numerical arrays") from error
+    path: object = "truth"
+    if isinstance(truth, Mapping):
+        arrays = {name: np.asarray(truth[name]) for name in NAMES if truth.get(name) is not None}
+    else:
+        path, arrays = truth, _arrays_of(truth)
     if not {"domain", "angle"} & set(arrays):
         raise InputError(f"{path}: has neither `domain` nor `angle`: one of them is the truth to compare with")
     for name, values in arrays.items():
@@ -103,6 +111,16 @@ def read_truth(path: Path, shape: tuple[int, int]) -> Truth:
         angle=arrays["angle"].astype(np.float64) if "angle" in arrays else None,
         edge=arrays.get("edge", np.zeros(shape, dtype=bool)).astype(bool),
     )
+
+
+def _arrays_of(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+            return {name: np.asarray(found[name]) for name in NAMES if name in found.files}
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file: --truth names an .npz with `domain` or `angle`") from error
+    except Exception as error:  # np.load raises nearly anything on a damaged archive
+        raise InputError(f"{path}: not an .npz file of plain numerical arrays") from error
 
 
 def evaluate(

@@ -1,0 +1,59 @@
+"""What an object is, in a few facts: plain text for a terminal, a small table for a notebook, light or dark."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from laue_dask.runtime.printable import escape, printable
+
+_TABLE = (
+    '<div style="font: .92em/1.4 system-ui, sans-serif; color: inherit; max-width: 60em; overflow-wrap: anywhere">'
+    '<div style="border-bottom: 1px solid rgba(128, 128, 128, .5); margin-bottom: .2em">'
+    '<strong>{kind}</strong> <span style="opacity: .75">{name}</span></div>{body}</div>'
+)
+"""Colours are the notebook's own, so that it can be read in light and in dark."""
+
+_ROW = (
+    '<tr style="background: none"><th style="text-align: left; vertical-align: top; font-weight: normal; opacity: .75; '
+    'padding: 0 1em 0 0">{name}</th><td style="text-align: left; padding: 0">{value}</td></tr>'
+)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A kind of object, its name, and facts about it.
+
+    Attributes
+    ----------
+    facts
+        Text by its label; empty texts are left out.
+    image
+        A picture that stands beside the facts in a notebook, as a `data:` address; none by default.
+
+    Examples
+    --------
+    >>> print(Summary("Scan", "a.zarr", {"points": "4 × 6"}))
+    Scan a.zarr
+      points  4 × 6
+    """
+
+    kind: str
+    name: str
+    facts: Mapping[str, str] = field(default_factory=dict)
+    image: str = ""
+
+    def __str__(self) -> str:
+        shown = {label: text for label, text in self.facts.items() if text}
+        width = max(map(len, shown), default=0)
+        lines = [f"  {label:{width}s}  {printable(text)}" for label, text in shown.items()]
+        return "\n".join([f"{self.kind} {printable(self.name)}", *lines])
+
+    def html(self) -> str:
+        """The same for a notebook; all text is escaped."""
+        rows = [_ROW.format(name=escape(label), value=escape(text)) for label, text in self.facts.items() if text]
+        table = f'<table style="border: none; margin: 0">{"".join(rows)}</table>'
+        image = f'<img src="{escape(self.image)}" alt="" style="{_IMAGE}">' if self.image else ""
+        body = f'<div style="display: flex; gap: 1em; align-items: flex-start">{image}{table}</div>'
+        return _TABLE.format(kind=escape(self.kind), name=escape(self.name), body=body)
+
+
+_IMAGE = "max-width: 10em; max-height: 10em; image-rendering: pixelated; margin: .2em 0"
