@@ -75,6 +75,7 @@ from laue_dask.io.geometry import resolve_grid
 from laue_dask.io.results import ResultsWriter
 from laue_dask.io.results import read as read_results
 from laue_dask.io.scan_store import ScanStore
+from laue_dask.pipeline.reuse import Output
 from laue_dask.pipeline.stages import extraction
 from laue_dask.pipeline.stages.ahead import EncodingAhead
 from laue_dask.pipeline.stages.ingest import ingest
@@ -318,7 +319,7 @@ def features_of(store: ScanStore, folder: Path, started: Workers, encoder: Encod
         reduced = reduce_scan(store, config.recipe, ahead=ahead, workers=started, progress=QuietProgress())
     results = ResultsWriter(folder, {"scan": str(store.path), "scan_shape": list(store.scan_shape)})
     return extraction.extract(
-        reduced, where, extractor, results, key=store.key(), workers=started, progress=QuietProgress()
+        reduced, where, extractor, results, Output.of_key(store.key()), workers=started, progress=QuietProgress()
     )
 
 

@@ -29,14 +29,16 @@ from dask import config as dask_config
 
 from laue_dask.commands import cli
 from laue_dask.config import ClusteringConfig, Config, PCAConfig
+from laue_dask.io import results as io_results
 from laue_dask.io.geometry import ScanGrid
 from laue_dask.io.results import ResultsWriter
 from laue_dask.io.scan_store import ScanStore
-from laue_dask.pipeline import pipeline
-from laue_dask.pipeline.record import Run, write
+from laue_dask.pipeline.finishing import report
+from laue_dask.pipeline.record import Record, write
 from laue_dask.pipeline.record import read as record_of
-from laue_dask.pipeline.stages import grains, segmentation
+from laue_dask.pipeline.stages import grains, scoring, segmentation
 from laue_dask.pipeline.stages.specimen import Map
+from laue_dask.pipeline.stages.tables import Table, write_direct_colouring
 from laue_dask.runtime.progress import QuietProgress
 from laue_dask.segmentation.pca import IncrementalPCA
 
@@ -103,7 +105,7 @@ def make_run(folder: Path) -> None:
     X = features(rng)
     pca = IncrementalPCA(n_components=M_PCA).fit(X)
     components = pca.transform(X, dtype=np.float32)
-    record = Run(command="benchmark", source="synthetic", config=config)
+    record = Record(command="benchmark", source="synthetic", config=config)
     record.describe_scan(store)
     record.m_pca = M_PCA
     results = ResultsWriter(folder, {"scan": str(store.path), "scan_shape": list(SHAPE)})
@@ -114,17 +116,19 @@ def make_run(folder: Path) -> None:
     for name in ("reconstruction_error", "unexplained"):
         results.put(name, rng.uniform(0.02, 0.05, SHAPE).astype(np.float32))
     where, table = Map(store.valid, SHAPE), da.from_array(components, chunks=(n, -1))
-    segmentation.write_direct_colouring(table, where, results)
+    scan = Table(table, where, results)
+    write_direct_colouring([scan])
     # The scores are not what is timed: a single start is enough for them.
     hasty = config.clustering.model_copy(update={"n_init": 1})
-    found = segmentation.score(table[:, :M_PCA], hasty, results, workers=None, progress=QUIET)
+    found = scoring.score(table[:, :M_PCA], hasty, workers=None, progress=QUIET)
+    scoring.put_scores(found, results)
     record.suggested_k, record.k = list(found.suggested), sorted({*found.suggested, 6})
-    segmentation.segment(table, M_PCA, where, record.k, hasty, results, progress=QUIET, seeds=found.seeds)
+    segmentation.segment([scan], M_PCA, record.k, hasty, config.recipe, progress=QUIET, seeds=found.seeds)
     rows = grains.find(table, M_PCA, where, reduced, results)
     results.group.attrs["suggested_k"] = record.suggested_k
     results.finish()
-    grains.write_tables(folder, pipeline.io_results.read(folder), store, grains=rows, where=where)
-    pipeline.report(folder, record.as_json(), reduced=reduced)
+    grains.write_tables(folder, io_results.read(folder), store, grains=rows, where=where)
+    report(folder, record.as_json(), reduced=reduced)
     write(folder, record.as_json())
 
 

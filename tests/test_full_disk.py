@@ -12,7 +12,7 @@ import zarr
 
 from laue_dask.errors import DiskFullError, SpaceError
 from laue_dask.pipeline import pipeline, room
-from laue_dask.pipeline.stages import ingest
+from laue_dask.pipeline.stages import drawing, ingest, scoring
 from laue_dask.pipeline.verify import verify
 from laue_dask.runtime.progress import QuietProgress
 
@@ -55,8 +55,8 @@ def test_a_disk_that_fills_up_is_named_and_the_run_goes_on(disk, small_scan, sma
 
         monkeypatch.setattr(owner, name, filled)
 
-    before(*{"frames": (ingest, "begin"), "results": (pipeline.segmentation, "score")}.get(
-        moment, (pipeline.drawing, "begin")
+    before(*{"frames": (ingest, "begin"), "results": (scoring, "score")}.get(
+        moment, (drawing, "begin")
     ))  # fmt: skip
     config, folder = quick(quality="all"), disk / "run"
     with pytest.raises(DiskFullError) as caught:

@@ -14,6 +14,7 @@ from laue_dask.io.lock import locked
 from laue_dask.io.receipts import release
 from laue_dask.pipeline import pipeline, verify
 from laue_dask.pipeline import record as records
+from laue_dask.pipeline.stages import scoring, segmentation, specimen, tables
 from laue_dask.runtime.progress import QuietProgress
 
 QUIET = QuietProgress()
@@ -187,7 +188,8 @@ def test_what_is_refused_late_leaves_a_finished_run_as_it_was(place, quick, monk
     def refuse(*_, **__):
         raise InputError("too late")
 
-    monkeypatch.setattr(pipeline.specimen if moment == "usable" else pipeline.segmentation, moment, refuse)
+    for module in {"usable": (specimen, tables), "possible": (scoring,), "segment": (segmentation,)}[moment]:
+        monkeypatch.setattr(module, moment, refuse)
     before = state(place)
     changed = quick(quality="all", encoder={"extractor": "pixels"})
     calls = {
@@ -206,7 +208,7 @@ def test_a_changed_run_that_is_killed_leaves_the_finished_one(
     folder = shutil.copytree(small_run, tmp_path / "run")
     before = {name: found for name, found in state(folder).items() if not name.startswith("scan.zarr")}
     changed = quick(quality="all", encoder={"extractor": "pixels"})
-    monkeypatch.setattr(pipeline.segmentation, "segment", lambda *_, **__: 1 // 0)
+    monkeypatch.setattr(segmentation, "segment", lambda *_, **__: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         pipeline.run(str(small_scan), folder, changed, command="test", progress=QUIET, workers=workers)
     monkeypatch.undo()

@@ -10,7 +10,7 @@ from distributed import Client
 
 from laue_dask.compute import cluster
 from laue_dask.compute.cluster import Workers
-from laue_dask.pipeline import pipeline
+from laue_dask.pipeline import pipeline, segmenting
 from laue_dask.pipeline.stages import reduction
 from laue_dask.runtime.progress import QuietProgress
 
@@ -30,7 +30,7 @@ def test_results_do_not_depend_on_workers_threads_or_blocks(
 
     monkeypatch.setattr(cluster, "start", running)
     monkeypatch.setattr(reduction, "block_size", lambda n: block)
-    monkeypatch.setattr(pipeline, "report", lambda *args, **kwargs: None)
+    monkeypatch.setattr(segmenting, "report", lambda *args, **kwargs: None)
     store = shutil.copytree(small_run / "scan.zarr", tmp_path / "scan.zarr")
     shutil.rmtree(store / "reduced")
     config = quick(quality="all")

@@ -402,7 +402,7 @@ class Run:
             "components": f"{record.m_pca} used",
             "features": record.config.encoder.extractor,
             "source": record.source,
-            "warnings": "; ".join(record.warnings[:3]) + (" …" if len(record.warnings) > 3 else ""),
+            "warnings": "; ".join(map(str, record.warnings[:3])) + (" …" if len(record.warnings) > 3 else ""),
         }
         return Summary("Run", str(self.path), facts)
 

@@ -27,7 +27,7 @@ from laue_dask.runtime.homes import prepare_homeless
 from laue_dask.runtime.printable import echo, echo_lines
 
 if TYPE_CHECKING:
-    from laue_dask.pipeline.record import Run
+    from laue_dask.pipeline.record import Record
     from laue_dask.runtime.progress import Progress
 
 NAME = "laue-dask"
@@ -805,7 +805,7 @@ def _stopped_by_signal() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _tell(record: "Run", out: Path) -> int:
+def _tell(record: "Record", out: Path) -> int:
     suggested = ", ".join(map(str, record.suggested_k)) or "none"
     echo(f"{record.n_patterns} patterns, {record.m_pca} components, suggested K: {suggested}")
     echo(f"maps: {out / 'plots'}   report: {out / 'report.html'}")

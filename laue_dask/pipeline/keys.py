@@ -10,7 +10,8 @@ from typing import Any
 from laue_dask.config import ClusteringConfig, EncoderConfig, Model, Recipe
 from laue_dask.features.extractors import Extractor
 from laue_dask.pipeline.reuse import NAME, Stage, recorded, stage_key
-from laue_dask.pipeline.stages.segmentation import CLUSTERED_WITH, SCORED_WITH
+from laue_dask.pipeline.stages.scoring import SCORED_WITH
+from laue_dask.pipeline.stages.segmentation import CLUSTERED_WITH
 from laue_dask.pipeline.versions import FIRST_RELEASE
 
 _OF_NETWORK = ("batch_size", "precision")

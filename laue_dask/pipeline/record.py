@@ -25,6 +25,8 @@ from laue_dask.io.block_files import checksum_of_text
 from laue_dask.io.places import replace_file
 from laue_dask.io.receipts import IN_RUN, Receipts
 from laue_dask.io.scan_store import ScanStore
+from laue_dask.pipeline import notices
+from laue_dask.pipeline.notices import Notice, Subject
 from laue_dask.pipeline.versions import FIRST_RELEASE, version_of_code
 from laue_dask.runtime import silence
 from laue_dask.runtime.progress import Advance, Progress
@@ -74,13 +76,13 @@ _PER_PATTERN = ("ingest", "reduce", "encode")
 class _Into(logging.Handler):
     """Adds each warning to a list, once."""
 
-    def __init__(self, lines: list[str]) -> None:
+    def __init__(self, warnings: list[Notice]) -> None:
         super().__init__(logging.WARNING)
-        self._lines = lines
+        self._warnings = warnings
 
     def emit(self, record: logging.LogRecord) -> None:
-        if (text := record.getMessage()) not in self._lines:
-            self._lines.append(text)
+        if (notice := Notice("workers", record.getMessage())) not in self._warnings:
+            self._warnings.append(notice)
 
 
 class _Counted:
@@ -131,7 +133,7 @@ class Record:
     m_pca: int = 0
     delegate_sources: dict[str, str] = field(default_factory=dict)
     workers: str = ""
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[Notice] = field(default_factory=list)
     drift: dict[str, float | str] = field(default_factory=dict)
     stages: dict[str, str] = field(default_factory=dict)
     """What became of each: `made`, `kept`, or why it was made again; see `laue_dask.pipeline.reuse`."""
@@ -182,6 +184,7 @@ class Record:
             given["config"] = validate(given["config"], where)
             ny, nx = given["scan_shape"]
             given["scan_shape"] = int(ny), int(nx)
+            given["warnings"] = notices.read(values)
             return cls(**given)
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
@@ -217,6 +220,10 @@ class Record:
         self.set_aside = sorted([*self.set_aside, *added], key=_place)
         self.n_patterns = int(valid.sum())
 
+    def warn(self, subject: Subject, *lines: str) -> None:
+        """Add a warning for each line."""
+        self.warnings += [Notice(subject, line) for line in lines]
+
     @contextmanager
     def warned_by(self, name: str) -> Iterator[None]:
         """Take over, once each, the warnings of a logger, to which those of the workers are forwarded."""
@@ -234,17 +241,18 @@ class Record:
             first, fault = next(iter(damaged.items()))
             start, unit = first * store.shard_frames, store.shard_frames
             shards, stop = -(-store.n_patterns // unit), min(start + unit, store.n_patterns)
-            self.warnings.append(
+            self.warn(
+                "frames",
                 f"{store.path}: {len(damaged)} of its {shards} shards of frames are damaged, that of frames {start} to "
                 f"{stop - 1} {fault}. The maps are of reduced patterns, which are whole; to have the frames again, "
-                "remove the store while their files are there, and give the same command"
+                "remove the store while their files are there, and give the same command",
             )
 
     def compare_with_training(self, drift: Drift | str) -> None:
         """Take over how the patterns compare with the encoder's training, or why that is not known."""
         self.drift = {"not_known": drift} if isinstance(drift, str) else asdict(drift)
         if isinstance(drift, Drift) and drift.warning:
-            self.warnings.append(drift.warning)
+            self.warn("training", drift.warning)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, with versions and seeds."""
@@ -270,7 +278,7 @@ class Record:
             "advice": self.advice,
             "m_pca": self.m_pca,
             "delegate_sources": self.delegate_sources,
-            "warnings": self.warnings,
+            **notices.recorded(self.warnings),
             "drift": self.drift,
             "series": self.series,
             "stages": self.stages,
@@ -285,9 +293,6 @@ class Record:
             **{name: values for name, values in later.items() if values},
         }
 
-
-Run = Record
-"""Its former name."""
 
 _LATER = ("n_clusters", "segmented_by", "evaluation", "approximation")
 """What a record has only after what was done with the finished run."""

@@ -7,7 +7,7 @@ the key decides, and the values say which parameter it was.
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -71,7 +71,7 @@ class Reuse:
     ----------
     finished
         Whether there are results of a finished run.
-    told
+    announced
         Stage → `kept`, `made` or why it was made again.
     """
 
@@ -79,7 +79,7 @@ class Reuse:
         self._folder, self._before, self._label = folder, before, label
         self.finished = finished
         self._now: dict[str, Stage] = {}
-        self.told: dict[str, str] = {}
+        self.announced: dict[str, str] = {}
 
     @classmethod
     def of(cls, folder: Path, *, label: str = "") -> Self:
@@ -103,7 +103,7 @@ class Reuse:
         """Whether the earlier run, if it got so far, had this very stage."""
         return stage.name not in self._before or self._before[stage.name]["key"] == stage.key
 
-    def tell(self, stage: Stage, *, kept: bool, remark: str = "") -> None:
+    def announce(self, stage: Stage, *, kept: bool, remark: str = "") -> None:
         """Say in a line whether a stage is kept or made again, and why; nothing where there was no earlier run.
 
         `remark` is what is said instead of `kept`, or of nothing having changed.
@@ -116,13 +116,21 @@ class Reuse:
             text = "made"
         else:
             text = self._reasons(stage, earlier) or remark or f"again, {LOST}"
-        self.told[stage.name] = text
+        self.announced[stage.name] = text
         if earlier is not None:
             logger.info("%s%s: %s", self._label, stage.name, text)
 
-    def telling(self, stage: Stage) -> Callable[[bool], None]:
-        """`tell` of this stage, for what finds out whether it is kept."""
-        return lambda kept: self.tell(stage, kept=kept)
+    def output(self, stage: Stage, *, results: ResultsWriter | None = None, possible: bool = True) -> "Output":
+        """What this stage makes, for what finds out whether it is kept.
+
+        Parameters
+        ----------
+        results
+            That are told of the stage when it is announced, for the next run, should this one be killed.
+        possible
+            False where what the stage is made of was made again, so that it is not said to be kept.
+        """
+        return Output(stage, self, results=results, possible=possible)
 
     def _reasons(self, stage: Stage, earlier: Mapping[str, Any]) -> str:
         if earlier["key"] == stage.key:
@@ -138,6 +146,52 @@ class Reuse:
     def write(self, results: ResultsWriter) -> None:
         """Keep the keys and values of the stages so far with the results."""
         results.group.attrs[NAME] = {name: _entry(stage) for name, stage in self._now.items()}
+
+
+class Output:
+    """What a stage makes: under which key, and what an earlier run in the same folder left of it.
+
+    Parameters
+    ----------
+    reuse
+        Of the run; None where there is no earlier one to compare with.
+    results, possible
+        See `Reuse.output`.
+
+    Attributes
+    ----------
+    found
+        Whether all of it was there, once that has been announced.
+    """
+
+    def __init__(
+        self, stage: Stage, reuse: Reuse | None = None, *, results: ResultsWriter | None = None, possible: bool = True
+    ) -> None:
+        self.stage = stage
+        self.found = False
+        self._reuse, self._results, self._possible = reuse, results, possible
+
+    @classmethod
+    def of_key(cls, key: str) -> Self:
+        """An output that is known by its key alone."""
+        return cls(Stage("", key, {}))
+
+    @property
+    def key(self) -> str:
+        """Hash of all that it depends on."""
+        return self.stage.key
+
+    def holds(self, names: Collection[str]) -> bool:
+        """Whether the earlier run's results have whole arrays `names` of this very stage."""
+        return self._reuse is not None and self._reuse.holds(self.stage, names)
+
+    def announce(self, *, kept: bool, remark: str = "") -> None:
+        """Say in a line whether it is kept or made again, and why, before any of it is made."""
+        self.found = kept
+        if self._reuse is not None:
+            self._reuse.announce(self.stage, kept=kept and self._possible, remark=remark)
+            if self._results is not None:
+                self._reuse.write(self._results)
 
 
 def recorded(attributes: Mapping[Any, Any], stage: Stage) -> bool:

@@ -9,33 +9,26 @@ import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
-
-import dask.array as da
 
 from laue_dask import __version__
 from laue_dask.compute import cluster
-from laue_dask.compute.cluster import Workers
 from laue_dask.compute.local import local_scratch
 from laue_dask.config import ClusterConfig, Config
 from laue_dask.errors import ConfigError, InputError
-from laue_dask.features.extractors import Extractor
 from laue_dask.io import deadline
 from laue_dask.io import results as io_results
 from laue_dask.io.lock import locked
 from laue_dask.io.places import replace_file, require_writable, writing_to
 from laue_dask.io.receipts import IN_RUN, Receipts
-from laue_dask.pipeline import keys, pipeline
-from laue_dask.pipeline.pipeline import Encoded
-from laue_dask.pipeline.record import SERIES, Run
-from laue_dask.pipeline.stages import extraction, segmentation, source, specimen
-from laue_dask.pipeline.stages import series as stages
+from laue_dask.pipeline.analysis import analyse
+from laue_dask.pipeline.encoding import encode_scan
+from laue_dask.pipeline.finishing import conclude, settle
+from laue_dask.pipeline.folders import check_folder, leaving_no_trace, with_absolute_weights
+from laue_dask.pipeline.record import SERIES, Record
+from laue_dask.pipeline.stages import extraction, source, specimen
 from laue_dask.pipeline.stages.ingest import Look
-from laue_dask.pipeline.stages.segmentation import Segmentation
-from laue_dask.pipeline.stages.straddling import Patterns
 from laue_dask.report.series import Member, write_series_page
 from laue_dask.runtime.progress import NO_PROGRESS, Progress
-from laue_dask.segmentation.pca import IncrementalPCA
 
 PAGE = "series.html"
 
@@ -48,7 +41,7 @@ def run(
     command: str = "",
     progress: Progress = NO_PROGRESS,
     again: bool = False,
-) -> list[Run]:
+) -> list[Record]:
     """Segment several scans with components and clusters in common.
 
     Parameters
@@ -76,9 +69,9 @@ def run(
     """
     names = names_of(sources)
     _check(folder, config)
-    folder, config = folder.absolute(), pipeline.with_absolute_weights(config)
+    folder, config = folder.absolute(), with_absolute_weights(config)
     for name in names:
-        pipeline.check_folder(folder / name)
+        check_folder(folder / name)
     deadline.allow(config.cluster.read_deadline)
     counts = [source.count(origin) for origin in sources]
     specimen.require_enough(min(counts), ())
@@ -93,94 +86,33 @@ def run(
             source.look(origin, folder / name, config.scan, label=f"{name}, ")
             for origin, name in zip(sources, names, strict=True)
         ]
-    records = [Run(command=command, source=origin, config=config, series=list(names)) for origin in sources]
+    records = [Record(command=command, source=origin, config=config, series=list(names)) for origin in sources]
     with ExitStack() as owned:
         for place in (folder, *(folder / name for name in names)):
             owned.enter_context(locked(place, command))
         owned.enter_context(writing_to(folder, local_scratch(config.cluster)))
-        owned.enter_context(pipeline.leaving_no_trace(*(folder / name for name in names)))
+        owned.enter_context(leaving_no_trace(*(folder / name for name in names)))
         with cluster.start(config.cluster, folder=folder, report=True) as workers:
             if not (folder / SERIES).exists():
                 _write(folder, names, records, finished=False)
             scans = [
-                pipeline.encode(
+                encode_scan(
                     folder / name, record, extractor, look=look, again=again, workers=workers, progress=progress
                 )
                 for name, record, look in zip(names, records, looks, strict=True)
             ]
-            tables = _analyse(scans, extractor, config, workers=workers, progress=progress)
+            tables = analyse(scans, workers=workers, progress=progress)
         (folder / IN_RUN).unlink(missing_ok=True)
         _write(folder, names, records, finished=False)
         cluster.publish_report(folder)
         for scan, rows in zip(scans, tables, strict=True):
-            pipeline.conclude(scan, pipeline.settle(scan, rows))
+            conclude(scan, settle(scan, rows))
         datasets = [io_results.read(folder / name) for name in names]
         members = [Member(name, one.source, data) for name, one, data in zip(names, records, datasets, strict=True)]
         write_series_page(members, folder / PAGE, command=command)
         _write(folder, names, records, finished=True)
         Receipts.of(folder, [SERIES, PAGE, cluster.REPORT]).write(IN_RUN)
     return records
-
-
-def _analyse(
-    scans: Sequence[Encoded], extractor: Extractor, config: Config, *, workers: Workers, progress: Progress
-) -> list[list[dict[str, Any]] | None]:
-    """From the features of all scans to the label maps of each; the tables of their grains."""
-    wheres = [scan.where for scan in scans]
-    stage = keys.components(*(scan.record.keys["features"] for scan in scans))
-    pca = IncrementalPCA(n_components=config.pca.components).fit(da.concatenate([scan.features for scan in scans]))
-    m_pca = int(pca.n_components_)
-    components = []
-    for scan in scans:
-        with scan.record.timed("components"):
-            table, _ = segmentation.transform(
-                scan.features,
-                config.pca,
-                scan.results,
-                key=stage.key,
-                workers=workers,
-                progress=progress,
-                pca=pca,
-                tell=scan.reuse.telling(stage),
-            )
-        scan.record.keys["components"], scan.record.m_pca = stage.key, m_pca
-        components.append(table)
-    for scan, colours in zip(scans, stages.direct_colours(components, wheres), strict=True):
-        scan.results.put("direct_rgb", colours)
-    first = scans[0]
-    samples, where = stages.samples_of(components, wheres), stages.together(wheres)
-    with first.record.timed("scores"):
-        scores = segmentation.score(
-            samples[:, :m_pca], config.clustering, first.results, workers=workers, progress=progress
-        )
-    k_values, left_out = segmentation.possible({*scores.suggested, *config.clustering.k}, samples[:, :m_pca])
-    patterns = Patterns(config.recipe, [(scan.reduced, scan.where) for scan in scans])
-    with first.record.timed("segment"):
-        found = segmentation.clusters(
-            samples,
-            m_pca,
-            where,
-            k_values,
-            config.clustering,
-            progress=progress,
-            seeds=scores.seeds,
-            patterns=patterns,
-            client=workers.client,
-        )
-        choosers = stages.choosers(components, m_pca, patterns, client=workers.client)
-        divided = [stages.divide(one, m_pca, wheres, choosers) for one in found]
-    tables: list[list[dict[str, Any]] | None] = []
-    for i, (scan, table) in enumerate(zip(scans, components, strict=True)):
-        made: list[Segmentation] = [shares[i] for shares in divided]
-        segmentation.put_scores(scores, scan.results)
-        segmentation.put(made, table.shape[1], scan.results)
-        record = scan.record
-        record.k, record.suggested_k = [one.k for one in made], list(scores.suggested)
-        record.warnings += left_out
-        record.warnings += segmentation.warnings_of(made, config.clustering, config.recipe)
-        record.advice = pipeline.advise(scores, made)
-        tables.append(pipeline.examine(scan, table, workers=workers, progress=progress))
-    return tables
 
 
 def names_of(sources: Sequence[str]) -> list[str]:
@@ -236,7 +168,7 @@ def _check(folder: Path, config: Config) -> None:
         raise InputError(f"{folder}: holds other files and no series: choose an empty or a new folder for --out")
 
 
-def _write(folder: Path, names: Sequence[str], records: Sequence[Run], *, finished: bool) -> None:
+def _write(folder: Path, names: Sequence[str], records: Sequence[Record], *, finished: bool) -> None:
     """Write what the series is; first of all, and again when it is finished."""
     one = records[0]
     values = {

@@ -39,7 +39,8 @@ from laue_dask.io.places import free_space, is_full, replace_file
 from laue_dask.io.receipts import release
 from laue_dask.pipeline import pipeline
 from laue_dask.pipeline import record as records
-from laue_dask.pipeline.record import Run
+from laue_dask.pipeline.folders import check_folder
+from laue_dask.pipeline.record import Record
 from laue_dask.pipeline.stages import extraction, ingest, placing
 from laue_dask.pipeline.stages.source import require_growing
 from laue_dask.report import canvas
@@ -121,7 +122,7 @@ def watch(
     timeout: float,
     stop: Event,
     say: Callable[[str], Any],
-) -> Run:
+) -> Record:
     """Segment a scan while it is measured, and as a whole when it is over.
 
     Parameters
@@ -142,7 +143,7 @@ def watch(
 
     Returns
     -------
-    Run
+    Record
         Of `pipeline.run` on the finished scan.
 
     Raises
@@ -155,7 +156,7 @@ def watch(
     if not (part := placing.part_of(config.scan)).is_whole:
         raise InputError(f"scan: {part}: watch follows the whole scan: leave this out of --config")
     _check_origin(origin)
-    pipeline.check_folder(folder)
+    check_folder(folder)
     deadline.allow(config.cluster.read_deadline)
     folder, source = folder.absolute(), ingest.absolute(origin)
     require_growing(source, folder, config.scan)

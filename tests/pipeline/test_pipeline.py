@@ -20,7 +20,7 @@ from laue_dask.io.geometry import acquisition
 from laue_dask.io.journal import Journal
 from laue_dask.io.lock import locked
 from laue_dask.io.scan_store import ScanStore
-from laue_dask.pipeline import pipeline
+from laue_dask.pipeline import folders, pipeline
 from laue_dask.pipeline.stages import reduction
 from laue_dask.runtime.progress import QuietProgress
 
@@ -384,13 +384,13 @@ def test_other_frames_under_the_same_source_are_not_taken_for_those_of_the_store
 def test_run_is_evaluated_with_the_scan_that_it_was_made_of(own_run, small_run, tmp_path):
     record = json.loads((own_run / "run.json").read_text())
     moved = {**record, "scan": str(tmp_path / "gone.zarr")}
-    assert pipeline._scan_of(own_run, moved).path == own_run / "scan.zarr"
+    assert folders.scan_of(own_run, moved).path == own_run / "scan.zarr"
     other = {**moved, "keys": {**record["keys"], "scan": "0" * 16}}
     with pytest.raises(InputError, match="is not the scan that"):
-        pipeline._scan_of(own_run, other)
+        folders.scan_of(own_run, other)
     shutil.rmtree(own_run / "scan.zarr")
     with pytest.raises(InputError, match="is gone"):
-        pipeline._scan_of(own_run, moved)
+        folders.scan_of(own_run, moved)
 
 
 def test_more_components_than_features_are_refused_before_anything_is_made(small_scan, tmp_path, quick):

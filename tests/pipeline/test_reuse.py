@@ -15,7 +15,7 @@ from laue_dask.features import weights
 from laue_dask.features.architecture import ARCHITECTURES
 from laue_dask.features.network import build
 from laue_dask.io.results import ResultsWriter
-from laue_dask.pipeline import pipeline, reuse
+from laue_dask.pipeline import analysis, pipeline, reuse, segmenting
 from laue_dask.pipeline import record as records
 from laue_dask.pipeline.reuse import Reuse, Stage, differences
 from laue_dask.pipeline.stages import segmentation
@@ -42,7 +42,7 @@ def own_run(small_run, tmp_path):
 @pytest.fixture
 def again(own_run, small_scan, quick, on_workers, monkeypatch, caplog):
     """Run again in the folder of the copy, without drawing anything; the record, and the lines about stages."""
-    monkeypatch.setattr(pipeline, "report", lambda *args, **kwargs: None)
+    monkeypatch.setattr(segmenting, "report", lambda *args, **kwargs: None)
 
     def run(**sections):
         caplog.clear()
@@ -170,7 +170,7 @@ def test_a_killed_change_is_told_again_and_what_it_finished_is_kept(own_run, aga
         raise ComputeError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(segmentation, "write_direct_colouring", kill)
+        patch.setattr(analysis, "write_direct_colouring", kill)
         with pytest.raises(ComputeError):
             again(encoder={"extractor": "peaks"})
     _, said = again(encoder={"extractor": "peaks"})
@@ -195,7 +195,7 @@ def test_a_warning_about_labels_outlives_the_run_that_made_them(own_run, again, 
     first, _ = again(**change)
     assert any(text.endswith(segmentation.PROVISIONAL) for text in first.warnings)
     monkeypatch.undo()
-    monkeypatch.setattr(pipeline, "report", lambda *args, **kwargs: None)
+    monkeypatch.setattr(segmenting, "report", lambda *args, **kwargs: None)
     second, said = again(**change)
     assert said["segment"] == "kept"
     assert second.warnings == first.warnings

@@ -11,8 +11,9 @@ import xarray as xr
 from laue_dask.config import load
 from laue_dask.features import inference as encoder
 from laue_dask.io.results import ResultsWriter
-from laue_dask.pipeline import pipeline
+from laue_dask.pipeline import pipeline, segmenting
 from laue_dask.pipeline import record as records
+from laue_dask.pipeline.stages import segmentation
 from laue_dask.runtime.progress import QuietProgress
 
 QUIET = QuietProgress()
@@ -143,7 +144,7 @@ def test_a_killed_segment_goes_on_with_the_same_command(own_run, small_run, monk
     def cut(*args, **kwargs):
         raise PowerCutError
 
-    place = {"segment": pipeline.segmentation, "finish": ResultsWriter, "report": pipeline}[moment]
+    place = {"segment": segmentation, "finish": ResultsWriter, "report": segmenting}[moment]
     with monkeypatch.context() as patch:
         patch.setattr(place, moment, cut)
         with pytest.raises(PowerCutError):

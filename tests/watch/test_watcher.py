@@ -19,7 +19,7 @@ from PIL import Image
 
 from laue_dask.errors import ComputeError, InputError
 from laue_dask.io.frames import FrameRef, read_frame
-from laue_dask.pipeline import pipeline
+from laue_dask.pipeline import pipeline, segmenting
 from laue_dask.pipeline.stages import ingest
 from laue_dask.runtime.progress import QuietProgress
 from laue_dask.watch import folder, watcher
@@ -44,7 +44,7 @@ def soon(monkeypatch):
     monkeypatch.setattr(watcher, "POLL", 0.05)
     monkeypatch.setattr(watcher, "REFRESH", 0.2)
     monkeypatch.setattr(watcher, "LINGER", 0.6)
-    monkeypatch.setattr(pipeline, "report", lambda *args, **kwargs: None)  # figures take longer than all the rest
+    monkeypatch.setattr(segmenting, "report", lambda *args, **kwargs: None)  # figures take longer than all the rest
 
 
 class Scan:

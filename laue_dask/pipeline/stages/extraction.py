@@ -1,6 +1,5 @@
 """Reduced patterns → features (Definition 4), and how well the autoencoder knows the patterns it is shown."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from laue_dask.io import stored
 from laue_dask.io.block_files import location
 from laue_dask.io.results import ResultsWriter
 from laue_dask.io.scan_store import ScanStore
+from laue_dask.pipeline.reuse import Output
 from laue_dask.pipeline.stages.ahead import take_over
 from laue_dask.pipeline.stages.specimen import Map
 from laue_dask.runtime.progress import Progress
@@ -100,11 +100,10 @@ def extract(
     where: Map,
     extractor: Extractor,
     results: ResultsWriter,
+    output: Output,
     *,
-    key: str,
     workers: Workers,
     progress: Progress,
-    tell: Callable[[bool], None] = lambda kept: None,
 ) -> da.Array:
     """Features of all patterns into `results`, on GPU workers where there are any and the extractor gains by it.
 
@@ -116,10 +115,8 @@ def extract(
         The features of patterns that are not valid are NaN.
     extractor
         As configured; it is fitted here, and what it learnt is kept beside the results.
-    key
-        Of this stage: features that an earlier run left under it are kept.
-    tell
-        Called with whether all of them were there, before any is made.
+    output
+        Of this stage: features that an earlier run left under its key are kept.
 
     Returns
     -------
@@ -128,12 +125,12 @@ def extract(
     """
     patterns = lazy_patterns(reduced)
     block = int(patterns.chunksize[0])
-    take_over(results, reduced, where.valid, extractor, key)
-    array = results.blocks("features", (len(where.valid), extractor.n_features), block=block, key=key)
+    take_over(results, reduced, where.valid, extractor, output.key)
+    array = results.blocks("features", (len(where.valid), extractor.n_features), block=block, key=output.key)
     kept = complete(array)
-    tell(kept)
+    output.announce(kept=kept)
     _, finished = io_results.arrays(results.path.parent, "features")
-    if finished is not None and finished.attrs.get("key") == key:
+    if finished is not None and finished.attrs.get("key") == output.key:
         forget_learnt(results.path.parent)  # what was begun is of another run
     if not kept:
         fitted = extractor.fit(sample_of(patterns, where), _begun_learnt(results.path.parent, extractor))

@@ -4,7 +4,6 @@ The frames are the large part of a scan and are read here, once, chunk by chunk 
 a worker ever holds more than a shard of them.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import dask.array as da
@@ -21,6 +20,7 @@ from laue_dask.io.journal import Receipt
 from laue_dask.io.lock import locked_store
 from laue_dask.io.places import require_writable
 from laue_dask.io.scan_store import ScanStore
+from laue_dask.pipeline.reuse import Output
 from laue_dask.pipeline.stages.ahead import EncodingAhead
 from laue_dask.pipeline.stages.ingest import SAMPLE_BYTES, SAMPLE_FRAMES
 from laue_dask.reduction import reduce as preprocess
@@ -53,7 +53,7 @@ def reduce_scan(
     workers: Workers,
     progress: Progress,
     ahead: EncodingAhead | None = None,
-    tell: Callable[[bool], None] = lambda kept: None,
+    output: Output | None = None,
 ) -> zarr.Array[Any]:
     """Reduce a whole scan into `reduced/<recipe hash>` of its store, or find it there.
 
@@ -63,8 +63,8 @@ def reduce_scan(
     ----------
     ahead
         Encodes what was reduced.
-    tell
-        Called with whether it was there, before anything is made.
+    output
+        Of this stage, which announces whether it was there.
 
     Returns
     -------
@@ -80,7 +80,8 @@ def reduce_scan(
     digest = recipe.digest()
     found = store.reduced(digest)
     kept = found is not None and complete(found)
-    tell(kept)
+    if output is not None:
+        output.announce(kept=kept)
     if found is not None and kept:
         if not store.vouches_for(digest):
             with locked_store(store.path, f"list recipe {digest}"):

@@ -22,7 +22,8 @@ from laue_dask.io.journal import Journal
 from laue_dask.io.receipts import Receipts
 from laue_dask.io.results import ResultsWriter
 from laue_dask.io.scan_store import ScanStore
-from laue_dask.pipeline import pipeline
+from laue_dask.pipeline import folders, pipeline
+from laue_dask.pipeline.reuse import Output
 from laue_dask.pipeline.stages import extraction, ingest, reduction
 from laue_dask.pipeline.stages.ahead import EncodingAhead
 from laue_dask.pipeline.stages.specimen import Map
@@ -106,7 +107,13 @@ def extracted(store, folder, workers, extractor, progress=None, recipe=None):
     writer = ResultsWriter(folder, {})
     where = Map(store.valid, store.scan_shape)
     features = extraction.extract(
-        reduced, where, extractor, writer, key="k", workers=workers, progress=progress or QuietProgress()
+        reduced,
+        where,
+        extractor,
+        writer,
+        Output.of_key("k"),
+        workers=workers,
+        progress=progress or QuietProgress(),
     )
     return features.compute()
 
@@ -199,7 +206,13 @@ def test_features_of_patterns_that_are_no_more_valid_are_not_taken_over(many, tm
     valid[3] = False
     writer = ResultsWriter(folder, {})
     features = extraction.extract(
-        reduced, Map(valid, SHAPE), Peaks(), writer, key="k", workers=workers, progress=QuietProgress()
+        reduced,
+        Map(valid, SHAPE),
+        Peaks(),
+        writer,
+        Output.of_key("k"),
+        workers=workers,
+        progress=QuietProgress(),
     )
     kept = [block for block, receipt in receipts(folder).items() if "of" in receipt]
     assert sorted(kept) == [1, 2]
@@ -297,7 +310,7 @@ def test_a_run_that_never_started_leaves_nothing_behind(many, tmp_path, workers)
 
 def test_a_folder_with_nothing_but_what_was_encoded_is_still_that_of_a_run(many, tmp_path, workers):
     ingested(many, tmp_path / "run", workers, Peaks()).path.rename(tmp_path / "elsewhere")
-    pipeline.check_folder(tmp_path / "run")
+    folders.check_folder(tmp_path / "run")
 
 
 def test_the_features_of_a_scan_too_small_are_removed_with_it(many, tmp_path, workers):

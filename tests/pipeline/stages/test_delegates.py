@@ -13,6 +13,7 @@ from laue_dask.pipeline.stages import delegates, grains, segmentation
 from laue_dask.pipeline.stages.delegates import NOT_KNOWN, ONE, RANKS, TWO, Chooser, of_two_domains, with_delegates
 from laue_dask.pipeline.stages.specimen import Map
 from laue_dask.pipeline.stages.straddling import Patterns
+from laue_dask.pipeline.stages.tables import Table
 from laue_dask.reduction.reduce import reduce_frames
 from laue_dask.runtime.progress import QuietProgress
 from laue_dask.segmentation import labeling
@@ -108,9 +109,9 @@ def test_delegates_are_written_read_again_and_tabled(twins, tmp_path):
     where = Map(np.ones(len(X), bool), SHAPE)
     table = da.from_array(X, chunks=(8, 2))
     writer = ResultsWriter(tmp_path, {"scan_shape": list(SHAPE)})
-    shared = {"progress": QuietProgress(), "patterns": patterns}
+    own = Table(table, where, writer, patterns.scans[0][0])
     config = ClusteringConfig(straddling="estimator")
-    [two, three] = segmentation.segment(table, 2, where, (2, 3), config, writer, **shared)
+    [[two, three]] = segmentation.segment([own], 2, (2, 3), config, patterns.recipe, progress=QuietProgress())
     arrays = {name: np.asarray(writer.group[name]) for name in (*segmentation.MAPS, *segmentation.CHOSEN)}
     assert arrays["delegates"].shape == (2, 3, RANKS)
     np.testing.assert_array_equal(arrays["delegates"][1, :, 0], arrays["delegate"][1])
@@ -130,6 +131,8 @@ def test_delegates_are_written_read_again_and_tabled(twins, tmp_path):
     assert older[2].delegates is None
     rows = grains.ranked(table, 2, where, dataset.drop_vars(segmentation.CHOSEN))
     assert {row["domains"] for row in rows} == {""}
-    kept = segmentation.segment(table, 2, where, (2, 3), config, writer, known={2: older[2]}, **shared)
+    [kept] = segmentation.segment(
+        [own], 2, (2, 3), config, patterns.recipe, progress=QuietProgress(), known=[{2: older[2]}]
+    )
     assert kept[0].delegates is None
     np.testing.assert_array_equal(kept[1].delegates, three.delegates)

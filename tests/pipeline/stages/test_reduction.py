@@ -18,6 +18,7 @@ from laue_dask.io.geometry import resolve_grid
 from laue_dask.io.journal import Journal
 from laue_dask.io.lock import locked_store
 from laue_dask.io.scan_store import ScanStore
+from laue_dask.pipeline.reuse import Output
 from laue_dask.pipeline.stages import reduction
 from laue_dask.pipeline.stages.reduction import reduce_scan, reduced_patterns
 from laue_dask.pipeline.verify import verify
@@ -162,13 +163,14 @@ def test_two_runs_that_reduce_into_one_store_are_kept_apart(tmp_path, workers):
     assert store.recipes() == {}
     other, third = RECIPE.model_copy(update={"clip_sigma": 5.0}), ScanStore.open(store.path)
 
-    def meanwhile(kept):
-        assert not kept
-        reduce_scan(third, other, workers=workers, progress=QuietProgress())
+    class Meanwhile(Output):
+        def announce(self, *, kept, remark=""):
+            assert not kept
+            reduce_scan(third, other, workers=workers, progress=QuietProgress())
 
     # Another run is done between the first one's look and its turn: what that one listed must not be lost.
     assert store._receipts is not None  # as the first one read it
-    reduce_scan(store, RECIPE, workers=workers, progress=QuietProgress(), tell=meanwhile)
+    reduce_scan(store, RECIPE, workers=workers, progress=QuietProgress(), output=Meanwhile.of_key("reduced"))
     found = ScanStore.open(store.path)
     assert found.vouches_for(RECIPE.digest())
     assert found.vouches_for(other.digest())

@@ -13,6 +13,7 @@ from laue_dask.io.results import ResultsWriter
 from laue_dask.pipeline.stages import segmentation, straddling
 from laue_dask.pipeline.stages.specimen import Map
 from laue_dask.pipeline.stages.straddling import Labels, Patterns, kept_as_found, share_out
+from laue_dask.pipeline.stages.tables import Table
 from laue_dask.reduction.reduce import reduce_frames
 from laue_dask.runtime.progress import QuietProgress
 
@@ -172,16 +173,9 @@ def test_a_segmentation_takes_the_larger_share_or_the_nearest_centroid_as_config
     array, X = scan(tmp_path / "store")
     where = Map(np.ones(len(X), bool), (4, 5))
     results = ResultsWriter(tmp_path, {"scan_shape": [4, 5]})
-    [found] = segmentation.segment(
-        da.from_array(X, chunks=(8, 2)),
-        2,
-        where,
-        (2,),
-        ClusteringConfig(straddling=straddling_points),
-        results,
-        progress=QUIET,
-        patterns=Patterns(RECIPE, [(array, where)]),
-    )
+    table = Table(da.from_array(X, chunks=(8, 2)), where, results, array)
+    config = ClusteringConfig(straddling=straddling_points)
+    [[found]] = segmentation.segment([table], 2, (2,), config, RECIPE, progress=QUIET)
     weak = PART < 0.5 if straddling_points == "share" else PART == 0
     labels = found.labels.ravel()
     assert len(set(labels[weak])) == len(set(labels[~weak])) == 1
