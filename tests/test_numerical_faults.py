@@ -82,7 +82,7 @@ def test_a_gpu_without_room_for_a_batch_gets_smaller_ones_and_the_run_says_so(
     with caplog.at_level(logging.WARNING, "laue_dask"):
         record = segmented(store, tmp_path / "run", quick())
     assert sizes[:3] == [32, 16, 8]
-    told = [text for text in record.warnings if "out of memory" in text]
+    told = [one.text for one in record.warnings if "out of memory" in one.text]
     assert [f"batches of {size}:" in text for size, text in zip((16, 8), told, strict=True)] == [True, True]
     assert all(text in caplog.messages for text in told)
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
@@ -141,7 +141,8 @@ def test_more_clusters_than_distinct_patterns_are_left_out_and_told(alike, tmp_p
     record = segmented(alike(3), tmp_path / "run", config)
     assert record.k == [2, 3]
     [told] = record.warnings
-    assert told == "K = 5: left out, the 12 usable patterns fall into 3 distinct ones only"
+    assert told.subject == "clustering"
+    assert told.text == "K = 5: left out, the 12 usable patterns fall into 3 distinct ones only"
     labels = results(tmp_path / "run")["labels"].sel(k=3).values.ravel()
     assert [len(set(labels[i::3])) for i in range(3)] == [1, 1, 1]
     assert len(set(labels)) == 3

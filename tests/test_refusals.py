@@ -279,7 +279,7 @@ def test_a_damaged_shard_of_frames_that_no_run_reads_any_more_gets_a_line(small_
     content[len(content) // 3] ^= 4
     shard.write_bytes(content)
     record = pipeline.run(str(small_scan), folder, quick(quality="all"), command="test", progress=QUIET)
-    [line] = [text for text in record.warnings if "shards of frames" in text]
+    [line] = [one.text for one in record.warnings if one.subject == "frames"]
     assert "1 of its" in line
 
 

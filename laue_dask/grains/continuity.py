@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from laue_dask.features.peaks import find_peaks
+from laue_dask.reduction.pattern_peaks import find_peaks
 from laue_dask.runtime.compiling import compiled
 
 Array = NDArray[Any]

@@ -193,7 +193,7 @@ def test_a_warning_about_labels_outlives_the_run_that_made_them(own_run, again, 
     monkeypatch.setattr(segmentation.Mixture, "converged_", never, raising=False)
     change = {"clustering": {"estimator": "gmm", "k": (3,)}}
     first, _ = again(**change)
-    assert any(text.endswith(segmentation.PROVISIONAL) for text in first.warnings)
+    assert any(one.text.endswith(segmentation.PROVISIONAL) for one in first.warnings)
     monkeypatch.undo()
     monkeypatch.setattr(segmenting, "report", lambda *args, **kwargs: None)
     second, said = again(**change)
@@ -207,8 +207,8 @@ def test_a_warning_about_labels_outlives_the_run_that_made_them(own_run, again, 
 def test_nothing_is_said_where_there_was_no_earlier_run(tmp_path, caplog):
     with caplog.at_level(logging.INFO, "laue_dask"):
         reuse = Reuse.of(tmp_path)
-        reuse.tell(Stage("encode", "a", {}), kept=False)
-    assert reuse.told == {"encode": "made"}
+        reuse.announce(Stage("encode", "a", {}), kept=False)
+    assert reuse.announced == {"encode": "made"}
     assert not caplog.records
 
 
@@ -218,8 +218,8 @@ def test_stages_that_are_none_are_not_believed(tmp_path, content):
     stage = Stage("encode", "a", {})
     reuse = Reuse.of(tmp_path)
     assert not reuse.holds(stage, ())
-    reuse.tell(stage, kept=False)
-    assert reuse.told == {"encode": "made"}
+    reuse.announce(stage, kept=False)
+    assert reuse.announced == {"encode": "made"}
 
 
 def test_many_changes_are_counted():
