@@ -392,7 +392,20 @@ AnyCluster = Annotated[
 
 
 class Config(Model):
-    """A whole run."""
+    """A whole run.
+
+    Every key has a default; an unknown key, or a value that is impossible, is an error.
+
+    Examples
+    --------
+    >>> config = Config(clustering={"k": [6, 12]}, quality="none")
+    >>> config.clustering.k, config.pca.components
+    ((6, 12), 0.99)
+    >>> Config(clustering={"k": [1]})
+    Traceback (most recent call last):
+    ...
+    pydantic_core._pydantic_core.ValidationError: ...
+    """
 
     scan: ScanConfig = ScanConfig()
     recipe: Recipe = Recipe()

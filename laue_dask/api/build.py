@@ -10,6 +10,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import xarray as xr
+from dask.delayed import delayed
 from numpy.typing import NDArray
 
 from laue_dask.config import EncoderConfig, Recipe, checked
@@ -64,9 +65,8 @@ def reduce(
     unusable = None if mask is None else np.asarray(mask, bool)
     # What does not fit is refused here, not in a worker.
     reduce_frames(np.zeros((0, *frames.shape[-2:]), frames.dtype), unusable, how, substrate=substrate)
-    return _each_image(
-        frames, _reduce_block, (PATTERN_SIZE, PATTERN_SIZE), np.uint8, recipe=how, mask=unusable, substrate=substrate
-    )
+    shape = (PATTERN_SIZE, PATTERN_SIZE)
+    return _each_image(frames, _reduce_block, shape, np.uint8, recipe=how, mask=unusable, substrate=substrate)
 
 
 def encode(patterns: Any, weights: str = "default", *, batch_size: int = 32) -> Any:
@@ -141,10 +141,11 @@ def _each_image(images: Any, function: Any, shape: tuple[int, ...], dtype: Any, 
         return function(images, **shared)
     last = images.ndim - 2
     whole = images.rechunk({last: -1, last + 1: -1})
+    once = {name: delayed(value, traverse=False) for name, value in shared.items()}  # in the graph, not in each task
     dropped = list(range(last + len(shape), images.ndim))
     return whole.map_blocks(
         function,
-        **shared,
+        **once,
         dtype=dtype,
         chunks=(*whole.chunks[:last], *((side,) for side in shape)),
         drop_axis=dropped,

@@ -7,8 +7,10 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from laue_dask.errors import InputError
+from laue_dask.report import canvas, maps
 from laue_dask.report import grains as grain_figures
 from laue_dask.report import plots as figures
 
@@ -22,10 +24,20 @@ class Plots:
     Each method draws a figure as the report has it, with its key, and returns the axes of the picture itself; a
     notebook shows the figure below its cell, a script shows it with ``plt.show()``. With `ax` the picture alone is
     drawn there.
+
+    Examples
+    --------
+    >>> import laue_dask as ld
+    >>> run = ld.open_run("runs/scan0001")  # doctest: +SKIP
+    >>> run.plot.labels(6)  # doctest: +SKIP
     """
 
     def __init__(self, run: "Run") -> None:
         self._run = run
+
+    def __repr__(self) -> str:
+        names = ", ".join(name for name in vars(type(self)) if not name.startswith("_"))
+        return f"figures of {self._run.path}: {names}"
 
     def labels(self, k: int, *, ax: Axes | None = None) -> Axes:
         """Label map of the segmentation into `k` clusters, delegates marked.
@@ -47,71 +59,202 @@ class Plots:
         InputError
             There is no such segmentation.
         """
-        return self._drawn(lambda results: figures.label_map(results, k), ax, k=k, needs="labels")
+        results = self._having("labels", k)
+        if ax is None:
+            return _shown(figures.label_map(results, k))
+        labels = results["labels"].sel(k=k).values
+        _map_on(ax, labels.shape, f"K = {k}")
+        maps.paint_labels(ax, labels, k)
+        if (delegates := figures.marked_delegates(results, k)) is not None:
+            maps.mark_delegates(ax, delegates)
+        return ax
 
     def pca(self, k: int, *, ax: Axes | None = None) -> Axes:
-        """Label map of the PCA labeler: clusters in the colours of their centroids. Parameters as for `labels`."""
-        return self._drawn(lambda results: figures.pca_map(results, k), ax, k=k, needs="pca_rgb")
+        """Label map of the PCA labeler: clusters in the colours of their centroids.
+
+        Parameters, what is returned and what is raised are as of `labels`.
+        """
+        results = self._having("pca_rgb", k)
+        if ax is None:
+            return _shown(figures.pca_map(results, k))
+        rgb = results["pca_rgb"].sel(k=k).values
+        _map_on(ax, rgb.shape[:2], f"K = {k}, PCA labeler")
+        maps.paint_colours(ax, rgb, results["labels"].sel(k=k).values >= 0)
+        return ax
 
     def distance(self, k: int, *, ax: Axes | None = None) -> Axes:
-        """How far each pattern is from the centroid of its cluster. Parameters as for `labels`."""
-        return self._drawn(lambda results: figures.distance_map(results, k), ax, k=k, needs="distance_to_centroid")
+        """How far each pattern is from the centroid of its cluster.
 
-    def delegates(self, k: int, *, ax: Axes | None = None) -> Axes:
-        """Reduced patterns of the delegates, framed in the colours of their clusters. Parameters as for `labels`."""
-        run = self._run
-        index = run.unmasked["delegate"].sel(k=run.known(k)).values
-        patterns = run.reduced_rows(np.unique(index[index >= 0]))
-        return self._drawn(lambda results: figures.delegate_gallery(results, k, patterns), ax, k=k, needs="delegate")
+        Parameters, what is returned and what is raised are as of `labels`.
+        """
+        results = self._having("distance_to_centroid", k)
+        if ax is None:
+            return _shown(figures.distance_map(results, k))
+        return _scalar_on(ax, results["distance_to_centroid"].sel(k=k).values, f"K = {k}, distance to the centroid")
+
+    def delegates(self, k: int) -> Axes:
+        """Reduced patterns of the delegates, framed in the colours of their clusters.
+
+        Parameters
+        ----------
+        k
+            Number of clusters, one of ``run.k``.
+
+        Returns
+        -------
+        Axes
+            Of all patterns, in inches from the top left.
+
+        Raises
+        ------
+        InputError
+            There is no such segmentation.
+        """
+        results = self._having("delegate", k)
+        index = results["delegate"].sel(k=k).values
+        return _shown(figures.delegate_gallery(results, k, self._run.reduced_rows(np.unique(index[index >= 0]))))
 
     def direct_colouring(self, *, ax: Axes | None = None) -> Axes:
-        """Direct colouring of every pattern: its first three components as red, green and blue."""
-        return self._drawn(figures.direct_colouring, ax, needs="direct_rgb")
+        """Direct colouring of every pattern: its first three components as red, green and blue.
+
+        Parameters
+        ----------
+        ax
+            To draw on; a figure of its own by default.
+
+        Returns
+        -------
+        Axes
+            Of the map.
+        """
+        results = self._having("direct_rgb")
+        if ax is None:
+            return _shown(figures.direct_colouring(results))
+        rgb = results["direct_rgb"].values
+        _map_on(ax, rgb.shape[:2], "Direct colouring")
+        maps.paint_colours(ax, rgb, self._run.valid.values)
+        return ax
 
     def scores(self, *, ax: Axes | None = None) -> Axes:
-        """Scores of the segmentations over K, with the suggested K; with `ax` the silhouettes alone."""
-        return self._drawn(figures.scores, ax, needs="silhouette")
+        """Scores of the segmentations over K, with the suggested K.
+
+        Parameters
+        ----------
+        ax
+            To draw the silhouettes alone on; by default a figure of all scores.
+
+        Returns
+        -------
+        Axes
+            Of the silhouettes.
+        """
+        results = self._having("silhouette")
+        if ax is None:
+            return _shown(figures.scores(results))
+        figures.draw_score(ax, results, "silhouette")
+        return ax
 
     def explained_variance(self, *, ax: Axes | None = None) -> Axes:
-        """Explained variance of the principal components and its sum; with `ax` the variance of each alone."""
-        return self._drawn(figures.explained_variance, ax, needs="explained_variance")
+        """Explained variance of the principal components, and its sum.
+
+        Parameters
+        ----------
+        ax
+            To draw the variance of each alone on; by default a figure of both.
+
+        Returns
+        -------
+        Axes
+            Of the variance of each.
+        """
+        results = self._having("explained_variance")
+        if ax is None:
+            return _shown(figures.explained_variance(results))
+        figures.draw_variance(ax, results["explained_variance"].values)
+        return ax
 
     def grains(self, *, ax: Axes | None = None) -> Axes:
-        """Grains by neighbourhood, their boundaries in black."""
-        return self._drawn(grain_figures.grain_map, ax, needs="grain")
+        """Grains by neighbourhood, boundaries in black; `ax` and what is returned are as of `direct_colouring`."""
+        results = self._having("grain")
+        if ax is None:
+            return _shown(grain_figures.grain_map(results))
+        grain = results["grain"].values
+        _map_on(ax, grain.shape, "Grains by neighbourhood")
+        maps.paint_labels(ax, grain, int(grain.max()) + 1)
+        grain_figures.draw_boundaries(ax, grain)
+        return ax
 
     def grain_sizes(self, *, ax: Axes | None = None) -> Axes:
-        """How many grains have which size."""
-        return self._drawn(grain_figures.grain_sizes, ax, needs="grain")
+        """How many grains have which size; `ax` and what is returned are as of `direct_colouring`."""
+        results = self._having("grain")
+        if ax is None:
+            return _shown(grain_figures.grain_sizes(results))
+        grain = results["grain"].values
+        grain_figures.draw_sizes(ax, np.bincount(grain[grain >= 0]))
+        return ax
 
     def boundaries(self, *, ax: Axes | None = None) -> Axes:
-        """How much each pattern differs from its neighbours, and the regions that are worth a denser scan."""
-        return self._drawn(grain_figures.boundary_map, ax, needs="boundary_strength")
+        """How much each pattern differs from its neighbours, and the regions that are worth a denser scan.
+
+        `ax` and what is returned are as of `direct_colouring`.
+        """
+        results = self._having("boundary_strength")
+        if ax is None:
+            return _shown(grain_figures.boundary_map(results))
+        _scalar_on(ax, results["boundary_strength"].values, "Boundaries")
+        grain_figures.draw_regions(ax, grain_figures.proposals(results))
+        return ax
 
     def quality(self, *, ax: Axes | None = None) -> Axes:
-        """What the autoencoder leaves unexplained of each pattern: where its features are to be doubted."""
-        return self._drawn(figures.unexplained_map, ax, needs="unexplained")
+        """What the autoencoder leaves unexplained of each pattern: where its features are to be doubted.
 
-    def _drawn(
-        self, draw: Callable[[xr.Dataset], Figure], ax: Axes | None, *, needs: str, k: int | None = None
-    ) -> Axes:
-        results = self._run.unmasked
+        `ax` and what is returned are as of `direct_colouring`.
+
+        Raises
+        ------
+        InputError
+            The run did not look (``quality: none``), or its features are not a network's.
+        """
+        results = self._having("unexplained")
+        if ax is None:
+            return _shown(figures.unexplained_map(results))
+        return _scalar_on(ax, results["unexplained"].values, "Left unexplained by the reconstruction")
+
+    def _having(self, name: str, k: int | None = None) -> xr.Dataset:
+        """The results, if they have something to draw."""
         if k is not None:
             self._run.known(k)
-        if needs not in results or not bool(results[needs].notnull().any()):
-            raise InputError(f"{self._run.path}: has no {needs}, so there is nothing to draw")
-        figure = draw(results)
-        if ax is None:
-            return _shown(figure).axes[0]
-        raise NotImplementedError
+        results = self._run.unmasked
+        if name not in results or not bool(results[name].notnull().any()):
+            raise InputError(f"{self._run.path}: its results have no {name}, so there is nothing to draw")
+        return results
 
 
-def _shown(figure: Figure) -> Figure:
-    """Have pyplot, and with it a notebook, know a figure."""
+def _map_on(ax: Axes, shape: tuple[int, ...], title: str) -> None:
+    ny, nx = shape
+    canvas.lay_out_map(ax, (ny, nx), _box_of(ax))
+    ax.set_title(title, size=canvas.TITLE, color=canvas.INK)
+
+
+def _scalar_on(ax: Axes, values: NDArray[np.float32], title: str) -> Axes:
+    _map_on(ax, values.shape, title)
+    image, beyond = maps.paint_scalar(ax, values, _box_of(ax).width)
+    ax.figure.colorbar(image, ax=ax, extend="max" if beyond else "neither")
+    return ax
+
+
+def _box_of(ax: Axes) -> canvas.Box:
+    """How large a map is on axes that are there."""
+    per_inch = ax.figure.dpi
+    return canvas.Box(float(ax.bbox.width / per_inch), float(ax.bbox.height / per_inch), to_scale=True)
+
+
+def _shown(figure: Figure) -> Axes:
+    """Have pyplot, and with it a notebook, know a figure; its first axes."""
     import matplotlib.pyplot as plt
 
     def this_one(*_: Any, **__: Any) -> Figure:
         return figure
 
-    called: Any = this_one  # by pyplot, instead of a class of figures
-    return plt.figure(FigureClass=called)
+    called: Callable[..., Any] = this_one  # by pyplot, instead of a class of figures
+    return plt.figure(FigureClass=called).axes[0]  # type: ignore[arg-type]

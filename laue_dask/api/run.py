@@ -1,6 +1,9 @@
 """A finished run in a notebook: its results, tables, patterns and figures, and what can be done with it."""
 
-from collections.abc import Iterable, Mapping
+import base64
+import io
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,7 +26,7 @@ from laue_dask.api.options import (
 )
 from laue_dask.api.scan import Scan
 from laue_dask.config import Config
-from laue_dask.errors import InputError, StoreError
+from laue_dask.errors import InputError, LaueDaskError, StoreError
 from laue_dask.io import results as io_results
 from laue_dask.io import stored
 from laue_dask.io.receipts import IN_STORE
@@ -389,9 +392,24 @@ class Run:
         return str(self._summary())
 
     def _repr_html_(self) -> str:
-        return self._summary().html()
+        return self._summary(self._picture).html()
 
-    def _summary(self) -> Summary:
+    def _picture(self) -> str:
+        """Direct colouring as a small PNG, transparent where there is no pattern."""
+        from laue_dask.report.thumbnails import fit
+
+        opacity = np.where(self.valid.values, 255, 0).astype(np.uint8)
+        buffer = io.BytesIO()
+        fit(np.dstack([self.unmasked["direct_rgb"].values, opacity])).save(buffer, format="png", optimize=True)
+        return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+    def _summary(self, picture: Callable[[], str] = str) -> Summary:
+        try:
+            return replace(self._facts(), image=picture())
+        except LaueDaskError as error:
+            return Summary("Run", str(self.path), {"not to be read": str(error)})
+
+    def _facts(self) -> Summary:
         record = self.record
         ny, nx = record.scan_shape
         aside = f", {len(record.set_aside):,} set aside" if record.set_aside else ""

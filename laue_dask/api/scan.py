@@ -48,6 +48,12 @@ class Scan:
     ----------
     path : Path
         Where it is.
+
+    Examples
+    --------
+    >>> import laue_dask as ld
+    >>> scan = ld.open_scan("runs/scan0001/scan.zarr")  # doctest: +SKIP
+    >>> brightest = scan.frames.max(axis=(2, 3)).compute()  # doctest: +SKIP
     """
 
     def __init__(self, path: AnyPath) -> None:

@@ -383,6 +383,17 @@ class NeighbourhoodGrains(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         One row per grain: `grain`, `size`, centre `y`, `x`, bounding box `y0`, `y1`, `x0`, `x1` (inclusive), row
         `delegate` of the pattern nearest to the mean feature (Definition 11), mean distance of neighbours inside
         (`inside`) and across its boundary (`boundary`), NaN without any.
+
+    Examples
+    --------
+    Two grains of 3 × 4 points side by side, with one feature:
+
+    >>> import numpy as np
+    >>> X = np.tile([0.0, 0.1, 5.0, 5.1], 3)[:, None]
+    >>> NeighbourhoodGrains(min_size=2).fit(X, shape=(3, 4)).labels_.reshape(3, 4)
+    array([[0, 0, 1, 1],
+           [0, 0, 1, 1],
+           [0, 0, 1, 1]], dtype=int32)
     """
 
     def __init__(

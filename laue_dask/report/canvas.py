@@ -141,6 +141,12 @@ def map_figure(
     figure = Figure(figsize=(max(size[0], _NARROWEST), size[1]), dpi=DPI, facecolor="white")
     head(figure, title=title, facts=facts if box.to_scale else f"{facts} · axes not to scale")
     axes = place(figure, left=_LEFT, top=top, width=box.width, height=box.height)
+    lay_out_map(axes, shape, box)
+    return figure, axes, place(figure, left=corner[0], top=corner[1], width=key[0], height=key[1])
+
+
+def lay_out_map(axes: Axes, shape: tuple[int, int], box: Box) -> None:
+    """Make axes those of a map of (ny, nx) points, row 0 at the top, that is as large as `box` says."""
     ny, nx = shape
     axes.set(xlim=(-0.5, nx - 0.5), ylim=(ny - 0.5, -0.5))
     axes.set_aspect("equal" if box.to_scale else "auto")
@@ -150,7 +156,6 @@ def map_figure(
         ticks = MaxNLocator(nbins=max(2, int(length / 0.55)), integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
         axis.set_major_locator(ticks)
     axes.patch.set(facecolor=MISSING, edgecolor="#bbbbbb", hatch="//////", linewidth=0)
-    return figure, axes, place(figure, left=corner[0], top=corner[1], width=key[0], height=key[1])
 
 
 def subscript(number: int) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -34,8 +35,13 @@ def grain_map(results: xr.Dataset) -> Figure:
     figure = maps.label_figure(
         grain, k, delegates=None, title="Grains by neighbourhood", facts=f"{k:,} grains{used}", kind="grain"
     )
-    figure.axes[0].add_collection(LineCollection(list(boundaries(grain)), colors=INK, linewidths=0.6))
+    draw_boundaries(figure.axes[0], grain)
     return figure
+
+
+def draw_boundaries(axes: Axes, grain: NDArray[np.int32]) -> None:
+    """Draw the lines between the grains of a map, (ny, nx)."""
+    axes.add_collection(LineCollection(list(boundaries(grain)), colors=INK, linewidths=0.6))
 
 
 def boundaries(labels: NDArray[np.int32]) -> NDArray[np.float64]:
@@ -56,7 +62,12 @@ def boundary_map(results: xr.Dataset) -> Figure:
     figure = maps.scalar_figure(
         strength, title="Boundaries", facts=said, label="largest distance to a neighbour, component space"
     )
-    axes = figure.axes[0]
+    draw_regions(figure.axes[0], proposed)
+    return figure
+
+
+def draw_regions(axes: Axes, proposed: Sequence[regions.Region]) -> None:
+    """Frame and number regions on a map."""
     for number, region in enumerate(proposed, start=1):
         corner = (region.x0 - 0.5, region.y0 - 0.5)
         size = (region.x1 - region.x0 + 1, region.y1 - region.y0 + 1)
@@ -73,7 +84,6 @@ def boundary_map(results: xr.Dataset) -> Figure:
             color="white",
             bbox={"boxstyle": "square,pad=0.15", "facecolor": _MARK, "linewidth": 0},
         )
-    return figure
 
 
 def proposals(results: xr.Dataset) -> list[regions.Region]:
@@ -86,17 +96,22 @@ def grain_sizes(results: xr.Dataset) -> Figure:
     """How many grains have which size."""
     grain = results["grain"].to_numpy()
     size = np.bincount(grain[grain >= 0])
-    edges = np.geomspace(1, max(2, size.max()) * 1.001, 25)
     figure = Figure(figsize=(5.4, 3.4), dpi=canvas.DPI, facecolor="white")
     facts = f"{len(size):,} grains, median {np.median(size):,.0f} points, largest {size.max():,}"
     canvas.head(figure, title="Sizes of the grains", facts=facts)
     axes = canvas.place(figure, left=0.75, top=0.75, width=4.4, height=2.1)
+    draw_sizes(axes, size)
+    return figure
+
+
+def draw_sizes(axes: Axes, size: NDArray[np.int64]) -> None:
+    """Draw how many grains have which size, of the size of each, (grain,)."""
+    edges = np.geomspace(1, max(2, size.max()) * 1.001, 25)
     axes.hist(size, bins=list(edges), color=_LINE, edgecolor="white", linewidth=0.4)
     axes.set_xscale("log")
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.set_xlabel("size (scan points)", size=TEXT, color=INK)
     axes.set_ylabel("grains", size=TEXT, color=INK)
-    return figure
 
 
 def density_figure(results: xr.Dataset, k: int, *, clusters: Sequence[int] | None = None) -> Figure:

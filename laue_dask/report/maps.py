@@ -53,16 +53,10 @@ def label_figure(
         key=(box.width, 0.9) if box.flat else beside,
         gap=None if box.flat else 0.7,
     )
-    axes.imshow(
-        np.ma.masked_less(labels, 0),
-        cmap=canvas.cluster_colours(k),
-        norm=Normalize(-0.5, k - 0.5),
-        interpolation="nearest",
-        aspect=axes.get_aspect(),
-    )
+    paint_labels(axes, labels, k)
     handles = _missing(labels >= 0, absent)
     if delegates is not None:
-        handles.insert(0, _mark_delegates(axes, delegates))
+        handles.insert(0, mark_delegates(axes, delegates))
     canvas.legend(figure, handles)
     _draw_sizes(key, labels, k, upright=box.flat, kind=kind)
     return figure
@@ -86,8 +80,7 @@ def rgb_figure(
     """
     ny, nx = shown.shape
     figure, axes, key = canvas.map_figure((ny, nx), title=title, facts=facts, key=(1.3, 1.75), gap=0.25)
-    opacity = np.where(shown, 255, 0).astype(np.uint8)
-    axes.imshow(np.dstack([rgb, opacity]), interpolation="nearest", aspect=axes.get_aspect())
+    paint_colours(axes, rgb, shown)
     canvas.legend(figure, _missing(shown, absent))
     _draw_rgb_key(key, over=over)
     return figure
@@ -111,6 +104,42 @@ def scalar_figure(values: NDArray[np.float32], *, title: str, facts: str, label:
         key=(box.width, 0.16) if box.flat else (0.16, max(box.height, 2.2)),
         gap=None if box.flat else 0.2,
     )
+    image, beyond = paint_scalar(axes, values, box.width)
+    bar = figure.colorbar(
+        image, cax=key, orientation="horizontal" if box.flat else "vertical", extend="max" if beyond else "neither"
+    )
+    bar.set_label(label, size=TEXT, color=INK)
+    canvas.legend(figure, _missing(np.isfinite(values), absent))
+    return figure
+
+
+def paint_labels(axes: Axes, labels: NDArray[np.int32], k: int) -> None:
+    """Paint natural labels, (ny, nx), −1 for none, on the axes of a map."""
+    axes.imshow(
+        np.ma.masked_less(labels, 0),
+        cmap=canvas.cluster_colours(k),
+        norm=Normalize(-0.5, k - 0.5),
+        interpolation="nearest",
+        aspect=axes.get_aspect(),
+    )
+
+
+def paint_colours(axes: Axes, rgb: NDArray[np.uint8], shown: NDArray[np.bool_]) -> None:
+    """Paint colours, (ny, nx, 3) uint8, on the axes of a map where they are `shown`, (ny, nx)."""
+    opacity = np.where(shown, 255, 0).astype(np.uint8)
+    axes.imshow(np.dstack([rgb, opacity]), interpolation="nearest", aspect=axes.get_aspect())
+
+
+def paint_scalar(axes: Axes, values: NDArray[np.float32], width: float) -> tuple[ScalarMappable, bool]:
+    """Paint a number per point, (ny, nx), NaN for none, on the axes of a map that is so many inches wide.
+
+    Returns
+    -------
+    image
+        For its colour bar.
+    beyond
+        Whether there are values above the 99.5 % quantile, at which the colours end.
+    """
     finite = np.isfinite(values)
     # a few outliers must not take the whole range of colours
     low, high = float(values[finite].min()), float(np.quantile(values[finite], 0.995))
@@ -119,20 +148,12 @@ def scalar_figure(values: NDArray[np.float32], *, title: str, facts: str, label:
     if finite.mean() < SPARSE:
         y, x = np.nonzero(finite)
         # points of a large scan would be too small to see, or lost between the figure's pixels
-        side = max(72 * box.width / values.shape[1], 3.5)
+        side = max(72 * width / values.shape[1], 3.5)
         image = axes.scatter(x, y, c=values[finite], s=side**2, marker="s", linewidth=0, cmap="viridis", norm=limits)
     else:
         shown = np.ma.masked_invalid(values)
         image = axes.imshow(shown, cmap="viridis", norm=limits, interpolation="nearest", aspect=axes.get_aspect())
-    bar = figure.colorbar(
-        image,
-        cax=key,
-        orientation="horizontal" if box.flat else "vertical",
-        extend="max" if values[finite].max() > high else "neither",
-    )
-    bar.set_label(label, size=TEXT, color=INK)
-    canvas.legend(figure, _missing(finite, absent))
-    return figure
+    return image, bool(values[finite].max() > high)
 
 
 def _missing(shown: NDArray[np.bool_], label: str) -> list[Artist]:
@@ -140,7 +161,8 @@ def _missing(shown: NDArray[np.bool_], label: str) -> list[Artist]:
     return [canvas.missing_patch(f"{label} ({absent:,})")] if absent else []
 
 
-def _mark_delegates(axes: Axes, position: NDArray[np.int64]) -> Artist:
+def mark_delegates(axes: Axes, position: NDArray[np.int64]) -> Artist:
+    """Mark the delegates on a map, (K, 2) as x, y, −1 where there is none; the legend's entry for them."""
     there = position[position[:, 0] >= 0]
     axes.scatter(there[:, 0], there[:, 1], s=22, facecolor="white", edgecolor=INK, linewidth=0.9, clip_on=False)
     return Line2D([], [], linestyle="", marker="o", markersize=5, color="white", markeredgecolor=INK, label="delegate")

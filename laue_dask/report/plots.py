@@ -101,14 +101,18 @@ def label_map(results: xr.Dataset, k: int) -> Figure:
     Delegates are left out above 32 clusters, as in the paper. The key gives the clusters' numbers, colours and sizes.
     """
     labels = _labels(results, k)
-    marked = k <= DELEGATES_UP_TO and "delegate" in results
     return maps.label_figure(
         labels,
         k,
-        delegates=_delegates(results, k)[1] if marked else None,
+        delegates=marked_delegates(results, k),
         title=f"K = {k}, natural labels",
         facts=_facts(results, labels),
     )
+
+
+def marked_delegates(results: xr.Dataset, k: int) -> NDArray[np.int64] | None:
+    """Positions x, y (K, 2) of the delegates that the map of K clusters marks; None where there are too many."""
+    return _delegates(results, k)[1] if k <= DELEGATES_UP_TO and "delegate" in results else None
 
 
 def pca_map(results: xr.Dataset, k: int) -> Figure:
@@ -174,15 +178,9 @@ def explained_variance(results: xr.Dataset) -> Figure:
     figure = Figure(figsize=(7.6, 3.6), dpi=canvas.DPI, facecolor="white")
     canvas.head(figure, title="Principal components", facts=f"{variance.size} components{explained}")
     left, right = (canvas.place(figure, left=x, top=0.95, width=2.75, height=2.05) for x in (0.85, 4.6))
-    positive = np.where(variance > 0, variance, np.nan)
-    left.plot(number, positive, ".-", color=_LINE, markersize=3, linewidth=0.8)
-    if np.isfinite(positive).any():
-        left.set_yscale("log")
-        # what is smaller than that is the rounding error of the decomposition
-        left.set_ylim(bottom=max(0.5 * np.nanmin(positive), 1e-12 * np.nanmax(positive)))
+    draw_variance(left, variance)
     right.plot(number, 100 * total, ".-", color=_LINE, markersize=3, linewidth=0.8)
     right.ticklabel_format(useOffset=False)
-    _label(left, "principal component", "explained variance")
     _label(right, "number of components", "cumulative explained variance (%)")
     if m_pca is not None:
         marks = [axes.axvline(m_pca, color=_MARK, linewidth=1, linestyle="--") for axes in (left, right)]
@@ -191,36 +189,63 @@ def explained_variance(results: xr.Dataset) -> Figure:
     return figure
 
 
+def draw_variance(axes: Axes, variance: NDArray[np.float64]) -> None:
+    """Draw the variance that each principal component explains, (component,)."""
+    positive = np.where(variance > 0, variance, np.nan)
+    axes.plot(np.arange(1, variance.size + 1), positive, ".-", color=_LINE, markersize=3, linewidth=0.8)
+    if np.isfinite(positive).any():
+        axes.set_yscale("log")
+        # what is smaller than that is the rounding error of the decomposition
+        axes.set_ylim(bottom=max(0.5 * np.nanmin(positive), 1e-12 * np.nanmax(positive)))
+    _label(axes, "principal component", "explained variance")
+
+
+SCORES = {
+    "silhouette": "silhouette score",
+    "calinski_harabasz": "Calinski–Harabasz score",
+    "stability": "stability (mean ARI)",
+}
+"""What the axes of each score are called."""
+
+
 def scores(results: xr.Dataset) -> Figure:
     """Silhouette and Calinski-Harabasz score against K, the suggested K marked (paper, Figure 16).
 
     Where fits were repeated, bands hold 90 % of their scores, and a third curve tells how well their partitions agree.
     """
     k = results["score_k"].to_numpy()
-    shown = [("silhouette", "silhouette score"), ("calinski_harabasz", "Calinski–Harabasz score")]
-    if _has(results, "stability"):
-        shown.append(("stability", "stability (mean ARI)"))
+    shown = [name for name in SCORES if name != "stability" or _has(results, name)]
     figure = Figure(figsize=(6.2, 1.3 + 1.85 * len(shown)), dpi=canvas.DPI, facecolor="white")
     canvas.head(figure, title="Scores of the segmentations", facts=f"K-means, K = {k.min()} to {k.max()}")
     marks: list[Artist] = []
     bands: list[Artist] = []
-    for row, (name, label) in enumerate(shown):
+    for row, name in enumerate(shown):
         axes = canvas.place(figure, left=0.95, top=0.95 + 1.85 * row, width=5.0, height=1.6)
-        axes.plot(k, results[name].to_numpy(), "o-", color=_LINE, markersize=4, linewidth=1)
-        if _has(results, f"{name}_draws"):
-            draws = results[f"{name}_draws"].to_numpy()
-            low, high = np.array([band(values) for values in draws]).T
-            said = f"90 % of {draws.shape[1]} repeated fits"
-            bands = [axes.fill_between(k, low, high, color=_LINE, alpha=0.25, linewidth=0, label=said)]
-        marks = [axes.axvline(best, color=_MARK, linewidth=1, linestyle="--") for best in _suggested(results)]
+        marks, band_of_one = draw_score(axes, results, name)
+        bands = band_of_one or bands
         last = row == len(shown) - 1
-        _label(axes, "number of clusters K" if last else "", label)
+        axes.set_xlabel("number of clusters K" if last else "", size=TEXT, color=INK)
         axes.tick_params(labelbottom=last)
-    if marks:
-        marks[0].set_label(f"suggested K = {', '.join(str(best) for best in _suggested(results))}")
     if marks or bands:
         canvas.legend(figure, [*marks[:1], *bands])
     return figure
+
+
+def draw_score(axes: Axes, results: xr.Dataset, name: str) -> tuple[list[Artist], list[Artist]]:
+    """Draw one of `SCORES` against K, with its band and the suggested K; legend entries of these and of the band."""
+    k = results["score_k"].to_numpy()
+    axes.plot(k, results[name].to_numpy(), "o-", color=_LINE, markersize=4, linewidth=1)
+    bands: list[Artist] = []
+    if _has(results, f"{name}_draws"):
+        draws = results[f"{name}_draws"].to_numpy()
+        low, high = np.array([band(values) for values in draws]).T
+        said = f"90 % of {draws.shape[1]} repeated fits"
+        bands = [axes.fill_between(k, low, high, color=_LINE, alpha=0.25, linewidth=0, label=said)]
+    marks: list[Artist] = [axes.axvline(best, color=_MARK, linewidth=1, linestyle="--") for best in _suggested(results)]
+    if marks:
+        marks[0].set_label(f"suggested K = {', '.join(str(best) for best in _suggested(results))}")
+    _label(axes, "number of clusters K", SCORES[name])
+    return marks, bands
 
 
 def delegate_gallery(results: xr.Dataset, k: int, patterns: Patterns) -> Figure:

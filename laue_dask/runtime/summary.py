@@ -42,9 +42,9 @@ class Summary:
     image: str = ""
 
     def __str__(self) -> str:
-        shown = {label: text for label, text in self.facts.items() if text}
-        width = max(map(len, shown), default=0)
-        lines = [f"  {label:{width}s}  {printable(text)}" for label, text in shown.items()]
+        shown = [(printable(label), printable(text)) for label, text in self.facts.items() if text]
+        width = max((len(label) for label, _ in shown), default=0)
+        lines = [f"  {label:{width}s}  {text}" for label, text in shown]
         return "\n".join([f"{self.kind} {printable(self.name)}", *lines])
 
     def html(self) -> str:
