@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from typing import Any, Literal, Self
 
+import dask.array as da
 import numpy as np
+import xarray as xr
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import pdist
@@ -369,6 +371,8 @@ class NeighbourhoodGrains(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     labels_
         (n,) int32, grain of each pattern; 0 is the largest.
+    map_
+        (ny, nx) int32, the same on the scan; −1 where there is no pattern.
     threshold_
         The strength that was used.
     gap_
@@ -389,8 +393,8 @@ class NeighbourhoodGrains(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     Two grains of 3 × 4 points side by side, with one feature:
 
     >>> import numpy as np
-    >>> X = np.tile([0.0, 0.1, 5.0, 5.1], 3)[:, None]
-    >>> NeighbourhoodGrains(min_size=2).fit(X, shape=(3, 4)).labels_.reshape(3, 4)
+    >>> X = np.tile([0.0, 0.1, 5.0, 5.1], (3, 1))[..., None]
+    >>> NeighbourhoodGrains(min_size=2).fit(X).map_
     array([[0, 0, 1, 1],
            [0, 0, 1, 1],
            [0, 0, 1, 1]], dtype=int32)
@@ -414,7 +418,7 @@ class NeighbourhoodGrains(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         X: Any,
         y: None = None,
         *,
-        shape: tuple[int, int],
+        shape: tuple[int, int] | None = None,
         valid: Array | None = None,
         patterns: Callable[[Array], Array] | None = None,
     ) -> Self:
@@ -423,13 +427,13 @@ class NeighbourhoodGrains(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X
-            (n, M) NumPy or dask array: features of the valid patterns, in order.
+            (n, M) NumPy or dask array: features of the valid patterns, in order; or (ny, nx, M), of all points.
         y
             Ignored.
         shape
-            (ny, nx) of the scan.
+            (ny, nx) of the scan; that of X by default.
         valid
-            (ny · nx,) bool; all by default.
+            (ny · nx,) or (ny, nx) bool; all by default, but for points of (ny, nx, M) with a NaN.
         patterns
             Gives the reduced patterns (m, 128, 128) uint8 of m points, by ascending indices in the scan. Without, or
             where the threshold is given or a gap leaves no doubt, features alone make the grains.
@@ -440,7 +444,7 @@ class NeighbourhoodGrains(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             A parameter is impossible, the lengths do not fit, or a feature is not finite.
         """
         self._check()
-        valid = np.ones(shape[0] * shape[1], bool) if valid is None else np.asarray(valid, bool)
+        X, shape, valid = _points_of(X, shape, valid)
         pairs = neighbours(X, valid, shape, connectivity=self.connectivity)
         merges = join(len(X), pairs)
         self.gap_: tuple[float, float] | None = None
@@ -460,6 +464,8 @@ class NeighbourhoodGrains(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         else:
             regions[np.bincount(regions)[regions] < self.min_size] = -1
         self.labels_ = labeling.by_size(regions)
+        self.map_ = labeling.label_map(self.labels_, valid, shape)
+        self.n_features_in_ = int(X.shape[1])
         self.boundary_ = _largest(len(X), pairs)
         self._describe(X, np.flatnonzero(valid), shape[1], pairs)
         return self
@@ -496,6 +502,29 @@ class NeighbourhoodGrains(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self.grains_: list[dict[str, float | int]] = [
             {"grain": i, **{name: values[i].item() for name, values in columns.items()}} for i in range(k)
         ]
+
+
+def _points_of(X: Any, shape: tuple[int, int] | None, valid: Array | None) -> tuple[Any, tuple[int, int], Array]:
+    """Features (n, M) of the valid patterns, (ny, nx) of the scan, and which points these are, (ny · nx,)."""
+    X = X.data if isinstance(X, xr.DataArray) else X
+    X = X if isinstance(X, da.Array) else np.asarray(X)
+    if X.ndim not in (2, 3) or X.dtype.kind not in "biuf":
+        raise InputError(
+            f"features of shape {X.shape} and dtype {X.dtype}: numbers (n, M) or (ny, nx, M) were expected"
+        )
+    if shape is None and X.ndim == 2:
+        raise InputError(f"features of shape {X.shape}: give the shape (ny, nx) of their scan as well")
+    points = shape or (int(X.shape[0]), int(X.shape[1]))
+    there = np.ones(points, bool).ravel() if valid is None else np.asarray(valid, bool).ravel()
+    if X.ndim == 3:
+        if X.shape[:2] != points or there.size != points[0] * points[1]:
+            raise InputError(f"features of {X.shape[:2]} points, a scan of {points}, {there.size} points valid or not")
+        X = X.reshape(-1, X.shape[2])
+        if valid is None:
+            finite = np.isfinite(X).all(axis=1)
+            there = np.asarray(finite.compute() if isinstance(finite, da.Array) else finite)
+        X = X if there.all() else X[np.flatnonzero(there)]
+    return X, points, there
 
 
 def _box(y: Array, x: Array) -> list[tuple[str, Callable[..., Any], Array]]:

@@ -32,6 +32,7 @@ from laue_dask.segmentation.seeding import (
     sample_rows,
     two_distances,
 )
+from laue_dask.segmentation.validation import table_of
 
 SETTLING_STEPS = 20
 """Steps to a partition that does not change any more, at most, after the tolerance is reached (8 to 22 were seen)."""
@@ -120,7 +121,9 @@ def nearest(X: Array, centers: Array) -> Array:
     """
     bad = unusable(X)
     if bad:
-        raise InputError(f"{bad} of {len(X)} rows have values that are not finite: leave those patterns out")
+        raise InputError(
+            f"{bad} of {len(X)} rows have values that are not finite (NaN or inf): leave those patterns out"
+        )
     order = np.lexsort(centers.T[::-1])
     first = np.empty(len(X), dtype=np.intp)
     for rows in slabs(X, len(centers)):
@@ -209,6 +212,7 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         InputError
             A row has a value that is not finite, or there are fewer distinct rows than clusters.
         """
+        X = table_of(self, X, reset=True)
         if not 1 <= self.n_clusters <= len(X):
             raise InputError(f"{self.n_clusters} clusters of {len(X)} patterns: K must be 1 to the number of patterns")
         if X.shape[0] * X.shape[1] <= IN_MEMORY:
@@ -223,15 +227,18 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     def predict(self, X: Any) -> Any:
         """Label of every row of X, (n, M), as int32 (n,); of a dask array lazily, block by block."""
         check_is_fitted(self)
+        X = table_of(self, X, reset=False)
         assign = partial(nearest, centers=self.cluster_centers_)
         if isinstance(X, da.Array):
             return X.rechunk({1: -1}).map_blocks(assign, drop_axis=1, meta=np.empty(0, np.int32))
-        return assign(np.asarray(X))
+        return assign(X)
 
     def _fit(self, X: Any) -> Self:
         bad = sum(each_block(unusable, X))
         if bad:
-            raise InputError(f"{bad} of {len(X)} rows have values that are not finite: leave those patterns out")
+            raise InputError(
+                f"{bad} of {len(X)} rows have values that are not finite (NaN or inf): leave those patterns out"
+            )
         spread = cluster_moments(X, np.zeros(len(X), np.int32), 1).ssd[0] / X.size
         # never 0, or dask-ml would go on after the centres have come to rest
         tol = max(self.tol * spread, np.finfo(np.float64).tiny)
@@ -248,7 +255,6 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self.cluster_centers_ = centers[order]
         self.n_clusters_ = self.n_clusters
         self.inertia_ = float(members.ssd.sum() + members.n @ _square(members.mean - centers))
-        self.n_features_in_ = X.shape[1]
         return self
 
     def _seeds(self, X: Any) -> Array:

@@ -22,6 +22,7 @@ from laue_dask.runtime.threads import one_thread
 from laue_dask.segmentation.clustering import canonical, nearest, unusable
 from laue_dask.segmentation.pca import Array, each_block
 from laue_dask.segmentation.seeding import distinct_rows, sample_rows, search
+from laue_dask.segmentation.validation import table_of
 
 Kind = Literal["kmeans", "bgm", "gmm", "hdbscan", "mean_shift"]
 
@@ -89,9 +90,12 @@ class OnSample(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         InputError
             A row has a value that is not finite, or the sample has no such clusters.
         """
+        X = table_of(self, X, reset=True)
         bad = sum(each_block(unusable, X))
         if bad:
-            raise InputError(f"{bad} of {len(X)} rows have values that are not finite: leave those patterns out")
+            raise InputError(
+                f"{bad} of {len(X)} rows have values that are not finite (NaN or inf): leave those patterns out"
+            )
         chosen = sample_rows(len(X), self.sample, self.random_state)
         rows = np.asarray(X[chosen].compute() if isinstance(X, da.Array) else X[chosen], dtype=np.float64)
         # scikit-learn's regularisation and tolerances are absolute
@@ -101,7 +105,6 @@ class OnSample(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             warnings.simplefilter("ignore", ConvergenceWarning)
             self.converged_ = True
             self._fit_sample((rows - self.mean_) / self.scale_)
-        self.n_features_in_ = X.shape[1]
         self.order_ = np.arange(self._n_found())
         labels = np.concatenate(each_block(self._label, X))
         self.labels_, self.order_ = canonical(labels)
@@ -111,9 +114,10 @@ class OnSample(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     def predict(self, X: Any) -> Any:
         """Label of every row of X, (n, M), as int32 (n,); of a dask array lazily, block by block."""
         check_is_fitted(self)
+        X = table_of(self, X, reset=False)
         if isinstance(X, da.Array):
             return X.rechunk({1: -1}).map_blocks(self._label, drop_axis=1, meta=np.empty(0, np.int32))
-        return self._label(np.asarray(X))
+        return self._label(X)
 
     def _label(self, X: Array) -> Array:
         if not len(X):

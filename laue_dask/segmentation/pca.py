@@ -20,6 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from laue_dask.errors import InputError
 from laue_dask.runtime.threads import one_thread
+from laue_dask.segmentation.validation import table_of
 
 Array = npt.NDArray[Any]
 
@@ -192,11 +193,11 @@ class IncrementalPCA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(self, X: Any, y: None = None) -> Self:
         """Fit X, (n, M) NumPy or dask array, and forget what was fitted before."""
-        return self._solve(_moments(X))
+        return self._solve(_moments(table_of(self, X, reset=True)))
 
     def partial_fit(self, X: Any, y: None = None) -> Self:
         """Fit X, (n, M) NumPy or dask array, together with what was fitted before."""
-        return self.merge(_moments(X))
+        return self.merge(_moments(table_of(self, X, reset=not hasattr(self, "moments_"))))
 
     def merge(self, moments: Moments) -> Self:
         """Fit the vectors behind `moments` together with what was fitted before.
@@ -217,7 +218,13 @@ class IncrementalPCA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             Of the result. The arithmetic is always float64.
         """
         check_is_fitted(self)
-        return _by_rows(partial(_project, mean=self.mean_, components=self.components_, dtype=np.dtype(dtype)), X)
+        project = partial(_project, mean=self.mean_, components=self.components_, dtype=np.dtype(dtype))
+        return _by_rows(project, table_of(self, X, reset=False))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True  # rows with a NaN do not count, and stay NaN
+        return tags
 
     def inverse_transform(self, Y: Any, *, dtype: npt.DTypeLike = np.float64) -> Any:
         """Feature vectors, (n, M), of the first m principal components Y, (n, m)."""
@@ -226,7 +233,8 @@ class IncrementalPCA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def _solve(self, moments: Moments) -> Self:
         if moments.n < 2:
-            raise InputError(f"PCA of {moments.n} usable patterns: at least 2 are needed")
+            counted = f"{moments.n} usable pattern{'' if moments.n == 1 else 's'} (n_samples = {moments.n})"
+            raise InputError(f"PCA of {counted}: at least 2 are needed")
         # The number of threads decides the rounding, and with it the directions in which there is no variance.
         with one_thread():
             values, vectors = np.linalg.eigh(moments.scatter / (moments.n - 1))
