@@ -6,9 +6,9 @@ from laue_dask.runtime import interruption
 def main() -> None:
     """Run the command that was typed."""
     interruption.at_once()
-    from laue_dask.commands import cli
+    from laue_dask.commands import main as command_line
 
-    cli.main()
+    command_line.main()
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import dask.array as da
 import numpy as np
 from dask import config as dask_config
 
-from laue_dask.commands import cli
+from laue_dask.commands.main import commands
 from laue_dask.config import ClusteringConfig, Config, PCAConfig
 from laue_dask.io import results as io_results
 from laue_dask.io.geometry import ScanGrid
@@ -136,7 +136,7 @@ def one(folder: Path, k: int) -> None:
     """Give the command and print what it cost; start-up is what the process has taken by now."""
     started = time.process_time()
     with redirect_stdout(io.StringIO()):
-        code = cli.commands(args=["segment", str(folder), "-k", str(k)], standalone_mode=False)
+        code = commands(args=["segment", str(folder), "-k", str(k)], standalone_mode=False)
     worked = time.process_time() - started
     print(json.dumps({"start": started, "work": worked, "code": int(code), "k": record_of(folder)["k"]}))
 

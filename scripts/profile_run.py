@@ -33,7 +33,7 @@ def run(root: Path, files: Path, out: Path, count: int) -> dict[str, float]:
     """Seconds of the stages of one run with the package at `root`, of the rest, and of all."""
     shutil.rmtree(out, ignore_errors=True)
     options = ["--no-store-frames", "--shape", str(count // WIDTH), str(WIDTH)]
-    if "--insist" in (root / "laue_dask" / "cli.py").read_text(encoding="utf-8"):
+    if any("--insist" in path.read_text(encoding="utf-8") for path in (root / "laue_dask").rglob("*.py")):
         options.append("--insist")  # the stage positions of the headers repeat
     command = [sys.executable, "-m", "laue_dask", "run", str(files), "--out", str(out), *options]
     environment = {**os.environ, "PYTHONPATH": str(root)}

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from laue_dask.commands import cli
+from laue_dask.commands import main
 from laue_dask.compute import cluster
 from laue_dask.compute.cluster import Workers, start
 from laue_dask.config import ClusterConfig, Config, validate
@@ -151,7 +151,7 @@ def command(on_workers: Workers, capsys: pytest.CaptureFixture[str]) -> Callable
 
     def run(*arguments: object) -> Outcome:
         capsys.readouterr()
-        code = cli._exit_code([str(argument) for argument in arguments])
+        code = main.exit_code([str(argument) for argument in arguments])
         return Outcome(code, *capsys.readouterr())
 
     return run

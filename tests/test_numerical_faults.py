@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 import zarr
 
-from laue_dask.commands import cli
+from laue_dask.commands import answers
 from laue_dask.errors import ExitCode, InputError
 from laue_dask.features import batches
 from laue_dask.features import inference as encoder
@@ -51,7 +51,7 @@ def test_patterns_whose_features_are_no_numbers_are_set_aside(store, tmp_path, q
     reason = "its features are not finite numbers"
     assert [(one["pattern"], one["reason"]) for one in record.set_aside] == [(i, reason) for i in odd]
     assert record.n_patterns == 70
-    assert cli._tell(record, folder) == ExitCode.SET_ASIDE
+    assert answers.answer_run(record, folder) == ExitCode.SET_ASIDE
     assert capsys.readouterr().err.count(reason) == 2
     assert reason in (folder / "report.html").read_text(encoding="utf-8")
     assert json.loads((folder / "run.json").read_text())["n_set_aside"] == 2

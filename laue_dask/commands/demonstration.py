@@ -3,9 +3,9 @@
 import time
 from pathlib import Path
 
+from laue_dask.api import work
 from laue_dask.config import Config
 from laue_dask.errors import InputError
-from laue_dask.pipeline import pipeline
 from laue_dask.pipeline.stages import evaluation
 from laue_dask.runtime.progress import Progress
 from laue_dask.simulate import campaign
@@ -35,8 +35,9 @@ def demonstrate(folder: Path, *, shape: tuple[int, int], seed: int, config: Conf
     if others := found - {frames.name, run.name}:
         raise InputError(f"{folder}: holds {min(others)}, which is not a demonstration's: choose another folder")
     campaign.write_scan("twins", frames, shape=shape, seed=seed, detector="pilatus1m", config=config, progress=progress)
-    record = pipeline.run(str(frames), run, config, command="laue-dask demo", progress=progress)
-    rows = pipeline.evaluate(run, frames / "truth.npz", workers=config.cluster.workers, progress=progress)
+    finished = work.run(frames, run, config=config, command="laue-dask demo", progress=progress)
+    finished.evaluate(frames / "truth.npz", workers=config.cluster.workers, progress=progress)
+    record = finished.record
     return "\n".join(
         [
             "",
@@ -45,7 +46,7 @@ def demonstrate(folder: Path, *, shape: tuple[int, int], seed: int, config: Conf
                 f"{time.monotonic() - begun:.0f} s ({record.workers})."
             ),
             "",
-            evaluation.table(rows),
+            evaluation.table(record.evaluation),
             "",
             "ari: adjusted Rand index with the true domains; interior: points where the beam lies in one domain.",
             "untrained: the same network with random weights; pixels: PCA of the reduced patterns themselves.",

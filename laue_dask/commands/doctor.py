@@ -24,7 +24,7 @@ from laue_dask.compute.cluster import Workers
 from laue_dask.config import AnyCluster, ClusterConfig, Config, SchedulerConfig, merged, validate
 from laue_dask.errors import LaueDaskError
 from laue_dask.io.lock import locked
-from laue_dask.pipeline import pipeline
+from laue_dask.pipeline import batch
 from laue_dask.runtime.progress import QuietProgress
 from laue_dask.simulate.detector import DETECTORS
 from laue_dask.simulate.scan import write_scan
@@ -305,7 +305,7 @@ def _run(config: Config, place: Path, workers: Workers) -> str:
     # All but the scan's own: another shape would not fit this one.
     base = config.model_dump(mode="json", exclude={"scan"})
     checked = validate(merged(base, {"clustering": quick}), "doctor")
-    record = pipeline.run(
+    record = batch.run(
         *(str(frames), place / "run", checked), command="laue-dask doctor", progress=QuietProgress(), workers=workers
     )
     if record.set_aside:

@@ -31,7 +31,7 @@ from laue_dask.io.places import disk_full, is_full
 from laue_dask.pipeline import pipeline
 from laue_dask.pipeline.stages.extraction import extractor_of
 from laue_dask.report.thumbnails import write_thumbnails
-from laue_dask.runtime.progress import RichProgress
+from laue_dask.runtime.bars import RichProgress
 
 
 class _Cluster:

@@ -5,7 +5,7 @@ import os
 import psutil
 import pytest
 
-from laue_dask.commands import cli, doctor
+from laue_dask.commands import doctor, main
 from laue_dask.compute import local
 from laue_dask.config import Config, load
 from laue_dask.errors import ComputeError
@@ -114,5 +114,5 @@ def test_a_machine_without_memory_is_found(monkeypatch):
 
 def test_a_configuration_that_is_wrong_is_bad_input(capsys, tmp_path):
     (tmp_path / "c.yaml").write_text("cluster: {kind: abacus}")
-    assert cli._exit_code(["doctor", "--config", str(tmp_path / "c.yaml")]) == 2
+    assert main.exit_code(["doctor", "--config", str(tmp_path / "c.yaml")]) == 2
     assert "cluster.kind = 'abacus': local, slurm, pbs, lsf, sge or scheduler was expected" in capsys.readouterr().err

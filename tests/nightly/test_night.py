@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from laue_dask.commands import cli
+from laue_dask.commands import main
 from laue_dask.errors import BusyError, ConfigError, InputError
 from laue_dask.io.lock import locked
 from laue_dask.nightly import night as nights
@@ -334,7 +334,7 @@ def test_the_log_is_rotated(beamtime):
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(beamtime, capsys, arguments, complaint):
-    code = cli._exit_code(["nightly", *(one.format(root=beamtime.root) for one in arguments)])
+    code = main.exit_code(["nightly", *(one.format(root=beamtime.root) for one in arguments)])
     told = capsys.readouterr().err.splitlines()
     assert code == 2
     assert len(told) == 1
@@ -343,9 +343,9 @@ def test_what_cannot_be_is_refused_in_one_line(beamtime, capsys, arguments, comp
 
 def test_a_dry_run_and_the_configuration_are_printed(beamtime, capsys, tmp_path):
     beamtime.record("a")
-    assert cli._exit_code(["nightly", str(beamtime.root), "--out", str(beamtime.out), "--dry-run"]) == 0
+    assert main.exit_code(["nightly", str(beamtime.root), "--out", str(beamtime.out), "--dry-run"]) == 0
     assert "run      a: 4 files" in capsys.readouterr().out
-    assert cli._exit_code(["config", "--nightly"]) == 0
+    assert main.exit_code(["config", "--nightly"]) == 0
     (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
     assert load(tmp_path / "printed.yaml") == NightlyConfig()
 

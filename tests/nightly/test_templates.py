@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from laue_dask.commands import cli
+from laue_dask.commands import main
 
 TEMPLATES = Path(__file__).parent.parent.parent / "scripts" / "nightly"
 
@@ -28,7 +28,7 @@ def test_the_command_of_each_template_is_one_that_there_is(name):
     (line,) = [line for line in lines if "laue-dask nightly" in line and not line.startswith("#")]
     words = shlex.split(line.partition(">/dev/null")[0])
     arguments = words[words.index("nightly") + 1 :]
-    with cli.commands.commands["nightly"].make_context("nightly", arguments) as context:
+    with main.commands.commands["nightly"].make_context("nightly", arguments) as context:
         assert context.params["config_file"] is not None
 
 

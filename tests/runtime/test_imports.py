@@ -24,7 +24,7 @@ def test_garbage_is_collected_afterwards_if_it_was_before(collected):
 
 def test_what_workers_need_is_imported_and_what_is_missing_left_out():
     code = (
-        "import gc, sys\nfrom laue_dask import imports\nimports.OF_WORKERS += ('laue_dask.no_such_module',)\n"
+        "import gc, sys\nfrom laue_dask.runtime import imports\nimports.OF_WORKERS += ('laue_dask.no_such_module',)\n"
         "imports.of_workers()\n"
         "print(all(name in sys.modules for name in imports.OF_WORKERS[:-1]), gc.isenabled())\n"
         "print(gc.get_freeze_count() > 1e5)"

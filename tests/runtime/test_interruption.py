@@ -36,7 +36,8 @@ def drop():
 INTERRUPTED = """
 import os, signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from laue_dask import cli, interruption
+from laue_dask.commands import main
+from laue_dask.runtime import interruption
 
 interruption.ENDING_S = 60.0  # a busy machine takes longer
 left = [1, 2, 3]  # by turns it is told to end, and insists itself
@@ -59,8 +60,8 @@ def work(**_):
         print("clean")
     return 0
 
-cli.commands = work
-cli.main([])
+main.commands = work
+main.main([])
 """
 
 
@@ -91,7 +92,7 @@ main()
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize(
-    "name", ["laue_dask.commands.cli", "pydantic", "click", "laue_dask.pipeline.describe", "safetensors"]
+    "name", ["laue_dask.commands.main", "pydantic", "click", "laue_dask.pipeline.describe", "safetensors"]
 )
 def test_an_interruption_before_anything_was_begun_ends_in_a_line(number, name):
     code = INTERRUPTED_BEFORE.format(number=int(number), name=name)
@@ -104,6 +105,7 @@ def test_an_interruption_before_anything_was_begun_ends_in_a_line(number, name):
 
 
 def test_what_fails_after_a_command_has_ended_is_not_told():
-    code = "import atexit; from laue_dask import cli; cli.commands = lambda **_: 0; atexit.register(lambda: 1 / 0)"
-    done = subprocess.run([sys.executable, "-c", f"{code}; cli.main([])"], capture_output=True, text=True, check=False)
+    code = "import atexit; from laue_dask.commands import main; main.commands = lambda **_: 0; "
+    code += "atexit.register(lambda: 1 / 0); main.main([])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from laue_dask.runtime import notebook
+from laue_dask.runtime.bars import RichProgress
 from laue_dask.runtime.notebook import NotebookProgress, in_notebook, usual_progress
-from laue_dask.runtime.progress import RichProgress
 
 
 class Page:

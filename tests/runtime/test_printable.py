@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from laue_dask.commands import cli
+from laue_dask.commands import main
 from laue_dask.pipeline.stages.grains import _write
 from laue_dask.report import html
 from laue_dask.runtime.printable import as_cells, echo, echo_lines, escape, printable, printable_lines
@@ -45,7 +45,7 @@ def test_an_echo_is_one_line(capsys):
 
 
 def test_what_is_logged_is_one_line(capsys):
-    handler = cli._Lines()
+    handler = main.LinesOnTerminal()
     handler.emit(logging.makeLogRecord({"levelno": logging.WARNING, "msg": "left out %s", "args": (HOSTILE,)}))
     err = capsys.readouterr().err
     assert err.startswith("warning: left out a\\x1b[31m")
@@ -81,7 +81,7 @@ def test_commands_show_hostile_names_and_never_send_them_raw(tmp_path, capfd, co
         Image.fromarray(np.zeros((8, 8), np.uint16)).save(folder / f"img\u202e\x1b_{i}.tif")
     monkeypatch.chdir(tmp_path)
     arguments = [command, str(folder)] + (["--out", str(tmp_path / "out\x1b")] if command == "run" else [])
-    cli._exit_code(arguments)
+    main.exit_code(arguments)
     out, err = capfd.readouterr()
     shown = out + err
     assert "\\x1b" in shown

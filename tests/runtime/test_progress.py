@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from rich.console import Console
 
-from laue_dask.runtime.progress import LINE_EVERY, Progress, QuietProgress, RichProgress, default_progress, one_line
+from laue_dask.runtime.bars import LINE_EVERY, RichProgress
+from laue_dask.runtime.progress import Progress, QuietProgress, default_progress, one_line
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from laue_dask import __version__
-from laue_dask.commands import cli, demonstration
+from laue_dask.commands import demonstration, main
 from laue_dask.config import Config, dump, load, validate
 from laue_dask.features import weights
 from laue_dask.features.architecture import ARCHITECTURES
@@ -45,9 +45,9 @@ def program(*arguments, **options):
 def test_help_of_every_command_imports_nothing_heavy():
     code = (
         "import sys\n"
-        "from laue_dask import cli\n"
-        "for name in [[], *([name] for name in cli.commands.commands)]:\n"
-        "    assert cli._exit_code([*name, '--help']) == 0\n"
+        "from laue_dask.commands import main\n"
+        "for name in [[], *([name] for name in main.commands.commands)]:\n"
+        "    assert main.exit_code([*name, '--help']) == 0\n"
         f"print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)\n"
     )
     done = program("-c", code)
@@ -57,15 +57,15 @@ def test_help_of_every_command_imports_nothing_heavy():
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_explains_every_option(name, capsys):
-    assert cli._exit_code([name, "--help"]) == 0
+    assert main.exit_code([name, "--help"]) == 0
     text = capsys.readouterr().out
     assert text.startswith(f"Usage: laue-dask {name}")
-    for parameter in cli.commands.commands[name].params:
+    for parameter in main.commands.commands[name].params:
         assert max(parameter.opts, key=len).lower().strip("-") in text.lower().replace("_", "-") or parameter.metavar
 
 
 def test_commands_are_listed_in_the_order_of_use(capsys):
-    assert cli._exit_code(["--help"]) == 0
+    assert main.exit_code(["--help"]) == 0
     text = capsys.readouterr().out
     places = [text.index(f"\n  {name} ") for name in COMMANDS]
     assert places == sorted(places)
@@ -73,23 +73,23 @@ def test_commands_are_listed_in_the_order_of_use(capsys):
 
 
 def test_version_is_told(capsys):
-    assert cli._exit_code(["--version"]) == 0
+    assert main.exit_code(["--version"]) == 0
     assert __version__ in capsys.readouterr().out
 
 
 def test_printed_configuration_loads_back_as_the_same(capsys, tmp_path):
-    assert cli._exit_code(["config"]) == 0
+    assert main.exit_code(["config"]) == 0
     (tmp_path / "all.yaml").write_text(capsys.readouterr().out, encoding="utf-8")
     assert load(tmp_path / "all.yaml") == Config()
     changed = {"recipe": {"clip_sigma": 5.5}, "scan": {"shape": [3, 4], "order": "snake"}, "clustering": {"k": [6, 12]}}
     (tmp_path / "some.yaml").write_text(yaml.safe_dump(changed), encoding="utf-8")
-    assert cli._exit_code(["config", str(tmp_path / "some.yaml")]) == 0
+    assert main.exit_code(["config", str(tmp_path / "some.yaml")]) == 0
     (tmp_path / "again.yaml").write_text(capsys.readouterr().out, encoding="utf-8")
     assert load(tmp_path / "again.yaml") == validate(changed, "test")
 
 
 def test_schema_of_the_configuration_is_json(capsys):
-    assert cli._exit_code(["config", "--schema"]) == 0
+    assert main.exit_code(["config", "--schema"]) == 0
     assert set(json.loads(capsys.readouterr().out)["properties"]) == set(Config.model_fields)
 
 
@@ -312,8 +312,8 @@ def test_an_error_while_an_interruption_is_cleaned_up_is_no_error(monkeypatch, c
         finally:
             raise AssertionError("half of a cluster")
 
-    monkeypatch.setattr(cli, "commands", work)
-    assert cli._exit_code([]) == 1
+    monkeypatch.setattr(main, "commands", work)
+    assert main.exit_code([]) == 1
     assert capsys.readouterr().err == "laue-dask: interrupted: the same command goes on where it stopped\n"
 
 

@@ -1,0 +1,48 @@
+"""What commands that end in a run say about it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from laue_dask.errors import ExitCode
+from laue_dask.runtime import silence
+from laue_dask.runtime.printable import echo
+
+if TYPE_CHECKING:
+    from laue_dask.pipeline.record import Record
+
+MAX_LISTED = 10
+"""Patterns that were set aside and are printed one by one."""
+
+
+def announce(line: str) -> None:
+    """Print a line about the work on stderr."""
+    echo(line, err=True)
+    silence.heard()
+
+
+def answer_run(record: "Record", out: Path) -> int:
+    """Print what a finished run found and where its maps are; its exit code."""
+    suggested = ", ".join(map(str, record.suggested_k)) or "none"
+    echo(f"{record.n_patterns} patterns, {record.m_pca} components, suggested K: {suggested}")
+    answer_places(record, out)
+    return answer_set_aside(record.set_aside)
+
+
+def answer_places(record: "Record", out: Path) -> None:
+    """Print where the maps of a run are, and what it warns of."""
+    echo(f"maps: {out / 'plots'}   report: {out / 'report.html'}")
+    for warning in record.warnings:
+        echo(f"warning: {warning}", err=True)
+
+
+def answer_set_aside(set_aside: list[dict[str, Any]]) -> int:
+    """List patterns that could not be used; the exit code."""
+    if not set_aside:
+        return ExitCode.DONE
+    for entry in set_aside[:MAX_LISTED]:
+        pattern = "" if entry["pattern"] is None else f"pattern {entry['pattern']}, "
+        echo(f"set aside: {pattern}{entry['source']}: {entry['reason']}", err=True)
+    if len(set_aside) > MAX_LISTED:
+        more = len(set_aside) - MAX_LISTED
+        echo(f"set aside: {more} more; all are listed in the store and in run.json", err=True)
+    return ExitCode.SET_ASIDE

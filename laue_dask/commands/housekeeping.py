@@ -1,0 +1,105 @@
+"""`laue-dask info`, `clean`, `verify`, `doctor` and `config`: what is there, and whether it is whole."""
+
+from contextlib import closing
+from pathlib import Path
+
+import click
+
+from laue_dask.api.options import overrides
+from laue_dask.commands.options import cluster_options
+from laue_dask.commands.process import begin_progress, begin_work
+from laue_dask.config import Config, dump, load
+from laue_dask.errors import ExitCode
+from laue_dask.runtime import imports
+from laue_dask.runtime.printable import echo, echo_lines
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+def info(path: Path) -> int:
+    """Say what a scan store, a run, a weights file or a frame is."""
+    from laue_dask.pipeline import describe
+
+    echo_lines(describe.describe(path))
+    return ExitCode.DONE
+
+
+@click.command()
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option(
+    "--reduced", is_flag=True, help="Remove the reduced patterns, too: `run` makes them again, of the frames."
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
+def clean(run_folder: Path, reduced: bool, dry_run: bool) -> int:
+    """Remove what a finished run does not need: left-overs of killed commands, reduced patterns of other recipes.
+
+    Maps, results, frames and figures stay. `laue-dask info RUN` says what each part takes on the disk.
+    """
+    with imports.uncollected():
+        from dask.utils import format_bytes
+
+        from laue_dask.pipeline import tidying
+
+    begin_work()
+    found = tidying.clean(run_folder, reduced=reduced, dry_run=dry_run)
+    for one in found:
+        echo(f"{format_bytes(one.bytes):>12s}  {one.path}: {one.what}")
+    total = format_bytes(sum(one.bytes for one in found))
+    echo(f"{total} {'would be' if dry_run else 'were'} removed" if found else "nothing to remove")
+    return ExitCode.DONE
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--sources", is_flag=True, help="Read all frames of the source, too, and compare them.")
+def verify(path: Path, sources: bool) -> int:
+    """Check every object of a scan store, a run or a weights file against its receipts.
+
+    With --sources, the detector's files as well: which are gone, and which hold other frames than those that were read.
+    Says what is damaged and what to do; exits with 1 if anything is. Nothing is changed.
+    """
+    from laue_dask.pipeline.verify import verify as verify_path
+
+    found = verify_path(path, sources=sources, progress=begin_progress())
+    for line in found.lines():
+        echo(line)
+    return ExitCode.FAILED if found.findings else ExitCode.DONE
+
+
+@click.command()
+@click.option("--out", default=".", type=click.Path(path_type=Path), help="Folder in which runs will be [here].")
+@cluster_options
+def doctor(out: Path, config_file: Path | None, workers: int | None) -> int:
+    """Check versions, machine, storage, locks and workers, with a job of some seconds.
+
+    Each line passes or says what to do.
+    """
+    config = load(config_file, overrides(workers=workers))
+    from laue_dask.commands import doctor as examination
+
+    begin_work()
+    passed = True
+    with closing(examination.examine(config, out)) as findings:
+        for finding in findings:
+            echo(str(finding))
+            passed &= finding.passed
+    return ExitCode.DONE if passed else ExitCode.FAILED
+
+
+@click.command("config")
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option("--nightly", "of_nights", is_flag=True, help="The configuration of `laue-dask nightly`.")
+@click.option("--schema", is_flag=True, help="The JSON schema of the configuration.")
+def show_config(file: Path | None, of_nights: bool, schema: bool) -> int:
+    """Print the configuration with every default, or FILE as it is understood."""
+    if of_nights:
+        from laue_dask.nightly import config as nightly_config
+
+        click.echo(nightly_config.dump(nightly_config.load(file)), nl=False)
+    elif schema:
+        import json
+
+        click.echo(json.dumps(Config.model_json_schema(), indent=1))
+    else:
+        click.echo(dump(load(file)), nl=False)
+    return ExitCode.DONE

@@ -1,0 +1,148 @@
+"""The entry point: run the command that was typed, and end with its exit code and at most one line of complaint.
+
+Nothing heavy is imported before a command runs.
+"""
+
+import atexit
+import logging
+import os
+import sys
+import tempfile
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from laue_dask import __version__
+from laue_dask.commands.answers import announce
+from laue_dask.commands.housekeeping import clean, doctor, info, show_config, verify
+from laue_dask.commands.process import NAME
+from laue_dask.commands.run import ingest, plan, run
+from laue_dask.commands.segment import evaluate, segment
+from laue_dask.commands.simulate import demo, simulate
+from laue_dask.commands.training import export, train
+from laue_dask.commands.watch import nightly, watch
+from laue_dask.compute import forks
+from laue_dask.errors import ExitCode, LaueDaskError, SpaceError
+from laue_dask.io.places import disk_full, is_full
+from laue_dask.runtime import interruption, silence
+from laue_dask.runtime.homes import prepare_homeless
+from laue_dask.runtime.printable import echo
+
+_DASK_CONFIGURATION = "A dask config file at "
+"""How Dask begins to say that a configuration file of the user's own, in ~/.config/dask, cannot be read."""
+
+
+class LinesOnTerminal(logging.Handler):
+    """What happens to a cluster, as lines on stderr, above a bar that is drawn there."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the message of a record."""
+        label = "warning: " if record.levelno >= logging.WARNING else ""
+        announce(label + record.getMessage())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: run a command and exit with its code; every error is one line on stderr."""
+    logger = logging.getLogger("laue_dask")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(LinesOnTerminal())
+    logger.propagate = False
+    interruption.at_once()
+    prepare_homeless()
+    typed = [one for one in arguments or sys.argv[1:] if one in commands.commands]
+    if typed:
+        silence.listen(typed[0])
+    try:
+        code = exit_code(arguments)
+    finally:
+        silence.end()
+        interruption.over()
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process without taking apart, object by object, all that it imported: that takes a second or two."""
+    atexit._run_exitfuncs()
+    forks.abandon()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # nobody reads it, or it was closed from the start
+            stream.flush()
+    os._exit(code)
+
+
+def exit_code(arguments: list[str] | None) -> int:
+    """Run a command, print at most a line about what went wrong, and give its exit code."""
+    try:
+        return int(commands(args=arguments, prog_name=NAME, standalone_mode=False) or ExitCode.DONE)
+    except (Exception, KeyboardInterrupt) as error:
+        if interruption.ends(error):
+            interruption.over()
+            return _fail(interruption.SAID, ExitCode.FAILED)
+        return _failed(error)
+
+
+def _failed(error: BaseException) -> int:
+    """Say in a line why a command failed; its exit code."""
+    if is_full(error) and not isinstance(error, SpaceError):
+        error = disk_full(error, *_places())
+    match error:
+        case click.exceptions.NoArgsIsHelpError():
+            click.echo(error.format_message(), err=True)
+            return int(ExitCode.BAD_INPUT)
+        case click.UsageError():
+            help_for = error.ctx.command_path if error.ctx else NAME
+            return _fail(f"{error.format_message()} See `{help_for} --help`.", ExitCode.BAD_INPUT)
+        case LaueDaskError():
+            return _fail(str(error), error.exit_code)
+        case OSError():
+            where = f"{error.filename}: " if error.filename else ""
+            return _fail(f"{where}{error.strerror or error}", ExitCode.FAILED)
+    if isinstance(error, ValueError) and str(error).startswith(_DASK_CONFIGURATION):
+        return _fail(f"{' '.join(str(error).split())}: mend or remove that file", ExitCode.BAD_INPUT)
+    # A defect of ours: the user gets one line, and the file to send to us.
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    try:
+        descriptor, log = tempfile.mkstemp(prefix="laue-dask-", suffix=".log", text=True)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            traceback.print_exception(error, file=file)
+    except OSError as other:
+        return _fail(f"{text} (a defect; its details cannot be kept: {other.strerror})", ExitCode.FAILED)
+    return _fail(f"{text} (a defect; the details are in {log})", ExitCode.FAILED)
+
+
+def _places() -> list[Path]:
+    """Where this command may have written to: what it was given, where it was given, and what is temporary."""
+    given = [Path(text) for text in sys.argv[1:] if text and not text.startswith("-")]
+    found = [Path.cwd(), *(path for path in given if path.exists() or len(path.parts) > 1)]
+    with suppress(OSError):  # none that can be written to
+        found.append(Path(tempfile.gettempdir()))
+    return found
+
+
+def _fail(message: str, code: int) -> int:
+    echo(f"{NAME}: {message}", err=True)
+    return int(code)
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # in the order in which one uses them
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name=NAME)
+def commands() -> None:
+    """Segment scanning Laue microdiffraction data without indexing.
+
+    Exit codes: 0 done, 1 failed, 2 bad usage, configuration or input, 3 finished with some patterns set aside.
+    """
+
+
+for _command in (
+    *(demo, ingest, plan, run, watch, segment, nightly, evaluate, simulate, train, export),
+    *(info, clean, verify, doctor, show_config),
+):
+    commands.add_command(_command)

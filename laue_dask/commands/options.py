@@ -1,0 +1,75 @@
+"""Options that several commands share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+Command = Callable[..., Any]
+
+
+def grid_options(command: Command) -> Command:
+    """Add the options that say which frame is which point of the scan."""
+    for option in (
+        click.option("--insist/--no-insist", default=None, help="Take --shape and --order whatever the files say."),
+        click.option(
+            "--first-number", type=click.IntRange(min=0), help="Number of the first file, where some are gone."
+        ),
+        click.option(
+            "--order", type=click.Choice(["raster", "snake"]), help="Order of acquisition [the headers', or raster]."
+        ),
+    ):
+        command = option(command)
+    return click.option(
+        "--shape", type=click.IntRange(min=1), nargs=2, metavar="NY NX", help="Grid: slow and fast axis."
+    )(command)
+
+
+def part_options(command: Command) -> Command:
+    """Add the options that choose a part of a scan."""
+    for option in (
+        click.option("--every", type=click.IntRange(min=1), metavar="N", help="Every Nth row and column of these [1]."),
+        click.option("--columns", metavar="A:B", help="Columns, likewise [all]."),
+        click.option("--rows", metavar="A:B", help="A part of the scan: rows A to B - 1 of the grid, from 0 [all]."),
+    ):
+        command = option(command)
+    return command
+
+
+def cluster_options(command: Command) -> Command:
+    """Add the configuration file and the number of workers."""
+    return click.option(
+        "--config", "config_file", type=click.Path(path_type=Path), help="Configuration (YAML); options win over it."
+    )(workers_option(command))
+
+
+workers_option = click.option("--workers", type=click.IntRange(min=1), help="Worker processes [all cores].")
+
+extractor_option = click.option(
+    "--extractor", type=click.Choice(["network", "pixels", "peaks"]), help="What makes features of a pattern [network]."
+)
+
+store_option = click.option(
+    "--store-frames/--no-store-frames", default=None, help="Copy the frames into the run's scan store [they are]."
+)
+
+
+def k_option(help_text: str) -> Callable[[Command], Command]:
+    """Option for one K or several."""
+    return click.option("-k", "k", type=click.IntRange(min=2), multiple=True, help=help_text)
+
+
+def components_option(help_text: str) -> Callable[[Command], Command]:
+    """Option for the number of components, or for the share of the variance that they explain."""
+    return click.option("--components", callback=lambda _context, _option, text: _as_number(text), help=help_text)
+
+
+def _as_number(text: str | None) -> int | float | str | None:
+    """Text as the number that it spells; other text is refused by the configuration, with what is expected."""
+    for kind in (int, float):
+        try:
+            return None if text is None else kind(text)
+        except ValueError:
+            continue
+    return text

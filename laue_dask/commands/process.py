@@ -1,0 +1,66 @@
+"""The process of a command: when its work begins, where it reports, and how a signal stops it."""
+
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from laue_dask.compute import forks
+from laue_dask.config import Config
+from laue_dask.io import deadline
+from laue_dask.runtime import interruption, silence
+
+if TYPE_CHECKING:
+    from laue_dask.runtime.progress import Progress
+
+NAME = "laue-dask"
+
+
+def typed() -> str:
+    """The command as it was typed, for the record."""
+    return shlex.join([NAME, *sys.argv[1:]])
+
+
+def begin_imports(config: Config) -> None:
+    """Import what workers need beside this process, while it imports what it needs itself."""
+    if config.cluster.kind == "local":
+        forks.prepare()
+
+
+def begin_work() -> None:
+    """Note that all is imported: from now on an interruption cleans up before the command ends."""
+    interruption.in_order()
+    silence.loaded()
+
+
+def begin_progress() -> "Progress":
+    """Begin the work of a command, and give what it reports to."""
+    from laue_dask.runtime.progress import default_progress
+
+    begin_work()
+    return default_progress()
+
+
+@contextmanager
+def stopped_by_signal() -> Iterator[threading.Event]:
+    """Event set by Ctrl-C or SIGTERM; a second Ctrl-C ends the process as usual, a second SIGTERM says nothing new."""
+    stop = threading.Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def end(*_: object) -> None:
+        interruption.heard()
+        deadline.hurry()
+        stop.set()
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
+
+    for number in before:
+        signal.signal(number, end)
+    try:
+        yield stop
+    finally:
+        deadline.calm()
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,100 @@
+"""`laue-dask ingest`, `plan` and `run`: from frames to maps."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from laue_dask.api.options import overrides
+from laue_dask.commands.answers import answer_run, answer_set_aside
+from laue_dask.commands.options import (
+    cluster_options,
+    components_option,
+    extractor_option,
+    grid_options,
+    k_option,
+    part_options,
+    store_option,
+)
+from laue_dask.commands.process import begin_imports, begin_progress, begin_work, typed
+from laue_dask.config import load
+from laue_dask.errors import ExitCode
+from laue_dask.runtime import imports
+from laue_dask.runtime.printable import echo, echo_lines
+
+
+@click.command()
+@click.argument("source")
+@click.argument("store", type=click.Path(path_type=Path))
+@grid_options
+@part_options
+@cluster_options
+def ingest(source: str, store: Path, config_file: Path | None, **given: Any) -> int:
+    """Write detector frames into a scan store.
+
+    SOURCE is a folder, a glob, a text file of paths, or an HDF5 stack (file.h5::/path).
+    """
+    config = load(config_file, overrides(**given))
+    with imports.uncollected():
+        from laue_dask.api import work
+        from laue_dask.pipeline import describe
+
+    scan = work.ingest(source, store, config, progress=begin_progress())
+    echo_lines(describe.describe(store))
+    return answer_set_aside(scan.set_aside)
+
+
+@click.command()
+@click.argument("source")
+@click.option("--out", default=".", type=click.Path(path_type=Path), help="Folder that the run would have [here].")
+@extractor_option
+@store_option
+@grid_options
+@part_options
+@cluster_options
+def plan(source: str, out: Path, config_file: Path | None, **given: Any) -> int:
+    """Say what a run would take: blocks, tasks, bytes, memory, and time from a probe of about ten seconds.
+
+    SOURCE is as for `run`, which is refused here as well where the disk or a worker's memory is too small.
+    """
+    config = load(config_file, overrides(**given))
+    with imports.uncollected():
+        from laue_dask.pipeline import planning
+
+    begin_work()
+    echo_lines(planning.plan_run(source, out, config))
+    return ExitCode.DONE
+
+
+@click.command()
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
+@k_option("A number of clusters; may be repeated.")
+@components_option("M_PCA: a number of components, or the share of variance to explain [0.99].")
+@extractor_option
+@click.option("--weights", help="`default`, `untrained` or a .safetensors file.")
+@click.option("--substrate", type=click.Choice(["keep", "remove"]), help="Subtract the scan's own median pattern.")
+@store_option
+@click.option("--again", is_flag=True, help="Read frames again that changed since the run in --out, which is replaced.")
+@grid_options
+@part_options
+@cluster_options
+def run(sources: tuple[str, ...], out: Path, again: bool, config_file: Path | None, **given: Any) -> int:
+    """Segment a scan: frames or a scan store → label maps, scores and a report.
+
+    SOURCE is a scan store, or frames as `ingest` takes them. The same command goes on where a killed run stopped.
+    A finished run whose frames were changed since is refused, unless --again is given.
+    Several sources are a series: one PCA and one clustering of all, the run of each in a folder below --out, and
+    series.html with all maps side by side.
+    """
+    config = load(config_file, overrides(**given))
+    begin_imports(config)
+    with imports.uncollected():
+        from laue_dask.api import work
+
+    options: dict[str, Any] = {"config": config, "again": again, "command": typed(), "progress": begin_progress()}
+    if len(sources) == 1:
+        return answer_run(work.run(sources[0], out, **options).record, out)
+    runs = work.run_series(sources, out, **options)
+    echo(f"series: {out / 'series.html'}")
+    return max(answer_run(one.record, out / one.path.name) for one in runs)

@@ -1,0 +1,68 @@
+"""`laue-dask train` and `export`: weights, and the encoder for other programs."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from laue_dask.commands.process import begin_progress, begin_work
+from laue_dask.errors import ExitCode
+from laue_dask.runtime import imports
+from laue_dask.runtime.printable import echo
+
+
+@click.command()
+@click.argument("training", type=click.Path(path_type=Path), nargs=-1)
+@click.option("--validation", type=click.Path(path_type=Path), help="Training store of other seeds.")
+@click.option("--scan", type=click.Path(path_type=Path), help="Instead of stores: your own scan, without labels.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Weights, a .safetensors file.")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="Training configuration (YAML).")
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Time allowed.")
+@click.option("--from", "start", help="Weights to go on from.")
+def train(
+    training: tuple[Path, ...],
+    validation: Path | None,
+    scan: Path | None,
+    out: Path,
+    config_file: Path | None,
+    minutes: float | None,
+    start: str | None,
+) -> int:
+    """Train an encoder on training stores made by `simulate training`, or fine-tune one on a scan of your own (--from,
+    --scan): of use where grains are bent; other scans are refused, since they have nothing to gain.
+
+    The same command goes on where a killed training stopped: with the same result to the last bit if only epochs limit
+    it, with the time that was left if --minutes does.
+    """
+    if scan is None and (not training or validation is None):
+        raise click.UsageError("Give training stores and --validation, or --from and --scan.")
+    if scan is not None and (training or validation is not None or start is None):
+        raise click.UsageError("--scan needs --from and takes neither training stores nor --validation.")
+    with imports.uncollected():
+        from laue_dask.pipeline import learning
+
+    options: dict[str, Any] = {"minutes": minutes, "progress": begin_progress()}
+    if scan is not None and start is not None:
+        card = learning.fine_tune(scan, start, out, config_file, **options)
+    elif validation is not None:
+        card = learning.train(training, validation, out, config_file, start=start, **options)
+    for name, value in card.metrics.items():
+        echo(f"{name:32s} {value:.5g}")
+    echo(f"weights: {out}   history: {learning.history_path(out)}   losses: {learning.losses_path(out)}")
+    return ExitCode.DONE
+
+
+@click.command()
+@click.argument("weights_name", metavar="WEIGHTS")
+@click.argument("out", type=click.Path(path_type=Path))
+def export(weights_name: str, out: Path) -> int:
+    """Write the encoder of WEIGHTS for other programs: OUT.pt2, read with torch.export.load(OUT).module().
+
+    It takes reduced patterns, (n, 1, 128, 128) float32 in [0, 1], and gives features, (n, 256) float32.
+    """
+    from laue_dask.training import export as exporting
+
+    begin_work()
+    difference = exporting.export(weights_name, out)
+    echo(f"{out}: features as the network's, largest difference {difference:.1g}")
+    return ExitCode.DONE

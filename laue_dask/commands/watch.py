@@ -1,0 +1,80 @@
+"""`laue-dask watch` and `nightly`: work that begins when the detector has written its files."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from laue_dask.api.options import overrides
+from laue_dask.commands.answers import announce, answer_run
+from laue_dask.commands.options import cluster_options, grid_options, k_option
+from laue_dask.commands.process import begin_progress, begin_work, stopped_by_signal, typed
+from laue_dask.config import load
+from laue_dask.errors import ExitCode
+from laue_dask.runtime import imports
+from laue_dask.runtime.printable import echo
+
+
+@click.command()
+@click.argument("folder")
+@grid_options
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run [FOLDER_run].")
+@k_option("A number of clusters; the first is mapped.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=1),
+    default=1800,
+    show_default=True,
+    metavar="SECONDS",
+    help="The scan is over when nothing new comes for so long.",
+)
+@cluster_options
+def watch(folder: str, out: Path | None, timeout: float, config_file: Path | None, **given: Any) -> int:
+    """Map a scan while the detector writes its files into FOLDER, and segment it when it is over.
+
+    A file holds one frame or several, which are taken when the file is complete; FOLDER may be a glob.
+
+    RUN/watch.html shows the maps, suggestions and alarms. The scan is over when all frames are there, after --timeout,
+    or on Ctrl-C or SIGTERM, with what there is; the result is that of `run`. After a kill, the same command goes on.
+    """
+    config = load(config_file, overrides(**given))
+    with imports.uncollected():
+        from laue_dask.io.patterns import is_pattern
+        from laue_dask.watch import watcher
+
+    path = Path(folder.partition("::")[0]).absolute()
+    out = out or Path(f"{(path.parent if is_pattern(str(path)) else path).name}_run")
+    progress = begin_progress()
+    with stopped_by_signal() as stop:
+        record = watcher.watch(
+            *(folder, out, config), command=typed(), progress=progress, timeout=timeout, stop=stop, say=announce
+        )
+    return answer_run(record, out)
+
+
+@click.command()
+@click.argument("root", type=click.Path(path_type=Path))
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="Configuration of the nights (YAML).")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for runs, log and pages [`out` of --config].")
+@click.option("--again", multiple=True, metavar="SCAN", help="Do a scan again; may be repeated.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing.")
+def nightly(root: Path, config_file: Path | None, out: Path | None, again: tuple[str, ...], dry_run: bool) -> int:
+    """Run every scan below a beamtime's folder that is complete, and new or changed since it was last run.
+
+    One bad scan stops nothing: it is tried again, then set aside. index.html, summary.json and nightly.log say what
+    became of each. Killed or stopped by a limit, the next night goes on. configs/nightly.yaml holds every setting.
+
+    Exit codes: 0 all done, 1 the night had to end early, 2 bad configuration, 3 some scans are set aside.
+    """
+    with imports.uncollected():
+        from laue_dask.nightly import config as nightly_config
+        from laue_dask.nightly import night
+
+    config = nightly_config.load(config_file, {} if out is None else {"out": str(out.absolute())})
+    where = str(config_file or "options")
+    begin_work()
+    if dry_run:
+        for line in night.plan_night(root, config, again=again, where=where):
+            echo(line)
+        return ExitCode.DONE
+    return night.run_night(root, config, again=again, where=where, say=echo)

@@ -1,0 +1,148 @@
+"""Progress on stderr: a bar on a terminal, plain lines in a log."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.text import Text
+
+from laue_dask.runtime import silence
+from laue_dask.runtime.printable import printable
+from laue_dask.runtime.progress import Advance, duration
+
+LINE_EVERY = 30.0
+"""Seconds between two lines of a stage where stderr is not a terminal."""
+
+
+class RichProgress:
+    """A bar with rate and time left on a terminal; elsewhere a line at the start, at the end and every 30 s.
+
+    Parameters
+    ----------
+    console
+        Where to write; stderr by default.
+    clock
+        Seconds that never run backwards.
+    """
+
+    def __init__(self, *, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console or Console(stderr=True)
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._open = 0
+        # stdout stays free for what a command answers; what others log goes above the bar
+        self._bars = Bars(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed:,.0f} of {task.total:,.0f} {task.fields[unit]}", markup=False),
+            _RateColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            redirect_stdout=False,
+            # blocks of patterns arrive in bursts: a short window would make the rate jump
+            speed_estimate_period=120,
+            get_time=clock,
+            expand=True,
+        )
+
+    @contextmanager
+    def stage(self, name: str, *, total: int, unit: str = "patterns", done: int = 0) -> Iterator[Advance]:
+        """Open a stage; see `Progress.stage`."""
+        tally = _Tally(name=name, total=total, unit=unit, done=done, clock=self._clock)
+        show = self._bar(tally) if self._console.is_terminal else self._lines(tally)
+        try:
+            with silence.doing(name), show as advance:
+                yield advance
+        except BaseException:
+            self._say(f"{name}: stopped after {tally.count:,} of {total:,} {unit}")
+            raise
+        self._say(tally.summary())
+
+    @contextmanager
+    def _bar(self, tally: "_Tally") -> Iterator[Advance]:
+        with self._lock:
+            if self._open == 0:
+                self._bars.start()
+            self._open += 1
+        task = self._bars.add_task(printable(tally.name), total=tally.total, completed=tally.done, unit=tally.unit)
+
+        def advance(count: int) -> None:
+            tally.add(count)
+            self._bars.advance(task, count)
+
+        try:
+            with silence.animated():
+                yield advance
+        finally:
+            self._bars.remove_task(task)
+            with self._lock:
+                self._open -= 1
+                if self._open == 0:
+                    self._bars.stop()
+
+    @contextmanager
+    def _lines(self, tally: "_Tally") -> Iterator[Advance]:
+        said = tally.started
+        already = f", {tally.done:,} of them already done" if tally.done else ""
+        self._say(f"{tally.name}: {tally.total:,} {tally.unit}{already}")
+
+        def advance(count: int) -> None:
+            nonlocal said
+            tally.add(count)
+            with self._lock:
+                now = self._clock()
+                due = now - said >= LINE_EVERY
+                if due:
+                    said = now
+            if due:
+                self._say(tally.line())
+
+        yield advance
+
+    def _say(self, line: str) -> None:
+        self._console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+        silence.heard()
+
+
+class _RateColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else _rate(speed, task.fields["unit"]))
+
+
+class _Tally:
+    """Counts one stage."""
+
+    def __init__(self, *, name: str, total: int, unit: str, done: int, clock: Callable[[], float]) -> None:
+        self.name, self.total, self.unit, self.done = name, total, unit, done
+        self.count = done
+        self.started = clock()
+        self._clock = clock
+        self._lock = threading.Lock()
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self.count += count
+
+    def line(self) -> str:
+        rate = self._rate()
+        left = f", {duration((self.total - self.count) / rate)} left" if rate and self.count < self.total else ""
+        return f"{self.name}: {self.count:,} of {self.total:,} {self.unit}, {_rate(rate, self.unit)}{left}"
+
+    def summary(self) -> str:
+        elapsed = self._clock() - self.started
+        rate = f", {_rate(self._rate(), self.unit)}" if self.count > self.done else ""
+        return f"{self.name}: {self.count:,} {self.unit} in {duration(elapsed)}{rate}"
+
+    def _rate(self) -> float:
+        elapsed = self._clock() - self.started
+        return (self.count - self.done) / elapsed if elapsed > 0 else 0.0
+
+
+def _rate(per_second: float, unit: str) -> str:
+    return f"{per_second:,.0f} {unit}/s" if per_second >= 10 else f"{per_second:.2g} {unit}/s"
