@@ -19,7 +19,7 @@ from laue_dask.api.run import Run
 from laue_dask.api.scan import Scan
 from laue_dask.compute import cluster, forks
 from laue_dask.config import Config, Order
-from laue_dask.pipeline import pipeline, series
+from laue_dask.pipeline import pipeline, planning, series
 from laue_dask.pipeline.stages import ingest as ingesting
 from laue_dask.runtime.progress import Progress
 
@@ -263,6 +263,39 @@ def ingest(
     with cluster.start(found.cluster) as started:
         ingesting.ingest(name, path, found.scan, look=look, workers=started, progress=progress_of(progress))
     return Scan(path)
+
+
+def plan(source: AnySource, out: AnyPath = ".", config: AnyConfig | None = None, **options: Any) -> str:
+    """Say what a run would take: blocks, tasks, bytes, memory, and time from a probe of about ten seconds.
+
+    Parameters
+    ----------
+    source
+        As `run` takes it.
+    out
+        Folder that the run would have; nothing is made.
+    config
+        As `run` takes it.
+    **options
+        As the keywords of `run`.
+
+    Returns
+    -------
+    str
+        Lines for people.
+
+    Raises
+    ------
+    InputError
+        As `run`; or the disk or a worker's memory is too small.
+
+    Examples
+    --------
+    >>> import laue_dask as ld
+    >>> print(ld.plan("frames", "runs/scan0001"))  # doctest: +SKIP
+    """
+    said = {**options, "k": k_values(options.get("k", ()))}
+    return planning.plan_run(_source(source), path_of(out), configured(config, overrides(**said)))
 
 
 def _begun(config: AnyConfig | None, options: dict[str, Any]) -> Config:

@@ -57,6 +57,11 @@ def test_no_other_name_is_offered():
         laue_dask.rnu  # noqa: B018
 
 
+def test_no_name_is_that_of_a_module_which_would_take_its_place_once_it_is_imported():
+    inside = {path.stem for path in Path(laue_dask.__file__).parent.iterdir()}
+    assert not inside & set(laue_dask.__all__)
+
+
 def test_type_checkers_see_the_names_that_there_are():
     tree = ast.parse(Path(laue_dask.__file__).read_text())
     checked = next(node for node in tree.body if isinstance(node, ast.If))
