@@ -56,7 +56,7 @@ SCAN: Mapping[str, ArraySpec] = {
     "detector_mask": ArraySpec(("row", "column"), "bool", False, "", "True where the pixel is unusable"),
     "valid": ArraySpec(("pattern",), "bool", False, "", "True where the pattern was recorded and is usable"),
     "source": ArraySpec(("pattern",), "string", "", "", "file (and dataset, frame) that the pattern came from"),
-    "position": ArraySpec(("pattern", "axis"), "float64", np.nan, "", "stage coordinates (y, x), NaN where unknown"),
+    "position": ArraySpec(("pattern", "axis"), "float64", np.nan, "µm", "stage coordinates (y, x), NaN where unknown"),
     "source_size": ArraySpec(
         ("pattern",), "int64", -1, "byte", "size of the file that holds the pixels, -1 where unknown", required=False
     ),
@@ -86,6 +86,8 @@ TRAINING: Mapping[str, ArraySpec] = {
 """Training store; the patterns of an experiment are consecutive and fill one chunk."""
 
 RESULTS: Mapping[str, ArraySpec] = {
+    "y": ArraySpec(("y",), "float64", np.nan, "", "coordinate of the rows: µm or points", required=False),
+    "x": ArraySpec(("x",), "float64", np.nan, "", "coordinate of the columns: µm or points", required=False),
     "features": ArraySpec(("pattern", "latent"), "float32", np.nan, "", "encoder output"),
     "components": ArraySpec(("pattern", "component"), "float32", np.nan, "", "PCA-transformed features"),
     "explained_variance": ArraySpec(("component",), "float64", np.nan, "", "explained variance"),

@@ -7,7 +7,6 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from laue_dask.errors import InputError
 from laue_dask.report import canvas, maps
@@ -61,9 +60,9 @@ class Plots:
         """
         results = self._having("labels", k)
         if ax is None:
-            return _shown(figures.label_map(results, k))
+            return shown(figures.label_map(results, k))
         labels = results["labels"].sel(k=k).values
-        _map_on(ax, labels.shape, f"K = {k}")
+        map_on(ax, labels.shape, f"K = {k}", canvas.MapScale.of(results))
         maps.paint_labels(ax, labels, k)
         if (delegates := figures.marked_delegates(results, k)) is not None:
             maps.mark_delegates(ax, delegates)
@@ -76,9 +75,9 @@ class Plots:
         """
         results = self._having("pca_rgb", k)
         if ax is None:
-            return _shown(figures.pca_map(results, k))
+            return shown(figures.pca_map(results, k))
         rgb = results["pca_rgb"].sel(k=k).values
-        _map_on(ax, rgb.shape[:2], f"K = {k}, PCA labeler")
+        map_on(ax, rgb.shape[:2], f"K = {k}, PCA labeler", canvas.MapScale.of(results))
         maps.paint_colours(ax, rgb, results["labels"].sel(k=k).values >= 0)
         return ax
 
@@ -89,8 +88,8 @@ class Plots:
         """
         results = self._having("distance_to_centroid", k)
         if ax is None:
-            return _shown(figures.distance_map(results, k))
-        return _scalar_on(ax, results["distance_to_centroid"].sel(k=k).values, f"K = {k}, distance to the centroid")
+            return shown(figures.distance_map(results, k))
+        return _scalar_on(ax, results["distance_to_centroid"].sel(k=k), f"K = {k}, distance to the centroid")
 
     def delegates(self, k: int) -> Axes:
         """Reduced patterns of the delegates, framed in the colours of their clusters.
@@ -112,7 +111,7 @@ class Plots:
         """
         results = self._having("delegate", k)
         index = results["delegate"].sel(k=k).values
-        return _shown(figures.delegate_gallery(results, k, self._run.reduced_rows(np.unique(index[index >= 0]))))
+        return shown(figures.delegate_gallery(results, k, self._run.reduced_rows(np.unique(index[index >= 0]))))
 
     def direct_colouring(self, *, ax: Axes | None = None) -> Axes:
         """Direct colouring of every pattern: its first three components as red, green and blue.
@@ -129,9 +128,9 @@ class Plots:
         """
         results = self._having("direct_rgb")
         if ax is None:
-            return _shown(figures.direct_colouring(results))
+            return shown(figures.direct_colouring(results))
         rgb = results["direct_rgb"].values
-        _map_on(ax, rgb.shape[:2], "Direct colouring")
+        map_on(ax, rgb.shape[:2], "Direct colouring", canvas.MapScale.of(results))
         maps.paint_colours(ax, rgb, self._run.valid.values)
         return ax
 
@@ -150,7 +149,7 @@ class Plots:
         """
         results = self._having("silhouette")
         if ax is None:
-            return _shown(figures.scores(results))
+            return shown(figures.scores(results))
         figures.draw_score(ax, results, "silhouette")
         return ax
 
@@ -169,7 +168,7 @@ class Plots:
         """
         results = self._having("explained_variance")
         if ax is None:
-            return _shown(figures.explained_variance(results))
+            return shown(figures.explained_variance(results))
         figures.draw_variance(ax, results["explained_variance"].values)
         return ax
 
@@ -177,9 +176,9 @@ class Plots:
         """Grains by neighbourhood, boundaries in black; `ax` and what is returned are as of `direct_colouring`."""
         results = self._having("grain")
         if ax is None:
-            return _shown(grain_figures.grain_map(results))
+            return shown(grain_figures.grain_map(results))
         grain = results["grain"].values
-        _map_on(ax, grain.shape, "Grains by neighbourhood")
+        map_on(ax, grain.shape, "Grains by neighbourhood", canvas.MapScale.of(results))
         maps.paint_labels(ax, grain, int(grain.max()) + 1)
         grain_figures.draw_boundaries(ax, grain)
         return ax
@@ -188,7 +187,7 @@ class Plots:
         """How many grains have which size; `ax` and what is returned are as of `direct_colouring`."""
         results = self._having("grain")
         if ax is None:
-            return _shown(grain_figures.grain_sizes(results))
+            return shown(grain_figures.grain_sizes(results))
         grain = results["grain"].values
         grain_figures.draw_sizes(ax, np.bincount(grain[grain >= 0]))
         return ax
@@ -200,8 +199,8 @@ class Plots:
         """
         results = self._having("boundary_strength")
         if ax is None:
-            return _shown(grain_figures.boundary_map(results))
-        _scalar_on(ax, results["boundary_strength"].values, "Boundaries")
+            return shown(grain_figures.boundary_map(results))
+        _scalar_on(ax, results["boundary_strength"], "Boundaries")
         grain_figures.draw_regions(ax, grain_figures.proposals(results))
         return ax
 
@@ -217,8 +216,8 @@ class Plots:
         """
         results = self._having("unexplained")
         if ax is None:
-            return _shown(figures.unexplained_map(results))
-        return _scalar_on(ax, results["unexplained"].values, "Left unexplained by the reconstruction")
+            return shown(figures.unexplained_map(results))
+        return _scalar_on(ax, results["unexplained"], "Left unexplained by the reconstruction")
 
     def _having(self, name: str, k: int | None = None) -> xr.Dataset:
         """The results, if they have something to draw."""
@@ -230,15 +229,16 @@ class Plots:
         return results
 
 
-def _map_on(ax: Axes, shape: tuple[int, ...], title: str) -> None:
+def map_on(ax: Axes, shape: tuple[int, ...], title: str, scale: canvas.MapScale) -> None:
+    """Make axes those of a map (ny, nx)."""
     ny, nx = shape
-    canvas.lay_out_map(ax, (ny, nx), _box_of(ax))
+    canvas.lay_out_map(ax, (ny, nx), _box_of(ax), scale)
     ax.set_title(title, size=canvas.TITLE, color=canvas.INK)
 
 
-def _scalar_on(ax: Axes, values: NDArray[np.float32], title: str) -> Axes:
-    _map_on(ax, values.shape, title)
-    image, beyond = maps.paint_scalar(ax, values, _box_of(ax).width)
+def _scalar_on(ax: Axes, values: xr.DataArray, title: str) -> Axes:
+    map_on(ax, values.shape, title, canvas.MapScale.of(values.to_dataset(name="values")))
+    image, beyond = maps.paint_scalar(ax, values.values, _box_of(ax).width)
     ax.figure.colorbar(image, ax=ax, extend="max" if beyond else "neither")
     return ax
 
@@ -249,7 +249,7 @@ def _box_of(ax: Axes) -> canvas.Box:
     return canvas.Box(float(ax.bbox.width / per_inch), float(ax.bbox.height / per_inch), to_scale=True)
 
 
-def _shown(figure: Figure) -> Axes:
+def shown(figure: Figure) -> Axes:
     """Have pyplot, and with it a notebook, know a figure; its first axes."""
     import matplotlib.pyplot as plt
 

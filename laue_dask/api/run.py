@@ -15,6 +15,7 @@ import zarr
 from numpy.typing import NDArray
 
 from laue_dask.api import averages, tables
+from laue_dask.api.label_maps import LabelMap
 from laue_dask.api.options import (
     AnyConfig,
     AnyPath,
@@ -150,7 +151,7 @@ class Run:
         found: xr.Dataset = self._current("unmasked", _RESULTS, read)
         return found
 
-    def labels(self, k: int) -> xr.DataArray:
+    def labels(self, k: int) -> LabelMap:
         """Label map (y, x) of the segmentation into `k` clusters: 0 is the largest, NaN where there is no pattern.
 
         Raises
@@ -158,7 +159,8 @@ class Run:
         InputError
             There is no such segmentation.
         """
-        return self.results["labels"].sel(k=self.known(k))
+        found = self.results["labels"].sel(k=self.known(k))
+        return LabelMap(found.variable, coords=found.coords, name=found.name)
 
     def delegates(self, k: int) -> "pd.DataFrame":
         """The patterns that are worth indexing: of each cluster the delegate (rank 1) and those that stand in for it.
@@ -166,7 +168,8 @@ class Run:
         Returns
         -------
         DataFrame
-            Columns as in `delegates.csv`: `k`, `cluster`, `size`, `rank`, `pattern`, `y`, `x`, `distance` to the
+            Columns as in `delegates.csv`: `k`, `cluster`, `size`, `rank`, `pattern`, `y`, `x`, the same in micrometres
+            of the stage (`stage_y_um`, `stage_x_um`; empty where not known), `distance` to the
             centroid, `domains` on which the beam lies (1 or 2, empty where not known), and `file`.
 
         Raises
@@ -396,11 +399,13 @@ class Run:
 
     def _picture(self) -> str:
         """Direct colouring as a small PNG, transparent where there is no pattern."""
+        from laue_dask.report.canvas import MapScale
         from laue_dask.report.thumbnails import fit
 
         opacity = np.where(self.valid.values, 255, 0).astype(np.uint8)
         buffer = io.BytesIO()
-        fit(np.dstack([self.unmasked["direct_rgb"].values, opacity])).save(buffer, format="png", optimize=True)
+        picture = np.dstack([self.unmasked["direct_rgb"].values, opacity])
+        fit(picture, aspect=MapScale.of(self.unmasked).aspect).save(buffer, format="png", optimize=True)
         return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
     def _summary(self, picture: Callable[[], str] = str) -> Summary:

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
     from laue_dask.api.run import Run
 
-CLUSTER_COLUMNS = ["k", "cluster", "size", "rank", "pattern", "y", "x", "distance", "domains", "file"]
+CLUSTER_COLUMNS = [
+    *("k", "cluster", "size", "rank", "pattern", "y", "x", "stage_y_um", "stage_x_um", "distance", "domains", "file")
+]
 
 
 def delegates(run: "Run", k: int) -> pd.DataFrame:
@@ -52,11 +54,7 @@ def grains(run: "Run") -> pd.DataFrame:
 
 def regions(run: "Run") -> pd.DataFrame:
     """See `laue_dask.api.run.Run.regions`."""
-    try:
-        position = run.scan.positions.values.reshape(-1, 2)
-    except InputError:  # the scan is gone
-        position = np.full((int(np.prod(run.shape)), 2), np.nan)
-    return pd.DataFrame(stage.proposed(run.unmasked, position))
+    return pd.DataFrame(stage.proposed(run.unmasked))
 
 
 def scan_path(folder: "Path", record: records.Record) -> "Path":

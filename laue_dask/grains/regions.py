@@ -122,21 +122,6 @@ def box_sums(values: Array, size: tuple[int, int]) -> Array:
     return np.asarray(rows[:, width:] - rows[:, :-width])
 
 
-def stage_box(region: Region, position: Array) -> tuple[float, float, float, float] | None:
-    """Stage coordinates (y, y, x, x) of a region's corner points, smaller first; None where any is unknown.
-
-    Parameters
-    ----------
-    position
-        (ny, nx, 2) stage coordinates (y, x), NaN where unknown.
-    """
-    corners = position[[region.y0, region.y0, region.y1, region.y1], [region.x0, region.x1, region.x0, region.x1]]
-    if not np.isfinite(corners).all():
-        return None
-    (y0, x0), (y1, x1) = corners.min(axis=0), corners.max(axis=0)
-    return float(y0), float(y1), float(x0), float(x1)
-
-
 def _relative(values: Array, there: Array) -> Array:
     mean = values[there].mean() if there.any() else 0.0
     return np.asarray(values / mean if mean > 0 else np.zeros(values.shape))

@@ -20,8 +20,22 @@ _DETECTOR = re.compile(r"#\s*Detector:?\s+([^\r\n,]+)")
 _CUTOFF = re.compile(rf"#\s*Count_cutoff:?\s+{NUMBER}")
 _PILATUS_MODEL = re.compile(r"\b((?:PILATUS|EIGER)\S*(?: [XR])? \d+K?M?)\b", re.IGNORECASE)
 
+UM_PER_MM = 1000.0
+
 STAGE_MOTORS = (("yech", "xech"), ("sampleY", "sampleX"))
 """Motors (slow/y, fast/x) that move the sample: ESRF BM32, APS 34-ID-E."""
+
+UM_PER_UNIT_OF_MOTORS = {("yech", "xech"): UM_PER_MM, ("sampleY", "sampleX"): 1.0}
+"""What these count in where a file does not say: millimetres at BM32, micrometres at 34-ID-E."""
+
+UM_PER_UNIT = {
+    **dict.fromkeys(("um", "µm", "μm", "micron", "microns", "micrometer", "micrometers", "micrometre"), 1.0),
+    **dict.fromkeys(("mm", "millimeter", "millimeters", "millimetre"), UM_PER_MM),
+    **dict.fromkeys(("nm", "nanometer", "nanometers", "nanometre"), 1e-3),
+    **dict.fromkeys(("cm", "centimeter", "centimetre"), 1e4),
+    **dict.fromkeys(("m", "meter", "meters", "metre"), 1e6),
+}
+"""Micrometres in the units that files name."""
 
 MARCCD_COMMENT = slice(3072, 3584)
 _MARCCD_NAME = slice(1028, 1031)
@@ -41,7 +55,7 @@ class Header:
     Attributes
     ----------
     position
-        Stage coordinates (y, x) in the units of the header.
+        Stage coordinates (y, x) in micrometres. Headers of ALS 12.3.2 and ESRF BM32 have millimetres.
     pixel_size_um
         Side of a pixel in micrometres.
     exposure_s
@@ -59,6 +73,11 @@ class Header:
     saturation: float | None = None
 
 
+def in_um(y: float, x: float, um_per_unit: float) -> tuple[float, float]:
+    """Stage coordinates in micrometres, without the digits that the arithmetic adds behind a picometre."""
+    return round(y * um_per_unit, 6), round(x * um_per_unit, 6)
+
+
 def from_text(text: str, *, model: str = "") -> Header:
     """Read a TIFF `ImageDescription` or the header block of a CBF.
 
@@ -73,9 +92,9 @@ def from_text(text: str, *, model: str = "") -> Header:
     x, y, comment = _X.search(text), _Y.search(text), _COMMENT.search(text)
     position = None
     if x and y:
-        position = (float(y[1]), float(x[1]))
+        position = in_um(float(y[1]), float(x[1]), UM_PER_MM)
     elif comment:
-        position = (float(comment[2]), float(comment[1]))
+        position = in_um(float(comment[2]), float(comment[1]), UM_PER_MM)
     exposure, pixel, cutoff = _EXPOSURE.search(text), _PIXEL.search(text), _CUTOFF.search(text)
     detector = _DETECTOR.search(text) or _PILATUS_MODEL.search(model)
     return Header(
@@ -99,7 +118,7 @@ def from_marccd(head: bytes) -> Header | None:
     if len(words) >= 3:
         try:
             x, y = float(words[0]), float(words[1])
-            position = (y, x) if math.isfinite(x) and math.isfinite(y) else None
+            position = in_um(y, x, UM_PER_MM) if math.isfinite(x) and math.isfinite(y) else None
         except ValueError:
             position = None
     # Its order is not always that of the pixels.
@@ -120,7 +139,7 @@ def from_edf(header: Mapping[str, str]) -> Header:
     position = None
     for y, x in STAGE_MOTORS:
         if y in motors and x in motors:
-            position = (_number(motors[y]), _number(motors[x]))
+            position = in_um(_number(motors[y]), _number(motors[x]), UM_PER_UNIT_OF_MOTORS[y, x])
     if position is None or not all(map(math.isfinite, position)):
         position = from_text(header.get("title", "")).position
     exposure = _number(header.get("count_time", header.get("acq_expo_time", "nan")).split(" ")[0])

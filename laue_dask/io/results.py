@@ -4,7 +4,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from laue_dask import schema
 from laue_dask.errors import StoreError
 from laue_dask.io import stored
 from laue_dask.io.block_files import BlockFiles
+from laue_dask.io.coordinates import Coordinate
 from laue_dask.io.journal import NAME as JOURNAL
 from laue_dask.io.journal import Journal
 from laue_dask.io.receipts import IN_STORE, Receipts
@@ -93,6 +94,11 @@ class ResultsWriter:
         array = schema.create(self.group, name, spec, values.shape, attributes=attributes, overwrite=True)
         if values.size:
             array[...] = values.astype(np.dtype(spec.dtype or values.dtype))
+
+    def put_coordinates(self, coordinates: Sequence[Coordinate]) -> None:
+        """Write the coordinates y and x of the maps."""
+        for name, one in zip(("y", "x"), coordinates, strict=True):
+            self.put(name, one.values, attributes=one.attributes)
 
     def finish(self, *, replacing: Callable[[], None] = lambda: None) -> Path:
         """Check the store against the schema and make it the run's results.

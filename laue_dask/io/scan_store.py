@@ -24,6 +24,7 @@ from numpy.typing import DTypeLike, NDArray
 from laue_dask import schema
 from laue_dask.errors import FrameError, StoreError
 from laue_dask.io.block_files import checksum
+from laue_dask.io.coordinates import UM, Coordinate, coordinates_of
 from laue_dask.io.frame_array import FrameArray, frame_layout
 from laue_dask.io.frames import FrameRef, load
 from laue_dask.io.geometry import ScanGrid
@@ -125,6 +126,7 @@ class ScanStore:
             "fast_axis": grid.fast_axis,
             "detector": detector,
             "pixel_size_um": pixel_size_um,
+            "position_units": UM,
             "frame_shape": [rows, columns],
             "frame_dtype": np.dtype(dtype).str,
             "chunk_frames": layout.chunk_frames,
@@ -279,6 +281,12 @@ class ScanStore:
     def position(self) -> NDArray[np.float64]:
         """(pattern, 2) float64: stage coordinates (y, x), NaN where unknown."""
         return cast(NDArray[np.float64], self._values("position"))
+
+    @property
+    def coordinates(self) -> tuple[Coordinate, Coordinate]:
+        """Coordinates y and x of the scan's map; points where the units of the positions are not known, as at first."""
+        known = self.root.attrs.get("position_units") == UM
+        return coordinates_of(self.scan_shape, self.position if known else None)
 
     @property
     def detector_mask(self) -> NDArray[np.bool_]:

@@ -52,7 +52,7 @@ def describe(path: Path) -> str:
         info = frame_info(refs[0])
     except FrameError as error:
         raise InputError(f"{refs[0]}: {error}") from error
-    position = "none" if info.position is None else f"y = {info.position[0]:g}, x = {info.position[1]:g}"
+    position = "none" if info.position is None else f"y = {info.position[0]:.10g} µm, x = {info.position[1]:.10g} µm"
     lines = [f"{path}: {len(refs)} frame{'s' if len(refs) > 1 else ''}", f"first           {refs[0]}"]
     lines += [f"shape, dtype    {info.shape[0]} × {info.shape[1]}, {info.dtype}", f"stage position  {position}"]
     lines += _found_grid(path, refs)

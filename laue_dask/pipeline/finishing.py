@@ -30,6 +30,7 @@ def settle(scan: EncodedScan, rows: list[grains.Row] | None, workers: Workers | 
     """Put the results in their place and write the tables, while workers of this machine, if there are any, draw."""
     folder, record, results = scan.folder, scan.record, scan.results
     results.group.attrs.update({"suggested_k": record.suggested_k, "keys": record.keys})
+    results.put_coordinates(scan.store.coordinates)
     scan.reuse.write(results)
     record.stages = scan.reuse.announced
 

@@ -197,6 +197,7 @@ def _segment(
     }
     for name in ("evaluation", "approximation"):  # of other segmentations
         record.pop(name, None)
+    results.put_coordinates(store.coordinates)
     results.group.attrs["suggested_k"] = record["suggested_k"]
     stages = [segments, found_grains]
     stages += [keys.scores(key, m_pca, config.clustering)] if rescored else []

@@ -7,17 +7,24 @@ thread and nothing overlaps whether a scan is 1 × n, 60 × 100 or 500 × 40.
 import io
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import matplotlib
 import numpy as np
+import xarray as xr
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator
+from matplotlib.transforms import blended_transform_factory, offset_copy
+from numpy.typing import NDArray
 from PIL import Image
+
+from laue_dask.io.coordinates import UM
 
 DPI = 150
 TEXT, SMALL, TITLE = 8.5, 7.5, 11.0
@@ -51,6 +58,53 @@ def cluster_colours(k: int) -> ListedColormap:
 
 
 @dataclass(frozen=True)
+class MapScale:
+    """What the points of a map are apart along its axes.
+
+    Attributes
+    ----------
+    first, step
+        Coordinates (y, x) of the first point, and from one point to the next.
+    units
+        Of these; empty where points are counted.
+    """
+
+    first: tuple[float, float] = (0.0, 0.0)
+    step: tuple[float, float] = (1.0, 1.0)
+    units: str = ""
+
+    @classmethod
+    def of(cls, results: xr.Dataset) -> "MapScale":
+        """That of a run's results; points where they have no coordinates in micrometres."""
+        if not {"y", "x"} <= set(results.coords) or {results[name].attrs.get("units") for name in "yx"} != {UM}:
+            return cls()
+        return cls.of_coordinates(results["y"].values, results["x"].values)
+
+    @classmethod
+    def of_coordinates(cls, y: NDArray[np.float64], x: NDArray[np.float64]) -> "MapScale":
+        """That of evenly spaced coordinates y (ny,) and x (nx,) in micrometres; a line is as wide as its points."""
+        steps = [float(one[-1] - one[0]) / max(1, len(one) - 1) for one in (y, x)]
+        if not any(steps):
+            return cls()
+        along = [step or abs(other) for step, other in zip(steps, steps[::-1], strict=True)]
+        return cls((float(y[0]), float(x[0])), (along[0], along[1]), UM)
+
+    def at(self, y: float, x: float) -> tuple[float, float]:
+        """Coordinates (y, x) of a point, rounded to a nanometre where they are micrometres."""
+        values = [first + step * place for first, step, place in zip(self.first, self.step, (y, x), strict=True)]
+        return round(values[0], 3), round(values[1], 3)
+
+    @property
+    def aspect(self) -> float:
+        """Height of a point over its width."""
+        return abs(self.step[0] / self.step[1]) if self.units else 1.0
+
+
+COUNTED = MapScale()
+"""Of a map whose points are counted."""
+
+
+@dataclass(frozen=True)
 class Box:
     """Size in inches at which a scan of (ny, nx) points is drawn; axes longer than 12.8 : 1 are not to scale."""
 
@@ -59,10 +113,10 @@ class Box:
     to_scale: bool
 
     @classmethod
-    def of(cls, shape: tuple[int, int]) -> "Box":
-        """Choose the size for a scan of shape (ny, nx)."""
-        ny, nx = shape
-        point = min(_LONGEST / max(ny, nx), _LARGEST_POINT)
+    def of(cls, shape: tuple[int, int], aspect: float = 1.0) -> "Box":
+        """Choose the size for a scan of shape (ny, nx), whose points are `aspect` times as high as wide."""
+        ny, nx = shape[0] * aspect, shape[1]
+        point = min(_LONGEST / max(ny, nx), _LARGEST_POINT / max(aspect, 1.0))
         width, height = max(point * nx, _SHORTEST), max(point * ny, _SHORTEST)
         return cls(width, height, bool(np.isclose(width / height, nx / ny)))
 
@@ -111,7 +165,13 @@ def legend(figure: Figure, handles: list[Artist]) -> None:
 
 
 def map_figure(
-    shape: tuple[int, int], *, title: str, facts: str, key: tuple[float, float], gap: float | None
+    shape: tuple[int, int],
+    *,
+    title: str,
+    facts: str,
+    key: tuple[float, float],
+    gap: float | None,
+    scale: MapScale = COUNTED,
 ) -> tuple[Figure, Axes, Axes]:
     """Make a figure with the map of a scan and room for its key, beside the map or below it.
 
@@ -124,13 +184,15 @@ def map_figure(
     key, gap
         Width and height of the key's axes, and the space between them and the map's right edge, in inches; with a
         gap of None the key is below the map.
+    scale
+        Of the map, which gives its axes their numbers and its points their aspect.
 
     Returns
     -------
     figure, map axes, key axes
         The map's axes count scan points, row 0 at the top; what is left transparent shows as missing.
     """
-    box = Box.of(shape)
+    box = Box.of(shape, scale.aspect)
     top = _TOP if box.height > 1 else _TOP + 0.15
     if gap is None:
         size = (_LEFT + max(box.width, key[0]) + _RIGHT, top + box.height + _BETWEEN + key[1] + _BOTTOM)
@@ -141,21 +203,58 @@ def map_figure(
     figure = Figure(figsize=(max(size[0], _NARROWEST), size[1]), dpi=DPI, facecolor="white")
     head(figure, title=title, facts=facts if box.to_scale else f"{facts} · axes not to scale")
     axes = place(figure, left=_LEFT, top=top, width=box.width, height=box.height)
-    lay_out_map(axes, shape, box)
+    lay_out_map(axes, shape, box, scale)
     return figure, axes, place(figure, left=corner[0], top=corner[1], width=key[0], height=key[1])
 
 
-def lay_out_map(axes: Axes, shape: tuple[int, int], box: Box) -> None:
-    """Make axes those of a map of (ny, nx) points, row 0 at the top, that is as large as `box` says."""
+def lay_out_map(axes: Axes, shape: tuple[int, int], box: Box, scale: MapScale = COUNTED) -> None:
+    """Make axes those of a map of (ny, nx) points, row 0 at the top, that is as large as `box` says.
+
+    Their data are points, whatever the scale: its units are those of the numbers beside them.
+    """
     ny, nx = shape
     axes.set(xlim=(-0.5, nx - 0.5), ylim=(ny - 0.5, -0.5))
-    axes.set_aspect("equal" if box.to_scale else "auto")
-    axes.set_xlabel("x (scan point)", size=TEXT, color=INK)
-    axes.set_ylabel("y (scan point)", size=TEXT, color=INK)
-    for axis, length in ((axes.xaxis, box.width), (axes.yaxis, box.height)):
-        ticks = MaxNLocator(nbins=max(2, int(length / 0.55)), integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
-        axis.set_major_locator(ticks)
+    axes.set_aspect(scale.aspect if box.to_scale else "auto")
+    units = scale.units or "scan point"
+    axes.set_xlabel(f"x ({units})", size=TEXT, color=INK)
+    axes.set_ylabel(f"y ({units})", size=TEXT, color=INK)
+    sides = ((axes.yaxis, box.height, ny), (axes.xaxis, box.width, nx))
+    for (axis, length, count), first, step in zip(sides, scale.first, scale.step, strict=True):
+        bins = max(2, int(length / 0.55))
+        ticks = MaxNLocator(nbins=bins, integer=not scale.units, steps=[1, 2, 5, 10], min_n_ticks=1)
+        if not scale.units:
+            axis.set_major_locator(ticks)
+            continue
+        low, high = sorted((first - 0.5 * step, first + (count - 0.5) * step))
+        told = [float(value) for value in ticks.tick_values(low, high) if low <= value <= high]
+        axis.set_major_locator(FixedLocator([(value - first) / step for value in told]))
+        axis.set_major_formatter(FixedFormatter([f"{value:.10g}" for value in told]))
+    if scale.units:
+        _draw_scale_bar(axes, nx, abs(scale.step[1]), scale.units)
     axes.patch.set(facecolor=MISSING, edgecolor="#bbbbbb", hatch="//////", linewidth=0)
+
+
+def _draw_scale_bar(axes: Axes, nx: int, step: float, units: str) -> None:
+    """Draw a bar of a round length along x, about a quarter of the map, above its right end."""
+    quarter = 0.25 * nx * step
+    power = 10.0 ** math.floor(math.log10(quarter))
+    length = max(factor * power for factor in (1.0, 2.0, 5.0) if factor * power <= quarter)
+    over = blended_transform_factory(axes.transData, axes.transAxes)
+    right, left = nx - 0.5, nx - 0.5 - length / step
+    lifted = offset_copy(over, fig=cast(Figure, axes.figure), y=4, units="points")
+    axes.add_line(Line2D([left, right], [1, 1], color=INK, linewidth=2.2, clip_on=False, transform=lifted))
+    axes.annotate(
+        f"{length:g} {units}",
+        (left, 1),
+        (-3, 4),
+        xycoords=over,
+        textcoords="offset points",
+        ha="right",
+        va="center",
+        size=SMALL,
+        color=INK,
+        annotation_clip=False,
+    )
 
 
 def subscript(number: int) -> str:

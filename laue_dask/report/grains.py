@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from laue_dask.grains import regions
 from laue_dask.report import canvas, maps
-from laue_dask.report.canvas import INK, SMALL, TEXT
+from laue_dask.report.canvas import INK, SMALL, TEXT, MapScale
 from laue_dask.report.densities import cluster_densities, component_ranges
 
 DENSITY_CLUSTERS, DENSITY_COMPONENTS, DENSITY_BINS = 5, 8, 40
@@ -33,7 +33,13 @@ def grain_map(results: xr.Dataset) -> Figure:
     threshold = results["grain"].attrs.get("threshold")
     used = "" if threshold is None else f" · boundaries stronger than {threshold:.3g}"
     figure = maps.label_figure(
-        grain, k, delegates=None, title="Grains by neighbourhood", facts=f"{k:,} grains{used}", kind="grain"
+        grain,
+        k,
+        delegates=None,
+        title="Grains by neighbourhood",
+        facts=f"{k:,} grains{used}",
+        kind="grain",
+        scale=MapScale.of(results),
     )
     draw_boundaries(figure.axes[0], grain)
     return figure
@@ -60,7 +66,11 @@ def boundary_map(results: xr.Dataset) -> Figure:
     counted = f"{len(proposed)} region{'s' if len(proposed) > 1 else ''} worth a dense scan"
     said = counted if proposed else "no region stands out"
     figure = maps.scalar_figure(
-        strength, title="Boundaries", facts=said, label="largest distance to a neighbour, component space"
+        strength,
+        title="Boundaries",
+        facts=said,
+        label="largest distance to a neighbour, component space",
+        scale=MapScale.of(results),
     )
     draw_regions(figure.axes[0], proposed)
     return figure

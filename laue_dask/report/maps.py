@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from laue_dask.report import canvas
-from laue_dask.report.canvas import INK, SMALL, TEXT, Box
+from laue_dask.report.canvas import COUNTED, INK, SMALL, TEXT, Box, MapScale
 
 UNUSABLE = "no usable pattern"
 SPARSE = 0.25
@@ -30,6 +30,7 @@ def label_figure(
     facts: str,
     kind: str = "cluster",
     absent: str = UNUSABLE,
+    scale: MapScale = COUNTED,
 ) -> Figure:
     """Map of natural labels, with a key that gives each cluster's number, colour and share of the patterns.
 
@@ -43,8 +44,10 @@ def label_figure(
         What a label stands for.
     absent
         What the points without a label are.
+    scale
+        Of the map.
     """
-    box = Box.of(labels.shape)
+    box = Box.of(labels.shape, scale.aspect)
     beside = (1.3, float(np.clip(box.height, 0.17 * k if k <= 24 else 2.0, 0.3 * k)))
     figure, axes, key = canvas.map_figure(
         labels.shape,
@@ -52,6 +55,7 @@ def label_figure(
         facts=facts,
         key=(box.width, 0.9) if box.flat else beside,
         gap=None if box.flat else 0.7,
+        scale=scale,
     )
     paint_labels(axes, labels, k)
     handles = _missing(labels >= 0, absent)
@@ -63,7 +67,14 @@ def label_figure(
 
 
 def rgb_figure(
-    rgb: NDArray[np.uint8], shown: NDArray[np.bool_], *, title: str, facts: str, over: str, absent: str = UNUSABLE
+    rgb: NDArray[np.uint8],
+    shown: NDArray[np.bool_],
+    *,
+    title: str,
+    facts: str,
+    over: str,
+    absent: str = UNUSABLE,
+    scale: MapScale = COUNTED,
 ) -> Figure:
     """Map of colours, with the key of the PCA labeler's colour scheme (paper, Figure 12).
 
@@ -77,9 +88,11 @@ def rgb_figure(
         What of each component's values the colours span.
     absent
         What the other points are.
+    scale
+        Of the map.
     """
     ny, nx = shown.shape
-    figure, axes, key = canvas.map_figure((ny, nx), title=title, facts=facts, key=(1.3, 1.75), gap=0.25)
+    figure, axes, key = canvas.map_figure((ny, nx), title=title, facts=facts, key=(1.3, 1.75), gap=0.25, scale=scale)
     paint_colours(axes, rgb, shown)
     canvas.legend(figure, _missing(shown, absent))
     _draw_rgb_key(key, over=over)
@@ -94,15 +107,24 @@ def colour_scheme() -> Figure:
     return figure
 
 
-def scalar_figure(values: NDArray[np.float32], *, title: str, facts: str, label: str, absent: str = UNUSABLE) -> Figure:
+def scalar_figure(
+    values: NDArray[np.float32],
+    *,
+    title: str,
+    facts: str,
+    label: str,
+    absent: str = UNUSABLE,
+    scale: MapScale = COUNTED,
+) -> Figure:
     """Map of a number per point, (ny, nx), with a colour bar that ends at the 99.5 % quantile; NaN is `absent`."""
-    box = Box.of(values.shape)
+    box = Box.of(values.shape, scale.aspect)
     figure, axes, key = canvas.map_figure(
         values.shape,
         title=title,
         facts=facts,
         key=(box.width, 0.16) if box.flat else (0.16, max(box.height, 2.2)),
         gap=None if box.flat else 0.2,
+        scale=scale,
     )
     image, beyond = paint_scalar(axes, values, box.width)
     bar = figure.colorbar(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from laue_dask.io.places import replace_file
 from laue_dask.report import canvas, grains, maps
-from laue_dask.report.canvas import INK, SMALL, TEXT
+from laue_dask.report.canvas import INK, SMALL, TEXT, MapScale
 from laue_dask.report.html import GALLERY_UP_TO
 from laue_dask.segmentation.selection import band
 
@@ -107,6 +107,7 @@ def label_map(results: xr.Dataset, k: int) -> Figure:
         delegates=marked_delegates(results, k),
         title=f"K = {k}, natural labels",
         facts=_facts(results, labels),
+        scale=MapScale.of(results),
     )
 
 
@@ -120,7 +121,12 @@ def pca_map(results: xr.Dataset, k: int) -> Figure:
     labels = _labels(results, k)
     rgb = results["pca_rgb"].sel(k=k).to_numpy()
     return maps.rgb_figure(
-        rgb, labels >= 0, title=f"K = {k}, PCA labeler", facts=_facts(results, labels), over="its range"
+        rgb,
+        labels >= 0,
+        title=f"K = {k}, PCA labeler",
+        facts=_facts(results, labels),
+        over="its range",
+        scale=MapScale.of(results),
     )
 
 
@@ -129,7 +135,12 @@ def direct_colouring(results: xr.Dataset) -> Figure:
     rgb = results["direct_rgb"].to_numpy()
     labels = results["labels"].isel(k=0).to_numpy() if _has(results, "labels") else np.zeros(rgb.shape[:2], np.int32)
     return maps.rgb_figure(
-        rgb, labels >= 0, title="Direct colouring", facts=_facts(results, labels), over="its middle 99 %"
+        rgb,
+        labels >= 0,
+        title="Direct colouring",
+        facts=_facts(results, labels),
+        over="its middle 99 %",
+        scale=MapScale.of(results),
     )
 
 
@@ -141,6 +152,7 @@ def distance_map(results: xr.Dataset, k: int) -> Figure:
         facts=_facts(results, _labels(results, k)),
         label="distance in component space",
         absent="no usable pattern",
+        scale=MapScale.of(results),
     )
 
 
@@ -153,6 +165,7 @@ def reconstruction_map(results: xr.Dataset) -> Figure:
         facts=f"computed for {np.isfinite(error).sum():,} of {error.size:,} points",
         label="binary cross entropy (nat per pixel)",
         absent="not computed",
+        scale=MapScale.of(results),
     )
 
 
@@ -165,6 +178,7 @@ def unexplained_map(results: xr.Dataset) -> Figure:
         facts=f"computed for {np.isfinite(share).sum():,} of {share.size:,} points",
         label="share of the pattern (1: as a uniform grey)",
         absent="not computed",
+        scale=MapScale.of(results),
     )
 
 

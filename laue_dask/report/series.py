@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex
 from numpy.typing import NDArray
 
 from laue_dask.io.places import replace_file
-from laue_dask.report.canvas import MISSING, cluster_colours
+from laue_dask.report.canvas import MISSING, MapScale, cluster_colours
 from laue_dask.report.html import ROWS_UP_TO, document, facts_list
 from laue_dask.report.thumbnails import fit, paint
 from laue_dask.runtime.printable import escape
@@ -77,7 +77,9 @@ def _shown(member: Member, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _figure(member: Member, picture: NDArray[np.uint8]) -> str:
     content = io.BytesIO()
-    fit(picture.astype(np.uint8), SIDE).save(content, format="PNG", optimize=True)
+    fit(picture.astype(np.uint8), SIDE, aspect=MapScale.of(member.results).aspect).save(
+        content, format="PNG", optimize=True
+    )
     data = base64.b64encode(content.getvalue()).decode()
     link = f'<a href="{quote(member.name)}/report.html">{escape(member.name)}</a>'
     return (

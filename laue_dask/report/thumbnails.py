@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from laue_dask.io import results as io_results
-from laue_dask.report.canvas import MISSING, cluster_colours
+from laue_dask.report.canvas import MISSING, MapScale, cluster_colours
 
 SIDE = 140
 """Longest side in pixels; small maps are enlarged by whole numbers, so that points stay squares."""
@@ -30,7 +30,7 @@ def write_thumbnails(folder: Path, stem: Path, *, suggested: list[int]) -> list[
     names = []
     for kind, picture in (("direct", direct), ("labels", paint(labels, k))):
         path = stem.with_name(f"{stem.name}.{kind}.png")
-        fit(picture.astype(np.uint8)).save(path, optimize=True)
+        fit(picture.astype(np.uint8), aspect=MapScale.of(results).aspect).save(path, optimize=True)
         names.append(path.name)
     return names
 
@@ -42,10 +42,14 @@ def paint(labels: NDArray[np.int32], k: int) -> NDArray[np.uint8]:
     return painted
 
 
-def fit(picture: NDArray[np.uint8], side: int = SIDE) -> Image.Image:
-    """A picture, (ny, nx, 3), with its longest side at most `side` pixels."""
+def fit(picture: NDArray[np.uint8], side: int = SIDE, *, aspect: float = 1.0) -> Image.Image:
+    """A picture, (ny, nx, 3), of at most `side` pixels a side; its points are `aspect` times as high as wide."""
     ny, nx = picture.shape[:2]
     image = Image.fromarray(picture)
+    if not np.isclose(aspect, 1.0):
+        width = min(side / nx, side / (ny * aspect))
+        size = (max(1, round(nx * width)), max(1, round(ny * aspect * width)))
+        return image.resize(size, Image.Resampling.NEAREST if width >= 1 else Image.Resampling.BOX)
     if max(ny, nx) <= side:
         times = side // max(ny, nx)
         return image.resize((nx * times, ny * times), Image.Resampling.NEAREST)

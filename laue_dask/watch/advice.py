@@ -7,6 +7,7 @@ import numpy as np
 from laue_dask.config import ClusteringConfig
 from laue_dask.grains.neighbourhood import NeighbourhoodGrains
 from laue_dask.grains.regions import Region, propose, quarter
+from laue_dask.report.canvas import COUNTED, MapScale
 from laue_dask.segmentation import scores
 from laue_dask.segmentation.seeding import distinct_rows, sample_kmeans, sample_rows
 from laue_dask.watch.preview import Maps
@@ -37,11 +38,14 @@ class Advice:
         K at the peaks of the scores, ascending; see `scores.suggest_k`.
     regions
         Worth a finer scan, the most interesting first.
+    scale
+        Of the map, whose units the regions are told in as well.
     """
 
     patterns: int
     suggested_k: tuple[int, ...]
     regions: tuple[Region, ...]
+    scale: MapScale = COUNTED
 
     @property
     def lines(self) -> list[str]:
@@ -49,11 +53,21 @@ class Advice:
         said = []
         if self.suggested_k:
             said.append(f"K = {' or '.join(map(str, self.suggested_k))}: scores of {self.patterns:,} patterns")
-        said += [f"a finer scan of y {one.y0}–{one.y1}, x {one.x0}–{one.x1}: {one.reason}" for one in self.regions]
+        said += [
+            f"a finer scan of y {one.y0}–{one.y1}, x {one.x0}–{one.x1}{self._stage(one)}: {one.reason}"
+            for one in self.regions
+        ]
         return said
 
+    def _stage(self, region: Region) -> str:
+        if not self.scale.units:
+            return ""
+        ends = [self.scale.at(*corner) for corner in ((region.y0, region.x0), (region.y1, region.x1))]
+        (y0, y1), (x0, x1) = (sorted(pair) for pair in zip(*ends, strict=True))
+        return f" (stage y {y0:.10g} to {y1:.10g} {self.scale.units}, x {x0:.10g} to {x1:.10g} {self.scale.units})"
 
-def advise(maps: Maps, shape: tuple[int, int], config: ClusteringConfig) -> Advice:
+
+def advise(maps: Maps, shape: tuple[int, int], config: ClusteringConfig, scale: MapScale = COUNTED) -> Advice:
     """Score K on a sample of what is there, and look for regions where neighbouring patterns differ.
 
     Parameters
@@ -62,6 +76,8 @@ def advise(maps: Maps, shape: tuple[int, int], config: ClusteringConfig) -> Advi
         See `preview`.
     shape
         (ny, nx) of the scan.
+    scale
+        Of its map.
     """
     sample = maps.components[sample_rows(len(maps.components), SAMPLE, config.seed)]
     first, last = config.score_k
@@ -77,4 +93,4 @@ def advise(maps: Maps, shape: tuple[int, int], config: ClusteringConfig) -> Advi
     boundary = where.paint(grains.boundary_, fill=np.float32(np.nan))
     labels = where.paint(grains.labels_, fill=np.int32(-1))
     regions = propose(boundary, labels, size=quarter(shape), count=REGIONS)
-    return Advice(len(maps.components), suggested, tuple(regions))
+    return Advice(len(maps.components), suggested, tuple(regions), scale)

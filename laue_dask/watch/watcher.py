@@ -20,6 +20,7 @@ from threading import Event
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from laue_dask.config import Config, ScanConfig
 from laue_dask.errors import ComputeError, InputError, LaueDaskError, StoreError
@@ -28,6 +29,7 @@ from laue_dask.features.drift import Drift
 from laue_dask.features.encode import Network
 from laue_dask.features.extractors import Extractor
 from laue_dask.io import deadline
+from laue_dask.io.coordinates import UM, coordinates_of
 from laue_dask.io.deadline import Call
 from laue_dask.io.frames import FrameRef
 from laue_dask.io.identity import State
@@ -44,6 +46,7 @@ from laue_dask.pipeline.record import Record
 from laue_dask.pipeline.stages import extraction, ingest, placing
 from laue_dask.pipeline.stages.source import require_growing
 from laue_dask.report import canvas
+from laue_dask.report.canvas import COUNTED, MapScale
 from laue_dask.report.maps import label_figure, rgb_figure
 from laue_dask.runtime import interruption
 from laue_dask.runtime.progress import Progress
@@ -258,6 +261,7 @@ class Watcher:
         self._reference = _reference(extractor)
         self._shown: _Refreshed | None = None
         self._advice: Advice | None = None
+        self._scale = COUNTED
         self._latency: deque[float] = deque(maxlen=LATENCIES)
         self._taken: deque[tuple[float, int]] = deque()
         self._kept = len(self._log.entries)
@@ -503,7 +507,7 @@ class Watcher:
     def _advise(self, maps: Maps) -> None:
         # What is said again is what is suggested, not how strongly.
         before = [line.partition(":")[0] for line in self._advice.lines] if self._advice else []
-        self._advice = advise(maps, self._shape, self._config.clustering)
+        self._advice = advise(maps, self._shape, self._config.clustering, self._scale)
         for line in self._advice.lines:
             if line.partition(":")[0] not in before:
                 self._say(f"suggestion: {line}")
@@ -520,10 +524,20 @@ class Watcher:
         row = self._log.rows([str(ref) for ref in refs])
         known = np.flatnonzero((row >= 0) & (row < rows) & (placed >= 0))
         known = known[np.argsort(placed[known])]
+        self._scale = self._scale_of(refs, placed)
         maps = self._preview.update(self._log.features()[:rows], row[known], placed[known], k)
         if maps is not None:
             self._draw(maps)
         return _Refreshed(maps, rows, drift, "", time.time())
+
+    def _scale_of(self, refs: Sequence[FrameRef], placed: NDArray[np.int64]) -> MapScale:
+        """Of the map, by the stage positions that are known so far."""
+        position = np.full((self._points, 2), np.nan)
+        for place, pair in zip(placed.tolist(), self._log.positions([str(ref) for ref in refs]), strict=True):
+            if pair is not None and place >= 0:
+                position[place] = pair
+        y, x = coordinates_of(self._shape, position, min_known=0.0)
+        return MapScale.of_coordinates(y.values, x.values) if y.units == UM else COUNTED
 
     def _draw(self, maps: Maps) -> None:
         where = maps.where(self._shape)
@@ -537,8 +551,17 @@ class Watcher:
                 facts=facts,
                 over="its middle 99 %",
                 absent=MISSING,
+                scale=self._scale,
             ),
-            label_figure(labels, maps.k, delegates=None, title=f"K = {maps.k} so far", facts=facts, absent=MISSING),
+            label_figure(
+                labels,
+                maps.k,
+                delegates=None,
+                title=f"K = {maps.k} so far",
+                facts=facts,
+                absent=MISSING,
+                scale=self._scale,
+            ),
         )
         for figure, name in zip(figures, MAPS.values(), strict=True):
             replace_file(self._folder / name, canvas.png(figure))

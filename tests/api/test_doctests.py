@@ -10,6 +10,7 @@ import laue_dask
 MODULES = (
     "laue_dask.api.averages",
     "laue_dask.api.build",
+    "laue_dask.api.label_maps",
     "laue_dask.api.learning",
     "laue_dask.api.options",
     "laue_dask.api.plots",

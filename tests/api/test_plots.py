@@ -73,3 +73,23 @@ def test_what_was_not_computed_is_not_drawn(run, monkeypatch):
 
 def test_the_figures_there_are_are_told(run):
     assert "labels, pca, distance" in repr(run.plot)
+
+
+@pytest.mark.usefixtures("plt")
+def test_label_maps_carry_micrometres_and_draw_themselves_as_the_figure_does(run):
+    labels = run.labels(3)
+    assert labels["y"].attrs["units"] == labels["x"].attrs["units"] == "µm"
+    np.testing.assert_allclose(labels["x"].values, 6000 + 5 * np.arange(9))
+    mine, theirs = labels.plot(), run.plot.labels(3)
+    for axes in (mine, theirs):
+        assert axes.yaxis_inverted()  # row 0 is at the top
+        assert axes.get_ylabel() == "y (µm)"
+    np.testing.assert_array_equal(mine.images[0].get_array(), theirs.images[0].get_array())
+    assert mine.images[0].cmap == theirs.images[0].cmap
+
+
+@pytest.mark.usefixtures("plt")
+def test_label_maps_still_draw_as_xarray_does_where_asked(run):
+    labels = run.labels(3)
+    assert labels.plot.imshow(add_colorbar=False) is not None
+    assert labels.isel(y=0).plot() is not None

@@ -24,12 +24,12 @@ from laue_dask.io.contents import natural_key
 from laue_dask.io.frames import FrameRef, discover, frame_info, read_frame, read_position
 
 REAL = [
-    ("frames/als_1232/SiHyperlaueFinal_1_00001.tif", (1043, 981), "int32", (6.56, 6.0), 172.0, 2.5),
-    ("frames/als_1232/SiHyperlaueFinal_1_00002.tif", (1043, 981), "int32", (7.6, 6.0), 172.0, 2.5),
-    ("frames/esrf_bm32/nw1_0000.tif", (2018, 2016), "uint16", (1.7521, 1.0747), None, 1.0),
-    ("frames/esrf_bm32/nw1_0001.tif", (2018, 2016), "uint16", (1.7534, 1.0894), None, 1.0),
-    ("frames/esrf_bm32/AH12_CMT_r14_0200.tif", (2018, 2016), "uint16", (-7.891, -5.102), None, 0.4),
-    ("frames/esrf_bm32/Ge_blanc_0000.mccd", (2048, 2048), "uint16", (-51.65, -30.245), 79.18, 0.3),
+    ("frames/als_1232/SiHyperlaueFinal_1_00001.tif", (1043, 981), "int32", (6560.0, 6000.0), 172.0, 2.5),
+    ("frames/als_1232/SiHyperlaueFinal_1_00002.tif", (1043, 981), "int32", (7600.0, 6000.0), 172.0, 2.5),
+    ("frames/esrf_bm32/nw1_0000.tif", (2018, 2016), "uint16", (1752.1, 1074.7), None, 1.0),
+    ("frames/esrf_bm32/nw1_0001.tif", (2018, 2016), "uint16", (1753.4, 1089.4), None, 1.0),
+    ("frames/esrf_bm32/AH12_CMT_r14_0200.tif", (2018, 2016), "uint16", (-7891.0, -5102.0), None, 0.4),
+    ("frames/esrf_bm32/Ge_blanc_0000.mccd", (2048, 2048), "uint16", (-51650.0, -30245.0), 79.18, 0.3),
     ("layouts/strain_0000.edf", (2048, 2048), "uint16", None, None, 5.0),
 ]
 
@@ -260,7 +260,7 @@ def test_bm32_position_of_2024_and_pilatus_cbf_header_are_read(tmp_path, frame):
     image = Image.fromarray(np.abs(frame).astype(np.uint16))
     image.save(tmp_path / "b.tif", tiffinfo={270: "xech=7.858 yech=-20.463 mon=1e3"})
     assert read_position(FrameRef(str(tmp_path / "a.tif"))) is None
-    assert read_position(FrameRef(str(tmp_path / "b.tif"))) == (-20.463, 7.858)
+    assert read_position(FrameRef(str(tmp_path / "b.tif"))) == (-20463.0, 7858.0)
     lines = "\r\n# Detector: PILATUS 6M, S/N 60-0101\r\n# Pixel_size 172e-6 m x 172e-6 m\r\n# Exposure_time 0.5 s\r\n"
     header = {"_array_data.header_convention": "PILATUS_1.2", "_array_data.header_contents": lines}
     CbfImage(data=frame, header=header).write(str(tmp_path / "c.cbf"))
@@ -438,7 +438,11 @@ def test_bliss_positioners_give_each_frame_its_position(tmp_path, stack):
             "1.1/measurement/yech": np.linspace(1, 2, 5),
         },
     )
-    assert [read_position(ref) for ref in discover(path)][3] == (1.75, 3.0)
+    assert [read_position(ref) for ref in discover(path)][3] == (1750.0, 3000.0)
+    with h5py.File(path, "a") as file:  # its own units win over what is usual at the beamline
+        file["1.1/measurement/xech"].attrs["units"] = "um"
+        file["1.1/measurement/yech"].attrs["units"] = "m"
+    assert [read_position(ref) for ref in discover(path)][3] == (1_750_000.0, 3.0)
 
 
 def test_single_frame_dataset_and_index_beyond_the_end(tmp_path, stack):

@@ -151,7 +151,7 @@ def test_a_scan_of_a_bliss_file_is_found_with_its_detector_and_its_positions(tmp
     for name in ("2.1", "/2.1"):
         refs = discover(f"{path}::{name}")
         np.testing.assert_array_equal([read_frame(ref) for ref in refs], frames + 1)
-    assert frame_info(refs[8]).position == (1.0, 2.0)
+    assert frame_info(refs[8]).position == (1000.0, 2000.0)  # millimetres, where a file does not say
     write(path, frames, "2.1/instrument/basler/data")
     with pytest.raises(InputError, match=r"which dataset.*basler.*eiger"):
         discover(f"{path}::/2.1")

@@ -383,7 +383,7 @@ def test_bad_frames_are_set_aside_with_their_reason_and_good_ones_kept(tmp_path,
     assert store.source[8] == ""
     np.testing.assert_array_equal(store.read_frames(0, 10)[[0, 4, 9]], frames[[0, 4, 9]])
     assert not store.read_frames(0, 10)[[1, 2, 3, 5, 6, 7, 8]].any()
-    np.testing.assert_array_equal(store.position[[4, 9]], [[-2.0, 4.5], [-2.0, 9.5]])
+    np.testing.assert_array_equal(store.position[[4, 9]], [[-2000.0, 4500.0], [-2000.0, 9500.0]])
     assert np.isnan(store.position[1]).all()
     assert sum(one["frames"] for one in receipts) == 9
 
@@ -460,5 +460,5 @@ def test_real_frames_are_stored_without_loss(data_dir, tmp_path):
     store = store.finish()
     frames = store.read_frames(0, 2)
     assert (frames.min(), frames[0].max(), frames[1].max()) == (-2, 518605, 530264)
-    np.testing.assert_array_equal(store.position, [[6.56, 6.0], [7.6, 6.0]])
+    np.testing.assert_array_equal(store.position, [[6560.0, 6000.0], [7600.0, 6000.0]])
     assert sum(file.stat().st_size for file in shard_files(store)) < frames.nbytes / 3

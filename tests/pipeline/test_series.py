@@ -174,7 +174,7 @@ def test_run_takes_several_scans(command, parts, tmp_path, monkeypatch):
     given = {}
     monkeypatch.setattr(series, "run", lambda sources, out, config, **rest: given.update(s=sources, out=out) or [])
     command("run", parts / "upper", parts / "lower", "--out", tmp_path / "out")
-    assert given["s"] == (str(parts / "upper"), str(parts / "lower"))
+    assert tuple(given["s"]) == (str(parts / "upper"), str(parts / "lower"))
 
 
 @pytest.mark.parametrize(

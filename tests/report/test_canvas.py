@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
@@ -93,3 +94,29 @@ def test_a_map_that_is_not_to_scale_says_so():
     figure, axes, _ = canvas.map_figure((1, 300), title="Line", facts="300 patterns", key=(1, 1), gap=None)
     assert [text.get_text() for text in figure.texts] == ["Line", "300 patterns · axes not to scale"]
     assert axes.get_aspect() == "auto"
+
+
+def test_maps_in_micrometres_have_their_numbers_a_scale_bar_and_the_aspect_of_their_steps():
+    y, x = 6000 - 8.0 * np.arange(12), 1234.5 + 3.5 * np.arange(20)
+    scale = canvas.MapScale.of_coordinates(y, x)
+    assert (scale.step, scale.units, scale.aspect) == ((-8.0, 3.5), "µm", 8 / 3.5)
+    figure, axes, _ = canvas.map_figure((12, 20), title="", facts="", key=(1, 1), gap=0.2, scale=scale)
+    assert axes.get_xlabel() == "x (µm)"
+    figure.canvas.draw()
+    for axis, first, step in ((axes.yaxis, 6000, -8.0), (axes.xaxis, 1234.5, 3.5)):
+        for place, text in zip(axis.get_majorticklocs(), axis.get_majorticklabels(), strict=True):
+            assert float(text.get_text()) == pytest.approx(first + step * place)
+    (bar,) = axes.lines
+    length = float(next(text.get_text() for text in axes.texts).removesuffix(" µm"))
+    assert np.ptp(bar.get_xdata()) * 3.5 == pytest.approx(length)
+    assert 0.1 * 20 * 3.5 <= length <= 0.25 * 20 * 3.5
+    box = axes.get_window_extent()
+    assert (box.height / 12) / (box.width / 20) == pytest.approx(8 / 3.5, rel=0.02)
+
+
+def test_maps_of_points_have_neither_units_nor_a_scale_bar():
+    results = xr.Dataset(coords={name: (name, np.arange(3.0), {"units": "1"}) for name in ("y", "x")})
+    assert canvas.MapScale.of(results) == canvas.MapScale.of(xr.Dataset()) == canvas.COUNTED
+    _, axes, _ = canvas.map_figure((3, 4), title="", facts="", key=(1, 1), gap=0.2)
+    assert not axes.lines
+    assert axes.get_xlabel() == "x (scan point)"

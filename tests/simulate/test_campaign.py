@@ -55,7 +55,7 @@ def test_every_frame_is_that_of_its_point_in_the_order_of_acquisition(tmp_path, 
         expected = frame(made, DETECTORS["pilatus1m"], point, seed=4)
         np.testing.assert_array_equal(read_frame(FrameRef(str(path))), expected)
         y, x = frame_info(FrameRef(str(path))).position
-        assert (y, x) == pytest.approx((6 + 0.005 * (point // 3), 6 + 0.005 * (point % 3)))
+        assert (y, x) == pytest.approx((6000 + 5 * (point // 3), 6000 + 5 * (point % 3)))
     with np.load(tmp_path / "scan" / "truth.npz") as truth:
         np.testing.assert_array_equal(truth["domain"], made.domain)
     assert json.loads((tmp_path / "scan" / "simulation.json").read_text())["order"] == order

@@ -11,7 +11,7 @@ from laue_dask.errors import FrameError
 from laue_dask.io.hdf5.axes import Axes, AxesError, choice, interpret, split
 from laue_dask.io.hdf5.extent import check_frame, check_kind, check_size
 from laue_dask.io.hdf5.files import open_file, resolve
-from laue_dask.io.headers import STAGE_MOTORS, Header
+from laue_dask.io.headers import STAGE_MOTORS, UM_PER_UNIT, UM_PER_UNIT_OF_MOTORS, Header, in_um
 
 
 def read_frame(path: str, dataset: str, index: int | None) -> tuple[NDArray[Any], Header]:
@@ -64,9 +64,11 @@ def _header(file: h5py.File, dataset: str, place: int, count: int) -> Header:
     position = None
     for y, x in STAGE_MOTORS:
         for group in ("sample", "measurement", "instrument/positioners"):
-            pair = tuple(_value(file.get(f"{entry}/{group}/{motor}"), place, count) for motor in (y, x))
+            nodes = [file.get(f"{entry}/{group}/{motor}") for motor in (y, x)]
+            pair = [_value(node, place, count) for node in nodes]
             if position is None and all(map(math.isfinite, pair)):
-                position = (pair[0], pair[1])
+                scale = [_um_per_unit(node, UM_PER_UNIT_OF_MOTORS[y, x]) for node in nodes]
+                position = in_um(pair[0], 0.0, scale[0])[0], in_um(0.0, pair[1], scale[1])[1]
     pixel = _value(file.get(f"{entry}/instrument/detector/x_pixel_size"), 0, 1)
     exposure = _value(file.get(f"{entry}/instrument/detector/count_time"), 0, 1)
     return Header(
@@ -74,6 +76,14 @@ def _header(file: h5py.File, dataset: str, place: int, count: int) -> Header:
         pixel_size_um=round(pixel * 1e6, 6) if math.isfinite(pixel) and pixel > 0 else None,
         exposure_s=exposure if math.isfinite(exposure) else None,
     )
+
+
+def _um_per_unit(node: Any, usual: float) -> float:
+    """What a motor counts in, by the units that its dataset names, or as is usual."""
+    units = node.attrs.get("units", node.attrs.get("unit", ""))
+    if isinstance(units, bytes):
+        units = units.decode(errors="replace")
+    return UM_PER_UNIT.get(str(units).strip().lower(), usual)
 
 
 def _value(node: Any, place: int, count: int) -> float:

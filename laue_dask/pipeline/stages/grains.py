@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from laue_dask.grains import regions
 from laue_dask.grains.neighbourhood import NeighbourhoodGrains
 from laue_dask.io import stored
+from laue_dask.io.coordinates import UM
 from laue_dask.io.places import replace_file
 from laue_dask.io.results import ResultsWriter
 from laue_dask.io.scan_store import ScanStore
@@ -111,6 +112,7 @@ def ranked(
                         "pattern": pattern,
                         "y": y,
                         "x": x,
+                        **_stage(dataset, y, x),
                         "distance": float(distance[pattern]),
                         "domains": "" if two == NOT_KNOWN else 1 + two,
                     }
@@ -118,26 +120,18 @@ def ranked(
     return rows
 
 
-def proposed(dataset: xr.Dataset, position: NDArray[np.float64]) -> list[Row]:
-    """Regions worth a dense scan (section 4.4, step 8): rows of `regions.csv`.
-
-    Parameters
-    ----------
-    position : (pattern, 2) float64
-        Stage coordinates (y, x), NaN where unknown.
-    """
+def proposed(dataset: xr.Dataset) -> list[Row]:
+    """Regions worth a dense scan (section 4.4, step 8): rows of `regions.csv`, in points and in micrometres."""
     grain = dataset["grain"].values
-    stage = position.reshape(*grain.shape, 2)
     rows = []
     for number, region in enumerate(
         regions.propose(dataset["boundary_strength"].values, grain, size=regions.quarter(grain.shape)), start=1
     ):
-        corners = regions.stage_box(region, stage) or ("", "", "", "")
         rows.append(
             {
                 "region": number,
                 **{name: getattr(region, name) for name in ("x0", "x1", "y0", "y1")},
-                **dict(zip(("stage_y0", "stage_y1", "stage_x0", "stage_x1"), corners, strict=True)),
+                **_stage_box(dataset, region),
                 "score": region.score,
                 "reason": region.reason,
             }
@@ -154,15 +148,40 @@ def write_tables(
     ----------
     grains
         Rows as `find` gives them; None leaves `grains.csv` as it is.
+
+    All of them give places in points, counted from 0, and in micrometres of the stage (columns `…_um`), which are empty
+    where the stage's positions are not known.
     """
     components = dataset["components"]
     sources = store.source
     delegates = ranked(da.asarray(components.data), int(components.attrs["m_pca"]), where, dataset)
     _write(folder / DELEGATES, [{**row, "file": str(sources[row["pattern"]])} for row in delegates])
     if grains is not None:
-        _write(folder / GRAINS, [{**row, "file": str(sources[row["delegate"]])} for row in grains])
+        located = [{**row, **_stage(dataset, row["y"], row["x"])} for row in grains]
+        _write(folder / GRAINS, [{**row, "file": str(sources[row["delegate"]])} for row in located])
     if "grain" in dataset:
-        _write(folder / REGIONS, proposed(dataset, np.asarray(store.position)))
+        _write(folder / REGIONS, proposed(dataset))
+
+
+def _stage(dataset: xr.Dataset, y: float, x: float) -> Row:
+    """Stage coordinates of a place on the map, which may lie between points; empty where they are not known."""
+    found: Row = {}
+    for name, place in (("y", y), ("x", x)):
+        known = name in dataset.coords and dataset[name].attrs.get("units") == UM
+        values = dataset[name].values if known else np.empty(0)
+        at = float(np.interp(place, np.arange(len(values)), values)) if known else ""
+        found[f"stage_{name}_um"] = at
+    return found
+
+
+def _stage_box(dataset: xr.Dataset, region: regions.Region) -> Row:
+    """Stage coordinates of the first and the last points of a region, the smaller first."""
+    first, last = _stage(dataset, region.y0, region.x0), _stage(dataset, region.y1, region.x1)
+    found: Row = {}
+    for name in ("y", "x"):
+        ends = sorted((first[f"stage_{name}_um"], last[f"stage_{name}_um"]))
+        found |= {f"stage_{name}0_um": ends[0], f"stage_{name}1_um": ends[1]}
+    return found
 
 
 def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

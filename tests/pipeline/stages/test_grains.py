@@ -77,15 +77,15 @@ def test_patterns_that_cannot_be_indexed_are_left_out(opened):
 
 
 def test_regions_know_where_they_are_on_the_stage(opened):
-    dataset, store = opened
+    dataset, _ = opened
     changed = dataset.copy(deep=True)
     changed["boundary_strength"][:] = 0.01
     changed["boundary_strength"][2:4, 3:5] = 1.0
-    (region, *_) = grains.proposed(changed, store.position)
+    (region, *_) = grains.proposed(changed)
     assert [region[name] for name in ("y0", "y1", "x0", "x1")] == [2, 3, 3, 4]
-    step = 0.005
-    assert region["stage_x1"] - region["stage_x0"] == pytest.approx(step)
-    assert region["stage_y1"] - region["stage_y0"] == pytest.approx(step)
-    unknown = grains.proposed(changed, np.full_like(store.position, np.nan))
-    assert unknown[0]["stage_x0"] == ""
+    # The simulated stage starts at 6 mm and moves by 5 µm.
+    assert (region["stage_y0_um"], region["stage_y1_um"]) == pytest.approx((6010, 6015))
+    assert (region["stage_x0_um"], region["stage_x1_um"]) == pytest.approx((6015, 6020))
+    unknown = grains.proposed(changed.drop_vars(["y", "x"]))
+    assert unknown[0]["stage_x0_um"] == ""
     assert unknown[0]["score"] == region["score"]
