@@ -27,11 +27,11 @@ def info(path: Path) -> int:
 @click.command()
 @click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
 @click.option(
-    "--reduced", is_flag=True, help="Remove the reduced patterns, too: `run` makes them again, of the frames."
+    "--reduced", is_flag=True, help="Remove the reduced patterns, too; `run` makes them again from the frames."
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what would be removed, but remove nothing.")
 def clean(run_folder: Path, reduced: bool, dry_run: bool) -> int:
-    """Remove what a finished run does not need: left-overs of killed commands, reduced patterns of other recipes.
+    """Remove what a finished run does not need: files that killed commands left, and patterns of other recipes.
 
     Maps, results, frames and figures stay. `laue-dask info RUN` says what each part takes on the disk.
     """
@@ -45,18 +45,19 @@ def clean(run_folder: Path, reduced: bool, dry_run: bool) -> int:
     for one in found:
         echo(f"{format_bytes(one.bytes):>12s}  {one.path}: {one.what}")
     total = format_bytes(sum(one.bytes for one in found))
-    echo(f"{total} {'would be' if dry_run else 'were'} removed" if found else "nothing to remove")
+    echo(f"{total} {'would be' if dry_run else 'were'} removed" if found else "there is nothing to remove")
     return ExitCode.DONE
 
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--sources", is_flag=True, help="Read all frames of the source, too, and compare them.")
+@click.option("--sources", is_flag=True, help="Read all frames of the source as well, and compare them.")
 def verify(path: Path, sources: bool) -> int:
     """Check every object of a scan store, a run or a weights file against its receipts.
 
-    With --sources, the detector's files as well: which are gone, and which hold other frames than those that were read.
-    Says what is damaged and what to do; exits with 1 if anything is. Nothing is changed.
+    With --sources, the detector's files are checked as well: which of them are gone, and which hold other frames than
+    those that were read. The command says what is damaged and what to do, and exits with 1 if anything is damaged.
+    It changes nothing.
     """
     from laue_dask.pipeline.verify import verify as verify_path
 
@@ -67,12 +68,17 @@ def verify(path: Path, sources: bool) -> int:
 
 
 @click.command()
-@click.option("--out", default=".", type=click.Path(path_type=Path), help="Folder in which runs will be [here].")
+@click.option(
+    "--out",
+    default=".",
+    type=click.Path(path_type=Path),
+    help="The folder in which runs will be [default: this folder].",
+)
 @cluster_options
 def doctor(out: Path, config_file: Path | None, workers: int | None) -> int:
     """Check versions, machine, storage, locks and workers, with a job of some seconds.
 
-    Each line passes or says what to do.
+    Each line says `pass`, or what to do.
     """
     config = load(config_file, overrides(workers=workers))
     from laue_dask.commands import doctor as examination
@@ -88,10 +94,10 @@ def doctor(out: Path, config_file: Path | None, workers: int | None) -> int:
 
 @click.command("config")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
-@click.option("--nightly", "of_nights", is_flag=True, help="The configuration of `laue-dask nightly`.")
-@click.option("--schema", is_flag=True, help="The JSON schema of the configuration.")
+@click.option("--nightly", "of_nights", is_flag=True, help="Print the configuration of `laue-dask nightly`.")
+@click.option("--schema", is_flag=True, help="Print the JSON schema of the configuration.")
 def show_config(file: Path | None, of_nights: bool, schema: bool) -> int:
-    """Print the configuration with every default, or FILE as it is understood."""
+    """Print the configuration with every default, or what FILE means."""
     if of_nights:
         from laue_dask.nightly import config as nightly_config
 

@@ -101,7 +101,7 @@ def _failed(error: BaseException) -> int:
             where = f"{error.filename}: " if error.filename else ""
             return _fail(f"{where}{error.strerror or error}", ExitCode.FAILED)
     if isinstance(error, ValueError) and str(error).startswith(_DASK_CONFIGURATION):
-        return _fail(f"{' '.join(str(error).split())}: mend or remove that file", ExitCode.BAD_INPUT)
+        return _fail(f"{' '.join(str(error).split())}: repair or remove that file", ExitCode.BAD_INPUT)
     # A defect of ours: the user gets one line, and the file to send to us.
     text = f"{type(error).__name__}: {' '.join(str(error).split())}"
     try:

@@ -12,26 +12,39 @@ Command = Callable[..., Any]
 def grid_options(command: Command) -> Command:
     """Add the options that say which frame is which point of the scan."""
     for option in (
-        click.option("--insist/--no-insist", default=None, help="Take --shape and --order whatever the files say."),
+        click.option("--insist/--no-insist", default=None, help="Trust --shape and --order, whatever the files say."),
         click.option(
-            "--first-number", type=click.IntRange(min=0), help="Number of the first file, where some are gone."
+            "--first-number",
+            type=click.IntRange(min=0),
+            help="The number of the first file; needed where files are missing.",
         ),
         click.option(
-            "--order", type=click.Choice(["raster", "snake"]), help="Order of acquisition [the headers', or raster]."
+            "--order",
+            type=click.Choice(["raster", "snake"]),
+            help="The order of acquisition [default: that of the headers, or raster].",
         ),
     ):
         command = option(command)
     return click.option(
-        "--shape", type=click.IntRange(min=1), nargs=2, metavar="NY NX", help="Grid: slow and fast axis."
+        "--shape",
+        type=click.IntRange(min=1),
+        nargs=2,
+        metavar="NY NX",
+        help="The numbers of points along the slow and the fast axis.",
     )(command)
 
 
 def part_options(command: Command) -> Command:
     """Add the options that choose a part of a scan."""
     for option in (
-        click.option("--every", type=click.IntRange(min=1), metavar="N", help="Every Nth row and column of these [1]."),
-        click.option("--columns", metavar="A:B", help="Columns, likewise [all]."),
-        click.option("--rows", metavar="A:B", help="A part of the scan: rows A to B - 1 of the grid, from 0 [all]."),
+        click.option(
+            "--every",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Take every Nth of these rows and columns [default: 1].",
+        ),
+        click.option("--columns", metavar="A:B", help="Take columns A to B - 1 [default: all]."),
+        click.option("--rows", metavar="A:B", help="Take rows A to B - 1 of the grid, counted from 0 [default: all]."),
     ):
         command = option(command)
     return command
@@ -40,18 +53,27 @@ def part_options(command: Command) -> Command:
 def cluster_options(command: Command) -> Command:
     """Add the configuration file and the number of workers."""
     return click.option(
-        "--config", "config_file", type=click.Path(path_type=Path), help="Configuration (YAML); options win over it."
+        "--config",
+        "config_file",
+        type=click.Path(path_type=Path),
+        help="Read the configuration from this YAML file; options win over it.",
     )(workers_option(command))
 
 
-workers_option = click.option("--workers", type=click.IntRange(min=1), help="Worker processes [all cores].")
+workers_option = click.option(
+    "--workers", type=click.IntRange(min=1), help="The number of worker processes [default: one for each core]."
+)
 
 extractor_option = click.option(
-    "--extractor", type=click.Choice(["network", "pixels", "peaks"]), help="What makes features of a pattern [network]."
+    "--extractor",
+    type=click.Choice(["network", "pixels", "peaks"]),
+    help="Choose what makes features of a pattern [default: network].",
 )
 
 store_option = click.option(
-    "--store-frames/--no-store-frames", default=None, help="Copy the frames into the run's scan store [they are]."
+    "--store-frames/--no-store-frames",
+    default=None,
+    help="Copy the frames into the run's scan store [default: copy them].",
 )
 
 

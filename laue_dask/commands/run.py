@@ -46,16 +46,21 @@ def ingest(source: str, store: Path, config_file: Path | None, **given: Any) -> 
 
 @click.command()
 @click.argument("source")
-@click.option("--out", default=".", type=click.Path(path_type=Path), help="Folder that the run would have [here].")
+@click.option(
+    "--out",
+    default=".",
+    type=click.Path(path_type=Path),
+    help="The folder in which the run would be [default: this folder].",
+)
 @extractor_option
 @store_option
 @grid_options
 @part_options
 @cluster_options
 def plan(source: str, out: Path, config_file: Path | None, **given: Any) -> int:
-    """Say what a run would take: blocks, tasks, bytes, memory, and time from a probe of about ten seconds.
+    """Say what a run would take: blocks, tasks, bytes, memory and time, after a test of about ten seconds.
 
-    SOURCE is as for `run`, which is refused here as well where the disk or a worker's memory is too small.
+    SOURCE is what `run` takes. A run for which the disk or a worker's memory is too small is refused here as well.
     """
     config = load(config_file, overrides(**given))
     with imports.uncollected():
@@ -68,24 +73,26 @@ def plan(source: str, out: Path, config_file: Path | None, **given: Any) -> int:
 
 @click.command()
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
-@k_option("A number of clusters; may be repeated.")
-@components_option("M_PCA: a number of components, or the share of variance to explain [0.99].")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder of the run.")
+@k_option("Make K clusters; the option may be repeated.")
+@components_option("Use this many components, or as many as explain this share of the variance [default: 0.99].")
 @extractor_option
-@click.option("--weights", help="`default`, `untrained` or a .safetensors file.")
-@click.option("--substrate", type=click.Choice(["keep", "remove"]), help="Subtract the scan's own median pattern.")
+@click.option("--weights", help="Use these weights: `default`, `untrained` or a .safetensors file.")
+@click.option(
+    "--substrate", type=click.Choice(["keep", "remove"]), help="Keep the scan's own median pattern, or subtract it."
+)
 @store_option
-@click.option("--again", is_flag=True, help="Read frames again that changed since the run in --out, which is replaced.")
+@click.option("--again", is_flag=True, help="Read changed frames again, and replace the run in --out.")
 @grid_options
 @part_options
 @cluster_options
 def run(sources: tuple[str, ...], out: Path, again: bool, config_file: Path | None, **given: Any) -> int:
     """Segment a scan: frames or a scan store → label maps, scores and a report.
 
-    SOURCE is a scan store, or frames as `ingest` takes them. The same command goes on where a killed run stopped.
-    A finished run whose frames were changed since is refused, unless --again is given.
-    Several sources are a series: one PCA and one clustering of all, the run of each in a folder below --out, and
-    series.html with all maps side by side.
+    SOURCE is a scan store, or frames as `ingest` takes them. After a kill, the same command goes on where the run
+    stopped. A finished run is refused if its frames were changed since, unless --again is given.
+    Several sources make a series: they share one PCA and one clustering, each has its run in a folder below --out,
+    and series.html shows all maps side by side.
     """
     config = load(config_file, overrides(**given))
     begin_imports(config)

@@ -15,21 +15,30 @@ from laue_dask.runtime.printable import echo, echo_lines
 
 @click.command()
 @click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
-@k_option("A number of clusters; may be repeated.")
+@k_option("Make K clusters; the option may be repeated.")
 @click.option(
     "--estimator",
     type=click.Choice(["kmeans", "bgm", "gmm", "hdbscan", "mean_shift"]),
-    help="Clustering method; the last two find K themselves.",
+    help="Choose the clustering method; the last two find K themselves.",
 )
-@components_option("M_PCA: a number of components, or the share of variance to explain.")
-@click.option("--sweep/--no-scores", default=None, help="Score every K again, or never [where parameters changed].")
-@click.option("--config", "config_file", type=click.Path(path_type=Path), help="Configuration; options win over it.")
-@click.option("--out", type=click.Path(path_type=Path), help="New folder for these segmentations; RUN stays as it is.")
+@components_option("Use this many components, or as many as explain this share of the variance.")
+@click.option(
+    "--sweep/--no-scores", default=None, help="Score every K again, or never [default: where parameters changed]."
+)
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    help="Read the configuration from this file; options win over it.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Write these segmentations to a new folder; RUN stays as it is."
+)
 def segment(run_folder: Path, config_file: Path | None, **given: Any) -> int:
-    """Cluster the patterns of a finished run again, its features untouched.
+    """Cluster the patterns of a finished run again; its features stay as they are.
 
-    Segmentations that are there stay, but for those of other parameters, such as another estimator: with --out they
-    stay as well.
+    Segmentations that were made with the same parameters stay. Those of other parameters, such as another
+    estimator, are replaced, unless --out names a new folder.
     """
     with imports.uncollected():
         from laue_dask.api.run import Run
@@ -45,12 +54,17 @@ def segment(run_folder: Path, config_file: Path | None, **given: Any) -> int:
 
 @click.command()
 @click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--truth", required=True, type=click.Path(path_type=Path), help=".npz with `domain` and/or `angle`.")
+@click.option(
+    "--truth",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The true map: an .npz file with `domain`, `angle` or both.",
+)
 @workers_option
 def evaluate(run_folder: Path, truth: Path, workers: int | None) -> int:
     """Compare a run with a true map, beside pixel PCA and an untrained encoder, all with the run's estimator.
 
-    With an angle in the truth, plots/approximation.png shows how well K delegates stand for it over a wide range of K.
+    If the true map has an angle, plots/approximation.png shows how well K delegates stand for it, for many K.
     """
     with imports.uncollected():
         from laue_dask.api.run import Run

@@ -36,10 +36,25 @@ def demo(folder: Path, shape: tuple[int, int], seed: int, workers: int | None) -
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--order", type=click.Choice(["raster", "snake"]), default="raster", show_default=True)
 @click.option(
-    "--detector", default="pilatus1m", show_default=True, help="As pilatus1m, pilatus6m, marccd165, scmos, eiger500k."
+    "--detector",
+    default="pilatus1m",
+    show_default=True,
+    help="The detector: pilatus1m, pilatus6m, marccd165, scmos, eiger500k or another.",
 )
-@click.option("--experiments", type=click.IntRange(min=1), default=100, show_default=True, help="For `training`.")
-@click.option("--binning", type=click.IntRange(1, 4), default=1, show_default=True, help="For `training`.")
+@click.option(
+    "--experiments",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="The number of experiments of `training`.",
+)
+@click.option(
+    "--binning",
+    type=click.IntRange(1, 4),
+    default=1,
+    show_default=True,
+    help="The binning of the frames of `training`.",
+)
 @workers_option
 def simulate(
     kind: str,

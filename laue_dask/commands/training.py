@@ -13,12 +13,24 @@ from laue_dask.runtime.printable import echo
 
 @click.command()
 @click.argument("training", type=click.Path(path_type=Path), nargs=-1)
-@click.option("--validation", type=click.Path(path_type=Path), help="Training store of other seeds.")
-@click.option("--scan", type=click.Path(path_type=Path), help="Instead of stores: your own scan, without labels.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Weights, a .safetensors file.")
-@click.option("--config", "config_file", type=click.Path(path_type=Path), help="Training configuration (YAML).")
-@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Time allowed.")
-@click.option("--from", "start", help="Weights to go on from.")
+@click.option("--validation", type=click.Path(path_type=Path), help="A training store that was made with another seed.")
+@click.option(
+    "--scan", type=click.Path(path_type=Path), help="Train on your own scan, without labels, instead of stores."
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The .safetensors file to which the weights are written.",
+)
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    help="Read the training's configuration from this YAML file.",
+)
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Stop after so many minutes.")
+@click.option("--from", "start", help="Begin with these weights.")
 def train(
     training: tuple[Path, ...],
     validation: Path | None,
@@ -28,11 +40,13 @@ def train(
     minutes: float | None,
     start: str | None,
 ) -> int:
-    """Train an encoder on training stores made by `simulate training`, or fine-tune one on a scan of your own (--from,
-    --scan): of use where grains are bent; other scans are refused, since they have nothing to gain.
+    """Train an encoder on training stores, or fine-tune one on your own scan.
 
-    The same command goes on where a killed training stopped: with the same result to the last bit if only epochs limit
-    it, with the time that was left if --minutes does.
+    `laue-dask simulate training` makes training stores. Fine-tuning (--from and --scan) is of use where grains are
+    bent; other scans are refused, since they would gain nothing.
+
+    After a kill, the same command goes on where the training stopped. If only epochs limit it, the result is the same
+    to the last bit; with --minutes it has the time that was left.
     """
     if scan is None and (not training or validation is None):
         raise click.UsageError("Give training stores and --validation, or --from and --scan.")
@@ -56,7 +70,7 @@ def train(
 @click.argument("weights_name", metavar="WEIGHTS")
 @click.argument("out", type=click.Path(path_type=Path))
 def export(weights_name: str, out: Path) -> int:
-    """Write the encoder of WEIGHTS for other programs: OUT.pt2, read with torch.export.load(OUT).module().
+    """Write the encoder of WEIGHTS for other programs, which read OUT.pt2 with torch.export.load(OUT).module().
 
     It takes reduced patterns, (n, 1, 128, 128) float32 in [0, 1], and gives features, (n, 256) float32.
     """
@@ -64,5 +78,5 @@ def export(weights_name: str, out: Path) -> int:
 
     begin_work()
     difference = exporting.export(weights_name, out)
-    echo(f"{out}: features as the network's, largest difference {difference:.1g}")
+    echo(f"{out}: its features are the network's; the largest difference is {difference:.1g}")
     return ExitCode.DONE

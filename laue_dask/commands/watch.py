@@ -18,24 +18,25 @@ from laue_dask.runtime.printable import echo
 @click.command()
 @click.argument("folder")
 @grid_options
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run [FOLDER_run].")
-@k_option("A number of clusters; the first is mapped.")
+@click.option("--out", type=click.Path(path_type=Path), help="The folder of the run [default: FOLDER_run].")
+@k_option("Make K clusters; the map shows the first K that is given.")
 @click.option(
     "--timeout",
     type=click.FloatRange(min=1),
     default=1800,
     show_default=True,
     metavar="SECONDS",
-    help="The scan is over when nothing new comes for so long.",
+    help="The scan is over when no new frame has come for so long.",
 )
 @cluster_options
 def watch(folder: str, out: Path | None, timeout: float, config_file: Path | None, **given: Any) -> int:
     """Map a scan while the detector writes its files into FOLDER, and segment it when it is over.
 
-    A file holds one frame or several, which are taken when the file is complete; FOLDER may be a glob.
+    A file may hold one frame or several; it is read when it is complete. FOLDER may be a glob.
 
     RUN/watch.html shows the maps, suggestions and alarms. The scan is over when all frames are there, after --timeout,
-    or on Ctrl-C or SIGTERM, with what there is; the result is that of `run`. After a kill, the same command goes on.
+    or on Ctrl-C or SIGTERM; then the frames that are there are segmented, as `run` would do it. After a kill, the same
+    command goes on.
     """
     config = load(config_file, overrides(**given))
     with imports.uncollected():
@@ -54,15 +55,22 @@ def watch(folder: str, out: Path | None, timeout: float, config_file: Path | Non
 
 @click.command()
 @click.argument("root", type=click.Path(path_type=Path))
-@click.option("--config", "config_file", type=click.Path(path_type=Path), help="Configuration of the nights (YAML).")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for runs, log and pages [`out` of --config].")
-@click.option("--again", multiple=True, metavar="SCAN", help="Do a scan again; may be repeated.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing.")
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    help="Read the configuration of the nights from this YAML file.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The folder for runs, log and pages [default: `out` of --config]."
+)
+@click.option("--again", multiple=True, metavar="SCAN", help="Run this scan again; the option may be repeated.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, but write nothing.")
 def nightly(root: Path, config_file: Path | None, out: Path | None, again: tuple[str, ...], dry_run: bool) -> int:
-    """Run every scan below a beamtime's folder that is complete, and new or changed since it was last run.
+    """Run every complete scan below a beamtime's folder that is new, or that has changed since it was last run.
 
-    One bad scan stops nothing: it is tried again, then set aside. index.html, summary.json and nightly.log say what
-    became of each. Killed or stopped by a limit, the next night goes on. configs/nightly.yaml holds every setting.
+    A bad scan does not stop the others: it is tried again, then set aside. index.html, summary.json and nightly.log say
+    what became of each scan. After a kill or a limit, the next night goes on. configs/nightly.yaml has every setting.
 
     Exit codes: 0 all done, 1 the night had to end early, 2 bad configuration, 3 some scans are set aside.
     """
