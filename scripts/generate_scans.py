@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,9 @@ def draw(rng: random.Random, folder: Path) -> Scan:
     _write(folder, scan, written)
     _aliens(rng, folder, scan, [name for name in written if isinstance(name, str)])
     _options(rng, scan, order, fast, told)
+    if scan.kinds["options"] == "wrong order" and not _headers_tell_order(scan, written.values(), fast):
+        # Nothing tells that it is wrong.
+        scan.options["order"], scan.kinds["options"] = order, "right"
     _source(rng, folder, scan, written)
     _judge_doubt(scan, path, gone, order, fast, told)
     return scan
@@ -404,6 +407,15 @@ def _options(rng: random.Random, scan: Scan, order: str, fast: str, told: str) -
         scan.options["order"] = order
 
 
+def _headers_tell_order(scan: Scan, there: Collection[Point], fast: str) -> bool:
+    """Whether the headers that are there tell raster from snake: some of a line that runs back, off its middle."""
+    line, place = (0, 1) if fast == "x" else (1, 0)
+    told = [point for point in there if point in scan.headers]
+    off = [2 * point[place] != scan.shape[place] - 1 for point in told]
+    odd = [point[line] % 2 == 1 for point in told]
+    return all(any(o and is_odd is back for o, is_odd in zip(off, odd, strict=True)) for back in (True, False))
+
+
 def _source(rng: random.Random, folder: Path, scan: Scan, written: dict[Any, Point]) -> None:
     names = list(dict.fromkeys(name if isinstance(name, str) else name[0] for name in written))
     kind = rng.choices(["folder", "glob", "list"], [6, 1, 1])[0]
@@ -440,6 +452,8 @@ def _judge_doubt(scan: Scan, path: list[Point], gone: set[Point], order: str, fa
         doubt.append("the first number is not known")
     if kinds.get("step", "1") != "1" and gone:
         doubt.append("gaps between numbers that are not one apart")
+    if kinds.get("spelling", "").startswith("img_") and scan.options.get("order") == "snake":
+        doubt.append("the second number may be the column")
     if kinds["source"] == "list" and gone:
         doubt.append("a list leaves no gaps")
     if shape is None and not full and not by_itself:

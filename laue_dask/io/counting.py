@@ -83,16 +83,19 @@ def count_axis(
             f"the {what} are numbered {', '.join(map(str, there))}: whether those between are missing is not known: "
             "give --shape NY NX"
         )
-    first = low
+    first, how = low, ""
     if first_number is not None and (low - first_number) % step == 0 and first_number <= low:
         first = first_number
+    elif low // step > (high - low) // step + 1 and not from_first:
+        # Were the first missing, these would be more than those that are there.
+        how = f"{what} counted from {low}"
     elif low > step and not from_first and low > 1:
         raise UnclearError(
             f"the {what} are numbered {low} to {high}: whether the first are missing is not known: "
             "give --shape NY NX and --first-number"
         )
     place = (values - first) // step
-    return Count(place, int(place.max()) + 1, (high - low) // step + 1)
+    return Count(place, int(place.max()) + 1, (high - low) // step + 1, how)
 
 
 def count_points(

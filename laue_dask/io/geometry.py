@@ -341,9 +341,9 @@ def _placed(
     elif places.acquired is not None:
         pattern = acquisition(shape, order, fast_axis)[places.acquired]
         how = f"{shape[0]} × {shape[1]}, {order}{_fast(fast_axis)}, {how}"
-        how += f"; {places.how}" if places.how else ""
     else:
         raise InputError(places.doubt)
+    how += f"; {places.how}" if places.how else ""
     if stage is None:
         stage = np.full((headers.count, 2), np.nan)
     return make_grid(shape, order, pattern, stage, how, fast_axis)

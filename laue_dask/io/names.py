@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from laue_dask.errors import InputError
 from laue_dask.io.listing import PACKED, is_frame
+from laue_dask.io.time_stamps import are_times
 
 Numbers = NDArray[np.int64]
 
@@ -93,6 +94,7 @@ _ODD_WORDS = frozenset(
 
 _ROW_WORDS = frozenset(["r", "row", "rows", "y", "iy", "ny", "line", "lines", "l", "ln"])
 _COLUMN_WORDS = frozenset(["c", "col", "cols", "column", "columns", "x", "ix", "nx"])
+_FRAME_WORDS = frozenset(["point", "points", "pt", "pts", "frame", "frames", "shot", "shots"])
 _SCAN_WORDS = frozenset(
     [
         "scan",
@@ -150,10 +152,14 @@ class Names:
         line's frames.
     in_folders
         Whether the rows are folders, whose files are numbered as they were taken.
+    counts_line
+        Whether `column` is called what counts the frames of a line as they were taken.
     words
         What the rows and columns are read from, for people.
     globs
         Of the files of the first two rows, should they be two scans.
+    timed
+        Whether `counter` is the time at which a frame was taken: it orders the frames, and does not count them.
     """
 
     kept: list[int]
@@ -166,8 +172,10 @@ class Names:
     sure: bool = False
     explicit: bool = False
     in_folders: bool = False
+    counts_line: bool = False
     words: str = ""
     globs: tuple[str, ...] = ()
+    timed: bool = False
 
 
 @dataclass(frozen=True)
@@ -195,6 +203,7 @@ class _Field:
     word: str
     """The letters before it."""
     in_folder: bool
+    is_time: bool = False
 
     @property
     def unique(self) -> bool:
@@ -413,7 +422,8 @@ def _fields(family: list[_Name], listed: bool) -> tuple[list[_Field], list[_Name
         word = _WORD.search(before.rpartition("/")[2])
         values = np.array([int(text) for text in texts[i]], dtype=np.int64)
         in_folder = any("/" in text for text in family[0].parts[2 * i + 2 :: 2])
-        one = _Field(i, values, word[1].lower() if word else "", in_folder)
+        date = texts[i - 1][0] if i and i - 1 not in varying else ""
+        one = _Field(i, values, word[1].lower() if word else "", in_folder, are_times(texts[i], date, before))
         if not any(len(np.unique(one.values - known.values)) == 1 for known in fields):
             fields.append(one)
     return fields, family, odd
@@ -490,6 +500,7 @@ def _roles(
             sure=sure,
             explicit=explicit,
             in_folders=row.in_folder,
+            counts_line=column.word in _FRAME_WORDS,
             words=words,
             globs=globs,
         )
@@ -506,7 +517,7 @@ def _roles(
     if pair is not None:
         row, column, _ = pair
         return _Found(counter=count, row=row.values, column=column.values, words="two numbers in the names")
-    return _Found(counter=count)
+    return _Found(counter=count, timed=counter.is_time)
 
 
 def _globs_of(row: _Field, fields: Sequence[_Field], family: list[_Name], common: str) -> tuple[str, ...]:

@@ -350,19 +350,20 @@ class _Known:
         if self.insist and ny_nx is not None and not (rows.count <= ny_nx[0] and columns.count <= ny_nx[1]):
             return None
         shape, given = self._agree(seen, names.words)
-        told = names.explicit or (names.sure and names.in_folders)
+        told = names.explicit or names.counts_line or (names.sure and names.in_folders)
         if self.order == "snake" and not (told or self.insist):
             readings = (
                 "the second number in the names may be the column, or count the frames of a line: leave --order out if "
                 "it is the column, give --insist if it counts"
             )
             return shape, given, Places(doubt=readings)
+        how = ", ".join(axis.how for axis in (rows, columns) if self.shape is None and axis.how)
         if not names.explicit:
             # A number in a line counts its frames as they were taken: which way the line ran is another matter.
-            return shape, given, Places(acquired=rows.place * shape[1] + columns.place)
+            return shape, given, Places(acquired=rows.place * shape[1] + columns.place, how=how)
         cells = np.stack([rows.place, columns.place], axis=1)
         self._check_order_of(cells, shape)
-        return shape, given, Places(cells=cells)
+        return shape, given, Places(cells=cells, how=how)
 
     def _agree_with_lines(self) -> None:
         """Refuse a shape where lines and the numbers that run through them say another."""
@@ -446,6 +447,8 @@ class _Known:
                     "take the list's order"
                 )
             return self.shape, "--shape", Places(acquired=np.arange(n))
+        if self.names.timed and self.first_number is None:
+            return self._of_times(number)
         points = None if self.shape is None else self.shape[0] * self.shape[1]
         try:
             found = count_points(number, points, **self._axis)
@@ -459,6 +462,16 @@ class _Known:
             gaps = f"{n} files, numbered {number.min()} to {number.max()}, {span} points with those missing"
             self.proposals = f"{gaps}: {shapes_of(span)}"
         return self.shape, "--shape", Places(acquired=found.place, how=found.how)
+
+    def _of_times(self, number: Numbers) -> tuple[Shape | None, str, Places]:
+        """Frames in the order in which they were taken, where all are there: times do not tell which are missing."""
+        n, points = self._n, None if self.shape is None else self.shape[0] * self.shape[1]
+        if (points is None or n < points) and not (self.insist or self.from_first):
+            of = n if points is None else f"{n} of {points}"
+            doubt = f"{of} frames are there and the times in their names do not tell which are missing: {_ONE_BY_ONE}"
+            return self.shape, "--shape", Places(doubt=doubt)
+        ranks = np.argsort(np.argsort(number, kind="stable"), kind="stable").astype(np.int64)
+        return self.shape, "--shape", Places(acquired=ranks, how="in the order of the times in their names")
 
     def _of_order(self, why: str) -> tuple[Shape | None, str, Places]:
         """Frames one after another, where nothing tells which are missing."""

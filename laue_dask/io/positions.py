@@ -37,14 +37,28 @@ WOVEN = 0.15
 FARTHEST_OFF = 0.5
 """Steps that a position may lie off its place in a grid that is known."""
 
+FARTHEST_OFF_FOUND = 0.3
+"""The same where the grid was found in the positions, of `FEW_POINTS` at most: of many, some drift slowly."""
+
+FEW_POINTS = 100
+
+FEWEST_SPARE = 0.05
+"""Share of a position's weight in a grid that the others must have for them to tell where it should be."""
+
 USUALLY_OFF = 0.3
 """Root mean square of the same."""
+
+SMALLEST_STEP = 0.2
+"""Share of an axis's range that its steps from place to place make up, at least, where it moves along a grid."""
 
 LARGEST_SHEAR = 0.5
 """Share of a step between lines by which a line's points may move along the other axis, from one to the next."""
 
 SPARSE = 0.6
 """Share of a grid's points below which a chessboard of them is no rectangle with gaps."""
+
+FEWEST_SHEARED, LARGEST_SHEAR_OF_FEW = 12, 0.35
+"""Points from which on that much is believed, and the share up to there: lines offset by half a step look the same."""
 
 TURNS = 0.7
 """Share of the steps along a line at which its points change sides, where it is two lines."""
@@ -165,6 +179,10 @@ def recover(stage: NDArray[np.float64], order: Order = "raster") -> Recovered | 
         raise InputError(
             "the stage positions go to and fro across their line: they are no line, and no rectangle either"
         )
+    if min(shape) > 1 and len(known) <= FEW_POINTS:
+        fitted = _fit(stage[known], rows.index, columns.index)
+        if fitted is None or fitted[1].max() > FARTHEST_OFF_FOUND:
+            raise InputError("the stage positions are no rectangular grid: some lie between the places of one")
     parity = float(np.mean((rows.index + columns.index) % 2))
     if min(shape) > 1 and len(known) < SPARSE * shape[0] * shape[1] and abs(parity - 0.5) > 0.4:
         raise InputError("the stage positions fill every second point of a rectangle, as a hexagonal grid does")
@@ -254,8 +272,31 @@ def distance(stage: NDArray[np.float64], pattern: NDArray[np.int64], shape: tupl
     row, column = np.divmod(pattern, shape[1])
     if _half_offset(stage, row, column) or _half_offset(stage[:, ::-1], column, row):
         return None
-    terms = [np.ones(len(pattern)), *(one for one in (row, column) if np.ptp(one) > 0)]
-    table = np.stack(terms, axis=1).astype(float)
+    fitted = _fit(stage, row, column)
+    if fitted is None:
+        return None
+    off, alone, freedom = fitted
+    usual = float(np.sqrt(np.sum(off**2) / freedom)) if freedom else 0.0
+    return usual if alone.max() <= FARTHEST_OFF and usual <= USUALLY_OFF else None
+
+
+def _fit(
+    stage: NDArray[np.float64], row: NDArray[np.int64], column: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], int] | None:
+    """How far positions (n, 2) lie off an even grid, in steps; None where they are of no such grid.
+
+    Returns
+    -------
+    off
+        Of each position along each axis that moves.
+    alone
+        The same from where all other positions tell that it should be; 0 where they do not tell.
+    freedom
+        Number of positions along the axes beyond those that any grid would go through.
+    """
+    places = [one for one in (row, column) if np.ptp(one) > 0]
+    table = np.stack([np.ones(len(row)), *places], axis=1).astype(float)
+    largest_shear = LARGEST_SHEAR if len(row) >= FEWEST_SHEARED else LARGEST_SHEAR_OF_FEW
     steps: list[float] = []
     residuals: list[NDArray[np.float64]] = []
     for axis, main, other in ((0, row, column), (1, column, row)):
@@ -264,11 +305,13 @@ def distance(stage: NDArray[np.float64], pattern: NDArray[np.int64], shape: tupl
             continue
         solved = np.linalg.lstsq(table, values - values.mean(), rcond=None)[0]
         residuals.append(values - values.mean() - table @ solved)
-        slopes = dict(zip([id(one) for one in (row, column) if np.ptp(one) > 0], solved[1:], strict=True))
+        slopes = dict(zip([id(one) for one in places], solved[1:], strict=True))
         step, shear = abs(slopes.get(id(main), 0.0)), abs(slopes.get(id(other), 0.0))
         if np.ptp(main) > 0:
-            if shear > LARGEST_SHEAR * step:
+            if shear > largest_shear * step:
                 return None
+            if step < SMALLEST_STEP * np.ptp(values) / np.ptp(main):
+                return None  # it moves, but not from one place to the next
             steps.append(float(step))
         else:
             if shear > LARGEST_SHEAR * abs(_slope(stage[:, 1 - axis], other)):
@@ -277,9 +320,10 @@ def distance(stage: NDArray[np.float64], pattern: NDArray[np.int64], shape: tupl
     if not steps or not max(steps):
         return None
     steps = [step or max(steps) for step in steps]
-    off = np.concatenate([residual / step for residual, step in zip(residuals, steps, strict=True)])
-    usual = float(np.sqrt(np.mean(off**2)))
-    return usual if np.abs(off).max() <= FARTHEST_OFF and usual <= USUALLY_OFF else None
+    off = np.stack([residual / step for residual, step in zip(residuals, steps, strict=True)])
+    spare = 1 - np.einsum("ij,ji->i", table, np.linalg.pinv(table))
+    alone = np.abs(off) / np.where(spare > FEWEST_SPARE, spare, np.inf)
+    return off, alone, len(steps) * max(0, len(row) - table.shape[1])
 
 
 def _slope(values: NDArray[np.float64], place: NDArray[np.int64]) -> float:
@@ -357,7 +401,7 @@ def _half_offset(stage: NDArray[np.float64], line: NDArray[np.int64], place: NDA
     if np.ptp(line) < 1 or np.ptp(place) < 1:
         return False
     odd = (line % 2).astype(float)
-    if not 1 < odd.sum() < len(odd) - 1:
+    if not 0 < odd.sum() < len(odd):
         return False
     terms = [np.ones(len(line)), line, place, odd] if len(np.unique(line)) > 2 else [np.ones(len(line)), place, odd]
     table = np.stack(terms, axis=1).astype(float)
@@ -498,7 +542,7 @@ def _measured_again(
         raise InputError("the stage positions are no rectangular grid: some points lie between others")
     points = shape[0] * shape[1]
     whole = len(known) == n_frames == points + len(again)
-    if len(again) and not (whole and len(again) <= max(1.0, MEASURED_AGAIN * points)):
+    if len(again) and not (whole and len(again) <= MEASURED_AGAIN * points):
         first, second = known[by_cell[again[0]]], known[by_cell[again[0] + 1]]
         more = f", as were {len(again) - 1} more pairs" if len(again) > 1 else ""
         raise InputError(

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from laue_dask.errors import InputError
 from laue_dask.io.frames import discover, read_position
-from laue_dask.io.geometry import acquisition, resolve_grid
+from laue_dask.io.geometry import Places, acquisition, resolve_grid
 
 orders = st.sampled_from(["raster", "snake"])
 axes = st.sampled_from(["x", "y"])
@@ -257,3 +257,27 @@ def test_scan_that_was_ended_early_has_its_shape_when_that_is_said():
     assert grid.shape == (4, 5)
     with pytest.raises(InputError, match="21 frames do not fit"):
         resolve_grid(21, shape=(4, 5), aborted=True)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (3, 3), (4, 3), (5, 4), (7, 8)])
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("along", ["rows", "columns"])
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_few_points_of_a_hexagonal_grid_are_never_woven_into_a_rectangle(shape, told, along, missing):
+    rows, columns = np.divmod(np.arange(shape[0] * shape[1]), shape[1])
+    kept = np.delete(np.arange(len(rows)), [len(rows) // 2] if missing else [])
+    kept = np.delete(kept, [-1] if missing > 1 else [])
+    y, x = rows.astype(float), columns.astype(float)
+    if along == "rows":
+        x += 0.5 * (rows % 2)
+    else:
+        y += 0.5 * (columns % 2)
+    positions = np.stack([y, 3 * x], axis=1)[kept]
+    with pytest.raises(InputError):
+        resolve_grid(len(kept), shape=shape if told else None, positions=positions, places=Places(acquired=kept))
+
+
+def test_a_point_that_lies_between_the_places_of_others_is_none_of_a_grid():
+    positions = [(0, 0), (0, 2), (1, 0), (1, 2), (2, 0), (2, 3.1), (3, 0), (3, 2)]
+    with pytest.raises(InputError):
+        resolve_grid(8, positions=[(float(y), float(x)) for y, x in positions])
