@@ -17,6 +17,7 @@ import click
 
 from laue_dask import __version__
 from laue_dask.commands.answers import announce
+from laue_dask.commands.completion import completion
 from laue_dask.commands.housekeeping import clean, doctor, info, show_config, verify
 from laue_dask.commands.process import NAME
 from laue_dask.commands.run import ingest, plan, run
@@ -143,6 +144,6 @@ def commands() -> None:
 
 for _command in (
     *(demo, ingest, plan, run, watch, segment, nightly, evaluate, simulate, train, export),
-    *(info, clean, verify, doctor, show_config),
+    *(info, clean, verify, doctor, show_config, completion),
 ):
     commands.add_command(_command)

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from laue_dask.api.options import overrides
+from laue_dask.commands import completion
 from laue_dask.commands.answers import answer_run, answer_set_aside
 from laue_dask.commands.options import (
     cluster_options,
@@ -24,7 +25,7 @@ from laue_dask.runtime.printable import echo, echo_lines
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", shell_complete=completion.paths)
 @click.argument("store", type=click.Path(path_type=Path))
 @grid_options
 @part_options
@@ -45,7 +46,7 @@ def ingest(source: str, store: Path, config_file: Path | None, **given: Any) -> 
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", shell_complete=completion.paths)
 @click.option(
     "--out",
     default=".",
@@ -72,12 +73,16 @@ def plan(source: str, out: Path, config_file: Path | None, **given: Any) -> int:
 
 
 @click.command()
-@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, shell_complete=completion.paths)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder of the run.")
 @k_option("Make K clusters; the option may be repeated.")
 @components_option("Use this many components, or as many as explain this share of the variance [default: 0.99].")
 @extractor_option
-@click.option("--weights", help="Use these weights: `default`, `untrained` or a .safetensors file.")
+@click.option(
+    "--weights",
+    shell_complete=completion.weights,
+    help="Use these weights: `default`, `untrained` or a .safetensors file.",
+)
 @click.option(
     "--substrate", type=click.Choice(["keep", "remove"]), help="Keep the scan's own median pattern, or subtract it."
 )

@@ -6,12 +6,20 @@ from typing import Literal
 import click
 
 from laue_dask.api.options import overrides
+from laue_dask.commands import completion
 from laue_dask.commands.options import workers_option
 from laue_dask.commands.process import begin_progress
 from laue_dask.config import load
 from laue_dask.errors import ExitCode
 from laue_dask.runtime import imports
 from laue_dask.runtime.printable import echo, echo_lines
+
+KINDS = (
+    *("grains", "twins", "two_phases", "bent", "fine_twins", "three_phases", "subgrains", "substrate_film"),
+    *("gan_on_si", "low_counts", "few_spots", "messy", "messy_twins"),
+)
+DETECTORS = ("pilatus1m", "pilatus6m", "marccd165", "scmos", "eiger500k", "lambda750k", "pilatus300kw")
+"""What a shell offers, which must not wait for the simulation to be imported."""
 
 
 @click.command()
@@ -30,7 +38,7 @@ def demo(folder: Path, shape: tuple[int, int], seed: int, workers: int | None) -
 
 
 @click.command()
-@click.argument("kind")
+@click.argument("kind", shell_complete=completion.names((*KINDS, "training")))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--shape", type=click.IntRange(min=1), nargs=2, metavar="NY NX", default=(30, 30), show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
@@ -39,6 +47,7 @@ def demo(folder: Path, shape: tuple[int, int], seed: int, workers: int | None) -
     "--detector",
     default="pilatus1m",
     show_default=True,
+    shell_complete=completion.names(DETECTORS),
     help="The detector: pilatus1m, pilatus6m, marccd165, scmos, eiger500k or another.",
 )
 @click.option(

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from laue_dask.commands import completion
 from laue_dask.commands.process import begin_progress, begin_work
 from laue_dask.errors import ExitCode
 from laue_dask.runtime import imports
@@ -30,7 +31,7 @@ from laue_dask.runtime.printable import echo
     help="Read the training's configuration from this YAML file.",
 )
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Stop after so many minutes.")
-@click.option("--from", "start", help="Begin with these weights.")
+@click.option("--from", "start", shell_complete=completion.weights, help="Begin with these weights.")
 def train(
     training: tuple[Path, ...],
     validation: Path | None,
@@ -67,7 +68,7 @@ def train(
 
 
 @click.command()
-@click.argument("weights_name", metavar="WEIGHTS")
+@click.argument("weights_name", metavar="WEIGHTS", shell_complete=completion.weights)
 @click.argument("out", type=click.Path(path_type=Path))
 def export(weights_name: str, out: Path) -> int:
     """Write the encoder of WEIGHTS for other programs, which read OUT.pt2 with torch.export.load(OUT).module().

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from laue_dask.api.options import overrides
+from laue_dask.commands import completion
 from laue_dask.commands.answers import announce, answer_run
 from laue_dask.commands.options import cluster_options, grid_options, k_option
 from laue_dask.commands.process import begin_progress, begin_work, stopped_by_signal, typed
@@ -16,7 +17,7 @@ from laue_dask.runtime.printable import echo
 
 
 @click.command()
-@click.argument("folder")
+@click.argument("folder", shell_complete=completion.paths)
 @grid_options
 @click.option("--out", type=click.Path(path_type=Path), help="The folder of the run [default: FOLDER_run].")
 @k_option("Make K clusters; the map shows the first K that is given.")

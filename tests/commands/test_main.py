@@ -28,7 +28,7 @@ from laue_dask.simulate.specimens import specimen
 
 COMMANDS = (
     *("demo", "ingest", "plan", "run", "watch", "segment", "nightly", "evaluate", "simulate", "train", "export"),
-    *("info", "clean", "verify", "doctor", "config"),
+    *("info", "clean", "verify", "doctor", "config", "completion"),
 )
 HEAVY = ("torch", "dask_ml", "distributed", "matplotlib", "numba", "sklearn", "zarr", "h5py")
 
