@@ -1,14 +1,19 @@
 """What a caller may say in keywords, and the configuration that this makes."""
 
+import logging
 import operator
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from laue_dask.compute import forks
 from laue_dask.config import Config, load, merged, validate
 from laue_dask.errors import ConfigError
-from laue_dask.runtime.progress import Progress, QuietProgress
+
+if TYPE_CHECKING:
+    from laue_dask.runtime.progress import Progress
 
 AnyPath: TypeAlias = str | os.PathLike[str]
 
@@ -102,13 +107,33 @@ def configured(config: AnyConfig | None, given: Mapping[str, Any]) -> Config:
     return validate(merged(dict(config or {}), dict(given)), "config" if config else "options")
 
 
-def progress_of(progress: Progress | bool | None) -> Progress:
+def prepare_workers(config: Config) -> None:
+    """Have workers of this machine begin to import what they need; returns at once."""
+    if config.cluster.kind == "local":
+        forks.prepare()
+
+
+@contextmanager
+def keeping_log_levels() -> Iterator[None]:
+    """Leave loggers, which our own workers silence while they work, as the caller has them."""
+    loggers = [logging.getLogger(name) for name in ("distributed", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def progress_of(progress: "Progress | bool | None") -> "Progress":
     """Where a call reports how far it is: None or True for the usual place, False for nowhere."""
     if progress is None or progress is True:
         from laue_dask.runtime.notebook import usual_progress
 
         return usual_progress()
-    return progress or QuietProgress()
+    from laue_dask.runtime.progress import NO_PROGRESS
+
+    return progress or NO_PROGRESS
 
 
 def as_typed(function: str, *positional: object, **options: Any) -> str:

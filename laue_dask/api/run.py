@@ -21,6 +21,7 @@ from laue_dask.api.options import (
     AnyPath,
     as_typed,
     k_values,
+    keeping_log_levels,
     overrides,
     path_of,
     progress_of,
@@ -258,7 +259,12 @@ class Run:
     @property
     def valid(self) -> xr.DataArray:
         """(y, x) bool: whether a point has a usable pattern, which is then in a cluster."""
-        there = self.unmasked["labels"].isel(k=0, drop=True) >= 0
+        results = self.unmasked
+        if results.sizes["k"]:
+            there = results["labels"].isel(k=0, drop=True) >= 0
+        else:  # nothing was asked for, and no K stood out
+            finite = np.isfinite(results["components"][:, 0].values).reshape(self.shape)
+            there = xr.DataArray(finite, dims=("y", "x"))
         return there.rename("valid").assign_attrs(long_name="the pattern was recorded and is usable")
 
     # What can be done
@@ -318,14 +324,15 @@ class Run:
             given["clustering"]["k"] = ()  # the run's own K are of no use to these
         changes = tables.merged_changes(config, given)
         folder = None if out is None else path_of(out)
-        pipeline.segment(
-            self.path,
-            changes,
-            command=command or as_typed("Run.segment", self.path, **said, sweep=sweep, out=folder),
-            sweep=sweep,
-            out=folder,
-            progress=progress_of(progress),
-        )
+        with keeping_log_levels():
+            pipeline.segment(
+                self.path,
+                changes,
+                command=command or as_typed("Run.segment", self.path, **said, sweep=sweep, out=folder),
+                sweep=sweep,
+                out=folder,
+                progress=progress_of(progress),
+            )
         return self if folder is None else Run(folder)
 
     def evaluate(
@@ -362,7 +369,8 @@ class Run:
 
         from laue_dask.pipeline import pipeline
 
-        rows = pipeline.evaluate(self.path, tables.truth_of(truth), workers=workers, progress=progress_of(progress))
+        with keeping_log_levels():
+            rows = pipeline.evaluate(self.path, tables.truth_of(truth), workers=workers, progress=progress_of(progress))
         return pd.DataFrame(rows)
 
     def verify(self, *, sources: bool = False, progress: Progress | bool | None = None) -> "Verification":

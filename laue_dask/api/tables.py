@@ -13,8 +13,8 @@ from laue_dask.api.options import AnyConfig, path_of
 from laue_dask.config import Config, merged, read_yaml
 from laue_dask.errors import InputError, StoreError
 from laue_dask.pipeline import record as records
+from laue_dask.pipeline.stages import evaluation
 from laue_dask.pipeline.stages import grains as stage
-from laue_dask.pipeline.stages.evaluation import NAMES
 from laue_dask.pipeline.stages.specimen import Map
 
 if TYPE_CHECKING:
@@ -57,6 +57,11 @@ def regions(run: "Run") -> pd.DataFrame:
     return pd.DataFrame(stage.proposed(run.unmasked))
 
 
+def evaluation_text(rows: list[dict[str, Any]]) -> str:
+    """What `Run.evaluate` found, as `Record.evaluation` has it, as a table of plain text."""
+    return evaluation.table(rows)
+
+
 def scan_path(folder: "Path", record: records.Record) -> "Path":
     """Where the scan of a run is."""
     return records.scan_of(folder, record.scan, record.keys["scan"]).path
@@ -78,10 +83,10 @@ def truth_of(truth: Any) -> "Path | dict[str, Any]":
     if isinstance(truth, str | os.PathLike):
         return path_of(truth)
     if isinstance(truth, Mapping | xr.Dataset):
-        unknown = set(truth) - set(NAMES)
+        unknown = set(truth) - set(evaluation.NAMES)
         if unknown:
             raise InputError(
-                f"truth: has {', '.join(map(repr, sorted(map(str, unknown))))}: {', '.join(NAMES)} are known"
+                f"truth: has {', '.join(map(repr, sorted(map(str, unknown))))}: {', '.join(evaluation.NAMES)} are known"
             )
         return {str(name): np.asarray(values) for name, values in truth.items()}
     values = np.asarray(truth)

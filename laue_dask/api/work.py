@@ -11,13 +11,15 @@ from laue_dask.api.options import (
     as_typed,
     configured,
     k_values,
+    keeping_log_levels,
     overrides,
     path_of,
+    prepare_workers,
     progress_of,
 )
 from laue_dask.api.run import Run
 from laue_dask.api.scan import Scan
-from laue_dask.compute import cluster, forks
+from laue_dask.compute import cluster
 from laue_dask.config import Config, Order
 from laue_dask.pipeline import pipeline, planning, series
 from laue_dask.pipeline.stages import ingest as ingesting
@@ -134,16 +136,17 @@ def run(
         "every": every,
         "workers": workers,
     }
-    found = _begun(config, said)
-    pipeline.run(
-        _source(source),
-        path_of(out),
-        found,
-        command=command or as_typed("run", _source(source), path_of(out), config=config, **said, again=again),
-        progress=progress_of(progress),
-        again=again,
-    )
-    return Run(out)
+    found, name, folder = _begun(config, said), _source(source), path_of(out)
+    with keeping_log_levels():
+        pipeline.run(
+            name,
+            folder,
+            found,
+            command=command or as_typed("run", name, folder, config=config, **said, again=again),
+            progress=progress_of(progress),
+            again=again,
+        )
+    return Run(folder)
 
 
 def run_series(
@@ -190,14 +193,15 @@ def run_series(
     said = {"k": k_values(k), **options}
     found, names = _begun(config, said), [_source(one) for one in sources]
     folder = path_of(out)
-    records = series.run(
-        names,
-        folder,
-        found,
-        command=command or as_typed("run_series", names, folder, config=config, **said, again=again),
-        progress=progress_of(progress),
-        again=again,
-    )
+    with keeping_log_levels():
+        records = series.run(
+            names,
+            folder,
+            found,
+            command=command or as_typed("run_series", names, folder, config=config, **said, again=again),
+            progress=progress_of(progress),
+            again=again,
+        )
     return [Run(folder / name) for name in records[0].series]
 
 
@@ -260,7 +264,7 @@ def ingest(
     name = _source(source)
     # Local workers are still importing; jobs may wait for hours, in which frames arrive.
     look = ingesting.look_at(name, found.scan) if found.cluster.kind == "local" else None
-    with cluster.start(found.cluster) as started:
+    with keeping_log_levels(), cluster.start(found.cluster) as started:
         ingesting.ingest(name, path, found.scan, look=look, workers=started, progress=progress_of(progress))
     return Scan(path)
 
@@ -301,8 +305,7 @@ def plan(source: AnySource, out: AnyPath = ".", config: AnyConfig | None = None,
 def _begun(config: AnyConfig | None, options: dict[str, Any]) -> Config:
     """The configuration of a call; local workers import, from here on, what they need."""
     found = configured(config, overrides(**options))
-    if found.cluster.kind == "local":
-        forks.prepare()
+    prepare_workers(found)
     return found
 
 

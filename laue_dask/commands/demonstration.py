@@ -3,12 +3,10 @@
 import time
 from pathlib import Path
 
-from laue_dask.api import work
+from laue_dask.api import simulation, tables, work
 from laue_dask.config import Config
 from laue_dask.errors import InputError
-from laue_dask.pipeline.stages import evaluation
 from laue_dask.runtime.progress import Progress
-from laue_dask.simulate import campaign
 
 MAJOR_GRAINS = 6
 """Grains of the paper's BaTiO3 specimen, and of the simulated one."""
@@ -34,7 +32,7 @@ def demonstrate(folder: Path, *, shape: tuple[int, int], seed: int, config: Conf
     found = {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else set()
     if others := found - {frames.name, run.name}:
         raise InputError(f"{folder}: holds {min(others)}, which is not a demonstration's: choose another folder")
-    campaign.write_scan("twins", frames, shape=shape, seed=seed, detector="pilatus1m", config=config, progress=progress)
+    simulation.simulate_scan("twins", frames, shape=shape, seed=seed, config=config, progress=progress)
     finished = work.run(frames, run, config=config, command="laue-dask demo", progress=progress)
     finished.evaluate(frames / "truth.npz", workers=config.cluster.workers, progress=progress)
     record = finished.record
@@ -46,7 +44,7 @@ def demonstrate(folder: Path, *, shape: tuple[int, int], seed: int, config: Conf
                 f"{time.monotonic() - begun:.0f} s ({record.workers})."
             ),
             "",
-            evaluation.table(record.evaluation),
+            tables.evaluation_text(record.evaluation),
             "",
             "ari: adjusted Rand index with the true domains; interior: points where the beam lies in one domain.",
             "untrained: the same network with random weights; pixels: PCA of the reduced patterns themselves.",

@@ -18,9 +18,9 @@ from laue_dask.runtime.printable import echo, echo_lines
 @click.argument("path", type=click.Path(path_type=Path))
 def info(path: Path) -> int:
     """Say what a scan store, a run, a weights file or a frame is."""
-    from laue_dask.pipeline import describe
+    from laue_dask.api import tools
 
-    echo_lines(describe.describe(path))
+    echo_lines(tools.info(path))
     return ExitCode.DONE
 
 
@@ -36,16 +36,11 @@ def clean(run_folder: Path, reduced: bool, dry_run: bool) -> int:
     Maps, results, frames and figures stay. `laue-dask info RUN` says what each part takes on the disk.
     """
     with imports.uncollected():
-        from dask.utils import format_bytes
-
-        from laue_dask.pipeline import tidying
+        from laue_dask.api import tools
 
     begin_work()
-    found = tidying.clean(run_folder, reduced=reduced, dry_run=dry_run)
-    for one in found:
-        echo(f"{format_bytes(one.bytes):>12s}  {one.path}: {one.what}")
-    total = format_bytes(sum(one.bytes for one in found))
-    echo(f"{total} {'would be' if dry_run else 'were'} removed" if found else "there is nothing to remove")
+    for line in tools.in_words(tools.clean(run_folder, reduced=reduced, dry_run=dry_run), dry_run=dry_run):
+        echo(line)
     return ExitCode.DONE
 
 
@@ -59,9 +54,9 @@ def verify(path: Path, sources: bool) -> int:
     those that were read. The command says what is damaged and what to do, and exits with 1 if anything is damaged.
     It changes nothing.
     """
-    from laue_dask.pipeline.verify import verify as verify_path
+    from laue_dask.api import tools
 
-    found = verify_path(path, sources=sources, progress=begin_progress())
+    found = tools.verify(path, sources=sources, progress=begin_progress())
     for line in found.lines():
         echo(line)
     return ExitCode.FAILED if found.findings else ExitCode.DONE

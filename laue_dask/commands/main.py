@@ -51,6 +51,8 @@ def main(arguments: list[str] | None = None) -> None:
     logger.setLevel(logging.INFO)
     logger.addHandler(LinesOnTerminal())
     logger.propagate = False
+    for name in ("distributed", "asyncio"):  # to the end: what matters to a person of what they log is raised instead
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     interruption.at_once()
     prepare_homeless()
     typed = [one for one in arguments or sys.argv[1:] if one in commands.commands]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from laue_dask.compute import forks
+from laue_dask.api.options import prepare_workers
 from laue_dask.config import Config
 from laue_dask.io import deadline
 from laue_dask.runtime import interruption, silence
@@ -26,8 +26,7 @@ def typed() -> str:
 
 def begin_imports(config: Config) -> None:
     """Import what workers need beside this process, while it imports what it needs itself."""
-    if config.cluster.kind == "local":
-        forks.prepare()
+    prepare_workers(config)
 
 
 def begin_work() -> None:

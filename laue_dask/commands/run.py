@@ -37,11 +37,10 @@ def ingest(source: str, store: Path, config_file: Path | None, **given: Any) -> 
     """
     config = load(config_file, overrides(**given))
     with imports.uncollected():
-        from laue_dask.api import work
-        from laue_dask.pipeline import describe
+        from laue_dask.api import tools, work
 
     scan = work.ingest(source, store, config, progress=begin_progress())
-    echo_lines(describe.describe(store))
+    echo_lines(tools.info(store))
     return answer_set_aside(scan.set_aside)
 
 
@@ -65,10 +64,10 @@ def plan(source: str, out: Path, config_file: Path | None, **given: Any) -> int:
     """
     config = load(config_file, overrides(**given))
     with imports.uncollected():
-        from laue_dask.pipeline import planning
+        from laue_dask.api import work
 
     begin_work()
-    echo_lines(planning.plan_run(source, out, config))
+    echo_lines(work.plan(source, out, config))
     return ExitCode.DONE
 
 

@@ -67,10 +67,10 @@ def evaluate(run_folder: Path, truth: Path, workers: int | None) -> int:
     If the true map has an angle, plots/approximation.png shows how well K delegates stand for it, for many K.
     """
     with imports.uncollected():
+        from laue_dask.api import tables
         from laue_dask.api.run import Run
-        from laue_dask.pipeline.stages import evaluation
 
     compared = Run(run_folder)
     compared.evaluate(truth, workers=workers, progress=begin_progress())
-    echo_lines(evaluation.table(compared.record.evaluation))
+    echo_lines(tables.evaluation_text(compared.record.evaluation))
     return ExitCode.DONE

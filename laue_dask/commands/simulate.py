@@ -1,7 +1,7 @@
 """`laue-dask demo` and `simulate`: scans whose true maps are known."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -81,18 +81,14 @@ def simulate(
     KIND is a specimen (grains, twins, two_phases, bent, fine_twins, three_phases, subgrains, substrate_film,
     gan_on_si, low_counts, few_spots, messy, messy_twins), or `training` for patterns to train an encoder on.
     """
-    config = load(None, overrides(workers=workers))
     with imports.uncollected():
-        from laue_dask.simulate import campaign
+        from laue_dask.api import simulation
 
+    shared: dict[str, Any] = {"seed": seed, "workers": workers, "progress": begin_progress()}
     if kind == "training":
-        campaign.write_training_store(
-            out, experiments=experiments, seed=seed, binning=binning, config=config, progress=begin_progress()
-        )
+        simulation.simulate_training(out, experiments=experiments, binning=binning, **shared)
         echo(f"{out}: {experiments} experiments")
     else:
-        campaign.write_scan(
-            kind, out, shape=shape, seed=seed, detector=detector, order=order, config=config, progress=begin_progress()
-        )
+        simulation.simulate_scan(kind, out, shape=shape, detector=detector, order=order, **shared)
         echo(f"{out}: {shape[0]} × {shape[1]} frames and truth.npz")
     return ExitCode.DONE

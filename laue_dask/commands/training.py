@@ -54,7 +54,7 @@ def train(
     if scan is not None and (training or validation is not None or start is None):
         raise click.UsageError("--scan needs --from and takes neither training stores nor --validation.")
     with imports.uncollected():
-        from laue_dask.pipeline import learning
+        from laue_dask.api import learning
 
     options: dict[str, Any] = {"minutes": minutes, "progress": begin_progress()}
     if scan is not None and start is not None:
@@ -63,7 +63,8 @@ def train(
         card = learning.train(training, validation, out, config_file, start=start, **options)
     for name, value in card.metrics.items():
         echo(f"{name:32s} {value:.5g}")
-    echo(f"weights: {out}   history: {learning.history_path(out)}   losses: {learning.losses_path(out)}")
+    history, losses = learning.beside(out)
+    echo(f"weights: {out}   history: {history}   losses: {losses}")
     return ExitCode.DONE
 
 
@@ -75,9 +76,9 @@ def export(weights_name: str, out: Path) -> int:
 
     It takes reduced patterns, (n, 1, 128, 128) float32 in [0, 1], and gives features, (n, 256) float32.
     """
-    from laue_dask.training import export as exporting
+    from laue_dask.api import learning
 
     begin_work()
-    difference = exporting.export(weights_name, out)
+    difference = learning.export_encoder(weights_name, out)
     echo(f"{out}: its features are the network's; the largest difference is {difference:.1g}")
     return ExitCode.DONE

@@ -11,7 +11,6 @@ from laue_dask.commands.answers import announce, answer_run
 from laue_dask.commands.options import cluster_options, grid_options, k_option
 from laue_dask.commands.process import begin_progress, begin_work, stopped_by_signal, typed
 from laue_dask.config import load
-from laue_dask.errors import ExitCode
 from laue_dask.runtime import imports
 from laue_dask.runtime.printable import echo
 
@@ -41,17 +40,13 @@ def watch(folder: str, out: Path | None, timeout: float, config_file: Path | Non
     """
     config = load(config_file, overrides(**given))
     with imports.uncollected():
-        from laue_dask.io.patterns import is_pattern
-        from laue_dask.watch import watcher
+        from laue_dask.api import watching
 
-    path = Path(folder.partition("::")[0]).absolute()
-    out = out or Path(f"{(path.parent if is_pattern(str(path)) else path).name}_run")
-    progress = begin_progress()
+    out = out or watching.run_folder_of(folder)
+    options: dict[str, Any] = {"config": config, "command": typed(), "timeout": timeout, "progress": begin_progress()}
     with stopped_by_signal() as stop:
-        record = watcher.watch(
-            *(folder, out, config), command=typed(), progress=progress, timeout=timeout, stop=stop, say=announce
-        )
-    return answer_run(record, out)
+        run = watching.watch_scan(folder, out, stop=stop, say=announce, **options)
+    return answer_run(run.record, out)
 
 
 @click.command()
@@ -76,14 +71,7 @@ def nightly(root: Path, config_file: Path | None, out: Path | None, again: tuple
     Exit codes: 0 all done, 1 the night had to end early, 2 bad configuration, 3 some scans are set aside.
     """
     with imports.uncollected():
-        from laue_dask.nightly import config as nightly_config
-        from laue_dask.nightly import night
+        from laue_dask.api import watching
 
-    config = nightly_config.load(config_file, {} if out is None else {"out": str(out.absolute())})
-    where = str(config_file or "options")
     begin_work()
-    if dry_run:
-        for line in night.plan_night(root, config, again=again, where=where):
-            echo(line)
-        return ExitCode.DONE
-    return night.run_night(root, config, again=again, where=where, say=echo)
+    return watching.run_nights(root, config_file, out=out, again=again, dry_run=dry_run, say=echo)

@@ -1,7 +1,9 @@
+import logging
+
 import numpy as np
 import pytest
 
-from laue_dask.api.options import as_typed, configured, k_values, overrides, progress_of
+from laue_dask.api.options import as_typed, configured, k_values, keeping_log_levels, overrides, progress_of
 from laue_dask.config import Config, dump
 from laue_dask.errors import ConfigError
 from laue_dask.runtime.progress import QuietProgress
@@ -56,6 +58,14 @@ def test_a_wrong_configuration_is_refused_by_its_key(config, words):
 def test_the_record_says_the_call_without_what_was_not_given(tmp_path):
     said = as_typed("run", "frames", tmp_path, k=(6,), shape=None, again=False, config={"quality": "none"})
     assert said == f"laue_dask.run('frames', '{tmp_path}', k=(6,), config={{'quality': 'none'}})"
+
+
+def test_loggers_are_left_as_the_caller_has_them():
+    logger = logging.getLogger("distributed")
+    before = logger.level
+    with keeping_log_levels():
+        logger.setLevel(logging.CRITICAL)
+    assert logger.level == before
 
 
 def test_progress_can_be_left_out():
