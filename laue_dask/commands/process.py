@@ -37,10 +37,10 @@ def begin_work() -> None:
 
 def begin_progress() -> "Progress":
     """Begin the work of a command, and give what it reports to."""
-    from laue_dask.runtime.progress import default_progress
+    from laue_dask.runtime.bars import RichProgress
 
     begin_work()
-    return default_progress()
+    return RichProgress()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from laue_dask.runtime.printable import printable
-from laue_dask.runtime.progress import Advance, Progress, default_progress
+from laue_dask.runtime.progress import Advance, Progress
 
 REDRAW_S = 0.5
 """Time between two looks of the line."""
@@ -23,7 +23,11 @@ def in_notebook() -> bool:
 
 def usual_progress() -> Progress:
     """Progress as fits where this process runs: a line in a notebook, a bar on a terminal, lines in a log."""
-    return NotebookProgress() if in_notebook() else default_progress()
+    if in_notebook():
+        return NotebookProgress()
+    from laue_dask.runtime.bars import RichProgress
+
+    return RichProgress()
 
 
 class NotebookProgress:

@@ -36,13 +36,6 @@ NO_PROGRESS: Progress = QuietProgress()
 """For whoever does not want to know."""
 
 
-def default_progress() -> Progress:
-    """Progress on stderr, as the terminal or its absence asks for."""
-    from laue_dask.runtime.bars import RichProgress
-
-    return RichProgress()
-
-
 def one_line(text: str) -> str:
     """Text as one line that every terminal and log takes.
 

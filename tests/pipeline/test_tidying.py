@@ -61,7 +61,7 @@ def test_left_overs_and_unused_recipes_go_and_the_run_verifies(run, command):
     assert not (run / "cluster").exists()
     assert "0123456789abcdef" not in used(run)
     assert verify(run, progress=QuietProgress()).findings == []
-    assert command("clean", run).out == "there is there is nothing to remove\n"
+    assert command("clean", run).out == "there is nothing to remove\n"
 
 
 def features_of(run):

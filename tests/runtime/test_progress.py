@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from laue_dask.runtime.bars import LINE_EVERY, RichProgress
-from laue_dask.runtime.progress import Progress, QuietProgress, default_progress, one_line
+from laue_dask.runtime.progress import Progress, QuietProgress, one_line
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_counts_from_many_threads_are_all_counted(plain, log):
 
 
 def test_the_default_writes_to_stderr_only(capsys):
-    progress = default_progress()
+    progress = RichProgress()
     with progress.stage("encode", total=1) as advance:
         advance(1)
         sys.stdout.write("answer\n")
