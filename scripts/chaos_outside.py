@@ -122,6 +122,7 @@ class Outside(Chaos):
             finished = (folder / "run.json").exists()
             before = bytes_of(folder) if finished else {}
             noticeable = CHANGES[how](frames, self.out / "b", rng)
+            truth, differing = None, []
             self.log.write_text("")
             again = done(lambda f=frames, r=folder, s=store: run(f, r, s), self.log)
             said = self._said()
@@ -130,10 +131,13 @@ class Outside(Chaos):
                 ok = bool(said) and (not finished or before == bytes_of(folder)) and noticeable
             else:
                 truth = done(lambda f=frames, r=fresh, s=store: run(f, r, s), self.log)
-                ok = again == truth == 0 and results(folder) == results(fresh)
+                ours, theirs = results(folder), results(fresh)
+                differing = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+                ok = again == truth == 0 and not differing
             ok = ok and first in (0, None) and again is not None
             self.add(
-                "change", ok, number=number, how=how, store=store, finished=finished, again=again, said=said,
+                "change", ok, number=number, how=how, store=store, finished=finished, again=again, truth=truth,
+                first=first, differing=differing, said=said,
             )  # fmt: skip
 
     # Owners
