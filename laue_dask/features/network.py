@@ -14,6 +14,7 @@ them, from which the decoder redraws the pattern.
 """
 
 import math
+from threading import Lock
 from typing import cast
 
 import numpy as np
@@ -354,8 +355,12 @@ def _overlay(architecture: Architecture) -> nn.Sequential:
     )
 
 
+_DRAWING = Lock()
+"""Held while weights are drawn: threads share torch's generator, and a worker's first two tasks both load a network."""
+
+
 def build(architecture: Architecture, *, seed: int) -> Autoencoder:
-    """Make an untrained autoencoder whose random weights depend on the seed alone."""
-    with torch.random.fork_rng(devices=[]):
+    """Make an untrained autoencoder whose random weights depend on the seed alone, whichever threads make others."""
+    with _DRAWING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Autoencoder(architecture)

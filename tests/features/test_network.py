@@ -1,4 +1,6 @@
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -422,3 +424,16 @@ def test_given_what_smoothing_makes_of_them_patterns_have_the_same_features():
     model = build(ARCHITECTURES["contrastive"], seed=0).eval()
     with torch.inference_mode():
         assert torch.equal(model.encode(patterns, model.smooth(patterns)), model.encode(patterns))
+
+
+def test_networks_that_threads_build_side_by_side_have_the_weights_of_one_built_alone():
+    alone = build(TINY, seed=4).state_dict()
+    begin = threading.Barrier(4)
+
+    def built(_):
+        begin.wait()
+        return [build(TINY, seed=4).state_dict() for _ in range(20)]
+
+    with ThreadPoolExecutor(4) as threads:
+        found = [one for some in threads.map(built, range(4)) for one in some]
+    assert all(torch.equal(one[name], alone[name]) for one in found for name in alone)
