@@ -100,6 +100,10 @@ def _failed(error: BaseException) -> int:
             return _fail(f"{error.format_message()} See `{help_for} --help`.", ExitCode.BAD_INPUT)
         case LaueDaskError():
             return _fail(str(error), error.exit_code)
+        case ModuleNotFoundError(name=str(name)) if name.partition(".")[0] != "laue_dask":
+            package = name.partition(".")[0]
+            remedy = "install laue_dask again, with its dependencies; `laue-dask doctor` checks them"
+            return _fail(f"the Python package {package} is missing: {remedy}", ExitCode.FAILED)
         case OSError():
             where = f"{error.filename}: " if error.filename else ""
             return _fail(f"{where}{error.strerror or error}", ExitCode.FAILED)

@@ -187,6 +187,22 @@ def test_own_defect_is_one_line_and_a_file_with_the_details(command, monkeypatch
     os.unlink(log)  # noqa: PTH108
 
 
+@pytest.mark.parametrize(("name", "said"), [("h5py.h5", "package h5py is missing"), ("laue_dask.gone", "a defect")])
+def test_a_package_that_is_missing_is_named_and_one_of_ours_is_a_defect(command, monkeypatch, tmp_path, name, said):
+    from laue_dask.pipeline import describe
+
+    def broken(path):
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr(describe, "describe", broken)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    outcome = command("info", tmp_path)
+    assert outcome.code == 1
+    [line] = outcome.complaints
+    assert said in line
+
+
 def test_interruption_says_that_the_same_command_goes_on(command, monkeypatch, tmp_path):
     from laue_dask.pipeline import describe
 
