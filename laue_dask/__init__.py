@@ -56,7 +56,7 @@ __all__ = [
     "watch_scan",
 ]
 
-_MODULES = {
+_MODULE_OF_NAME = {
     "Config": "laue_dask.config",
     "IncrementalPCA": "laue_dask.segmentation.pca",
     "KMeans": "laue_dask.segmentation.clustering",
@@ -87,9 +87,9 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
+    if name not in _MODULE_OF_NAME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+    value = globals()[name] = getattr(import_module(_MODULE_OF_NAME[name]), name)
     return value
 
 

@@ -5,7 +5,7 @@ from laue_dask.runtime import interruption
 
 def main() -> None:
     """Run the command that was typed."""
-    interruption.at_once()
+    interruption.exit_at_once()
     from laue_dask.commands import main as command_line
 
     command_line.main()

@@ -249,7 +249,7 @@ Seconds = Annotated[int, BeforeValidator(_in_seconds), PlainSerializer(_as_clock
 """A time of whole seconds."""
 
 
-class _AnyCluster(Model):
+class _WorkersConfig(Model):
     """What all kinds of cluster have."""
 
     gpu: Literal["auto", "never", "require"] = "auto"
@@ -262,7 +262,7 @@ class _AnyCluster(Model):
     """Time after which a frame that is not read is set aside: the file system may not answer."""
 
 
-class ClusterConfig(_AnyCluster):
+class LocalWorkersConfig(_WorkersConfig):
     """Workers of this machine; loopback interface only."""
 
     kind: Literal["local"] = "local"
@@ -321,7 +321,7 @@ class GPUJobsConfig(_JobsConfig):
         return self
 
 
-class BatchConfig(_AnyCluster, _JobsConfig):
+class BatchWorkersConfig(_WorkersConfig, _JobsConfig):
     """Jobs of a batch system, through dask-jobqueue; the scheduler runs beside the command."""
 
     kind: Literal["slurm", "pbs", "lsf", "sge"]
@@ -351,7 +351,7 @@ class BatchConfig(_AnyCluster, _JobsConfig):
         return self
 
 
-class SchedulerConfig(_AnyCluster):
+class SchedulerWorkersConfig(_WorkersConfig):
     """A Dask scheduler that is there already, with its workers."""
 
     kind: Literal["scheduler"]
@@ -382,10 +382,10 @@ def _kind_of(value: object) -> str:
     return "kind=batch" if kind in ("slurm", "pbs", "lsf", "sge") else f"kind={kind}"
 
 
-AnyCluster = Annotated[
-    Annotated[ClusterConfig, Tag("kind=local")]
-    | Annotated[BatchConfig, Tag("kind=batch")]
-    | Annotated[SchedulerConfig, Tag("kind=scheduler")],
+AnyWorkers = Annotated[
+    Annotated[LocalWorkersConfig, Tag("kind=local")]
+    | Annotated[BatchWorkersConfig, Tag("kind=batch")]
+    | Annotated[SchedulerWorkersConfig, Tag("kind=scheduler")],
     Discriminator(_kind_of),
 ]
 """Where it runs, by `kind`."""
@@ -412,7 +412,7 @@ class Config(Model):
     encoder: EncoderConfig = EncoderConfig()
     pca: PCAConfig = PCAConfig()
     clustering: ClusteringConfig = ClusteringConfig()
-    cluster: AnyCluster = ClusterConfig()
+    cluster: AnyWorkers = LocalWorkersConfig()
     quality: Literal["all", "sample", "none"] = "sample"
     """For which patterns the reconstruction error is computed."""
 

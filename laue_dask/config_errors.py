@@ -8,14 +8,14 @@ from pydantic_core import ErrorDetails
 
 from laue_dask.runtime.suggestions import nearest
 
-KINDS_OF_CLUSTER = ("local", "slurm", "pbs", "lsf", "sge", "scheduler")
+WORKER_KINDS = ("local", "slurm", "pbs", "lsf", "sge", "scheduler")
 
 MAX_SHOWN_CHARACTERS = 200
 """Longest part of a value that a message repeats."""
 
-_END = " was expected"
+_EXPECTATION_SUFFIX = " was expected"
 
-_EXPECTED = {
+_EXPECTATION_OF_TYPE = {
     "bool": "true or false",
     "float": "a number",
     "int": "a whole number",
@@ -60,14 +60,14 @@ def explain(error: ValidationError, model: type[BaseModel], *, hint: str) -> str
     key = _key(first["loc"])
     if first["type"] == "union_tag_invalid":
         kind = first["input"]["kind"]
-        return f"{key}.kind = {shown(kind)}: {_listed(KINDS_OF_CLUSTER)}{_END}{_proposed(kind)}"
+        return f"{key}.kind = {shown(kind)}: {_listed(WORKER_KINDS)}{_EXPECTATION_SUFFIX}{_proposed(kind)}"
     if first["type"] == "extra_forbidden":
         near = _nearest_key(key, list(_keys(model)))
         proposal = f"did you mean '{near}'? " if near else ""
         return f"unknown key '{key}': {proposal}{hint}"
     # Of a value that may be of several kinds every kind says why it is none.
     reasons = list(dict.fromkeys(_reason(one) for one in errors if _key(one["loc"]) == key))
-    reasons[:-1] = [reason.removesuffix(_END) for reason in reasons[:-1]]
+    reasons[:-1] = [reason.removesuffix(_EXPECTATION_SUFFIX) for reason in reasons[:-1]]
     return f"{key or 'configuration'} = {shown(first['input'])}: {' or '.join(reasons)}"
 
 
@@ -84,7 +84,8 @@ def _key(location: tuple[int | str, ...]) -> str:
     return ".".join(
         str(part)
         for part in location
-        if not str(part).startswith(("constrained", "kind=", "literal", "function-")) and str(part) not in _EXPECTED
+        if not str(part).startswith(("constrained", "kind=", "literal", "function-"))
+        and str(part) not in _EXPECTATION_OF_TYPE
     )
 
 
@@ -117,7 +118,7 @@ def _reason(error: ErrorDetails) -> str:
     if kind == "literal_error":
         wanted = str(limits["expected"])
         near = _proposed(error["input"], wanted.replace("'", "").replace(" or ", ", ").split(", "))
-        return f"{wanted.replace(chr(39), '')}{_END}{near}"
+        return f"{wanted.replace(chr(39), '')}{_EXPECTATION_SUFFIX}{near}"
     for name, words in (
         ("ge", "at least"),
         ("gt", "more than"),
@@ -125,18 +126,22 @@ def _reason(error: ErrorDetails) -> str:
         ("lt", "less than"),
     ):
         if name in limits:
-            return f"{words} {limits[name]:g}{_END}"
+            return f"{words} {limits[name]:g}{_EXPECTATION_SUFFIX}"
     if kind in ("too_short", "missing"):
-        return f"{limits.get('min_length', 2)} values were expected" if kind == "too_short" else f"a value{_END}"
+        return (
+            f"{limits.get('min_length', 2)} values were expected"
+            if kind == "too_short"
+            else f"a value{_EXPECTATION_SUFFIX}"
+        )
     if kind == "too_long":
         return f"no more than {limits['max_length']} values were expected"
     if kind == "finite_number":
-        return f"a finite number{_END}"
-    expected = _EXPECTED.get(kind.partition("_")[0])
-    return error["msg"] if expected is None else f"{expected}{_END}"
+        return f"a finite number{_EXPECTATION_SUFFIX}"
+    expected = _EXPECTATION_OF_TYPE.get(kind.partition("_")[0])
+    return error["msg"] if expected is None else f"{expected}{_EXPECTATION_SUFFIX}"
 
 
-def _proposed(given: Any, words: list[str] | tuple[str, ...] = KINDS_OF_CLUSTER) -> str:
+def _proposed(given: Any, words: list[str] | tuple[str, ...] = WORKER_KINDS) -> str:
     near = nearest(str(given), list(words))
     return f": did you mean {near}?" if near and near != given else ""
 

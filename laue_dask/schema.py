@@ -15,7 +15,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from laue_dask.errors import StoreError
 
-VERSION = 1
+SCHEMA_VERSION = 1
 """Version of both layouts; root attribute `laue_dask_schema`."""
 
 PATTERN_SIZE = 128
@@ -211,8 +211,10 @@ def check(group: zarr.Group, specs: Mapping[str, ArraySpec], *, only: Iterable[s
     """
     where = str(group.store_path)
     version = group.attrs.get("laue_dask_schema")
-    if version != VERSION:
-        raise StoreError(f"{where}: schema version {version!r}, this laue-dask reads {VERSION}: write the store again")
+    if version != SCHEMA_VERSION:
+        raise StoreError(
+            f"{where}: schema version {version!r}, this laue-dask reads {SCHEMA_VERSION}: write the store again"
+        )
     for name in only or specs:
         spec = specs[name]
         try:

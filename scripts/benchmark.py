@@ -61,11 +61,11 @@ from laue_dask.compute import cluster
 from laue_dask.compute.cluster import Workers
 from laue_dask.compute.local import available_cores, gpu_count
 from laue_dask.compute.run import write_tasks
-from laue_dask.config import ClusterConfig, Config, EncoderConfig, Recipe, ScanConfig
+from laue_dask.config import Config, EncoderConfig, LocalWorkersConfig, Recipe, ScanConfig
 from laue_dask.errors import LaueDaskError
 from laue_dask.features import weights
 from laue_dask.features.architecture import ARCHITECTURES
-from laue_dask.features.batch_sizes import BATCH_SIZES
+from laue_dask.features.batch_sizes import AUTO_BATCH_SIZES
 from laue_dask.features.batches import arithmetic, fastest_size
 from laue_dask.features.encode import Network
 from laue_dask.features.inference import network_here
@@ -77,18 +77,18 @@ from laue_dask.io.results import read as read_results
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.pipeline.reuse import Output
 from laue_dask.pipeline.stages import extraction
-from laue_dask.pipeline.stages.ahead import EncodingAhead
+from laue_dask.pipeline.stages.early_encoding import EarlyEncoder
 from laue_dask.pipeline.stages.ingest import ingest
 from laue_dask.pipeline.stages.reduction import reduce_scan, reduced_patterns
 from laue_dask.pipeline.stages.segmentation import kmeans
-from laue_dask.pipeline.stages.specimen import Map
+from laue_dask.pipeline.stages.specimen import SpecimenMap
 from laue_dask.reduction.reduce import reduce_frames
 from laue_dask.runtime.progress import QuietProgress
 from laue_dask.segmentation import scores
 from laue_dask.segmentation.pca import IncrementalPCA
 from laue_dask.simulate.campaign import write_scan
 from laue_dask.simulate.reduced import ReducedScan, reduced_scan
-from laue_dask.watch.preview import renamed
+from laue_dask.watch.preview import matched_labels
 
 Array = NDArray[Any]
 Figures = dict[str, Any]
@@ -222,7 +222,7 @@ def fresh(path: Path) -> Path:
 @contextmanager
 def workers(count: int, gpu: Literal["never", "require"] = "never", batch_size: BatchSize = 32) -> Iterator[Workers]:
     """Running workers that have imported all they need, and know their size of batches."""
-    with cluster.start(ClusterConfig(workers=count, gpu=gpu)) as started:
+    with cluster.start(LocalWorkersConfig(workers=count, gpu=gpu)) as started:
         started.client.run(_warm, batch_size)
         yield started
 
@@ -313,9 +313,9 @@ def seconds(function: Callable[[], Any]) -> float:
 
 def features_of(store: ScanStore, folder: Path, started: Workers, encoder: EncoderConfig | None = None) -> Any:
     """Reduce and encode a scan as a run does; the lazy features."""
-    config, where = Config(), Map(store.valid, store.scan_shape)
+    config, where = Config(), SpecimenMap(store.valid, store.scan_shape)
     extractor = extraction.extractor_of(encoder or config.encoder, config.recipe)
-    with EncodingAhead(folder, extractor, started) as ahead:
+    with EarlyEncoder(folder, extractor, started) as ahead:
         reduced = reduce_scan(store, config.recipe, ahead=ahead, workers=started, progress=QuietProgress())
     results = ResultsWriter(folder, {"scan": str(store.path), "scan_shape": list(store.scan_shape)})
     return extraction.extract(
@@ -372,7 +372,7 @@ def ingested(cache: Path, files: Path, n: int) -> Figures:
                 recipe, out = Recipe(), fresh(cache / "run")
                 out.mkdir()
                 common = {"workers": started, "progress": QuietProgress()}
-                with EncodingAhead(out, extraction.extractor_of(EncoderConfig(), recipe), started) as ahead:
+                with EarlyEncoder(out, extraction.extractor_of(EncoderConfig(), recipe), started) as ahead:
                     store = ingest(
                         str(folder), fresh(cache / "ingest.zarr"), scan, recipe=recipe, ahead=ahead, **common
                     )
@@ -643,7 +643,7 @@ def _labels(scan: ReducedScan, started: Workers, encoder: EncoderConfig) -> Arra
 
 def agreement(some: Array, others: Array) -> float:
     """Share of the points with the same label, whatever the labels' names: two clusters of one size may swap them."""
-    names = renamed(some, others, 1 + max(some.max(), others.max()))
+    names = matched_labels(some, others, 1 + max(some.max(), others.max()))
     return float((names[some] == others).mean())
 
 
@@ -651,7 +651,7 @@ def on_device(reduced: Array) -> Figures:
     """Patterns/s on this process's device: from memory, of the encoder's parts, and as a roofline allows."""
     model, device = network_here("default", weights.digest("default"))
     precision, latent = EncoderConfig().precision, model.architecture.latent
-    size = fastest_size(model.encode, (latent,), device, precision, BATCH_SIZES[device.type])
+    size = fastest_size(model.encode, (latent,), device, precision, AUTO_BATCH_SIZES[device.type])
     network, valid = Network.load(EncoderConfig(batch_size=size), Recipe()), np.ones(len(reduced), bool)
     from_memory = best_seconds(lambda: network.extract(reduced, valid), device, TURNS)
     batch = torch.from_numpy(np.resize(reduced, (size, 1, *reduced.shape[1:]))).to(device).float().div_(255)

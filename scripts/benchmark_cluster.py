@@ -25,7 +25,7 @@ from dask.delayed import delayed
 
 from laue_dask.compute import cluster
 from laue_dask.compute.run import run_blocks
-from laue_dask.config import BatchConfig
+from laue_dask.config import BatchWorkersConfig
 from laue_dask.io.journal import Journal
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -68,7 +68,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     lifetime = None if options.cancel else options.lifetime
-    config = BatchConfig(
+    config = BatchWorkersConfig(
         kind="slurm",
         workers=options.workers,
         memory="1GiB",

@@ -30,7 +30,7 @@ from sklearn.cluster import KMeans as Reference
 from threadpoolctl import threadpool_limits
 
 from laue_dask.compute import cluster
-from laue_dask.config import ClusterConfig, ClusteringConfig
+from laue_dask.config import ClusteringConfig, LocalWorkersConfig
 from laue_dask.segmentation import clustering, pca
 from laue_dask.segmentation.clustering import KMeans, cluster_moments, nearest
 from laue_dask.segmentation.pca import IncrementalPCA
@@ -76,7 +76,7 @@ def promises(problems: int) -> list[str]:
         X, k = generated(seed)
         outside = seed % 4 == 0
         with (
-            mock.patch.object(clustering, "IN_MEMORY", 0 if outside else clustering.IN_MEMORY),
+            mock.patch.object(clustering, "MAX_IN_MEMORY_VALUES", 0 if outside else clustering.MAX_IN_MEMORY_VALUES),
             mock.patch.object(clustering, "block_rows", return_value=1000),
             mock.patch.object(pca, "block_rows", return_value=1000),
         ):
@@ -167,7 +167,7 @@ def large(n: int, m: int = 256) -> list[str]:
         size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
         written = time.perf_counter() - begun
         print(f"large: {n:,} × {m} float32, {size / 1e9:.2f} GB on disk, written in {written:.0f} s", flush=True)
-        with cluster.start(ClusterConfig(workers=2, memory=f"{LIMIT}B", gpu="never")) as workers:
+        with cluster.start(LocalWorkersConfig(workers=2, memory=f"{LIMIT}B", gpu="never")) as workers:
             workers.client.run(_encode)
             before = _workers(workers.client)
             features = da.from_zarr(array, chunks=(pca.block_rows(m), m))

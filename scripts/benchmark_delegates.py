@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 
 from laue_dask.config import ClusteringConfig, Recipe
 from laue_dask.pipeline.stages import segmentation
-from laue_dask.pipeline.stages.delegates import RANKS, TWO, Chooser, with_delegates
-from laue_dask.pipeline.stages.specimen import Map
-from laue_dask.pipeline.stages.straddling import Patterns
+from laue_dask.pipeline.stages.delegates import N_RANKS, TWO_DOMAINS, DelegateChooser, with_delegates
+from laue_dask.pipeline.stages.mixed_points import Patterns
+from laue_dask.pipeline.stages.specimen import SpecimenMap
 from laue_dask.runtime.progress import QuietProgress
 from laue_dask.segmentation import labeling
 from laue_dask.segmentation.pca import IncrementalPCA
@@ -61,7 +61,7 @@ def measure(path: Path, more: tuple[int, ...]) -> dict[int, Counted]:
     n, shape = len(scan.patterns), (scan.domain.shape[0], scan.domain.shape[1])
     pca = IncrementalPCA(n_components=0.99)
     table = np.asarray(pca.fit_transform(Row(ENCODER, "default").fitted(scan.patterns)(scan.patterns)), np.float32)
-    where, k = Map(np.ones(n, bool), shape), len(np.unique(scan.domain))
+    where, k = SpecimenMap(np.ones(n, bool), shape), len(np.unique(scan.domain))
     X, m = da.from_array(table, chunks=table.shape), int(pca.n_components_)
     with tempfile.TemporaryDirectory() as folder:
         array = zarr.create_array(
@@ -73,17 +73,17 @@ def measure(path: Path, more: tuple[int, ...]) -> dict[int, Counted]:
         made = segmentation.clusters(
             X, m, where, asked, ClusteringConfig(), progress=QuietProgress(), patterns=patterns
         )
-        chooser = Chooser(X[:, :m], where, patterns, client=None)
+        chooser = DelegateChooser(X[:, :m], where, patterns, client=None)
         return {one.k: counted(with_delegates(one, chooser, where, m), table[:, :m], scan) for one in made}
 
 
 def counted(one: segmentation.Segmentation, X: NDArray[np.float32], scan: ReducedScan) -> Counted:
     """Figures of one segmentation."""
     pure, labels = ~scan.edge.ravel(), one.labels.ravel()
-    nearest = labeling.ranked_delegates(X, labels, one.centroids[:, : X.shape[1]], count=RANKS)
+    nearest = labeling.ranked_delegates(X, labels, one.centroids[:, : X.shape[1]], count=N_RANKS)
     if one.delegates is None or one.delegates_mixed is None:
         raise ValueError("no delegates")
-    told = one.delegates_mixed[:, 0] == TWO
+    told = one.delegates_mixed[:, 0] == TWO_DOMAINS
     possible = np.bincount(labels[pure], minlength=one.n_clusters) > 0
     firsts = [float(pure[rows[:, 0]].mean()) for rows in (nearest, one.delegates)]
     fours = [float(pure[rows[rows >= 0]].mean()) for rows in (nearest, one.delegates)]

@@ -42,7 +42,7 @@ from laue_dask.reduction.reduce import reduce_frames
 from laue_dask.segmentation import scores
 from laue_dask.segmentation.pca import IncrementalPCA
 from laue_dask.simulate.detector import detector
-from laue_dask.simulate.reduced import MASK_FRAMES, REPEAT_EVERY, ReducedScan, sample_frames
+from laue_dask.simulate.reduced import N_MASK_FRAMES, POINTS_PER_REPEAT, ReducedScan, sample_frames
 from laue_dask.simulate.scan import frame
 from laue_dask.simulate.specimens import specimen
 
@@ -89,17 +89,17 @@ def measure(kind: str, name: str, shape: tuple[int, int], seed: int, ways: Seque
     """Figures of every way and row on one scan."""
     torch.set_num_threads(1)
     made, screen = specimen(kind, shape, seed), detector(name)
-    mask = detector_mask(sample_frames(made, screen, seed, MASK_FRAMES))
+    mask = detector_mask(sample_frames(made, screen, seed, N_MASK_FRAMES))
     points = [
         *((i, 0) for i in range(shape[0] * shape[1])),
-        *((i, 1) for i in range(0, made.domain.size, REPEAT_EVERY)),
+        *((i, 1) for i in range(0, made.domain.size, POINTS_PER_REPEAT)),
     ]
     reduced = {way: np.empty((len(points), 128, 128), np.uint8) for way in ways}
     for i, (point, repeat) in enumerate(points):
         recorded = frame(made, screen, point, seed=seed, repeat=repeat)
         for way in ways:
             reduced[way][i] = WAYS[way](recorded, mask)
-    n, repeated = made.domain.size, np.arange(0, made.domain.size, REPEAT_EVERY)
+    n, repeated = made.domain.size, np.arange(0, made.domain.size, POINTS_PER_REPEAT)
     found: Found = {}
     with dask.config.set(scheduler="synchronous"):
         for way, patterns in reduced.items():

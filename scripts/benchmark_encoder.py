@@ -50,7 +50,7 @@ from laue_dask.pipeline.stages.segmentation import kmeans
 from laue_dask.segmentation import labeling, scores
 from laue_dask.segmentation.clustering import nearest
 from laue_dask.segmentation.pca import IncrementalPCA
-from laue_dask.simulate.reduced import VERSION, ReducedPairs, ReducedScan, reduced_pairs, reduced_scan
+from laue_dask.simulate.reduced import SIMULATION_VERSION, ReducedPairs, ReducedScan, reduced_pairs, reduced_scan
 from laue_dask.simulate.specimens import KINDS
 from laue_dask.training.discrimination import nearest_mean_accuracy, neighbour_accuracy, smallest_resolved
 
@@ -120,12 +120,14 @@ def _widened(patterns: Patterns) -> Patterns:
 
 def scan_path(cache: Path, scan: str, shape: tuple[int, int], seed: int) -> Path:
     """Where a simulated scan is kept."""
-    return cache / f"{'-'.join(_parts(scan))}-{shape[0]}x{shape[1]}-{seed}-{Recipe().digest()}-v{VERSION}.npz"
+    return (
+        cache / f"{'-'.join(_parts(scan))}-{shape[0]}x{shape[1]}-{seed}-{Recipe().digest()}-v{SIMULATION_VERSION}.npz"
+    )
 
 
 def pairs_path(cache: Path, angles: Sequence[float], seed: int) -> Path:
     """Where the simulated pairs are kept."""
-    return cache / f"pairs-{'_'.join(map(str, angles))}-{seed}-{Recipe().digest()}-v{VERSION}.npz"
+    return cache / f"pairs-{'_'.join(map(str, angles))}-{seed}-{Recipe().digest()}-v{SIMULATION_VERSION}.npz"
 
 
 def _parts(scan: str) -> tuple[str, str]:

@@ -28,7 +28,7 @@ from laue_dask.errors import InputError, LaueDaskError
 from laue_dask.features import weights
 from laue_dask.runtime.progress import QuietProgress
 from laue_dask.simulate.reduced import ReducedScan
-from laue_dask.training.finetuning import Unlabelled
+from laue_dask.training.finetuning import UnlabelledObjective
 from laue_dask.training.fitting import fit
 from laue_dask.training.training_config import FineTuningConfig
 
@@ -43,7 +43,7 @@ def fine_tuned(scan: ReducedScan, start: str, out: Path, config: FineTuningConfi
     reduced = zarr.create_array({}, shape=scan.patterns.shape, chunks=(64, 128, 128), dtype="u1")
     reduced[:] = scan.patterns
     try:
-        objective = Unlabelled(config, model, reduced, np.ones(len(scan.patterns), bool), (shape[0], shape[1]))
+        objective = UnlabelledObjective(config, model, reduced, np.ones(len(scan.patterns), bool), (shape[0], shape[1]))
     except InputError as error:
         print(error, file=sys.stderr)
         return start

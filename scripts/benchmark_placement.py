@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image
 
 from laue_dask.io.frames import FrameRef, discover
-from laue_dask.io.placement import place
+from laue_dask.io.placement import place_frames
 from laue_dask.io.positions import Positions
-from laue_dask.pipeline.stages.placing import read_positions
+from laue_dask.pipeline.stages.frame_placement import read_positions
 
 FILES = 100
 """Different ones."""
@@ -63,7 +63,7 @@ def _report(
         return stage[list(chosen)]
 
     begun = time.perf_counter()
-    found = place(refs, shape=shape, positions=read if headers else None)
+    found = place_frames(refs, shape=shape, positions=read if headers else None)
     if headers and found.order != "snake":
         raise SystemExit(f"placed wrongly: {found.line}")
     elapsed = time.perf_counter() - begun

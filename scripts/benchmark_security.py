@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from laue_dask.compute import cluster, forks
-from laue_dask.config import ClusterConfig
+from laue_dask.compute import cluster, fork_server
+from laue_dask.config import LocalWorkersConfig
 from laue_dask.simulate.detector import DETECTORS
 from laue_dask.simulate.scan import write_scan
 from laue_dask.simulate.specimens import specimen
@@ -35,7 +35,7 @@ PATTERNS_PER_S = "patterns_per_second"
 def start_s(kind: Kind, workers: int) -> float:
     """Seconds until workers have done their first task; the process that they are forked from is there already."""
     begun = time.perf_counter()
-    with cluster.start(ClusterConfig(workers=workers, gpu="never", security=kind, report=False)) as running:
+    with cluster.start(LocalWorkersConfig(workers=workers, gpu="never", security=kind, report=False)) as running:
         running.client.submit(len, "ab").result()
         return time.perf_counter() - begun
 
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
-    forks.prepare()
+    fork_server.start()
     kinds = get_args(Kind)
     for kind in kinds:
         start_s(kind, options.workers)  # what is imported once is not counted

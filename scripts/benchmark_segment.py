@@ -37,7 +37,7 @@ from laue_dask.pipeline.finishing import report
 from laue_dask.pipeline.record import Record, write
 from laue_dask.pipeline.record import read as record_of
 from laue_dask.pipeline.stages import grains, scoring, segmentation
-from laue_dask.pipeline.stages.specimen import Map
+from laue_dask.pipeline.stages.specimen import SpecimenMap
 from laue_dask.pipeline.stages.tables import Table, write_direct_colouring
 from laue_dask.runtime.progress import QuietProgress
 from laue_dask.segmentation.pca import IncrementalPCA
@@ -115,13 +115,13 @@ def make_run(folder: Path) -> None:
     results.put("explained_variance_ratio", pca.explained_variance_ratio_)
     for name in ("reconstruction_error", "unexplained"):
         results.put(name, rng.uniform(0.02, 0.05, SHAPE).astype(np.float32))
-    where, table = Map(store.valid, SHAPE), da.from_array(components, chunks=(n, -1))
+    where, table = SpecimenMap(store.valid, SHAPE), da.from_array(components, chunks=(n, -1))
     scan = Table(table, where, results)
     write_direct_colouring([scan])
     # The scores are not what is timed: a single start is enough for them.
     hasty = config.clustering.model_copy(update={"n_init": 1})
     found = scoring.score(table[:, :M_PCA], hasty, workers=None, progress=QUIET)
-    scoring.put_scores(found, results)
+    scoring.write_scores(found, results)
     record.suggested_k, record.k = list(found.suggested), sorted({*found.suggested, 6})
     segmentation.segment([scan], M_PCA, record.k, hasty, config.recipe, progress=QUIET, seeds=found.seeds)
     rows = grains.find(table, M_PCA, where, reduced, results)

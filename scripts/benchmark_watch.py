@@ -42,8 +42,8 @@ import psutil
 import zarr
 
 from laue_dask.io.frames import discover
-from laue_dask.io.identity import State
-from laue_dask.watch.folder import LOOKED_AT, Folder
+from laue_dask.io.source_identity import State
+from laue_dask.watch.folder import MAX_FILES_PER_LOOK, WatchedFolder
 
 HERE = Path(__file__).parent
 BEHIND = 5.0
@@ -196,8 +196,8 @@ def looks(folder: Path, counts: Sequence[int]) -> int:
             (place / f"scan_{i:06d}.tif").write_bytes(b"II*\0")
             os.utime(place / f"scan_{i:06d}.tif", (1e9, 1e9))  # read long ago
         known = {str(path): State.of(str(path)) for path in place.iterdir()}
-        files, took = Folder(str(place), known), []
-        for _ in range(2 + count // LOOKED_AT):
+        files, took = WatchedFolder(str(place), known), []
+        for _ in range(2 + count // MAX_FILES_PER_LOOK):
             files.look()
         for number in rng.permutation(LOOKS) + count:
             (place / f"scan_{number:06d}.tif").write_bytes(b"II*\0")

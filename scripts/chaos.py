@@ -49,12 +49,12 @@ from laue_dask.compute import cluster
 from laue_dask.compute.cluster import Workers
 from laue_dask.config import Config, validate
 from laue_dask.errors import LaueDaskError
-from laue_dask.io import journal, stored
+from laue_dask.io import block_reader, journal
 from laue_dask.io import results as io_results
 from laue_dask.io.block_files import checksum
 from laue_dask.io.geometry import resolve_grid
 from laue_dask.io.journal import Journal
-from laue_dask.io.lock import locked
+from laue_dask.io.lock import locked_folder
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.pipeline import pipeline, verify
 from laue_dask.pipeline import record as records
@@ -209,15 +209,15 @@ def finished_blocks(folder: Path) -> dict[tuple[str, int], tuple[int, int]]:
                 return
 
     for scan in (folder / "scan.zarr.part", folder / "scan.zarr"):
-        for receipt in Journal(scan / journal.NAME).read().values():
+        for receipt in Journal(scan / journal.JOURNAL_FILE).read().values():
             for one in receipt["shards"]:
                 add("frames", scan / "frames", int(one["block"]))
-        for path in scan.glob(f"reduced/*/{journal.NAME}"):
+        for path in scan.glob(f"reduced/*/{journal.JOURNAL_FILE}"):
             for block in Journal(path).read():
                 add("reduced", path.parent, block)
     for store in (folder / "results.zarr.part", folder / "results.zarr"):
         for name in ("features", "components"):
-            for block in Journal(store / name / journal.NAME).read():
+            for block in Journal(store / name / journal.JOURNAL_FILE).read():
                 add(name, store / name, block)
     if (folder / "scan.zarr").exists():
         for path in (folder / "scan.zarr" / "frames" / "c").rglob("*"):
@@ -250,7 +250,7 @@ def read_store(path: Path) -> None:
         array = store.reduced(folder.name)
         if array is None:
             raise LaueDaskError(f"{folder}: is no array")
-        stored.read_rows(array, slice(0, array.shape[0]))
+        block_reader.read_rows(array, slice(0, array.shape[0]))
 
 
 class Chaos:
@@ -294,7 +294,7 @@ class Chaos:
         if not self.frames.exists():
             write_frames(self.out / "frames.part")
             (self.out / "frames.part").rename(self.frames)
-        if not (self.reference / records.NAME).exists():
+        if not (self.reference / records.RECORD_FILE).exists():
             begun = time.monotonic()
             if done(lambda: run(self.frames, self.reference), self.log):
                 raise SystemExit(f"the undisturbed run failed: see {self.log}")
@@ -638,7 +638,7 @@ def write_store(path: Path, rng: random.Random) -> None:
     for block in range(-(-n // 32)):
         Journal.of(array).add(write_block(reduced[32 * block : 32 * block + 32], array, block))
     array.attrs["finished"] = True
-    store.take_down("abc")
+    store.add_receipts_of("abc")
 
 
 @contextmanager
@@ -662,7 +662,7 @@ def storage_fails(at: int, number: int) -> Iterator[None]:
 
 def _hold(folder: Path, inside: Path, over: Path) -> None:
     """Own a folder, alone, until a file appears."""
-    with locked(folder, "chaos"):
+    with locked_folder(folder, "chaos"):
         os.close(os.open(inside, os.O_CREAT | os.O_EXCL))  # raises if someone else owns it, too
         while not over.exists():
             time.sleep(0.01)
@@ -676,7 +676,7 @@ def _partly_visible(folder: Path) -> int:
         found += bool(verify.verify(folder / "scan.zarr", progress=QUIET).findings)
     if (folder / "results.zarr").exists():
         found += bool(verify.verify(folder / "results.zarr", progress=QUIET).findings)
-    if (folder / records.NAME).exists():
+    if (folder / records.RECORD_FILE).exists():
         found += bool(verify.verify(folder, progress=QUIET).findings)
     return found
 

@@ -40,7 +40,7 @@ from laue_dask.errors import FrameError, InputError, LaueDaskError
 from laue_dask.io import frames as io_frames
 from laue_dask.io import lock as io_lock
 from laue_dask.io.frames import discover, frame_info, load
-from laue_dask.io.lock import locked
+from laue_dask.io.lock import locked_folder
 from laue_dask.pipeline import pipeline
 from laue_dask.runtime import interruption
 
@@ -323,7 +323,7 @@ CHANGES: dict[str, Callable[[Path, Path, random.Random], bool]] = {
 
 def _hold_elsewhere(folder: Path, namespace: bool) -> None:
     """Own a folder until killed, in a namespace of process numbers of its own if wanted."""
-    io_lock.HEARTBEAT = 0.2
+    io_lock.HEARTBEAT_INTERVAL_S = 0.2
     if namespace:
         if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWPID):
             namespace = False  # not allowed here: then it is a plain owner
@@ -332,17 +332,20 @@ def _hold_elsewhere(folder: Path, namespace: bool) -> None:
             if pid:
                 os.waitpid(pid, 0)
                 return
-    with locked(folder, "chaos: holder"):
+    with locked_folder(folder, "chaos: holder"):
         time.sleep(600)
 
 
 def _enter(folder: Path, shift: float) -> None:
     """Try to own a folder, with a clock that is off by `shift` seconds."""
-    io_lock.PATIENCE, io_lock.HEARTBEAT = 3.0, 0.5  # an owner that gives no sign is watched for two heartbeats
+    io_lock.OWNER_TIMEOUT_S, io_lock.HEARTBEAT_INTERVAL_S = (
+        3.0,
+        0.5,
+    )  # an owner that gives no sign is watched for two heartbeats
     if shift:
         real = time.time
         time.time = lambda: real() + shift  # type: ignore[assignment]
-    with locked(folder, "chaos: competitor"):
+    with locked_folder(folder, "chaos: competitor"):
         pass
 
 
@@ -380,8 +383,8 @@ def _run_hanging(frames: Path, folder: Path, names: set[str]) -> None:
         return real(path)
 
     io_frames._opened = hanging
-    interruption.at_once()
-    interruption.in_order()
+    interruption.exit_at_once()
+    interruption.raise_on_interrupt()
     given = config(scan={"shape": SHAPE}, cluster={"read_deadline": DEADLINE_S})
     with threads_only():
         pipeline.run(str(frames), folder, given, command="chaos", progress=QUIET)

@@ -25,7 +25,7 @@ from laue_dask.features.network import Autoencoder
 from laue_dask.io.frames import FrameRef, read_frame
 from laue_dask.reduction.detector_mask import detector_mask
 from laue_dask.reduction.reduce import reduce_frames
-from laue_dask.training.fidelity import BRIGHTEST, Fidelity, fidelity, find_peaks
+from laue_dask.training.fidelity import MAX_PEAKS, Fidelity, fidelity, find_peaks
 
 FORMATS = (".tif", ".tiff", ".mccd", ".edf", ".cbf")
 PROMISED = 0.8
@@ -80,7 +80,7 @@ def main() -> int:
     shares = []
     try:
         model, card = weights.load(options.encoder)
-        print(f"| frame | of the {BRIGHTEST} brightest peaks survive | share | drawn | false |")
+        print(f"| frame | of the {MAX_PEAKS} brightest peaks survive | share | drawn | false |")
         print("|---|---|---|---|---|")
         for path in frames:
             target, drawn = reconstruct(model, path, card.recipe)

@@ -67,7 +67,7 @@ SECONDS = 30
 MEMORY = 3 * 2**30
 BATCH = 50
 SETTLING = 0.02
-"""Seconds in place of `lock.SETTLING`, for which every damaged lock is waited."""
+"""Seconds in place of `lock.LOCK_WRITE_TIMEOUT_S`, for which every damaged lock is waited."""
 
 Rng = random.Random
 NUMBERS = (
@@ -252,8 +252,8 @@ def store_target(template: Path) -> Target:
         store = file.parent / "s.zarr"
         shutil.copytree(template, store)
         (store / name).write_bytes(mutated(files[name], rng, list(files.values()), text=name.endswith("json")))
-        if name != receipts.IN_STORE and rng.random() < 0.7:  # someone who knows how they are made
-            Receipts.of(store, [n for n in files if n != receipts.IN_STORE and "frames/c" not in n]).write()
+        if name != receipts.STORE_RECEIPTS_FILE and rng.random() < 0.7:  # someone who knows how they are made
+            Receipts.of(store, [n for n in files if n != receipts.STORE_RECEIPTS_FILE and "frames/c" not in n]).write()
         _unless_ours(lambda: _read_store(store))
         _unless_ours(lambda: verify.verify(store, progress=QuietProgress()))
         _unless_ours(lambda: describe.describe(store))
@@ -271,12 +271,12 @@ def _journal(file: Path, rng: Rng) -> None:
 
 
 def _run_json(file: Path, rng: Rng) -> None:
-    file.rename(file.parent / records.NAME)
+    file.rename(file.parent / records.RECORD_FILE)
     if rng.random() < 0.6:
         try:
-            values = json.loads((file.parent / records.NAME).read_bytes())
-            values[records.CHECKSUM] = records._checksum(values)
-            (file.parent / records.NAME).write_text(json.dumps(values))
+            values = json.loads((file.parent / records.RECORD_FILE).read_bytes())
+            values[records.CHECKSUM_ENTRY] = records._checksum(values)
+            (file.parent / records.RECORD_FILE).write_text(json.dumps(values))
         except (ValueError, TypeError, RecursionError):
             pass
     _unless_ours(lambda: records.read(file.parent))
@@ -284,10 +284,10 @@ def _run_json(file: Path, rng: Rng) -> None:
 
 
 def _locked(file: Path, rng: Rng) -> None:
-    file.rename(file.parent / lock.NAME)
+    file.rename(file.parent / lock.LOCK_FILE)
 
     def own() -> None:
-        with lock.locked(file.parent, "fuzz"):
+        with lock.locked_folder(file.parent, "fuzz"):
             pass
 
     _unless_ours(own)
@@ -363,14 +363,14 @@ def targets(folder: Path) -> dict[str, Target]:
     line.unlink(missing_ok=True)
     for block in range(4):
         Journal(line).add({"block": block, "start": block, "stop": block + 1, "crc32c": 5, "seal": 7})
-    found[journal.NAME] = Target({"four": line.read_bytes()}, _journal, text=True, share=8)
+    found[journal.JOURNAL_FILE] = Target({"four": line.read_bytes()}, _journal, text=True, share=8)
     record = {"laue_dask": "0", "source": "here", "scan_shape": [2, 3], "n_patterns": 6, "n_set_aside": 0, "k": [3]}
     record |= {"suggested_k": [3], "m_pca": 2, "seconds": {"ingest": 1.5}, "config": {}, "keys": {"scan": "abc"}}
-    record[records.CHECKSUM] = records._checksum(record)
-    found[records.NAME] = Target({"one": json.dumps(record).encode()}, _run_json, text=True, share=10)
+    record[records.CHECKSUM_ENTRY] = records._checksum(record)
+    found[records.RECORD_FILE] = Target({"one": json.dumps(record).encode()}, _run_json, text=True, share=10)
     owner = {"host": "h", "pid": 1, "began": 1.5, "command": "c", "token": "t"}
     found["lock"] = Target({"one": json.dumps(owner).encode()}, _locked, text=True, share=4)
-    content = weights.DEFAULT.read_bytes()
+    content = weights.DEFAULT_WEIGHTS_FILE.read_bytes()
     found["weights"] = Target({"default": content}, _weights, share=1)
     found["checkpoint"] = Target({"begun": _checkpoint_seed(folder)}, _checkpoint, share=2)
     found["config"] = Target({"default": dump(Config()).encode(), "train": _train_yaml()}, _config, text=True, share=14)
@@ -431,7 +431,7 @@ def _hung(*_: object) -> None:
 def work(numbers: "multiprocessing.Queue[Any]", found: "multiprocessing.Queue[Any]", folder: Path, seed: int) -> None:
     """Try batches of inputs until there are none."""
     signal.signal(signal.SIGALRM, _hung)
-    lock.SETTLING = SETTLING
+    lock.LOCK_WRITE_TIMEOUT_S = SETTLING
     with (folder / f"crash-{os.getpid()}").open("w") as crash:
         faulthandler.enable(crash)
         everything = targets(folder)

@@ -28,7 +28,7 @@ import numpy as np
 from laue_dask.config import ScanConfig
 from laue_dask.errors import InputError
 from laue_dask.io.frames import discover
-from laue_dask.pipeline.stages.placing import locate, read_positions
+from laue_dask.pipeline.stages.frame_placement import locate, read_positions
 
 Point = tuple[int, int]
 

@@ -42,10 +42,10 @@ from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
 from laue_dask.config import ClusteringConfig, EncoderConfig, Recipe
 from laue_dask.errors import InputError, LaueDaskError
-from laue_dask.evaluation import mapscores
+from laue_dask.evaluation import map_scores
 from laue_dask.features.encode import Network
 from laue_dask.grains import neighbourhood as grains
-from laue_dask.io.places import replace_file
+from laue_dask.io.output_paths import write_atomically
 from laue_dask.pipeline.stages.segmentation import kmeans
 from laue_dask.reduction.detector_mask import detector_mask
 from laue_dask.reduction.reduce import Substrate, estimate_substrate
@@ -53,13 +53,13 @@ from laue_dask.report import canvas, maps, plots
 from laue_dask.report import grains as grain_plots
 from laue_dask.report.panels import Panel, panel_figure
 from laue_dask.segmentation import labeling, scores
-from laue_dask.segmentation.estimators import Mixture
+from laue_dask.segmentation.estimators import GaussianMixtureClusters
 from laue_dask.segmentation.pca import IncrementalPCA
 from laue_dask.simulate.detector import Detector
 from laue_dask.simulate.detector import detector as named_detector
-from laue_dask.simulate.indexed import IndexedMap
+from laue_dask.simulate.indexed_map import IndexedMap
 from laue_dask.simulate.pattern import spots
-from laue_dask.simulate.reduced import MASK_FRAMES, VERSION, reduced_points, sample_frames
+from laue_dask.simulate.reduced import N_MASK_FRAMES, SIMULATION_VERSION, reduced_points, sample_frames
 from laue_dask.simulate.specimens import Specimen, specimen
 
 Array = NDArray[Any]
@@ -115,7 +115,7 @@ class Case:
         """Names its patterns in the cache."""
         said = "-".join(str(value) for value in (asdict(self) | {"map": Path(self.map).stem}).values() if value)
         plain = "".join(c if c.isalnum() or c in "-." else "_" for c in said)
-        return f"{plain}-{self.recipe.digest()}-v{VERSION}"
+        return f"{plain}-{self.recipe.digest()}-v{SIMULATION_VERSION}"
 
 
 SIMULATED = (
@@ -246,7 +246,7 @@ def scanned(case: Case) -> tuple[Specimen | IndexedMap, Detector, Array, Substra
     else:
         made = specimen(case.kind, case.shape, case.seed, crystal=case.crystal, grains=case.grains)
     if not case.substrate:
-        return made, screen, detector_mask(sample_frames(made, screen, case.seed, MASK_FRAMES)), None
+        return made, screen, detector_mask(sample_frames(made, screen, case.seed, N_MASK_FRAMES)), None
     sample = sample_frames(made, screen, case.seed, SUBSTRATE_FRAMES)
     mask = detector_mask(sample)
     return made, screen, mask, estimate_substrate(sample, mask, case.recipe)
@@ -310,7 +310,7 @@ def _gather(jobs: Sequence[Any], what: str) -> list[Any]:
 def _save(path: Path, **arrays: Array) -> None:
     file = io.BytesIO()
     np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    replace_file(path, file.getvalue())
+    write_atomically(path, file.getvalue())
 
 
 def load(case: Case, cache: Path, weights: str) -> Scan:
@@ -336,7 +336,7 @@ def segmented(scan: Scan, k: int, m: int, *, bayesian: bool = False) -> Found:
     """A segmentation {M_AE, M_PCA, K, KM | BGM} with its delegates (Definition 11) among what can be indexed."""
     X = scan.components[:, :m]
     if bayesian:
-        fitted = Mixture(k, bayesian=True, sample=BGM_SAMPLE).fit(X)
+        fitted = GaussianMixtureClusters(k, bayesian=True, sample=BGM_SAMPLE).fit(X)
         labels, count = np.asarray(fitted.labels_), fitted.n_clusters_
     else:
         start = None if k <= MANY else kmeans_plusplus(X.astype(np.float64), k, random_state=0)[0]
@@ -416,7 +416,7 @@ class Sheet:
     def draw(self, number: str, figure: Any, caption: str, seen: str) -> None:
         """Write a figure; its number is that of the paper."""
         file = f"figures/fig_{number.lower().replace(' ', '_')}.png"
-        replace_file(self.folder / file, canvas.png(figure))
+        write_atomically(self.folder / file, canvas.png(figure))
         self.figures.append(Drawn(number, file, caption, seen))
 
     def observe(self, figure: str, paper: str, seen: str, holds: bool | np.bool_) -> None:
@@ -501,7 +501,7 @@ def barium_titanate(sheet: Sheet) -> Study:
     )
     families = {"KM, M = 256": all_, "BGM": bayes, "KM, M = 32": some, "KM, M = 8": few}
     speckle = {
-        name: {one.k: mapscores.domain_statistics(one.labels)["in_small"] for one in family}
+        name: {one.k: map_scores.domain_statistics(one.labels)["in_small"] for one in family}
         for name, family in families.items()
     }
     ari = {
@@ -632,7 +632,7 @@ def barium_titanate(sheet: Sheet) -> Study:
         caption = f"K-Means coloured by the indexing labeler, M_PCA = {m}."
         rest = ", ".join(f"{1 - _mse(scan, one) / variance:.3f} (K = {one.k})" for one in family)
         sheet.panels(number, panels, caption, f"R² of the approximated angle: {rest}.", columns=2, m=m)
-    errors = mapscores.approximation_errors(scan.angle, _delegated(sweep(scan, M_PCA, ERROR_K), scan))
+    errors = map_scores.approximation_errors(scan.angle, _delegated(sweep(scan, M_PCA, ERROR_K), scan))
     by_k = {int(row["k"]): row for row in errors}
     sheet.draw(
         "19",
@@ -941,7 +941,7 @@ def published(sheet: Sheet) -> Study:
     suggested = dataset(scan, family, m).attrs["suggested_k"]
     grain = grains.NeighbourhoodGrains().fit(scan.components[:, :m], shape=scan.case.shape)
     regions = grain.labels_.reshape(scan.case.shape)
-    joined = _ari(mapscores.domains(known), regions)  # grains are connected, and so must be what they are held against
+    joined = _ari(map_scores.domains(known), regions)  # grains are connected, and so must be what they are held against
     first, second = made.neighbours()
     slots = range(len(made.phase))
     if scan.case.substrate:
@@ -953,7 +953,7 @@ def published(sheet: Sheet) -> Study:
         what = "share a published orientation within 2°"
     distance = np.linalg.norm(scan.components[first, :m] - scan.components[second, :m], axis=1)
     told = float(roc_auc_score(~shared, distance))
-    errors = mapscores.approximation_errors(
+    errors = map_scores.approximation_errors(
         scan.angle, _delegated(sweep(scan, m, (2, 6, 12, 24, 64, 128, 256, 512)), scan)
     )
     by_k = {int(row["k"]): row for row in errors}
@@ -1133,10 +1133,10 @@ def reproduce(options: argparse.Namespace) -> list[Study]:
         "no pattern of the cluster can be indexed; such points are left out of squared errors.",
         *notes,
     ]
-    replace_file(options.out / "figures.md", page(studies, times, heading).encode())
+    write_atomically(options.out / "figures.md", page(studies, times, heading).encode())
     report = {"seed": options.seed, "weights": digest, "minutes": round(minutes, 2), "times": times}
     report |= {"studies": [asdict(study) for study in studies]}
-    replace_file(options.out / "report.json", json.dumps(report, indent=1, default=float).encode())
+    write_atomically(options.out / "report.json", json.dumps(report, indent=1, default=float).encode())
     return studies
 
 

@@ -20,7 +20,7 @@ from scipy.ndimage import gaussian_filter
 from laue_dask.commands import main
 from laue_dask.compute import cluster
 from laue_dask.compute.cluster import Workers, start
-from laue_dask.config import ClusterConfig, Config, validate
+from laue_dask.config import Config, LocalWorkersConfig, validate
 from laue_dask.runtime.progress import QuietProgress
 
 REPOSITORY = Path(__file__).parent.parent
@@ -87,7 +87,7 @@ def straddled() -> Callable[..., NDArray[np.int32]]:
 @pytest.fixture(scope="session")
 def workers() -> Iterator[Workers]:
     """Two CPU workers, started once for all tests that need them."""
-    with start(ClusterConfig(workers=2, gpu="never")) as running:
+    with start(LocalWorkersConfig(workers=2, gpu="never")) as running:
         yield running
 
 
@@ -96,7 +96,7 @@ def _all_on(workers: Workers) -> Iterator[None]:
     """Whatever would start workers gets those that are running."""
 
     @contextmanager
-    def running(config: ClusterConfig, **_: object) -> Iterator[Workers]:
+    def running(config: LocalWorkersConfig, **_: object) -> Iterator[Workers]:
         yield workers
 
     with pytest.MonkeyPatch.context() as patch:
@@ -116,7 +116,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands and the pipeline run on one worker that is a thread of this process: what it calls can be replaced."""
 
     @contextmanager
-    def running(config: ClusterConfig, **_: object) -> Iterator[Workers]:
+    def running(config: LocalWorkersConfig, **_: object) -> Iterator[Workers]:
         with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as client:
             yield Workers(client=client, count=1, gpu=None, described="here")
 

@@ -131,7 +131,7 @@ def test_a_night_reads_frames_again_that_changed(tmp_path, monkeypatch):
         "config": {"encoder": {"weights": "untrained"}},
         "command": "night",
     }
-    kept = worker._Cluster.__new__(worker._Cluster)
+    kept = worker._KeptWorkers.__new__(worker._KeptWorkers)
     monkeypatch.setattr(kept, "of", lambda config: None, raising=False)
     worker._answer({**job, "log": str(tmp_path / "log"), "thumbnails": ""}, kept)
     assert given["again"] is True

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laue_dask import config
-from laue_dask.config import ClusterConfig, Config, Recipe
+from laue_dask.config import Config, LocalWorkersConfig, Recipe
 from laue_dask.errors import ConfigError, ExitCode, InputError
 
 CHANGES = {
@@ -198,7 +198,7 @@ def test_every_field_of_the_recipe_can_be_changed_but_its_version():
 
 def test_a_model_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
-        ClusterConfig().workers = 3
+        LocalWorkersConfig().workers = 3
 
 
 def test_a_configuration_error_is_bad_input():

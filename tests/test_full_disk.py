@@ -11,7 +11,7 @@ import pytest
 import zarr
 
 from laue_dask.errors import DiskFullError, SpaceError
-from laue_dask.pipeline import pipeline, room
+from laue_dask.pipeline import disk_space, pipeline
 from laue_dask.pipeline.stages import drawing, ingest, scoring
 from laue_dask.pipeline.verify import verify
 from laue_dask.runtime.progress import QuietProgress
@@ -87,11 +87,11 @@ def test_what_cannot_fit_is_refused_before_anything_is_begun(disk, small_scan, q
 def test_what_is_still_needed_follows_from_what_lies_there(small_run, tmp_path):
     folder = shutil.copytree(small_run, tmp_path / "run")
     scan = folder / "scan.zarr"
-    assert room.still_needed(folder, scan, 72, 256) == 0
+    assert disk_space.bytes_still_needed(folder, scan, 72, 256) == 0
     gone = scan / "frames" / "c" / "1" / "0" / "0"
     size = gone.stat().st_size
     gone.unlink()
-    assert room.still_needed(folder, scan, 72, 256) == pytest.approx(size, rel=0.5)
-    assert room.still_needed(tmp_path / "new", tmp_path / "new" / "scan.zarr", 72, 256, frames_bytes=1e6) == (
-        1_000_000 + 2 * 72 * 256 * 4
-    )
+    assert disk_space.bytes_still_needed(folder, scan, 72, 256) == pytest.approx(size, rel=0.5)
+    assert disk_space.bytes_still_needed(
+        tmp_path / "new", tmp_path / "new" / "scan.zarr", 72, 256, frames_bytes=1e6
+    ) == (1_000_000 + 2 * 72 * 256 * 4)

@@ -103,7 +103,7 @@ from laue_dask.io import deadline
 from laue_dask.io.frames import discover
 from laue_dask.io.shards import read_shard
 import numpy as np
-deadline.allow(1)
+deadline.set_deadline(1)
 refs = discover(sys.argv[1])
 try:
     memory = np.empty((len(refs), 160, 160), np.uint16)

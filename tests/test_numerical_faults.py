@@ -78,7 +78,7 @@ def test_a_gpu_without_room_for_a_batch_gets_smaller_ones_and_the_run_says_so(
         return in_batches(narrow, *rest)
 
     monkeypatch.setattr(encoder, "in_batches", crowded)
-    batches._tell_halved.cache_clear()
+    batches._warn_of_smaller_batch.cache_clear()
     with caplog.at_level(logging.WARNING, "laue_dask"):
         record = segmented(store, tmp_path / "run", quick())
     assert sizes[:3] == [32, 16, 8]
@@ -94,7 +94,7 @@ def test_a_gpu_without_room_for_a_batch_gets_smaller_ones_and_the_run_says_so(
 
 def test_what_a_worker_warns_of_is_told_by_the_command(workers, caplog):
     caplog.set_level(logging.WARNING, "laue_dask.features")
-    workers.client.submit(batches._tell_halved, "cuda:7", 4, pure=False).result()
+    workers.client.submit(batches._warn_of_smaller_batch, "cuda:7", 4, pure=False).result()
     workers.client.submit(int, pure=False).result()
     for _ in range(100):
         if caplog.records:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from laue_dask.errors import InputError
-from laue_dask.io.lock import locked
-from laue_dask.io.receipts import release
+from laue_dask.io.lock import locked_folder
+from laue_dask.io.receipts import drop_receipts
 from laue_dask.pipeline import pipeline, verify
 from laue_dask.pipeline import record as records
 from laue_dask.pipeline.stages import scoring, segmentation, specimen, tables
@@ -173,7 +173,7 @@ def test_what_is_refused_leaves_a_finished_run_as_it_was(place, command, monkeyp
 )
 def test_a_run_that_somebody_works_on_is_left_alone(place, command, monkeypatch, arguments):
     monkeypatch.chdir(place)
-    with locked(place / "RUN", "somebody else"):
+    with locked_folder(place / "RUN", "somebody else"):
         before = state(place)
         outcome = command(*arguments)
         assert outcome.code == BAD_INPUT, (outcome.out, outcome.err)
@@ -291,8 +291,8 @@ def test_all_that_our_own_commands_leave_is_known_and_what_is_finished_is_vouche
         (folder / name).write_text("x")
     found = verify.verify(folder, progress=QUIET)
     assert (found.findings, found.foreign) == ([], [])
-    records.vouch(folder, records.LIVE)
-    release(folder, ())
+    records.write_receipts(folder, records.WATCH_FILES)
+    drop_receipts(folder, ())
     (folder / "watch.html").write_text("y")
     (folder / "watch" / "labels.png").unlink()
     [one, other] = verify.verify(folder, progress=QUIET).findings

@@ -57,7 +57,7 @@ def values_of(spec, *, seed=0):
 
 def fill(path, specs):
     group = zarr.open_group(str(path), mode="w", zarr_format=3)
-    group.attrs["laue_dask_schema"] = schema.VERSION
+    group.attrs["laue_dask_schema"] = schema.SCHEMA_VERSION
     for name, spec in specs.items():
         schema.create(group, name, spec, shape_of(spec), dtype="int32")[...] = values_of(spec)
     return group
@@ -138,7 +138,7 @@ def test_other_dimensions_are_named_with_both(filled):
 def test_another_version_is_named_with_both(filled, version):
     group, specs = filled
     group.attrs["laue_dask_schema"] = version
-    with pytest.raises(StoreError, match=f"schema version {version!r}, this laue-dask reads {schema.VERSION}"):
+    with pytest.raises(StoreError, match=f"schema version {version!r}, this laue-dask reads {schema.SCHEMA_VERSION}"):
         schema.check(group, specs)
 
 

@@ -81,7 +81,7 @@ def test_weights_that_are_a_pickle_are_refused(tmp_path):
 
 
 def test_weights_of_absurd_size_take_no_memory(tmp_path):
-    content = weights.DEFAULT.read_bytes()
+    content = weights.DEFAULT_WEIGHTS_FILE.read_bytes()
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
     name = next(key for key in header if key != "__metadata__")
@@ -93,7 +93,7 @@ def test_weights_of_absurd_size_take_no_memory(tmp_path):
 
 
 def test_a_card_that_declares_more_than_memory_is_refused_before_any_is_taken(tmp_path, monkeypatch):
-    card = weights.read_card(weights.DEFAULT)
+    card = weights.read_card(weights.DEFAULT_WEIGHTS_FILE)
     absurd = Architecture(channels=(4096,) * 7, latent=65536)  # 20 GB
     state = weights.load("default")[0].state_dict()
     (tmp_path / "w.safetensors").write_bytes(weights._packed(state, card.model_copy(update={"architecture": absurd})))

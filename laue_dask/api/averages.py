@@ -10,13 +10,13 @@ from dask.delayed import delayed
 from numpy.typing import NDArray
 
 from laue_dask.errors import InputError, StoreError
-from laue_dask.io import stored
+from laue_dask.io import block_reader
 from laue_dask.io.scan_store import ScanStore
 
 FRAMES_PER_TASK = 64
 """Frames that one task adds up, one chunk of them in memory at a time."""
 
-SUMS_TOGETHER = 8
+SUMS_PER_TASK = 8
 """Sums of frames that one task adds up."""
 
 
@@ -54,7 +54,7 @@ def mean_frame(store: ScanStore, where: Any) -> xr.DataArray:
     add_up = delayed(_sum_of_frames)
     sums = [add_up(str(store.path), store.key(), part) for part in parts]
     while len(sums) > 1:
-        sums = [delayed(_total)(sums[i : i + SUMS_TOGETHER]) for i in range(0, len(sums), SUMS_TOGETHER)]
+        sums = [delayed(_total)(sums[i : i + SUMS_PER_TASK]) for i in range(0, len(sums), SUMS_PER_TASK)]
     total = da.from_delayed(sums[0], store.frame_shape, dtype=np.float64)
     mean = da.where(da.from_array(store.detector_mask, chunks=-1), np.nan, total / len(patterns))
     attributes = {"long_name": "mean intensity", "units": "counts", "frames": len(patterns)}
@@ -68,7 +68,7 @@ def mean_pattern(
     patterns = chosen_patterns(where, shape, valid)
     total = np.zeros(reduced.shape[1:], np.int64)
     for start in range(0, len(patterns), 1024):
-        total += stored.read_rows(reduced, patterns[start : start + 1024]).sum(axis=0, dtype=np.int64)
+        total += block_reader.read_rows(reduced, patterns[start : start + 1024]).sum(axis=0, dtype=np.int64)
     attributes = {"long_name": "mean intensity", "patterns": len(patterns)}
     return xr.DataArray(total / (255 * len(patterns)), dims=("v", "u"), name="mean_pattern", attrs=attributes)
 

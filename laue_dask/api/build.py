@@ -60,7 +60,7 @@ def reduce(
     >>> patterns.shape, patterns.dtype
     ((2, 3, 128, 128), dtype('uint8'))
     """
-    how = recipe if isinstance(recipe, Recipe) else checked(Recipe, dict(recipe or {}), "recipe", hint=_HINT)
+    how = recipe if isinstance(recipe, Recipe) else checked(Recipe, dict(recipe or {}), "recipe", hint=_CONFIG_HINT)
     frames = _array_of(frames, "frames")
     unusable = None if mask is None else np.asarray(mask, bool)
     # What does not fit is refused here, not in a worker.
@@ -123,7 +123,7 @@ def reconstruct(patterns: NDArray[np.uint8], config: EncoderConfig) -> NDArray[n
     )
 
 
-_HINT = "`laue-dask config` prints every key with its default"
+_CONFIG_HINT = "`laue-dask config` prints every key with its default"
 
 
 def _array_of(values: Any, name: str) -> Any:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from laue_dask.compute import forks
+from laue_dask.compute import fork_server
 from laue_dask.config import Config, load, merged, validate
 from laue_dask.errors import ConfigError
 
@@ -23,7 +23,7 @@ AnyConfig: TypeAlias = Config | AnyPath | Mapping[str, Any]
 AnyRange: TypeAlias = str | slice | tuple[int, int | None]
 """Rows or columns, half open and counted from 0: ``"2:10"``, ``slice(2, 10)`` or ``(2, 10)``."""
 
-SECTIONS = {
+SECTION_OF_OPTION = {
     "shape": "scan",
     "order": "scan",
     "first_number": "scan",
@@ -86,7 +86,7 @@ def overrides(**options: Any) -> dict[str, Any]:
         elif name == "weights" and value is not None:
             value = os.path.expanduser(value)  # noqa: PTH111  `default` is no path
         if value is not None:
-            nested.setdefault(SECTIONS[name], {})[name] = value
+            nested.setdefault(SECTION_OF_OPTION[name], {})[name] = value
     return nested
 
 
@@ -110,7 +110,7 @@ def configured(config: AnyConfig | None, given: Mapping[str, Any]) -> Config:
 def prepare_workers(config: Config) -> None:
     """Have workers of this machine begin to import what they need; returns at once."""
     if config.cluster.kind == "local":
-        forks.prepare()
+        fork_server.start()
 
 
 @contextmanager

@@ -233,7 +233,7 @@ def map_on(ax: Axes, shape: tuple[int, ...], title: str, scale: canvas.MapScale)
     """Make axes those of a map (ny, nx)."""
     ny, nx = shape
     canvas.lay_out_map(ax, (ny, nx), _box_of(ax), scale)
-    ax.set_title(title, size=canvas.TITLE, color=canvas.INK)
+    ax.set_title(title, size=canvas.TITLE_PT, color=canvas.INK_COLOUR)
 
 
 def _scalar_on(ax: Axes, values: xr.DataArray, title: str) -> Axes:

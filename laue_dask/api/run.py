@@ -29,9 +29,9 @@ from laue_dask.api.options import (
 from laue_dask.api.scan import Scan
 from laue_dask.config import Config
 from laue_dask.errors import InputError, LaueDaskError, StoreError
+from laue_dask.io import block_reader
 from laue_dask.io import results as io_results
-from laue_dask.io import stored
-from laue_dask.io.receipts import IN_STORE
+from laue_dask.io.receipts import STORE_RECEIPTS_FILE
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.pipeline import record as records
 from laue_dask.pipeline.record import Record
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from laue_dask.pipeline.verify import Verification
 
 
-_RESULTS = f"{io_results.NAME}/{IN_STORE}"
+_RESULTS_RECEIPTS = f"{io_results.RESULTS_STORE}/{STORE_RECEIPTS_FILE}"
 """What of a run's folder tells its results from those that take their place."""
 
 
@@ -94,7 +94,7 @@ class Run:
     @property
     def record(self) -> Record:
         """What was done to what, with which versions and seeds, and how long it took: `run.json`, typed."""
-        found: Record = self._current("record", records.NAME, lambda: records.load(self.path))
+        found: Record = self._current("record", records.RECORD_FILE, lambda: records.load(self.path))
         return found
 
     @property
@@ -121,7 +121,7 @@ class Run:
         InputError
             It is gone, or another one is in its place.
         """
-        found: Scan = self._current("scan", records.NAME, lambda: Scan(tables.scan_path(self.path, self.record)))
+        found: Scan = self._current("scan", records.RECORD_FILE, lambda: Scan(tables.scan_path(self.path, self.record)))
         return found
 
     # What was found
@@ -139,7 +139,7 @@ class Run:
         StoreError
             The results are damaged.
         """
-        found: xr.Dataset = self._current("results", _RESULTS, lambda: io_results.open_results(self.path))
+        found: xr.Dataset = self._current("results", _RESULTS_RECEIPTS, lambda: io_results.open_results(self.path))
         return found
 
     @property
@@ -149,7 +149,7 @@ class Run:
         def read() -> xr.Dataset:
             return io_results.open_results(self.path, masked=False)
 
-        found: xr.Dataset = self._current("unmasked", _RESULTS, read)
+        found: xr.Dataset = self._current("unmasked", _RESULTS_RECEIPTS, read)
         return found
 
     def labels(self, k: int) -> LabelMap:
@@ -196,7 +196,7 @@ class Run:
     def patterns(self) -> da.Array:
         """All reduced patterns as a lazy Dask array (y, x, v, u) uint8; 255 is 1.0, and points without one are 0."""
         array = self._reduced
-        lazy: da.Array = stored.lazy(array).reshape(*self.shape, *array.shape[1:])
+        lazy: da.Array = block_reader.lazy_array(array).reshape(*self.shape, *array.shape[1:])
         return lazy
 
     def pattern(self, y: int, x: int) -> xr.DataArray:
@@ -408,12 +408,12 @@ class Run:
     def _picture(self) -> str:
         """Direct colouring as a small PNG, transparent where there is no pattern."""
         from laue_dask.report.canvas import MapScale
-        from laue_dask.report.thumbnails import fit
+        from laue_dask.report.thumbnails import fit_to_side
 
         opacity = np.where(self.valid.values, 255, 0).astype(np.uint8)
         buffer = io.BytesIO()
         picture = np.dstack([self.unmasked["direct_rgb"].values, opacity])
-        fit(picture, aspect=MapScale.of(self.unmasked).aspect).save(buffer, format="png", optimize=True)
+        fit_to_side(picture, aspect=MapScale.of(self.unmasked).aspect).save(buffer, format="png", optimize=True)
         return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
     def _summary(self, picture: Callable[[], str] = str) -> Summary:
@@ -461,12 +461,12 @@ class Run:
 
     def reduced_rows(self, patterns: NDArray[np.int64]) -> dict[int, NDArray[np.uint8]]:
         """Reduced patterns (128, 128) uint8 by their numbers, which count row by row from 0."""
-        rows = stored.read_rows(self._reduced, patterns)
+        rows = block_reader.read_rows(self._reduced, patterns)
         return dict(zip(patterns.tolist(), rows, strict=True))
 
     def _pattern(self, y: int, x: int) -> NDArray[np.uint8]:
         pattern = self.scan.pattern_at(y, x)
-        return np.asarray(stored.read_rows(self._reduced, slice(pattern, pattern + 1))[0])
+        return np.asarray(block_reader.read_rows(self._reduced, slice(pattern, pattern + 1))[0])
 
     def _current(self, what: str, file: str, read: Any) -> Any:
         """What was read of the folder, read again where a file of it is not the one that it was."""

@@ -15,7 +15,7 @@ from laue_dask.errors import InputError, StoreError
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.runtime.summary import Summary
 
-CHUNK_BYTES = 2**26
+MAX_CHUNK_BYTES = 2**26
 """Most bytes of frames in a chunk of the lazy array, unless a single frame has more."""
 
 
@@ -238,7 +238,7 @@ def number_of(y: int, x: int, shape: tuple[int, int]) -> int:
 
 def _chunk(shape: tuple[int, int], frame_bytes: int) -> tuple[int, int]:
     """Lines and points along a line of a chunk of frames."""
-    frames = max(1, CHUNK_BYTES // max(1, frame_bytes))
+    frames = max(1, MAX_CHUNK_BYTES // max(1, frame_bytes))
     ny, nx = shape
     return (max(1, min(ny, frames // nx)), nx) if frames >= nx else (1, frames)
 

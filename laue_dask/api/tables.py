@@ -15,7 +15,7 @@ from laue_dask.errors import InputError, StoreError
 from laue_dask.pipeline import record as records
 from laue_dask.pipeline.stages import evaluation
 from laue_dask.pipeline.stages import grains as stage
-from laue_dask.pipeline.stages.specimen import Map
+from laue_dask.pipeline.stages.specimen import SpecimenMap
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +31,7 @@ def delegates(run: "Run", k: int) -> pd.DataFrame:
     """See `laue_dask.api.run.Run.delegates`."""
     dataset = run.unmasked.sel(k=[k])
     components = dataset["components"]
-    where = Map(run.valid.values.ravel(), run.shape)
+    where = SpecimenMap(run.valid.values.ravel(), run.shape)
     rows = stage.ranked(da.asarray(components.data), int(components.attrs["m_pca"]), where, dataset)
     table = pd.DataFrame(rows, columns=CLUSTER_COLUMNS[:-1])
     table["domains"] = pd.to_numeric(table["domains"]).astype("Int64")
@@ -40,9 +40,9 @@ def delegates(run: "Run", k: int) -> pd.DataFrame:
 
 def grains(run: "Run") -> pd.DataFrame:
     """See `laue_dask.api.run.Run.grains`."""
-    path = run.path / stage.GRAINS
-    if not records.vouches_for(run.path, stage.GRAINS):
-        raise StoreError(f"{path}: is missing, or is not as it was written: {records.REMEDY}")
+    path = run.path / stage.GRAINS_FILE
+    if not records.has_receipt(run.path, stage.GRAINS_FILE):
+        raise StoreError(f"{path}: is missing, or is not as it was written: {records.RUN_AGAIN_HINT}")
     try:
         table = pd.read_csv(path, dtype={"file": str}, keep_default_na=False, na_values={"inside": "nan"})
     except pd.errors.EmptyDataError:  # a scan without a grain
@@ -83,10 +83,11 @@ def truth_of(truth: Any) -> "Path | dict[str, Any]":
     if isinstance(truth, str | os.PathLike):
         return path_of(truth)
     if isinstance(truth, Mapping | xr.Dataset):
-        unknown = set(truth) - set(evaluation.NAMES)
+        unknown = set(truth) - set(evaluation.TRUTH_ARRAYS)
         if unknown:
             raise InputError(
-                f"truth: has {', '.join(map(repr, sorted(map(str, unknown))))}: {', '.join(evaluation.NAMES)} are known"
+                f"truth: has {', '.join(map(repr, sorted(map(str, unknown))))}: "
+                f"{', '.join(evaluation.TRUTH_ARRAYS)} are known"
             )
         return {str(name): np.asarray(values) for name, values in truth.items()}
     values = np.asarray(truth)

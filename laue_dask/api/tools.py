@@ -3,8 +3,8 @@
 from dask.utils import format_bytes
 
 from laue_dask.api.options import AnyPath, path_of, progress_of
-from laue_dask.pipeline import describe, tidying
-from laue_dask.pipeline.tidying import Removal
+from laue_dask.pipeline import cleanup, describe
+from laue_dask.pipeline.cleanup import Removal
 from laue_dask.pipeline.verify import Verification
 from laue_dask.pipeline.verify import verify as verify_path
 from laue_dask.runtime.progress import Progress
@@ -86,7 +86,7 @@ def clean(run: AnyPath, *, reduced: bool = False, dry_run: bool = False) -> list
     >>> for one in ld.clean("runs/scan0001", dry_run=True):  # doctest: +SKIP
     ...     print(one.bytes, one.path, one.what)
     """
-    return tidying.clean(path_of(run), reduced=reduced, dry_run=dry_run)
+    return cleanup.clean(path_of(run), reduced=reduced, dry_run=dry_run)
 
 
 def in_words(removed: list[Removal], *, dry_run: bool) -> list[str]:

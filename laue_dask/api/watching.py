@@ -9,7 +9,7 @@ from laue_dask.api.options import AnyConfig, AnyPath, as_typed, configured, k_va
 from laue_dask.api.run import Run
 from laue_dask.config import Order
 from laue_dask.errors import ExitCode
-from laue_dask.io.patterns import is_pattern
+from laue_dask.io.path_patterns import is_pattern
 from laue_dask.nightly import config as nightly_config
 from laue_dask.nightly import night
 from laue_dask.nightly.config import NightlyConfig

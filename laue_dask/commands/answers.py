@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from laue_dask.errors import ExitCode
-from laue_dask.runtime import silence
-from laue_dask.runtime.printable import echo
+from laue_dask.runtime import activity
+from laue_dask.runtime.safe_text import echo
 
 if TYPE_CHECKING:
     from laue_dask.pipeline.record import Record
@@ -17,7 +17,7 @@ MAX_LISTED = 10
 def announce(line: str) -> None:
     """Print a line about the work on stderr."""
     echo(line, err=True)
-    silence.heard()
+    activity.note_output()
 
 
 def answer_run(record: "Record", out: Path) -> int:

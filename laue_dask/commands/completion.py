@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
-from laue_dask.commands.process import NAME
+from laue_dask.commands.process import PROGRAM_NAME
 from laue_dask.errors import ExitCode
 
 Offered = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
@@ -50,6 +50,6 @@ def completion(shell: str) -> int:
     found = get_completion_class(shell)
     assert found is not None  # noqa: S101  for the type checker: click knows the three
     # The script alone is made here: what click asks of the shell, its version, is the shell's own to check.
-    script = found(commands, {}, NAME, VARIABLE)
+    script = found(commands, {}, PROGRAM_NAME, VARIABLE)
     click.echo(script.source_template % script.source_vars())
     return ExitCode.DONE

@@ -8,7 +8,7 @@ from laue_dask.config import Config
 from laue_dask.errors import InputError
 from laue_dask.runtime.progress import Progress
 
-MAJOR_GRAINS = 6
+N_MAJOR_GRAINS = 6
 """Grains of the paper's BaTiO3 specimen, and of the simulated one."""
 
 

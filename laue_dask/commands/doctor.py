@@ -21,25 +21,25 @@ from packaging.requirements import Requirement
 from laue_dask import __version__
 from laue_dask.compute import cluster, credentials, local
 from laue_dask.compute.cluster import Workers
-from laue_dask.config import AnyCluster, ClusterConfig, Config, SchedulerConfig, merged, validate
+from laue_dask.config import AnyWorkers, Config, LocalWorkersConfig, SchedulerWorkersConfig, merged, validate
 from laue_dask.errors import LaueDaskError
-from laue_dask.io.lock import locked
-from laue_dask.pipeline import batch
+from laue_dask.io.lock import locked_folder
+from laue_dask.pipeline import single_scan
 from laue_dask.runtime.progress import QuietProgress
 from laue_dask.simulate.detector import DETECTORS
 from laue_dask.simulate.scan import write_scan
 from laue_dask.simulate.specimens import specimen
 
-SHAPE = (10, 12)
+TEST_SCAN_SHAPE = (10, 12)
 """Points of the synthetic scan: a job of seconds, of half a minute on a busy machine."""
 
-STRANGER_TIMEOUT_S = 5
+REFUSAL_TIMEOUT_S = 5
 """Time in which a scheduler has to refuse somebody without its credentials."""
 
-NAMED = ("dask", "distributed", "zarr", "torch")
+VERSIONED_PACKAGES = ("dask", "distributed", "zarr", "torch")
 """Packages whose versions are worth a line."""
 
-NETWORKED = ("nfs", "nfs4", "gpfs", "lustre", "beegfs", "cifs", "afs", "panfs", "ceph", "fuse.glusterfs")
+NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "gpfs", "lustre", "beegfs", "cifs", "afs", "panfs", "ceph", "fuse.glusterfs")
 """Kinds of file systems that a network lies behind."""
 
 
@@ -65,7 +65,7 @@ class Finding:
         return f"{'pass' if self.passed else 'FAIL'}  {self.name:12s} {self.said}"
 
 
-def examine(config: Config, folder: Path) -> Generator[Finding]:
+def run_checks(config: Config, folder: Path) -> Generator[Finding]:
     """Check one thing after another.
 
     Parameters
@@ -128,7 +128,7 @@ def _versions() -> str:
             wrong.append(f"{wanted.name} {found}, needed {wanted.specifier}")
     if wrong:
         raise _Failed(f"{'; '.join(wrong)}: install laue_dask again, with its dependencies")
-    named = ", ".join(f"{name} {version(name)}" for name in NAMED)
+    named = ", ".join(f"{name} {version(name)}" for name in VERSIONED_PACKAGES)
     return f"laue_dask {__version__}, Python {platform.python_version()}, {named}"
 
 
@@ -138,14 +138,14 @@ def _machine() -> str:
     said = (
         f"{cores} core{'s' if cores > 1 else ''}, {format_bytes(memory.available)} of {format_bytes(memory.total)} free"
     )
-    if memory.available * local.MEMORY_SHARE < local.SMALLEST_MEMORY:
-        raise _Failed(f"{said}: a worker needs {format_bytes(local.SMALLEST_MEMORY)}: end other programs")
+    if memory.available * local.WORKERS_MEMORY_SHARE < local.MIN_WORKER_BYTES:
+        raise _Failed(f"{said}: a worker needs {format_bytes(local.MIN_WORKER_BYTES)}: end other programs")
     return said
 
 
-def _gpu(config: AnyCluster) -> str:
+def _gpu(config: AnyWorkers) -> str:
     count = local.gpu_count()
-    if isinstance(config, ClusterConfig):
+    if isinstance(config, LocalWorkersConfig):
         if config.gpu == "require" and not count:
             raise _Failed("none is found, but cluster.gpu = require: is the driver installed? `auto` uses the CPU")
         if config.gpu == "never" and count:
@@ -183,14 +183,14 @@ def _file_system(path: Path) -> str:
 def _refused(place: str) -> bool:
     """Whether a folder that is locked is refused to this process."""
     try:
-        with locked(Path(place), "laue-dask doctor"):
+        with locked_folder(Path(place), "laue-dask doctor"):
             return False
     except LaueDaskError:
         return True
 
 
 def _locks(place: Path) -> str:
-    with locked(place / "owned", "laue-dask doctor"):
+    with locked_folder(place / "owned", "laue-dask doctor"):
         if not _refused(str(place / "owned")):
             raise _Failed(f"{place.parent}: a folder can have two owners there: give each run to one command at a time")
     if _refused(str(place / "owned")):
@@ -222,23 +222,23 @@ def _held() -> Iterator[list[str]]:
         problems.append(str(error))
 
 
-def _security(config: AnyCluster, client: Client) -> str:
+def _security(config: AnyWorkers, client: Client) -> str:
     """Who may run anything as this user while the cluster is there."""
     address = str(client.scheduler_info(n_workers=0)["address"])
     if urlsplit(address).scheme != "tls":
         return f"none at {address}: who reaches it can run anything as you: say `security: tls`"
     stranger = credentials.new()  # whoever is on this machine or network
     try:
-        Client(address, security=stranger, timeout=STRANGER_TIMEOUT_S, set_as_default=False).close()
+        Client(address, security=stranger, timeout=REFUSAL_TIMEOUT_S, set_as_default=False).close()
     except (OSError, TimeoutError):
-        whose = "their own files" if isinstance(config, SchedulerConfig) else "this run's alone"
+        whose = "their own files" if isinstance(config, SchedulerWorkersConfig) else "this run's alone"
         return f"TLS, credentials {whose}: others are refused at {address}"
     raise _Failed(f"{address} lets in who has other credentials: give `ca`, `cert` and `key` of this scheduler alone")
 
 
 def _here() -> tuple[str, ...]:
     """What must be the same for all."""
-    return platform.python_version(), __version__, *(version(name) for name in NAMED)
+    return platform.python_version(), __version__, *(version(name) for name in VERSIONED_PACKAGES)
 
 
 def _alike(client: Client) -> str:
@@ -260,7 +260,7 @@ def _shared(client: Client, place: Path) -> str:
     blind = [address for address, seen in client.run(_read, str(place / "token")).items() if seen != token]
     if blind:
         raise _Failed(f"{blind[0]} does not see {place.parent}: keep runs on a file system that all nodes share")
-    with locked(place / "owned", "laue-dask doctor"):
+    with locked_folder(place / "owned", "laue-dask doctor"):
         thieves = [address for address, refused in client.run(_refused, str(place / "owned")).items() if not refused]
     if thieves:
         raise _Failed(f"{place.parent}: {thieves[0]} takes a folder that is in use: one command at a time for each run")
@@ -292,7 +292,7 @@ def _scratch(client: Client) -> str:
     for folder, kind in found:
         if kind.startswith("not writable"):
             raise _Failed(f"{folder}: {kind}: set cluster.scratch to a folder on the nodes' own disks")
-        if kind in NETWORKED:
+        if kind in NETWORK_FILE_SYSTEMS:
             raise _Failed(f"{folder}: lies on {kind}: set cluster.scratch to a folder on the nodes' own disks")
     return f"{Path(found[0][0]).parent}: writable, {', '.join(kinds)}"
 
@@ -300,12 +300,12 @@ def _scratch(client: Client) -> str:
 def _run(config: Config, place: Path, workers: Workers) -> str:
     begun = time.monotonic()
     frames = place / "frames"
-    write_scan(specimen("grains", SHAPE, 3), DETECTORS["pilatus1m"].binned(4), frames, seed=1)
+    write_scan(specimen("grains", TEST_SCAN_SHAPE, 3), DETECTORS["pilatus1m"].binned(4), frames, seed=1)
     quick = {"score_k": (2, 4), "n_init": 2, "k": (3,), "repeats": 0, "estimator": "kmeans"}
     # All but the scan's own: another shape would not fit this one.
     base = config.model_dump(mode="json", exclude={"scan"})
     checked = validate(merged(base, {"clustering": quick}), "doctor")
-    record = batch.run(
+    record = single_scan.run(
         *(str(frames), place / "run", checked), command="laue-dask doctor", progress=QuietProgress(), workers=workers
     )
     if record.set_aside:

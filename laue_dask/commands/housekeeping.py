@@ -11,7 +11,7 @@ from laue_dask.commands.process import begin_progress, begin_work
 from laue_dask.config import Config, dump, load
 from laue_dask.errors import ExitCode
 from laue_dask.runtime import imports
-from laue_dask.runtime.printable import echo, echo_lines
+from laue_dask.runtime.safe_text import echo, echo_lines
 
 
 @click.command()
@@ -35,7 +35,7 @@ def clean(run_folder: Path, reduced: bool, dry_run: bool) -> int:
 
     Maps, results, frames and figures stay. `laue-dask info RUN` says what each part takes on the disk.
     """
-    with imports.uncollected():
+    with imports.without_garbage_collection():
         from laue_dask.api import tools
 
     begin_work()
@@ -80,7 +80,7 @@ def doctor(out: Path, config_file: Path | None, workers: int | None) -> int:
 
     begin_work()
     passed = True
-    with closing(examination.examine(config, out)) as findings:
+    with closing(examination.run_checks(config, out)) as findings:
         for finding in findings:
             echo(str(finding))
             passed &= finding.passed

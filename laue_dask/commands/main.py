@@ -19,20 +19,20 @@ from laue_dask import __version__
 from laue_dask.commands.answers import announce
 from laue_dask.commands.completion import completion
 from laue_dask.commands.housekeeping import clean, doctor, info, show_config, verify
-from laue_dask.commands.process import NAME
+from laue_dask.commands.process import PROGRAM_NAME
 from laue_dask.commands.run import ingest, plan, run
 from laue_dask.commands.segment import evaluate, segment
 from laue_dask.commands.simulate import demo, simulate
 from laue_dask.commands.training import export, train
 from laue_dask.commands.watch import nightly, watch
-from laue_dask.compute import forks
+from laue_dask.compute import fork_server
 from laue_dask.errors import ExitCode, LaueDaskError, SpaceError
-from laue_dask.io.places import disk_full, is_full
-from laue_dask.runtime import interruption, silence
-from laue_dask.runtime.homes import prepare_homeless
-from laue_dask.runtime.printable import echo
+from laue_dask.io.output_paths import disk_full_error, is_disk_full
+from laue_dask.runtime import activity, interruption
+from laue_dask.runtime.home_folder import ensure_matplotlib_folder
+from laue_dask.runtime.safe_text import echo
 
-_DASK_CONFIGURATION = "A dask config file at "
+_DASK_CONFIG_ERROR_PREFIX = "A dask config file at "
 """How Dask begins to say that a configuration file of the user's own, in ~/.config/dask, cannot be read."""
 
 
@@ -53,23 +53,23 @@ def main(arguments: list[str] | None = None) -> None:
     logger.propagate = False
     for name in ("distributed", "asyncio"):  # to the end: what matters to a person of what they log is raised instead
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    interruption.at_once()
-    prepare_homeless()
+    interruption.exit_at_once()
+    ensure_matplotlib_folder()
     typed = [one for one in arguments or sys.argv[1:] if one in commands.commands]
     if typed:
-        silence.listen(typed[0])
+        activity.start(typed[0])
     try:
         code = exit_code(arguments)
     finally:
-        silence.end()
-        interruption.over()
-    _leave(code)
+        activity.stop()
+        interruption.command_over()
+    _exit_now(code)
 
 
-def _leave(code: int) -> NoReturn:
+def _exit_now(code: int) -> NoReturn:
     """End the process without taking apart, object by object, all that it imported: that takes a second or two."""
     atexit._run_exitfuncs()
-    forks.abandon()
+    fork_server.stop()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):  # nobody reads it, or it was closed from the start
             stream.flush()
@@ -79,24 +79,24 @@ def _leave(code: int) -> NoReturn:
 def exit_code(arguments: list[str] | None) -> int:
     """Run a command, print at most a line about what went wrong, and give its exit code."""
     try:
-        return int(commands(args=arguments, prog_name=NAME, standalone_mode=False) or ExitCode.DONE)
+        return int(commands(args=arguments, prog_name=PROGRAM_NAME, standalone_mode=False) or ExitCode.DONE)
     except (Exception, KeyboardInterrupt) as error:
-        if interruption.ends(error):
-            interruption.over()
-            return _fail(interruption.SAID, ExitCode.FAILED)
-        return _failed(error)
+        if interruption.is_interruption(error):
+            interruption.command_over()
+            return _fail(interruption.INTERRUPTED_MESSAGE, ExitCode.FAILED)
+        return _report_failure(error)
 
 
-def _failed(error: BaseException) -> int:
+def _report_failure(error: BaseException) -> int:
     """Say in a line why a command failed; its exit code."""
-    if is_full(error) and not isinstance(error, SpaceError):
-        error = disk_full(error, *_places())
+    if is_disk_full(error) and not isinstance(error, SpaceError):
+        error = disk_full_error(error, *_written_places())
     match error:
         case click.exceptions.NoArgsIsHelpError():
             click.echo(error.format_message(), err=True)
             return int(ExitCode.BAD_INPUT)
         case click.UsageError():
-            help_for = error.ctx.command_path if error.ctx else NAME
+            help_for = error.ctx.command_path if error.ctx else PROGRAM_NAME
             return _fail(f"{error.format_message()} See `{help_for} --help`.", ExitCode.BAD_INPUT)
         case LaueDaskError():
             return _fail(str(error), error.exit_code)
@@ -107,7 +107,7 @@ def _failed(error: BaseException) -> int:
         case OSError():
             where = f"{error.filename}: " if error.filename else ""
             return _fail(f"{where}{error.strerror or error}", ExitCode.FAILED)
-    if isinstance(error, ValueError) and str(error).startswith(_DASK_CONFIGURATION):
+    if isinstance(error, ValueError) and str(error).startswith(_DASK_CONFIG_ERROR_PREFIX):
         return _fail(f"{' '.join(str(error).split())}: repair or remove that file", ExitCode.BAD_INPUT)
     # A defect of ours: the user gets one line, and the file to send to us.
     text = f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -120,7 +120,7 @@ def _failed(error: BaseException) -> int:
     return _fail(f"{text} (a defect; the details are in {log})", ExitCode.FAILED)
 
 
-def _places() -> list[Path]:
+def _written_places() -> list[Path]:
     """Where this command may have written to: what it was given, where it was given, and what is temporary."""
     given = [Path(text) for text in sys.argv[1:] if text and not text.startswith("-")]
     found = [Path.cwd(), *(path for path in given if path.exists() or len(path.parts) > 1)]
@@ -130,7 +130,7 @@ def _places() -> list[Path]:
 
 
 def _fail(message: str, code: int) -> int:
-    echo(f"{NAME}: {message}", err=True)
+    echo(f"{PROGRAM_NAME}: {message}", err=True)
     return int(code)
 
 
@@ -140,7 +140,7 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__, prog_name=NAME)
+@click.version_option(__version__, prog_name=PROGRAM_NAME)
 def commands() -> None:
     """Segment scanning Laue microdiffraction data without indexing.
 

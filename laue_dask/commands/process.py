@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 from laue_dask.api.options import prepare_workers
 from laue_dask.config import Config
 from laue_dask.io import deadline
-from laue_dask.runtime import interruption, silence
+from laue_dask.runtime import activity, interruption
 
 if TYPE_CHECKING:
     from laue_dask.runtime.progress import Progress
 
-NAME = "laue-dask"
+PROGRAM_NAME = "laue-dask"
 
 
 def typed() -> str:
     """The command as it was typed, for the record."""
-    return shlex.join([NAME, *sys.argv[1:]])
+    return shlex.join([PROGRAM_NAME, *sys.argv[1:]])
 
 
 def begin_imports(config: Config) -> None:
@@ -31,8 +31,8 @@ def begin_imports(config: Config) -> None:
 
 def begin_work() -> None:
     """Note that all is imported: from now on an interruption cleans up before the command ends."""
-    interruption.in_order()
-    silence.loaded()
+    interruption.raise_on_interrupt()
+    activity.imports_done()
 
 
 def begin_progress() -> "Progress":
@@ -50,8 +50,8 @@ def stopped_by_signal() -> Iterator[threading.Event]:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def end(*_: object) -> None:
-        interruption.heard()
-        deadline.hurry()
+        interruption.acknowledge()
+        deadline.shorten_reads()
         stop.set()
         signal.signal(signal.SIGINT, before[signal.SIGINT])
 
@@ -60,6 +60,6 @@ def stopped_by_signal() -> Iterator[threading.Event]:
     try:
         yield stop
     finally:
-        deadline.calm()
+        deadline.restore_reads()
         for number, handler in before.items():
             signal.signal(number, handler)

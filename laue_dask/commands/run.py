@@ -21,7 +21,7 @@ from laue_dask.commands.process import begin_imports, begin_progress, begin_work
 from laue_dask.config import load
 from laue_dask.errors import ExitCode
 from laue_dask.runtime import imports
-from laue_dask.runtime.printable import echo, echo_lines
+from laue_dask.runtime.safe_text import echo, echo_lines
 
 
 @click.command()
@@ -36,7 +36,7 @@ def ingest(source: str, store: Path, config_file: Path | None, **given: Any) -> 
     SOURCE is a folder, a glob, a text file of paths, or an HDF5 stack (file.h5::/path).
     """
     config = load(config_file, overrides(**given))
-    with imports.uncollected():
+    with imports.without_garbage_collection():
         from laue_dask.api import tools, work
 
     scan = work.ingest(source, store, config, progress=begin_progress())
@@ -63,7 +63,7 @@ def plan(source: str, out: Path, config_file: Path | None, **given: Any) -> int:
     SOURCE is what `run` takes. A run for which the disk or a worker's memory is too small is refused here as well.
     """
     config = load(config_file, overrides(**given))
-    with imports.uncollected():
+    with imports.without_garbage_collection():
         from laue_dask.api import work
 
     begin_work()
@@ -100,7 +100,7 @@ def run(sources: tuple[str, ...], out: Path, again: bool, config_file: Path | No
     """
     config = load(config_file, overrides(**given))
     begin_imports(config)
-    with imports.uncollected():
+    with imports.without_garbage_collection():
         from laue_dask.api import work
 
     options: dict[str, Any] = {"config": config, "again": again, "command": typed(), "progress": begin_progress()}

@@ -10,7 +10,7 @@ from laue_dask.commands.options import components_option, k_option, workers_opti
 from laue_dask.commands.process import begin_progress, typed
 from laue_dask.errors import ExitCode
 from laue_dask.runtime import imports
-from laue_dask.runtime.printable import echo, echo_lines
+from laue_dask.runtime.safe_text import echo, echo_lines
 
 
 @click.command()
@@ -40,7 +40,7 @@ def segment(run_folder: Path, config_file: Path | None, **given: Any) -> int:
     Segmentations that were made with the same parameters stay. Those of other parameters, such as another
     estimator, are replaced, unless --out names a new folder.
     """
-    with imports.uncollected():
+    with imports.without_garbage_collection():
         from laue_dask.api.run import Run
 
     progress = begin_progress()
@@ -66,7 +66,7 @@ def evaluate(run_folder: Path, truth: Path, workers: int | None) -> int:
 
     If the true map has an angle, plots/approximation.png shows how well K delegates stand for it, for many K.
     """
-    with imports.uncollected():
+    with imports.without_garbage_collection():
         from laue_dask.api import tables
         from laue_dask.api.run import Run
 

@@ -12,7 +12,7 @@ from laue_dask.commands.process import begin_progress
 from laue_dask.config import load
 from laue_dask.errors import ExitCode
 from laue_dask.runtime import imports
-from laue_dask.runtime.printable import echo, echo_lines
+from laue_dask.runtime.safe_text import echo, echo_lines
 
 KINDS = (
     *("grains", "twins", "two_phases", "bent", "fine_twins", "three_phases", "subgrains", "substrate_film"),
@@ -29,10 +29,10 @@ DETECTORS = ("pilatus1m", "pilatus6m", "marccd165", "scmos", "eiger500k", "lambd
 @workers_option
 def demo(folder: Path, shape: tuple[int, int], seed: int, workers: int | None) -> int:
     """Simulate a small twinned BaTiO3 scan, segment it and compare it with the truth."""
-    with imports.uncollected():
+    with imports.without_garbage_collection():
         from laue_dask.commands import demonstration
 
-    config = load(None, overrides(workers=workers, k=(demonstration.MAJOR_GRAINS,)))
+    config = load(None, overrides(workers=workers, k=(demonstration.N_MAJOR_GRAINS,)))
     echo_lines(demonstration.demonstrate(folder, shape=shape, seed=seed, config=config, progress=begin_progress()))
     return ExitCode.DONE
 
@@ -81,7 +81,7 @@ def simulate(
     KIND is a specimen (grains, twins, two_phases, bent, fine_twins, three_phases, subgrains, substrate_film,
     gan_on_si, low_counts, few_spots, messy, messy_twins), or `training` for patterns to train an encoder on.
     """
-    with imports.uncollected():
+    with imports.without_garbage_collection():
         from laue_dask.api import simulation
 
     shared: dict[str, Any] = {"seed": seed, "workers": workers, "progress": begin_progress()}

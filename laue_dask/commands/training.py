@@ -9,7 +9,7 @@ from laue_dask.commands import completion
 from laue_dask.commands.process import begin_progress, begin_work
 from laue_dask.errors import ExitCode
 from laue_dask.runtime import imports
-from laue_dask.runtime.printable import echo
+from laue_dask.runtime.safe_text import echo
 
 
 @click.command()
@@ -53,7 +53,7 @@ def train(
         raise click.UsageError("Give training stores and --validation, or --from and --scan.")
     if scan is not None and (training or validation is not None or start is None):
         raise click.UsageError("--scan needs --from and takes neither training stores nor --validation.")
-    with imports.uncollected():
+    with imports.without_garbage_collection():
         from laue_dask.api import learning
 
     options: dict[str, Any] = {"minutes": minutes, "progress": begin_progress()}

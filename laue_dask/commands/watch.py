@@ -12,7 +12,7 @@ from laue_dask.commands.options import cluster_options, grid_options, k_option
 from laue_dask.commands.process import begin_progress, begin_work, stopped_by_signal, typed
 from laue_dask.config import load
 from laue_dask.runtime import imports
-from laue_dask.runtime.printable import echo
+from laue_dask.runtime.safe_text import echo
 
 
 @click.command()
@@ -39,7 +39,7 @@ def watch(folder: str, out: Path | None, timeout: float, config_file: Path | Non
     command goes on.
     """
     config = load(config_file, overrides(**given))
-    with imports.uncollected():
+    with imports.without_garbage_collection():
         from laue_dask.api import watching
 
     out = out or watching.run_folder_of(folder)
@@ -70,7 +70,7 @@ def nightly(root: Path, config_file: Path | None, out: Path | None, again: tuple
 
     Exit codes: 0 all done, 1 the night had to end early, 2 bad configuration, 3 some scans are set aside.
     """
-    with imports.uncollected():
+    with imports.without_garbage_collection():
         from laue_dask.api import watching
 
     begin_work()

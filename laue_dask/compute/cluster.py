@@ -22,22 +22,22 @@ from dask import config as dask_config
 from dask.utils import format_bytes
 from distributed import Client, Security, SpecCluster, performance_report
 
-from laue_dask.compute import credentials, forks, jobs, local
-from laue_dask.compute.crews import JobCrew, LocalCrew, OtherCrew
-from laue_dask.compute.local import GPU, LOOPBACK
-from laue_dask.compute.servers import TOKEN
-from laue_dask.compute.supervisor import Crew, Supervisor, view
-from laue_dask.config import AnyCluster, BatchConfig, ClusterConfig, SchedulerConfig
+from laue_dask.compute import credentials, fork_server, jobs, local
+from laue_dask.compute.local import GPU_RESOURCE, LOOPBACK_ADDRESS
+from laue_dask.compute.servers import TOKEN_PARAMETER
+from laue_dask.compute.supervisor import Supervisor, WorkerPool, view_scheduler
+from laue_dask.compute.worker_pools import ExternalWorkerPool, JobWorkerPool, LocalWorkerPool
+from laue_dask.config import AnyWorkers, BatchWorkersConfig, LocalWorkersConfig, SchedulerWorkersConfig
 from laue_dask.errors import ComputeError, ConfigError
 from laue_dask.io import deadline
-from laue_dask.runtime import silence
+from laue_dask.runtime import activity
 
-FOLDER = "cluster"
+CLUSTER_FOLDER = "cluster"
 """In a run's folder: what jobs print, and the cluster's state where it was given up."""
 
-REPORT = "dask-report.html"
+DASK_REPORT_FILE = "dask-report.html"
 
-REPORTING = 60.0
+DASK_REPORT_TIMEOUT_S = 60.0
 """Seconds that Dask's performance report may take at the end of a run."""
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class Workers:
 
 
 @dataclass(frozen=True)
-class _Joined:
+class _ConnectedCluster:
     """A cluster that a client has reached.
 
     Attributes
@@ -105,7 +105,7 @@ class _Joined:
     """
 
     client: Client
-    crew: Crew
+    pool: WorkerPool
     cpus: int
     gpus: int
     first: int
@@ -116,7 +116,7 @@ class _Joined:
 
 
 @contextmanager
-def start(config: AnyCluster, *, folder: Path | None = None, report: bool = False) -> Iterator[Workers]:
+def start(config: AnyWorkers, *, folder: Path | None = None, report: bool = False) -> Iterator[Workers]:
     """Start the configured workers and stop them at the end.
 
     Parameters
@@ -134,23 +134,23 @@ def start(config: AnyCluster, *, folder: Path | None = None, report: bool = Fals
     ComputeError
         No worker comes, or all are gone and none comes back; the message says why as far as anyone knows.
     """
-    deadline.allow(config.read_deadline)
+    deadline.set_deadline(config.read_deadline)
     # Dask logs every worker that it stops; what matters to a person is raised instead.
     for name in ("distributed", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with ExitStack() as stack:
         starting = stack.enter_context(ExitStack())
-        starting.enter_context(silence.doing("starting workers"))
+        starting.enter_context(activity.note_activity("starting workers"))
         stack.enter_context(_terminable())
-        stack.enter_context(dask_config.set(forks.SELDOM))
+        stack.enter_context(dask_config.set(fork_server.DASK_PROFILING_CONFIG))
         match config:
-            case ClusterConfig():
+            case LocalWorkersConfig():
                 joined = stack.enter_context(_local(config, folder))
-            case BatchConfig():
+            case BatchWorkersConfig():
                 joined = stack.enter_context(_batch(config, folder))
-            case SchedulerConfig():
+            case SchedulerWorkersConfig():
                 joined = stack.enter_context(_scheduler(config, folder))
-        supervisor = Supervisor(joined.client, joined.crew, timeout=config.timeout, folder=joined.folder)
+        supervisor = Supervisor(joined.client, joined.pool, timeout=config.timeout, folder=joined.folder)
         stack.enter_context(supervisor.at_work())
         try:
             _wait_for_first(joined, supervisor, config.timeout)
@@ -175,7 +175,7 @@ def start(config: AnyCluster, *, folder: Path | None = None, report: bool = Fals
             raise
 
 
-def extent(config: AnyCluster) -> tuple[int, int, int]:
+def extent(config: AnyWorkers) -> tuple[int, int, int]:
     """Number of CPU workers, number of GPU workers, and memory limit of each in bytes that `start` would give them.
 
     Raises
@@ -186,19 +186,19 @@ def extent(config: AnyCluster) -> tuple[int, int, int]:
         A scheduler that is there already is not reached.
     """
     match config:
-        case ClusterConfig():
+        case LocalWorkersConfig():
             return local.extent(config)
-        case BatchConfig():
+        case BatchWorkersConfig():
             gpus = _gpu_jobs_of(config)
             return config.workers, gpus.workers if gpus else 0, local.memory_of(config.memory, "cluster.memory")
-        case SchedulerConfig():
+        case SchedulerWorkersConfig():
             with _scheduler(config, None) as joined:
                 workers = joined.client.scheduler_info(n_workers=-1)["workers"].values()
                 memory = min((int(worker["memory_limit"]) for worker in workers), default=0)
                 return joined.cpus, joined.gpus, memory
 
 
-def _gpu_jobs_of(config: BatchConfig) -> Any:
+def _gpu_jobs_of(config: BatchWorkersConfig) -> Any:
     if config.gpu == "never":
         return None
     if config.gpu == "require" and config.gpu_jobs is None:
@@ -207,35 +207,35 @@ def _gpu_jobs_of(config: BatchConfig) -> Any:
 
 
 @contextmanager
-def _local(config: ClusterConfig, folder: Path | None) -> Iterator[_Joined]:
+def _local(config: LocalWorkersConfig, folder: Path | None) -> Iterator[_ConnectedCluster]:
     count, gpus, memory = local.extent(config)
     described = f"{_counted(count, 'CPU')} of {format_bytes(memory)}"
     described += f" and {_counted(gpus, 'GPU')}" if gpus else ", no GPU"
     with local.started(config) as cluster, Client(cluster) as client:
         if config.security == "none":
             _warn(cluster, "every user of this machine")
-        yield _Joined(
+        yield _ConnectedCluster(
             client=client,
-            crew=LocalCrew(cluster),
+            pool=LocalWorkerPool(cluster),
             cpus=count,
             gpus=gpus,
             first=count + gpus,
             described=described,
-            folder=folder / FOLDER if folder else None,
+            folder=folder / CLUSTER_FOLDER if folder else None,
             token=_token(cluster),
         )
 
 
 @contextmanager
-def _batch(config: BatchConfig, folder: Path | None) -> Iterator[_Joined]:
+def _batch(config: BatchWorkersConfig, folder: Path | None) -> Iterator[_ConnectedCluster]:
     gpus = _gpu_jobs_of(config)
-    system = jobs.SYSTEMS[config.kind]
+    system = jobs.BATCH_SYSTEMS[config.kind]
     with ExitStack() as stack:
         if folder is None:
             # Where the command was given: jobs can read it, as they can the program.
             place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".laue-dask-", dir=Path.cwd())))
         else:
-            place = folder.absolute() / FOLDER
+            place = folder.absolute() / CLUSTER_FOLDER
             place.mkdir(parents=True, exist_ok=True)
             stack.callback(_remove_if_empty, place)
         here = there = None
@@ -248,9 +248,9 @@ def _batch(config: BatchConfig, folder: Path | None) -> Iterator[_Joined]:
             _warn(cluster, "whoever reaches it")
         client = stack.enter_context(Client(cluster, security=here))
         described = " and ".join(f"{_counted(one.workers, one.label.upper())} in {_jobs(one.count)}" for one in kinds)
-        yield _Joined(
+        yield _ConnectedCluster(
             client=client,
-            crew=JobCrew(cluster, system, kinds, place),
+            pool=JobWorkerPool(cluster, system, kinds, place),
             cpus=config.workers,
             gpus=gpus.workers if gpus else 0,
             first=1,
@@ -276,7 +276,7 @@ def _remove_if_empty(place: Path) -> None:
         place.rmdir()
 
 
-def _listening(config: BatchConfig, security: Security | None) -> SpecCluster:
+def _listening(config: BatchWorkersConfig, security: Security | None) -> SpecCluster:
     """A scheduler of this process that workers on other machines can reach, without any yet."""
     scheduler = local.scheduler(
         config.dashboard,
@@ -288,14 +288,18 @@ def _listening(config: BatchConfig, security: Security | None) -> SpecCluster:
         return SpecCluster(workers={}, scheduler=scheduler, security=security, silence_logs=logging.CRITICAL)
     except (OSError, RuntimeError, AssertionError) as error:
         where = f"cluster.interface = {config.interface}" if config.interface else "the scheduler"
-        raise ComputeError(f"{where}: {' '.join(str(error).split()) or local.NO_LOOP}") from error
+        raise ComputeError(f"{where}: {' '.join(str(error).split()) or local.EVENT_LOOP_ERROR}") from error
 
 
 @contextmanager
-def _scheduler(config: SchedulerConfig, folder: Path | None) -> Iterator[_Joined]:
+def _scheduler(config: SchedulerWorkersConfig, folder: Path | None) -> Iterator[_ConnectedCluster]:
     address = config.address or _address_in(config.file)
     encrypted = urlsplit(address).scheme == "tls"
-    if not encrypted and config.security != "none" and urlsplit(address).hostname not in (LOOPBACK, "localhost"):
+    if (
+        not encrypted
+        and config.security != "none"
+        and urlsplit(address).hostname not in (LOOPBACK_ADDRESS, "localhost")
+    ):
         raise ConfigError(
             f"cluster.address = {address}: whoever reaches it can run anything: start it with TLS, or say "
             "`security: none` if all who reach it may"
@@ -307,11 +311,11 @@ def _scheduler(config: SchedulerConfig, folder: Path | None) -> Iterator[_Joined
         client = Client(address, security=security, timeout=min(config.timeout, 30))
     except (OSError, ValueError, TypeError, TimeoutError, AssertionError) as error:
         # TypeError: there are no credentials.
-        why = " ".join(str(error).split()) or local.NO_LOOP
+        why = " ".join(str(error).split()) or local.EVENT_LOOP_ERROR
         raise ComputeError(f"{address}: the scheduler is not reached: {why}") from error
     with client:
         try:
-            seen = client.run_on_scheduler(view)
+            seen = client.run_on_scheduler(view_scheduler)
         except ModuleNotFoundError as error:
             raise ConfigError(f"{address}: its scheduler cannot import laue_dask: {error}: install it there") from error
         tagged = len(seen.tagged()) if config.gpu != "never" else 0
@@ -325,15 +329,15 @@ def _scheduler(config: SchedulerConfig, folder: Path | None) -> Iterator[_Joined
             )
         cpus = len(seen.workers) - tagged
         described = f"{_counted(cpus, 'CPU')} and {_counted(tagged, 'GPU')} of {address}"
-        yield _Joined(
+        yield _ConnectedCluster(
             client=client,
-            crew=OtherCrew(address),
+            pool=ExternalWorkerPool(address),
             cpus=cpus,
             gpus=tagged,
             first=config.workers or 1,
             described=described,
             devices=False,
-            folder=folder / FOLDER if folder else None,
+            folder=folder / CLUSTER_FOLDER if folder else None,
         )
 
 
@@ -346,7 +350,7 @@ def _address_in(file: Path | None) -> str:
         ) from error
 
 
-def _wait_for_first(joined: _Joined, supervisor: Supervisor, timeout: float) -> None:
+def _wait_for_first(joined: _ConnectedCluster, supervisor: Supervisor, timeout: float) -> None:
     """Wait until there are workers to begin with; the supervisor knows when there will be none."""
     begun = time.monotonic()
     while len(supervisor.seen.workers) < joined.first:
@@ -358,16 +362,16 @@ def _wait_for_first(joined: _Joined, supervisor: Supervisor, timeout: float) -> 
         raise ComputeError(supervisor.verdict)
 
 
-def _gpu(joined: _Joined, supervisor: Supervisor, config: AnyCluster) -> dict[str, float] | None:
+def _gpu(joined: _ConnectedCluster, supervisor: Supervisor, config: AnyWorkers) -> dict[str, float] | None:
     """Wait for a GPU worker; None where CPU workers are to do its work."""
     begun = time.monotonic()
     reason = ""
     while not (tagged := supervisor.seen.tagged()):
         if supervisor.verdict:
             raise ComputeError(supervisor.verdict)
-        reason = joined.crew.hopeless("gpu")
+        reason = joined.pool.failure_reason("gpu")
         if reason or time.monotonic() - begun > config.timeout:
-            reason = f"no GPU worker: {reason or joined.crew.reason()}"
+            reason = f"no GPU worker: {reason or joined.pool.reason()}"
             break
         time.sleep(0.2)
     if tagged and joined.devices:
@@ -379,7 +383,7 @@ def _gpu(joined: _Joined, supervisor: Supervisor, config: AnyCluster) -> dict[st
         ]
         reason = f"PyTorch finds no GPU on {', '.join(sorted(set(without)))}" if without else ""
     if not reason:
-        return GPU
+        return GPU_RESOURCE
     if config.gpu == "require" or not joined.cpus:
         raise ComputeError(f"{reason}: no GPU, but cluster.gpu = {config.gpu}")
     logger.warning("%s: CPU workers encode", reason)
@@ -395,25 +399,25 @@ def _devices() -> int:
 
 def _forward_warnings(client: Client) -> None:
     """What a worker has to say, about its GPU's memory for one, is for whoever started the command."""
-    for _ in range(local.STARTS):
+    for _ in range(local.MAX_WORKER_STARTS):
         with suppress(OSError):  # one of them died just now
             client.forward_logging("laue_dask.features", logging.WARNING)
             return
 
 
-def _described(joined: _Joined, config: AnyCluster) -> str:
+def _described(joined: _ConnectedCluster, config: AnyWorkers) -> str:
     """What the workers are, which is also said."""
     described = joined.described
-    if not config.dashboard or isinstance(config, SchedulerConfig):
+    if not config.dashboard or isinstance(config, SchedulerWorkersConfig):
         logger.info("%s", described)
         return described
     link = joined.client.dashboard_link
     described += f", dashboard {link}"
     logger.info("%s", described)
-    logger.info("the dashboard opens with this link alone: %s?%s=%s", link, TOKEN, joined.token)
+    logger.info("the dashboard opens with this link alone: %s?%s=%s", link, TOKEN_PARAMETER, joined.token)
     port = urlsplit(link).port
     place = f"{_user()}@{socket.gethostname()}"
-    logger.info("to see the dashboard on your own computer: ssh -N -L %s:%s:%s %s", port, LOOPBACK, port, place)
+    logger.info("to see the dashboard on your own computer: ssh -N -L %s:%s:%s %s", port, LOOPBACK_ADDRESS, port, place)
     return described
 
 
@@ -433,12 +437,12 @@ def _user() -> str:
 
 
 def _draft(folder: Path) -> Path:
-    return folder / f".{REPORT}"
+    return folder / f".{DASK_REPORT_FILE}"
 
 
 def publish_report(folder: Path) -> None:
     """Put the performance report of a run that came to its end in the place of an earlier one, where one was made."""
-    if (draft := _draft(folder)).exists() and not _tried(lambda: draft.replace(folder / REPORT)):
+    if (draft := _draft(folder)).exists() and not _tried(lambda: draft.replace(folder / DASK_REPORT_FILE)):
         draft.unlink()
 
 
@@ -454,11 +458,11 @@ def _reported(client: Client, path: Path | None) -> Iterator[Callable[[], None]]
     path.unlink(missing_ok=True)  # of a command that was killed
     # What a browser needs is in the file: a beamline's computer may not reach the internet.
     keeping = performance_report(filename=str(path), mode="inline")
-    begun = _tried(lambda: client.sync(keeping.__aenter__, callback_timeout=REPORTING))
+    begun = _tried(lambda: client.sync(keeping.__aenter__, callback_timeout=DASK_REPORT_TIMEOUT_S))
 
     def keep() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        client.sync(keeping.__aexit__, None, None, None, code="laue_dask", callback_timeout=REPORTING)
+        client.sync(keeping.__aexit__, None, None, None, code="laue_dask", callback_timeout=DASK_REPORT_TIMEOUT_S)
 
     def write() -> None:
         nonlocal begun

@@ -17,14 +17,14 @@ from distributed import Security
 
 from laue_dask.errors import ComputeError
 
-FOLDER = "credentials"
+CREDENTIALS_FOLDER = "credentials"
 
-ALWAYS = datetime(2000, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
+CERTIFICATE_VALIDITY = datetime(2000, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
 """First and last day of a certificate: it goes with its run, and clocks of machines differ or are set."""
 
-ROLES = "client", "scheduler", "worker"
+TLS_ROLES = "client", "scheduler", "worker"
 
-OWNER_ALONE = 0o077
+NOT_OWNER_MODE_BITS = 0o077
 """Bits of a file's mode that let anybody but its owner use it."""
 
 
@@ -60,15 +60,15 @@ def new() -> Security:
         .issuer_name(name)
         .public_key(signing.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(ALWAYS[0])
-        .not_valid_after(ALWAYS[1])
+        .not_valid_before(CERTIFICATE_VALIDITY[0])
+        .not_valid_after(CERTIFICATE_VALIDITY[1])
         .sign(signing, hashes.SHA256())
     )
     cert = certificate.public_bytes(serialization.Encoding.PEM).decode()
     key = signing.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     ).decode()
-    roles = {f"tls_{role}_cert": cert for role in ROLES} | {f"tls_{role}_key": key for role in ROLES}
+    roles = {f"tls_{role}_cert": cert for role in TLS_ROLES} | {f"tls_{role}_key": key for role in TLS_ROLES}
     return InMemory(require_encryption=True, tls_ca_file=cert, **roles)  # type: ignore[no-untyped-call]
 
 
@@ -92,7 +92,7 @@ def temporary(folder: Path) -> Iterator[tuple[Security, Security]]:
     ComputeError
         The files cannot be written, or not be kept from others.
     """
-    here, place = new(), folder / FOLDER
+    here, place = new(), folder / CREDENTIALS_FOLDER
     try:
         yield here, _written(here, place)
     finally:
@@ -111,7 +111,7 @@ def _written(here: Security, place: Path) -> Security:
                 os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii"
             ) as writing:
                 writing.write(getattr(here, attribute))
-            if file.stat().st_mode & OWNER_ALONE:
+            if file.stat().st_mode & NOT_OWNER_MODE_BITS:
                 raise ComputeError(f"{file}: the file system lets others read it: put the run on one that does not")
             setattr(there, attribute, str(file))
     except OSError as error:

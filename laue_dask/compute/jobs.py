@@ -22,22 +22,22 @@ from typing import Any, Literal
 
 from distributed import Security, Status
 
-from laue_dask.compute.forks import ENVIRONMENT
-from laue_dask.compute.local import GPU, MEMORY, PRELOAD, memory_of, protocol
-from laue_dask.config import BatchConfig, GPUJobsConfig
+from laue_dask.compute.fork_server import WORKER_ENVIRONMENT
+from laue_dask.compute.local import GPU_PRELOAD, GPU_RESOURCE, MEMORY_PRELOAD, memory_of, protocol
+from laue_dask.config import BatchWorkersConfig, GPUJobsConfig
 from laue_dask.errors import ConfigError
 from laue_dask.io import deadline
 
-NAME = "laue-dask"
+JOB_NAME = "laue-dask"
 """Of every job."""
 
-WORKER = "laue_dask.compute.servers.ClosedWorker"
+WORKER_CLASS = "laue_dask.compute.servers.ClosedWorker"
 """Class of the workers."""
 
-UNREACHED = 120
+WORKER_CONNECT_TIMEOUT_S = 120
 """Seconds after which a worker ends that does not reach its scheduler: its command was killed."""
 
-MARGIN = 300
+MAX_WALLTIME_MARGIN_S = 300
 """Seconds before the walltime at which workers end, at most; a quarter of a short walltime."""
 
 Phase = Literal["pending", "running", "ended"]
@@ -214,7 +214,7 @@ def _read_qstat(text: str) -> dict[str, JobState]:
     return states
 
 
-SYSTEMS = {
+BATCH_SYSTEMS = {
     "slurm": System(
         job="SLURM",
         submit="sbatch",
@@ -311,7 +311,7 @@ class Jobs:
         return ceil(self.workers / self.processes)
 
 
-def cpu_jobs(config: BatchConfig, *, security: Security | None, logs: Path | None) -> Jobs:
+def cpu_jobs(config: BatchWorkersConfig, *, security: Security | None, logs: Path | None) -> Jobs:
     """The jobs of CPU workers.
 
     Parameters
@@ -328,10 +328,10 @@ def cpu_jobs(config: BatchConfig, *, security: Security | None, logs: Path | Non
     """
     processes = min(config.cores, max(1, config.workers))
     request = Request(processes, processes, 0, memory_of(config.memory, "cluster.memory") * processes)
-    return Jobs("cpu", config.workers, processes, _spec(config, config, request, security, logs, [MEMORY]))
+    return Jobs("cpu", config.workers, processes, _spec(config, config, request, security, logs, [MEMORY_PRELOAD]))
 
 
-def gpu_jobs(config: BatchConfig, gpus: GPUJobsConfig, *, security: Security | None, logs: Path | None) -> Jobs:
+def gpu_jobs(config: BatchWorkersConfig, gpus: GPUJobsConfig, *, security: Security | None, logs: Path | None) -> Jobs:
     """The jobs of GPU workers; see `cpu_jobs`."""
     inherited = {name: getattr(gpus, name) or getattr(config, name) for name in ("queue", "account", "walltime")}
     if gpus.walltime is None:
@@ -339,28 +339,30 @@ def gpu_jobs(config: BatchConfig, gpus: GPUJobsConfig, *, security: Security | N
     processes = max(1, min(gpus.gpus, gpus.workers))
     memory = memory_of(gpus.memory, "cluster.gpu_jobs.memory")
     request = Request(processes, processes * gpus.cores, min(gpus.gpus, processes), memory * processes)
-    gpus = gpus.model_copy(update={**inherited, "resources": {**GPU, **gpus.resources}})
-    return Jobs("gpu", gpus.workers, processes, _spec(config, gpus, request, security, logs, [MEMORY, PRELOAD]))
+    gpus = gpus.model_copy(update={**inherited, "resources": {**GPU_RESOURCE, **gpus.resources}})
+    return Jobs(
+        "gpu", gpus.workers, processes, _spec(config, gpus, request, security, logs, [MEMORY_PRELOAD, GPU_PRELOAD])
+    )
 
 
 def _spec(
-    config: BatchConfig,
-    jobs: BatchConfig | GPUJobsConfig,
+    config: BatchWorkersConfig,
+    jobs: BatchWorkersConfig | GPUJobsConfig,
     request: Request,
     security: Security | None,
     logs: Path | None,
     preloads: Sequence[str],
 ) -> dict[str, Any]:
-    system = SYSTEMS[config.kind]
+    system = BATCH_SYSTEMS[config.kind]
     asked, directives = system.asking(request, jobs.resource_spec)
     if logs is not None and re.search(r"\s", str(logs)):
         logs = None  # No batch system takes such a name in its directives.
-    arguments = ["--no-dashboard", "--worker-class", WORKER, *_lifetime(jobs)]
+    arguments = ["--no-dashboard", "--worker-class", WORKER_CLASS, *_lifetime(jobs)]
     if jobs.resources:
         arguments += ["--resources", shlex.quote(",".join(f"{k}={v:g}" for k, v in jobs.resources.items()))]
     for module in preloads:
         arguments += ["--preload", module]
-    environment = {**ENVIRONMENT, deadline.ENVIRONMENT: config.read_deadline}
+    environment = {**WORKER_ENVIRONMENT, deadline.READ_DEADLINE_VARIABLE: config.read_deadline}
     options = {
         "cores": request.processes,
         "processes": request.processes,
@@ -369,14 +371,14 @@ def _spec(
         "protocol": protocol(security),
         "security": _quoted(security) if security else None,
         "interface": config.interface,
-        "death_timeout": UNREACHED,
+        "death_timeout": WORKER_CONNECT_TIMEOUT_S,
         "local_directory": f'"{config.scratch}"',
         "worker_extra_args": arguments,
         "job_extra_directives": [*directives, *jobs.directives],
         "job_script_prologue": [*(f"export {k}={v}" for k, v in environment.items()), *config.prologue],
         "log_directory": str(logs) if logs else None,
         "python": shlex.quote(str(config.python or sys.executable)),
-        "job_name": NAME,
+        "job_name": JOB_NAME,
         "queue": jobs.queue,
         system.account: jobs.account,
         "walltime": system.walltime(jobs.walltime) if jobs.walltime else None,
@@ -394,10 +396,10 @@ def _quoted(security: Security) -> Security:
     return quoted
 
 
-def _lifetime(jobs: BatchConfig | GPUJobsConfig) -> list[str]:
+def _lifetime(jobs: BatchWorkersConfig | GPUJobsConfig) -> list[str]:
     """Workers end before their job does, and not all at once: what they were at is begun again elsewhere."""
     if jobs.lifetime is None and jobs.walltime is None:
         return []
-    margin = min(MARGIN, jobs.walltime / 4) if jobs.walltime else MARGIN
+    margin = min(MAX_WALLTIME_MARGIN_S, jobs.walltime / 4) if jobs.walltime else MAX_WALLTIME_MARGIN_S
     lifetime = jobs.lifetime or (jobs.walltime or 0) - margin
     return ["--lifetime", f"{lifetime:g}s", "--lifetime-stagger", f"{min(margin, lifetime) / 2:g}s"]

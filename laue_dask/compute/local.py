@@ -19,45 +19,45 @@ from distributed import Nanny, Security, SpecCluster
 from distributed.core import Status
 from distributed.system import MEMORY_LIMIT
 
-from laue_dask.compute import credentials, forks
+from laue_dask.compute import credentials, fork_server
 from laue_dask.compute.servers import ClosedScheduler, ClosedWorker, GuardedScheduler
-from laue_dask.config import AnyCluster, ClusterConfig
+from laue_dask.config import AnyWorkers, LocalWorkersConfig
 from laue_dask.errors import ComputeError, ConfigError
 from laue_dask.io import deadline
 
-GPU = {"GPU": 1.0}
+GPU_RESOURCE = {"GPU": 1.0}
 """The resource that tasks of the encoder ask for where there are GPU workers."""
 
-LOOPBACK = "127.0.0.1"
+LOOPBACK_ADDRESS = "127.0.0.1"
 
-DEATHS = 8
+MAX_WORKER_DEATHS_PER_TASK = 8
 """Workers that may die with a block before it is given up: a death is suspected of every block that its worker held."""
 
-MEMORY_SHARE = 0.75
+WORKERS_MEMORY_SHARE = 0.75
 """Share of the available memory that the workers may use together."""
 
-SMALLEST_MEMORY = 960 * 2**20
+MIN_WORKER_BYTES = 960 * 2**20
 """A worker that has encoded and decoded patterns holds 660 MiB, and Dask stops it at 80 % of its limit; a much smaller
 limit is a forgotten unit."""
 
-USUAL_MEMORY = 2**30
+TYPICAL_WORKER_BYTES = 2**30
 """What a worker needs for frames of any size; with less for each core, fewer workers are started."""
 
-STARTS = 8
+MAX_WORKER_STARTS = 8
 """Times that a worker may die while it starts before the run gives up; each takes a second or less."""
 
-NO_LOOP = "Dask's event loop did not start within 10 s: is the machine overloaded?"
+EVENT_LOOP_ERROR = "Dask's event loop did not start within 10 s: is the machine overloaded?"
 """What an `AssertionError` without words of Dask means."""
 
-MEMORY = "laue_dask.compute.memory"
+MEMORY_PRELOAD = "laue_dask.compute.memory_preload"
 """What all workers do first: they see to it that what they have freed is not taken for what they hold."""
 
-PRELOAD = "laue_dask.compute.preload"
+GPU_PRELOAD = "laue_dask.compute.gpu_preload"
 """What GPU workers do next."""
 
 
 @contextmanager
-def started(config: ClusterConfig) -> Iterator[SpecCluster]:
+def started(config: LocalWorkersConfig) -> Iterator[SpecCluster]:
     """Start the scheduler and the workers, and stop them at the end; workers may still be starting.
 
     Raises
@@ -69,15 +69,15 @@ def started(config: ClusterConfig) -> Iterator[SpecCluster]:
     """
     count, gpus, memory = extent(config)
     with (
-        dask_config.set({"distributed.nanny.pre-spawn-environ": forks.ENVIRONMENT, **_method(gpus)}),
-        forks.without_script(),
+        dask_config.set({"distributed.nanny.pre-spawn-environ": fork_server.WORKER_ENVIRONMENT, **_method(gpus)}),
+        fork_server.without_script(),
         tempfile.TemporaryDirectory(prefix="laue-dask-", dir=_scratch(config), ignore_cleanup_errors=True) as scratch,
         start_cluster(config, count, gpus, memory, scratch) as cluster,
     ):
         yield cluster
 
 
-def start_cluster(config: ClusterConfig, count: int, gpus: int, memory: int, scratch: str) -> SpecCluster:
+def start_cluster(config: LocalWorkersConfig, count: int, gpus: int, memory: int, scratch: str) -> SpecCluster:
     """Start so many CPU and GPU workers, of so many bytes each.
 
     Raises
@@ -85,12 +85,12 @@ def start_cluster(config: ClusterConfig, count: int, gpus: int, memory: int, scr
     ComputeError
         They do not start.
     """
-    preload = [*dask_config.get("distributed.worker.preload"), MEMORY]
+    preload = [*dask_config.get("distributed.worker.preload"), MEMORY_PRELOAD]
     security = credentials.new() if config.security == "tls" else None
     transport = {"protocol": protocol(security), "security": security}
     common: dict[str, Any] = {
         "nthreads": 1,
-        "host": LOOPBACK,
+        "host": LOOPBACK_ADDRESS,
         **transport,
         "worker_class": ClosedWorker,
         "memory_limit": memory,
@@ -101,7 +101,7 @@ def start_cluster(config: ClusterConfig, count: int, gpus: int, memory: int, scr
     }
 
     def worker(devices: str, **more: Any) -> dict[str, Any]:
-        environment = {"CUDA_VISIBLE_DEVICES": devices, deadline.ENVIRONMENT: config.read_deadline}
+        environment = {"CUDA_VISIBLE_DEVICES": devices, deadline.READ_DEADLINE_VARIABLE: config.read_deadline}
         options = {**common, "env": environment, **more}
         return {"cls": _PersistentNanny, "options": options}
 
@@ -110,13 +110,15 @@ def start_cluster(config: ClusterConfig, count: int, gpus: int, memory: int, scr
     # A batch system or a person may have given this process some of the machine's GPUs only.
     given = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     workers |= {
-        f"gpu-{i}": worker(given[i] if i < len(given) else str(i), resources=GPU, preload=[*preload, PRELOAD])
+        f"gpu-{i}": worker(
+            given[i] if i < len(given) else str(i), resources=GPU_RESOURCE, preload=[*preload, GPU_PRELOAD]
+        )
         for i in range(gpus)
     }
     try:
         return SpecCluster(
             workers=workers,
-            scheduler=scheduler(config.dashboard, host=LOOPBACK, **transport),
+            scheduler=scheduler(config.dashboard, host=LOOPBACK_ADDRESS, **transport),
             security=security,
             silence_logs=logging.CRITICAL,
         )
@@ -129,7 +131,7 @@ class _PersistentNanny(Nanny):
 
     async def instantiate(self) -> Status:
         status: Status = await super().instantiate()
-        for _ in range(STARTS - 1):
+        for _ in range(MAX_WORKER_STARTS - 1):
             if status != Status.stopped or self.status not in (Status.init, Status.starting):
                 break
             status = await super().instantiate()
@@ -147,15 +149,15 @@ def scheduler(dashboard: bool, **options: Any) -> dict[str, Any]:
         "cls": GuardedScheduler if dashboard else ClosedScheduler,
         "options": {
             "port": 0,
-            "allowed_failures": DEATHS - 1,
+            "allowed_failures": MAX_WORKER_DEATHS_PER_TASK - 1,
             "dashboard": dashboard,
-            "dashboard_address": f"{LOOPBACK}:0",
+            "dashboard_address": f"{LOOPBACK_ADDRESS}:0",
             **options,
         },
     }
 
 
-def extent(config: ClusterConfig) -> tuple[int, int, int]:
+def extent(config: LocalWorkersConfig) -> tuple[int, int, int]:
     """Number of CPU workers, number of GPU workers, and memory limit of each in bytes that `started` would give them.
 
     Raises
@@ -164,7 +166,7 @@ def extent(config: ClusterConfig) -> tuple[int, int, int]:
         The memory limit cannot be read or exceeds the machine's, or a GPU is required and none is found.
     """
     gpus = 0 if config.gpu == "never" else gpu_count()
-    count = config.workers or max(1, min(available_cores(), memory_budget() // USUAL_MEMORY - gpus))
+    count = config.workers or max(1, min(available_cores(), memory_budget() // TYPICAL_WORKER_BYTES - gpus))
     memory = memory_limit(config, count + gpus)
     if config.gpu == "require" and not gpus:
         raise ConfigError("cluster.gpu = require, but no GPU is found: use `auto` to go on with CPU workers")
@@ -173,9 +175,9 @@ def extent(config: ClusterConfig) -> tuple[int, int, int]:
 
 def _method(gpus: int) -> dict[str, str]:
     """How the workers' processes are started; CUDA does not work in one that was forked from where it was used."""
-    if gpus or not forks.available():
+    if gpus or not fork_server.available():
         return {}
-    forks.prepare()
+    fork_server.start()
     return {"distributed.worker.multiprocessing-method": "forkserver"}
 
 
@@ -186,7 +188,7 @@ def available_cores() -> int:
 
 def memory_budget() -> int:
     """Memory for all workers together; a batch system or a container may allow less than is free."""
-    return int(min(psutil.virtual_memory().available, MEMORY_LIMIT) * MEMORY_SHARE)
+    return int(min(psutil.virtual_memory().available, MEMORY_LIMIT) * WORKERS_MEMORY_SHARE)
 
 
 def memory_of(text: str, key: str) -> int:
@@ -201,15 +203,15 @@ def memory_of(text: str, key: str) -> int:
         limit = int(parse_bytes(text))
     except ValueError as error:
         raise ConfigError(f"{key} = {text!r}: a size such as 4GiB was expected") from error
-    if limit < SMALLEST_MEMORY:
+    if limit < MIN_WORKER_BYTES:
         raise ConfigError(
-            f"{key} = {text!r}: a worker needs {format_bytes(SMALLEST_MEMORY)} at least: "
+            f"{key} = {text!r}: a worker needs {format_bytes(MIN_WORKER_BYTES)} at least: "
             "a size such as 4GiB was expected"
         )
     return limit
 
 
-def memory_limit(config: ClusterConfig, count: int) -> int:
+def memory_limit(config: LocalWorkersConfig, count: int) -> int:
     """Bytes for each of so many workers.
 
     Raises
@@ -218,7 +220,7 @@ def memory_limit(config: ClusterConfig, count: int) -> int:
         See `memory_of`; or all together have more than the machine.
     """
     if config.memory is None:
-        return max(memory_budget() // count, SMALLEST_MEMORY)
+        return max(memory_budget() // count, MIN_WORKER_BYTES)
     limit = memory_of(config.memory, "cluster.memory")
     if limit * count > psutil.virtual_memory().total:
         raise ConfigError(
@@ -228,7 +230,7 @@ def memory_limit(config: ClusterConfig, count: int) -> int:
     return limit
 
 
-def _scratch(config: ClusterConfig) -> str | None:
+def _scratch(config: LocalWorkersConfig) -> str | None:
     if config.scratch is None:
         return None
     if not config.scratch.is_dir() or not os.access(config.scratch, os.W_OK):
@@ -236,9 +238,9 @@ def _scratch(config: ClusterConfig) -> str | None:
     return str(config.scratch)
 
 
-def local_scratch(config: AnyCluster) -> Path:
+def local_scratch(config: AnyWorkers) -> Path:
     """Folder of what local workers write for themselves, on whatever disk that is."""
-    return Path((config.scratch if isinstance(config, ClusterConfig) else None) or tempfile.gettempdir())
+    return Path((config.scratch if isinstance(config, LocalWorkersConfig) else None) or tempfile.gettempdir())
 
 
 def gpu_count() -> int:
@@ -256,7 +258,7 @@ def _first_cause(error: BaseException) -> str:
     causes = [error]
     while (before := causes[-1].__cause__ or causes[-1].__context__) is not None:
         causes.append(before)
-    said = next((" ".join(str(one).split()) for one in reversed(causes) if str(one)), NO_LOOP)
+    said = next((" ".join(str(one).split()) for one in reversed(causes) if str(one)), EVENT_LOOP_ERROR)
     # Dask itself leaves files there in which everything is a comment.
     own = [folder for folder in dask_config.paths if any(dask_config.collect_yaml([folder]))]
     return f"{said}; it may be your configuration of Dask in {own[0]}: try without it" if own else said

@@ -16,25 +16,26 @@ from laue_dask.io.frame_array import frame_layout
 from laue_dask.schema import PATTERN_SIZE
 
 HEADERS_PER_TASK = 500
-QUALITY_PER_TASK = 128
+RECONSTRUCTIONS_PER_TASK = 128
 SILHOUETTES_PER_TASK = 2000
 """Frames whose header, and patterns whose reconstruction or distances to all others, one task looks at."""
 
-IMPORTED = 384 * 2**20
+WORKER_BASE_BYTES = 384 * 2**20
 """Resident memory of a worker that has imported what ingest and reduction need, and compiled their loops."""
 
-WITH_TORCH = 832 * 2**20
-"""The same with PyTorch and scikit-learn, and what the C library keeps of earlier tasks (`forks.KEPT_MEMORY`)."""
+WORKER_BASE_BYTES_WITH_TORCH = 832 * 2**20
+"""The same with PyTorch and scikit-learn, and what the C library keeps of earlier tasks
+(`fork_server.MALLOC_ENVIRONMENT`)."""
 
-DISTANCES = 2**25
-MEMBERSHIPS = 2**11
+SILHOUETTE_DISTANCE_BYTES = 2**25
+SILHOUETTE_BYTES_PER_PATTERN = 2**11
 """Bytes that silhouettes hold at a time, of distances, and for each pattern of the sample."""
 
-ENDED_AT = 0.95
+TERMINATE_MEMORY_SHARE = 0.95
 """Share of its memory limit at which Dask ends a worker."""
 
-_REDUCED = PATTERN_SIZE**2
-_MAPS = 64
+_REDUCED_PATTERN_BYTES = PATTERN_SIZE**2
+_MAP_BYTES_PER_POINT = 64
 """Bytes of all maps per point: labels, colours and distances of about four K."""
 
 
@@ -208,15 +209,17 @@ def plan(scan: Scan, work: Work, packing: Packing) -> Plan:
     layout = frame_layout(scan.frame_shape, scan.dtype, n)
     shard = layout.shard_frames
     blocks = ceil(n / block)
-    reduced, table = n * _REDUCED * packing.reduced, n * work.n_features * 4 * packing.features
+    reduced, table = n * _REDUCED_PATTERN_BYTES * packing.reduced, n * work.n_features * 4 * packing.features
     rows = min(n, work.sample)
     stages = []
-    reducing = WITH_TORCH if work.ahead else IMPORTED
-    ingesting = reducing if work.fused else IMPORTED
+    reducing = WORKER_BASE_BYTES_WITH_TORCH if work.ahead else WORKER_BASE_BYTES
+    ingesting = reducing if work.fused else WORKER_BASE_BYTES
     if scan.ingest:
         if scan.header_bytes is not None:
             tasks = ceil(scan.n_frames / HEADERS_PER_TASK)
-            stages.append(Stage("headers", tasks, scan.n_frames, scan.n_frames * scan.header_bytes, 0, IMPORTED))
+            stages.append(
+                Stage("headers", tasks, scan.n_frames, scan.n_frames * scan.header_bytes, 0, WORKER_BASE_BYTES)
+            )
         stages.append(
             Stage(
                 "ingest",
@@ -233,17 +236,17 @@ def plan(scan: Scan, work: Work, packing: Packing) -> Plan:
         stages.append(
             Stage("reduce", blocks, n, scan.n_frames * packed, reduced, reducing + _reduce_bytes(scan, shard, block))
         )
-    patterns = 2 * block * _REDUCED
+    patterns = 2 * block * _REDUCED_PATTERN_BYTES
     stages += [
-        Stage("encode", blocks, n, reduced, table, WITH_TORCH + patterns + work.extractor_bytes),
+        Stage("encode", blocks, n, reduced, table, WORKER_BASE_BYTES_WITH_TORCH + patterns + work.extractor_bytes),
         # Moments of all features, then their components.
         Stage(
             "components",
             ceil(n / work.table_rows) + blocks,
             n,
             2 * table,
-            table + n * _MAPS,
-            WITH_TORCH + 24 * min(n, work.table_rows) * work.n_features,
+            table + n * _MAP_BYTES_PER_POINT,
+            WORKER_BASE_BYTES_WITH_TORCH + 24 * min(n, work.table_rows) * work.n_features,
         ),
         Stage(
             "scores",
@@ -251,14 +254,23 @@ def plan(scan: Scan, work: Work, packing: Packing) -> Plan:
             work.scored,
             table,
             0,
-            WITH_TORCH + rows * (40 * work.n_features + MEMBERSHIPS) + DISTANCES,
+            WORKER_BASE_BYTES_WITH_TORCH
+            + rows * (40 * work.n_features + SILHOUETTE_BYTES_PER_PATTERN)
+            + SILHOUETTE_DISTANCE_BYTES,
         ),
     ]
     if work.reconstructed:
-        tasks = ceil(work.reconstructed / QUALITY_PER_TASK)
+        tasks = ceil(work.reconstructed / RECONSTRUCTIONS_PER_TASK)
         share = work.reconstructed / n
         stages.append(
-            Stage("quality", tasks, work.reconstructed, reduced * share, 0, WITH_TORCH + work.extractor_bytes)
+            Stage(
+                "quality",
+                tasks,
+                work.reconstructed,
+                reduced * share,
+                0,
+                WORKER_BASE_BYTES_WITH_TORCH + work.extractor_bytes,
+            )
         )
     return Plan(n, block, shard, tuple(stages))
 
@@ -266,12 +278,12 @@ def plan(scan: Scan, work: Work, packing: Packing) -> Plan:
 def store_bytes(scan: Scan, packing: Packing, *, reduced: bool) -> float:
     """Size of the scan store that an ingest writes."""
     frames = scan.n_frames * scan.frame_bytes * packing.frames if scan.in_store else 0.0
-    return frames + (scan.n_patterns * _REDUCED * packing.reduced if reduced else 0.0)
+    return frames + (scan.n_patterns * _REDUCED_PATTERN_BYTES * packing.reduced if reduced else 0.0)
 
 
 def require_memory(planned: Plan, limit: int) -> None:
     """Raise `ConfigError` where a task needs more memory than a worker of `limit` bytes may use."""
-    stage, room = planned.hungriest, int(ENDED_AT * limit)
+    stage, room = planned.hungriest, int(TERMINATE_MEMORY_SHARE * limit)
     if stage.peak > room:
         raise ConfigError(
             f"a worker needs {stage.peak / 2**30:.2f} GiB for a task of '{stage.name}', with a limit of "
@@ -282,12 +294,12 @@ def require_memory(planned: Plan, limit: int) -> None:
 
 def _ingest_bytes(scan: Scan, chunk: int, block: int) -> int:
     """Arrays of a task that ingests: a chunk of frames, as it is and packed, and one more that is read or reduced."""
-    return 3 * chunk * scan.frame_bytes + _one(scan) + 2 * block * _REDUCED
+    return 3 * chunk * scan.frame_bytes + _one(scan) + 2 * block * _REDUCED_PATTERN_BYTES
 
 
 def _reduce_bytes(scan: Scan, shard: int, block: int) -> int:
     held = 1 if scan.in_store else shard
-    return 2 * held * scan.frame_bytes + _one(scan) + 2 * block * _REDUCED
+    return 2 * held * scan.frame_bytes + _one(scan) + 2 * block * _REDUCED_PATTERN_BYTES
 
 
 def _one(scan: Scan) -> int:

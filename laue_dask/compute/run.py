@@ -20,30 +20,30 @@ from dask.task_spec import Alias
 from distributed import Client, Future, KilledWorker, as_completed, wait
 from numpy.typing import NDArray
 
-from laue_dask.compute.local import GPU, available_cores
+from laue_dask.compute.local import GPU_RESOURCE, available_cores
 from laue_dask.errors import ComputeError, LaueDaskError
 from laue_dask.io.block_files import BlockFiles, checksum, location
 from laue_dask.io.journal import Journal, Receipt
-from laue_dask.io.places import writing_to
+from laue_dask.io.output_paths import naming_full_disk
 from laue_dask.runtime.progress import Progress
 from laue_dask.runtime.threads import one_thread
 
 logger = logging.getLogger(__name__)
 
-MAPPINGS = 3
+MAX_MAP_ATTEMPTS = 3
 """How often in a row `map_tasks` is tried while workers die and nothing gets done."""
 
-PATIENCE = 900.0
+NO_BLOCK_TIMEOUT_S = 900.0
 """Seconds without a single finished block after which the run is taken for stuck, though there are workers for it.
 Where there are none the supervisor knows better what is waited for."""
 
-FETCHING = 5.0
+RECEIPT_TIMEOUT_S = 5.0
 """Seconds that receipts may take to come."""
 
-LANDING = 30.0
+IN_FLIGHT_TIMEOUT_S = 30.0
 """Seconds without a single finished block after which blocks that were only a beginning are given up."""
 
-COUNTED = 5.0
+WORKER_COUNT_INTERVAL_S = 5.0
 """Seconds between two looks at how many workers there are: jobs come and go."""
 
 
@@ -109,7 +109,8 @@ def run_blocks(
     LaueDaskError
         Whatever a task raised, if it is one of ours.
     ComputeError
-        A task failed, as many workers died with it as the scheduler allows, or nothing moved for `PATIENCE` seconds.
+        A task failed, as many workers died with it as the scheduler allows, or nothing moved for `NO_BLOCK_TIMEOUT_S`
+        seconds.
     """
     receipts = journal.read() if journal else {}
     receipts = {block: receipt for block, receipt in receipts.items() if block < len(tasks)}
@@ -129,12 +130,12 @@ class _Window:
     """How many blocks may be in flight."""
 
     def __init__(self, client: Client, fixed: int | None) -> None:
-        self._client, self._fixed, self._width, self._looked = client, fixed, 0, -COUNTED
+        self._client, self._fixed, self._width, self._looked = client, fixed, 0, -WORKER_COUNT_INTERVAL_S
 
     @property
     def width(self) -> int:
         """Three for each worker that there is, so that none waits and none has many to lose."""
-        if self._fixed is None and monotonic() - self._looked >= COUNTED:
+        if self._fixed is None and monotonic() - self._looked >= WORKER_COUNT_INTERVAL_S:
             self._looked = monotonic()
             self._width = 3 * max(1, len(_workers(self._client)))
         return self._fixed or self._width
@@ -156,25 +157,25 @@ def _computed(
         for block in waiting:
             flying[client.compute(tasks[block], resources=resources, retries=1)] = block
             while len(flying) >= window.width:
-                yield from _landed(flying, client, resources)
+                yield from _finished_blocks(flying, client, resources)
         while flying:
-            yield from _landed(flying, client, resources)
+            yield from _finished_blocks(flying, client, resources)
     finally:
         client.cancel(list(flying))
 
 
-def _landed(
+def _finished_blocks(
     flying: dict[Future[Any], int], client: Client, resources: dict[str, float] | None
 ) -> Iterator[tuple[int, Receipt]]:
     try:
-        landed = wait(list(flying), timeout=PATIENCE, return_when="FIRST_COMPLETED").done
+        landed = wait(list(flying), timeout=NO_BLOCK_TIMEOUT_S, return_when="FIRST_COMPLETED").done
     except TimeoutError as error:
         workers = _workers(client)
-        if not workers or (resources == GPU and not any(worker["resources"].get("GPU") for worker in workers)):
+        if not workers or (resources == GPU_RESOURCE and not any(worker["resources"].get("GPU") for worker in workers)):
             return
         raise ComputeError(
-            f"no block finished for {PATIENCE:.0f} s ({len(flying)} in flight, first: block {min(flying.values())}; "
-            f"{len(workers)} workers): is the disk reachable from the workers?"
+            f"no block finished for {NO_BLOCK_TIMEOUT_S:.0f} s ({len(flying)} in flight, first: block "
+            f"{min(flying.values())}; {len(workers)} workers): is the disk reachable from the workers?"
         ) from error
     except CancelledError as error:
         raise ComputeError("the scheduler is gone: the same command goes on where it stopped") from error
@@ -216,7 +217,7 @@ def write_array(
     Nothing is done for an array that is `finished`. `on_receipt` is called with the receipt of each block that was
     written now.
     """
-    if complete(target):
+    if is_complete(target):
         return
     journal, files = Journal.of(target), BlockFiles(target)
     files.sweep()
@@ -237,7 +238,7 @@ def write_array(
     target.attrs["finished"] = True
 
 
-class Alongside:
+class ConcurrentWriter:
     """Writes blocks of an array while those of another stage are made, as soon as what they are made of is there.
 
     Only a beginning: what fails, or would have to wait, is left to the array's own turn.
@@ -266,7 +267,7 @@ class Alongside:
         """Wait for what is in flight as long as some of it lands now and then, and give up the rest."""
         try:
             while self._flying:
-                wait(self._flying, timeout=LANDING, return_when="FIRST_COMPLETED")
+                wait(self._flying, timeout=IN_FLIGHT_TIMEOUT_S, return_when="FIRST_COMPLETED")
                 self._take()
         except (TimeoutError, CancelledError):
             pass
@@ -279,7 +280,7 @@ class Alongside:
         self._flying = []
 
     def _take(self) -> None:
-        limit = monotonic() + FETCHING
+        limit = monotonic() + RECEIPT_TIMEOUT_S
         for future in [one for one in self._flying if one.done()]:
             if future.status == "finished":
                 # Its worker may have died meanwhile, with the receipt.
@@ -289,7 +290,7 @@ class Alongside:
             future.release()
 
 
-def complete(array: zarr.Array[Any]) -> bool:
+def is_complete(array: zarr.Array[Any]) -> bool:
     """Whether an array was finished and all its blocks are still what was written.
 
     A damaged one would fail in the middle of the next stage; one that is gone or another's would be read as it is.
@@ -365,7 +366,7 @@ def write_block(block: NDArray[Any], array: zarr.Array[Any], index: int) -> Rece
     files = BlockFiles(array)
     # Written even if empty: a block that is not there is one that was lost.
     writable = array.with_config({"write_empty_chunks": True})
-    with writing_to(files.folder):
+    with naming_full_disk(files.folder):
         try:
             writable[start : start + len(block)] = block
         except ValueError:
@@ -421,7 +422,7 @@ def map_tasks(
     LaueDaskError
         Whatever a call raised, if it is one of ours.
     ComputeError
-        A call failed otherwise, or workers died `MAPPINGS` times and nothing got done.
+        A call failed otherwise, or workers died `MAX_MAP_ATTEMPTS` times and nothing got done.
     """
     items = list(items)
     if client is None:
@@ -439,7 +440,7 @@ def map_tasks(
             continue
         if on_done:
             on_done(items[place])
-    left = MAPPINGS
+    left = MAX_MAP_ATTEMPTS
     while len(results) < len(items):
         done = len(results)
         try:
@@ -460,7 +461,7 @@ def map_tasks(
         except KilledWorker as error:
             raise _killed(error) from error
         except CancelledError as error:
-            left = MAPPINGS if len(results) > done else left - 1
+            left = MAX_MAP_ATTEMPTS if len(results) > done else left - 1
             if not left:
                 raise ComputeError(
                     "what workers shared was lost with them, time and again: are they stable?"

@@ -13,7 +13,7 @@ from distributed import Scheduler, Worker
 from tornado.httputil import HTTPServerRequest
 from tornado.web import ErrorHandler, RequestHandler
 
-TOKEN = "token"  # noqa: S105  its name in links
+TOKEN_PARAMETER = "token"  # noqa: S105  its name in links
 
 
 class ClosedScheduler(Scheduler):
@@ -66,7 +66,7 @@ def _guarded(application: Any, find: Callable[..., Any], cookie: str, token: str
     def find_handler(request: HTTPServerRequest, **options: Any) -> Any:
         if cookie in request.cookies and same(request.cookies[cookie].value):
             return find(request, **options)
-        if any(same(shown) for shown in request.query_arguments.get(TOKEN, ())):
+        if any(same(shown) for shown in request.query_arguments.get(TOKEN_PARAMETER, ())):
             return application.get_handler_delegate(request, _Welcome, {"cookie": cookie, "token": token})
         return application.get_handler_delegate(request, ErrorHandler, {"status_code": 403})
 

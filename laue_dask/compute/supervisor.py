@@ -18,32 +18,32 @@ from distributed import Client, Status
 from tornado.ioloop import IOLoop, PeriodicCallback
 
 from laue_dask.errors import StoreError
-from laue_dask.io.receipts import release
+from laue_dask.io.receipts import drop_receipts
 from laue_dask.runtime.progress import duration
 
-LOOK = 3.0
+CHECK_INTERVAL_S = 3.0
 """Seconds between two looks."""
 
-STUCK = 3600.0
+NO_PROGRESS_TIMEOUT_S = 3600.0
 """Seconds in which no task begins or ends, though there are workers, after which the run is taken for stuck."""
 
-PAUSED = 60.0
+ALL_PAUSED_TIMEOUT_S = 60.0
 """The same where Dask has paused every worker, as it does at 80 % of its memory, which may never be given back."""
 
-TOLD = 60.0
+WAITING_MESSAGE_INTERVAL_S = 60.0
 """Seconds between two lines that say what is waited for."""
 
-STATE = "state.json"
+STATE_FILE = "state.json"
 """What was known of the cluster when it was given up."""
 
-WAITING = ("waiting", "queued", "no-worker", "processing")
+UNFINISHED_TASK_STATES = ("waiting", "queued", "no-worker", "processing")
 """States of tasks that are still to be done."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class View:
+class SchedulerView:
     """What the scheduler says.
 
     Attributes
@@ -66,16 +66,16 @@ class View:
     @property
     def unfinished(self) -> int:
         """Tasks that are still to be done."""
-        return sum(self.tasks.get(state, 0) for state in WAITING)
+        return sum(self.tasks.get(state, 0) for state in UNFINISHED_TASK_STATES)
 
     def tagged(self) -> list[str]:
         """Names of the GPU workers."""
         return [name for name, resources in self.workers.items() if resources.get("GPU")]
 
 
-def view(dask_scheduler: Any) -> View:
+def view_scheduler(dask_scheduler: Any) -> SchedulerView:
     """Look at a scheduler; called inside it."""
-    return View(
+    return SchedulerView(
         {str(worker.name): dict(worker.resources) for worker in dask_scheduler.workers.values()},
         Counter(task.state for task in dask_scheduler.tasks.values()),
         dask_scheduler.transition_counter,
@@ -83,14 +83,14 @@ def view(dask_scheduler: Any) -> View:
     )
 
 
-class Crew(Protocol):
+class WorkerPool(Protocol):
     """Who starts the workers."""
 
-    async def mend(self, workers: Mapping[str, Mapping[str, float]]) -> None:
+    async def restart_missing(self, workers: Mapping[str, Mapping[str, float]]) -> None:
         """Start again what ended, given the workers that there are."""
         ...
 
-    def hopeless(self, label: str | None) -> str:
+    def failure_reason(self, label: str | None) -> str:
         """Why no workers of a kind (`cpu`, `gpu`), or any, will come any more, if that is known."""
         ...
 
@@ -123,11 +123,11 @@ class Supervisor:
         Whether workers are waited for though nothing has been asked of them yet.
     """
 
-    def __init__(self, client: Client, crew: Crew, *, timeout: float, folder: Path | None) -> None:
-        self.seen = View()
+    def __init__(self, client: Client, pool: WorkerPool, *, timeout: float, folder: Path | None) -> None:
+        self.seen = SchedulerView()
         self.verdict: str | None = None
         self.awaited = True
-        self._client, self._crew, self._timeout, self._folder = client, crew, timeout, folder
+        self._client, self._pool, self._timeout, self._folder = client, pool, timeout, folder
         self._lacking: float | None = None
         self._moved = (-1, time.monotonic())
         self._told = time.monotonic()
@@ -137,7 +137,7 @@ class Supervisor:
     def at_work(self) -> Iterator[None]:
         """Look every few seconds."""
         loop = cast(IOLoop, self._client.loop)
-        callback = PeriodicCallback(self.look, 1000 * LOOK)
+        callback = PeriodicCallback(self.look, 1000 * CHECK_INTERVAL_S)
         loop.add_callback(self.look)
         loop.add_callback(callback.start)
         try:
@@ -151,8 +151,8 @@ class Supervisor:
             return
         self._looking = True
         try:
-            self.seen = await self._client.run_on_scheduler(view)
-            await self._crew.mend(self.seen.workers)
+            self.seen = await self._client.run_on_scheduler(view_scheduler)
+            await self._pool.restart_missing(self.seen.workers)
             cause = self._cause()
             if cause:
                 await self.give_up(cause)
@@ -172,17 +172,17 @@ class Supervisor:
         """Write what is known of the cluster; where, in words to be added to a message."""
         if self._folder is None:
             return ""
-        path = self._folder / STATE
+        path = self._folder / STATE_FILE
         state = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "workers": self.seen.workers,
             "tasks": self.seen.tasks,
-            "reason": self._crew.reason(),
-            "jobs": self._crew.described(),
+            "reason": self._pool.reason(),
+            "jobs": self._pool.described(),
         }
         with suppress(OSError):
             with suppress(StoreError):  # of a run that is not finished there are none
-                release(self._folder.parent, [f"{self._folder.name}/{STATE}"])
+                drop_receipts(self._folder.parent, [f"{self._folder.name}/{STATE_FILE}"])
             self._folder.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(state, indent=1, default=str), encoding="utf-8")
             return f" (the cluster's state is in {path})"
@@ -196,31 +196,32 @@ class Supervisor:
         # Tasks of any kind wait as if for a GPU while all workers are paused.
         if not missing and seen.tasks.get("no-worker") and not seen.tagged() and seen.paused < len(seen.workers):
             missing = "no GPU worker"
-        hopeless = self._crew.hopeless("gpu" if seen.workers else None) if missing else ""
-        if hopeless:
-            return f"{missing}: {hopeless}"
+        reason = self._pool.failure_reason("gpu" if seen.workers else None) if missing else ""
+        if reason:
+            return f"{missing}: {reason}"
         if not missing:
             self._lacking = None
         elif self._lacking is None:
             self._lacking = now
         else:
             lacking = now - self._lacking
-            reason = self._crew.reason()
+            reason = self._pool.reason()
             if lacking >= self._timeout:
                 return f"{missing} for {duration(lacking)}" + (f": {reason}" if reason else "")
-            if now - self._told >= TOLD:
+            if now - self._told >= WAITING_MESSAGE_INTERVAL_S:
                 self._told = now
                 logger.info("%s for %s%s", missing, duration(lacking), f": {reason}" if reason else "")
         if seen.moved != self._moved[0] or not seen.unfinished or missing:
             self._moved = (seen.moved, now)
-        elif seen.paused == len(seen.workers) and now - self._moved[1] >= PAUSED:
+        elif seen.paused == len(seen.workers) and now - self._moved[1] >= ALL_PAUSED_TIMEOUT_S:
             return (
-                f"all {seen.paused} workers have been paused for {duration(PAUSED)}, with {seen.unfinished} tasks to "
-                "be done: they hold 80 % of their memory: raise cluster.memory or lower cluster.workers"
+                f"all {seen.paused} workers have been paused for {duration(ALL_PAUSED_TIMEOUT_S)}, with "
+                f"{seen.unfinished} tasks to be done: they hold 80 % of their memory: raise cluster.memory or lower "
+                "cluster.workers"
             )
-        elif now - self._moved[1] >= STUCK:
+        elif now - self._moved[1] >= NO_PROGRESS_TIMEOUT_S:
             return (
-                f"no task has begun or ended for {duration(STUCK)} ({seen.unfinished} to be done, {len(seen.workers)} "
-                "workers): is the disk reachable from the workers?"
+                f"no task has begun or ended for {duration(NO_PROGRESS_TIMEOUT_S)} ({seen.unfinished} to be done, "
+                f"{len(seen.workers)} workers): is the disk reachable from the workers?"
             )
         return None

@@ -7,14 +7,14 @@ from pydantic import Field, model_validator
 from laue_dask.config import Model
 from laue_dask.schema import PATTERN_SIZE
 
-SKETCHED_MAP = 2
+SKETCHED_MAP_LEVEL = 2
 """Which feature map is sketched: after so many poolings."""
 
-LARGEST_SKETCH = 2**27
+MAX_SKETCH_SIGNS = 2**27
 """Signs that a sketch may have, by a generous count: they are drawn before a card's numbers are held against its file.
 """
 
-SKETCHES = 2
+N_SKETCHES = 2
 """Of the pattern, and of that feature map."""
 
 
@@ -51,19 +51,21 @@ class Architecture(Model):
     @property
     def learned(self) -> int:
         """How many of the latent features are learned; they come first."""
-        return self.latent - SKETCHES * self.sketch - self.peaks
+        return self.latent - N_SKETCHES * self.sketch - self.peaks
 
     @model_validator(mode="after")
     def _something_left(self) -> Self:
         if self.learned < 1:
-            sketches = f"{SKETCHES} sketches of {self.sketch} and " if self.sketch else ""
+            sketches = f"{N_SKETCHES} sketches of {self.sketch} and " if self.sketch else ""
             raise ValueError(f"latent: {sketches}{self.peaks} peaks leave nothing of {self.latent} latent features")
         if self.sketch and not self.unit_latent:
             raise ValueError("sketch: needs unit_latent, for its length is relative to that of the learned features")
-        if self.sketch * max(self.channels) * (PATTERN_SIZE // self.unshuffle) ** 2 > LARGEST_SKETCH:
-            raise ValueError(f"sketch: {self.sketch} features take more than {LARGEST_SKETCH} signs")
-        if self.sketch and len(self.channels) < SKETCHED_MAP:
-            raise ValueError(f"sketch: one is of feature map {SKETCHED_MAP}, there are {len(self.channels)} channels")
+        if self.sketch * max(self.channels) * (PATTERN_SIZE // self.unshuffle) ** 2 > MAX_SKETCH_SIGNS:
+            raise ValueError(f"sketch: {self.sketch} features take more than {MAX_SKETCH_SIGNS} signs")
+        if self.sketch and len(self.channels) < SKETCHED_MAP_LEVEL:
+            raise ValueError(
+                f"sketch: one is of feature map {SKETCHED_MAP_LEVEL}, there are {len(self.channels)} channels"
+            )
         if self.sketch_power > 1 and not self.sketch:
             raise ValueError(f"sketch_power: {self.sketch_power}, but there is no sketch")
         if self.noise and not self.peaks:

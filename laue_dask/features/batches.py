@@ -20,13 +20,13 @@ from laue_dask.schema import PATTERN_SIZE
 
 logger = logging.getLogger(__name__)
 
-LANES = 2
+N_BATCHES_IN_FLIGHT = 2
 """Batches under way: one is computed while another is copied."""
 
-GAIN = 1.05
+MIN_SPEEDUP = 1.05
 """Factor in patterns/s for which a larger batch is worth its memory."""
 
-TURNS = 3
+N_TIMED_BATCHES = 3
 
 Function = Callable[[Tensor], Tensor]
 """Patterns (n, 1, 128, 128) float32 in [0, 1] → (n, …)."""
@@ -66,10 +66,10 @@ def in_batches(
     result = np.empty((len(patterns), *shape), dtype=np.float32)
     start = 0
     while start < len(patterns):
-        lanes = [_Lane(batch_size, patterns.shape[1:], shape, device) for _ in range(LANES)]
+        lanes = [_TransferBuffer(batch_size, patterns.shape[1:], shape, device) for _ in range(N_BATCHES_IN_FLIGHT)]
         try:
             for number, begin in enumerate(range(start, len(patterns), batch_size)):
-                lane = lanes[number % LANES]
+                lane = lanes[number % N_BATCHES_IN_FLIGHT]
                 lane.collect(result)
                 lane.send(patterns, begin, function, precision)
                 start = begin + batch_size
@@ -77,7 +77,7 @@ def in_batches(
             if batch_size == 1:
                 raise ComputeError(f"{device}: no memory for a single pattern: is another program using it?") from error
             batch_size //= 2
-            _tell_halved(str(device), batch_size)
+            _warn_of_smaller_batch(str(device), batch_size)
         for lane in lanes:
             lane.collect(result)
         if start < len(patterns):
@@ -105,7 +105,7 @@ def fastest_size(
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
             break
-        if found < GAIN * rate:
+        if found < MIN_SPEEDUP * rate:
             break
         best, rate = size, found
     return best
@@ -135,12 +135,12 @@ def arithmetic(device: torch.device, precision: str) -> Iterator[None]:
 @torch.inference_mode()
 def _rate(function: Function, shape: tuple[int, ...], device: torch.device, size: int, precision: str) -> float:
     """Patterns/s of the best of a few turns with batches of one size, after one that does not count."""
-    patterns = np.zeros((LANES * size, PATTERN_SIZE, PATTERN_SIZE), np.uint8)
+    patterns = np.zeros((N_BATCHES_IN_FLIGHT * size, PATTERN_SIZE, PATTERN_SIZE), np.uint8)
     result = np.empty((len(patterns), *shape), np.float32)
     taken = []
-    for _ in range(TURNS + 1):
+    for _ in range(N_TIMED_BATCHES + 1):
         begun = time.perf_counter()
-        lanes = [_Lane(size, patterns.shape[1:], shape, device) for _ in range(LANES)]
+        lanes = [_TransferBuffer(size, patterns.shape[1:], shape, device) for _ in range(N_BATCHES_IN_FLIGHT)]
         for number, lane in enumerate(lanes):
             lane.send(patterns, number * size, function, precision)
         for lane in lanes:
@@ -149,7 +149,7 @@ def _rate(function: Function, shape: tuple[int, ...], device: torch.device, size
     return len(patterns) / min(taken[1:])
 
 
-class _Lane:
+class _TransferBuffer:
     """Memory for one batch at a time on its way to the device and back."""
 
     def __init__(self, batch_size: int, frame: tuple[int, ...], shape: tuple[int, ...], device: torch.device) -> None:
@@ -200,7 +200,7 @@ def _copying_stream(device: str) -> torch.cuda.Stream:
 
 
 @lru_cache(maxsize=64)
-def _tell_halved(device: str, batch_size: int) -> None:
+def _warn_of_smaller_batch(device: str, batch_size: int) -> None:
     """Say once per process that batches became smaller."""
     logger.warning(
         "%s: out of memory, goes on with batches of %d: features may differ in their last digits from those of larger "

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-QUANTILES = (0.5, 0.95, 0.99)
+REFERENCE_QUANTILES = (0.5, 0.95, 0.99)
 """Quantiles of the validation set's errors that a card keeps, as `error_q50`, `error_q95` and `error_q99`."""
 
-LARGEST_SHARE = 0.10
+MAX_SHARE_BEYOND_Q99 = 0.10
 """Share of a scan's patterns beyond the 99 % quantile from which it is warned of. The patterns of a scan show a few
 crystals only and are not independent: a share of 2 or 3 % is one grain."""
 
@@ -35,7 +35,7 @@ def reference(errors: NDArray[np.float32]) -> dict[str, float]:
     """
     known = np.asarray(errors, dtype=np.float64).ravel()
     known = known[np.isfinite(known)]
-    return {f"error_q{100 * q:.0f}": float(np.quantile(known, q)) for q in QUANTILES} if len(known) else {}
+    return {f"error_q{100 * q:.0f}": float(np.quantile(known, q)) for q in REFERENCE_QUANTILES} if len(known) else {}
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Drift:
     @property
     def warning(self) -> str | None:
         """One line for a person, where the scan has left the training distribution."""
-        if self.beyond <= LARGEST_SHARE:
+        if self.beyond <= MAX_SHARE_BEYOND_Q99:
             return None
         return (
             f"{100 * self.beyond:.0f} % of {self.patterns:,} patterns are reconstructed worse than all but 1 % of the "

@@ -11,12 +11,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from laue_dask.errors import StoreError
 from laue_dask.features import weights
-from laue_dask.features.batch_sizes import BATCH_SIZES
+from laue_dask.features.batch_sizes import AUTO_BATCH_SIZES
 from laue_dask.features.batches import fastest_size, in_batches
 from laue_dask.features.losses import unexplained
 from laue_dask.features.network import Autoencoder
 
-SMALLER = 4
+DECODING_BATCH_DIVISOR = 4
 """So many times smaller are batches that are decoded as well, on a CPU: the larger maps of the decoder then stay in its
 cache, and in memory that the process has."""
 
@@ -59,7 +59,7 @@ def reconstruction_errors(
 
     size = _size(batch_size, name, digest, precision)
     if device.type == "cpu":
-        size = max(1, size // SMALLER)
+        size = max(1, size // DECODING_BATCH_DIVISOR)
     return in_batches(errors, reduced, (2,), device, size, precision)
 
 
@@ -89,7 +89,7 @@ def _size(batch_size: int | Literal["auto"], name: str, digest: str, precision: 
 def _found_size(name: str, digest: str, precision: str) -> int:
     """The size of batches that encodes fastest on this process's device; looked for once."""
     model, device = network_here(name, digest)
-    return fastest_size(model.encode, (model.architecture.latent,), device, precision, BATCH_SIZES[device.type])
+    return fastest_size(model.encode, (model.architecture.latent,), device, precision, AUTO_BATCH_SIZES[device.type])
 
 
 @lru_cache(maxsize=2)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-LEAST_CONTRAST = 1e-6
+MIN_CONTRAST_NAT = 1e-6
 """Excess (nat per pixel) of the best constant image below which a pattern shows nothing to be explained."""
 
 
@@ -93,4 +93,4 @@ def unexplained(logits: Tensor, target: Tensor) -> Tensor:
     level = target.mean((1, 2, 3))
     contrast = torch.special.entr(level) + torch.special.entr(1 - level) - floor
     share = (reached - floor) / contrast
-    return torch.where(contrast > LEAST_CONTRAST, share, torch.nan)
+    return torch.where(contrast > MIN_CONTRAST_NAT, share, torch.nan)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from laue_dask.features.architecture import SKETCHED_MAP, SKETCHES, Architecture
+from laue_dask.features.architecture import N_SKETCHES, SKETCHED_MAP_LEVEL, Architecture
 from laue_dask.schema import PATTERN_SIZE
 
 
@@ -258,7 +258,7 @@ class Autoencoder(nn.Module):
             features = layer(features)
             if isinstance(layer, nn.ReLU):
                 maps += 1
-                sketched = features if maps == SKETCHED_MAP else sketched
+                sketched = features if maps == SKETCHED_MAP_LEVEL else sketched
         latent = features.flatten(1)
         if self.architecture.unit_latent:
             latent = latent / latent.norm(dim=1, keepdim=True).clamp(min=1e-3)
@@ -278,7 +278,7 @@ class Autoencoder(nn.Module):
         """Logits (n, 1, 128, 128) of the reconstruction; their sigmoid is the pattern."""
         architecture = self.architecture
         learned, _, numbers = latent.split(
-            [architecture.learned, SKETCHES * architecture.sketch, architecture.peaks], dim=1
+            [architecture.learned, N_SKETCHES * architecture.sketch, architecture.peaks], dim=1
         )
         if self.architecture.unit_latent:
             # What is faint has a direction, too: its length is for those who measure distances.
@@ -297,9 +297,9 @@ class Autoencoder(nn.Module):
 
 def _sketches(architecture: Architecture) -> nn.ModuleList:
     """Of the pattern, and of the feature map."""
-    side = (PATTERN_SIZE // architecture.unshuffle) >> SKETCHED_MAP
+    side = (PATTERN_SIZE // architecture.unshuffle) >> SKETCHED_MAP_LEVEL
     outputs, length = architecture.sketch, architecture.sketch_length
-    of_map = Sketch((architecture.channels[SKETCHED_MAP - 1], side, side), outputs, length)
+    of_map = Sketch((architecture.channels[SKETCHED_MAP_LEVEL - 1], side, side), outputs, length)
     return nn.ModuleList([PatternSketch(outputs, length), of_map])
 
 

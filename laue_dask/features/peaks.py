@@ -3,8 +3,9 @@
 A list of peaks has no order and no fixed length. Each peak becomes a plane wave sampled at fixed frequencies, and a
 pattern the sum of its peaks' waves: random Fourier features (Rahimi and Recht, 2007), with the frequencies laid out
 evenly instead of drawn. The scalar product of two such vectors is, up to what 128 frequencies can resolve, the sum of
-exp(−d² / 2 `WIDTH`²) over all pairs of a peak of one pattern and a peak of the other at distance d, weighted with their
-intensities: two patterns are alike where their peaks coincide, and their distance grows as the peaks move apart.
+exp(−d² / 2 `PEAK_TOLERANCE_PX`²) over all pairs of a peak of one pattern and a peak of the other at distance d,
+weighted with their intensities: two patterns are alike where their peaks coincide, and their distance grows as the
+peaks move apart.
 """
 
 import hashlib
@@ -16,16 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laue_dask.features.extractors import Sample
-from laue_dask.reduction.pattern_peaks import BRIGHTEST, SMOOTHING, find_peaks
-from laue_dask.runtime.compiling import compiled
+from laue_dask.reduction.pattern_peaks import MAX_PEAKS, SMOOTHING_SIGMA_PX, find_peaks
+from laue_dask.runtime.compiled_loops import compiled
 
-VERSION = 1
+PEAKS_VERSION = 1
 """Raised when the same patterns would get other features."""
 
-WIDTH = 4.0
+PEAK_TOLERANCE_PX = 4.0
 """Pixels by which a peak moves before it looks like another one."""
 
-FREQUENCIES = 128
+N_FREQUENCIES = 128
 """Each gives two features, a cosine and a sine."""
 
 
@@ -36,12 +37,12 @@ class Peaks:
     name = "peaks"
     on_gpu = False
     learns = False
-    n_features = 2 * FREQUENCIES
+    n_features = 2 * N_FREQUENCIES
 
     @property
     def digest(self) -> str:
         """Hash of the settings."""
-        settings = f"peaks {VERSION} {SMOOTHING} {BRIGHTEST} {WIDTH} {FREQUENCIES}"
+        settings = f"peaks {PEAKS_VERSION} {SMOOTHING_SIGMA_PX} {MAX_PEAKS} {PEAK_TOLERANCE_PX} {N_FREQUENCIES}"
         return hashlib.sha256(settings.encode()).hexdigest()[:16]
 
     def fit(self, sample: Sample, file: Path) -> "Peaks":
@@ -74,7 +75,7 @@ def _spiral(count: int, width: float) -> NDArray[np.float64]:
     return frequencies
 
 
-_FREQUENCIES = _spiral(FREQUENCIES, WIDTH)
+_FREQUENCIES = _spiral(N_FREQUENCIES, PEAK_TOLERANCE_PX)
 
 
 @compiled

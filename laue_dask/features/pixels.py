@@ -17,22 +17,22 @@ from scipy.linalg import eigh
 
 from laue_dask.errors import StoreError
 from laue_dask.features.extractors import Sample
-from laue_dask.io.places import replace_file
+from laue_dask.io.output_paths import write_atomically
 from laue_dask.runtime.threads import one_thread
 
-VERSION = 2
+PIXELS_VERSION = 2
 """Raised when the same patterns would get other features."""
 
-SAMPLE = 4000
+MAX_FITTED_PATTERNS = 4000
 """Patterns that the components are fitted on at most; all are projected."""
 
-COLUMNS = 2048
+PIXELS_PER_SLAB = 2048
 """Pixels of the sample that are held as float64 at a time."""
 
-BATCH = 64
+PATTERNS_PER_PROJECTION = 64
 """Patterns that are projected together."""
 
-STEP = 2.0**-30
+COMPONENT_ROUNDING_STEP = 2.0**-30
 """Of the components' numbers. With patterns of 8 bits every sum of a projection is then exact in float64, and the same
 for any order, place in a batch, number of threads and library: those of float32 depend on all of them."""
 
@@ -60,13 +60,15 @@ class Pixels:
     @property
     def digest(self) -> str:
         """Hash of the settings. What is learnt follows from them and the scan, whose own key stands beside this one."""
-        return hashlib.sha256(f"pixels {VERSION} {self.n_features} {SAMPLE}".encode()).hexdigest()[:16]
+        return hashlib.sha256(f"pixels {PIXELS_VERSION} {self.n_features} {MAX_FITTED_PATTERNS}".encode()).hexdigest()[
+            :16
+        ]
 
     def fit(self, sample: Sample, file: Path) -> "Pixels":
         """Find the components of a sample of the scan and keep them in `file` (safetensors), 16 MiB of 256 features."""
-        components, offset = principal_components(sample(SAMPLE), self.n_features)
+        components, offset = principal_components(sample(MAX_FITTED_PATTERNS), self.n_features)
         content = save({"components": components, "offset": offset})
-        replace_file(file, content)
+        write_atomically(file, content)
         return replace(self, file=str(file.absolute()), learnt=_hash(content))
 
     def extract(self, patterns: NDArray[np.uint8], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -75,8 +77,8 @@ class Pixels:
         features = np.full((len(patterns), self.n_features), np.nan, dtype=np.float32)
         chosen = np.flatnonzero(valid)
         with one_thread():
-            for start in range(0, len(chosen), BATCH):
-                rows = chosen[start : start + BATCH]
+            for start in range(0, len(chosen), PATTERNS_PER_PROJECTION):
+                rows = chosen[start : start + PATTERNS_PER_PROJECTION]
                 batch = patterns[rows].reshape(len(rows), -1).astype(np.float64)
                 features[rows] = batch @ components.T / 255 - offset
         return features
@@ -95,8 +97,8 @@ def principal_components(patterns: NDArray[np.uint8], count: int) -> tuple[NDArr
     Returns
     -------
     components : (count, 16384) float32
-        Orthonormal, by descending variance, in multiples of `STEP`; zeros beyond the number of directions in which the
-        patterns vary.
+        Orthonormal, by descending variance, in multiples of `COMPONENT_ROUNDING_STEP`; zeros beyond the number of
+        directions in which the patterns vary.
     offset : (count,) float32
         Components of the mean pattern, to be subtracted after a projection.
 
@@ -108,8 +110,8 @@ def principal_components(patterns: NDArray[np.uint8], count: int) -> tuple[NDArr
     flat = patterns.reshape(len(patterns), -1)
     n, width = flat.shape
     gram = np.zeros((n, n))
-    for start in range(0, width, COLUMNS):
-        block = flat[:, start : start + COLUMNS].astype(np.float64)
+    for start in range(0, width, PIXELS_PER_SLAB):
+        block = flat[:, start : start + PIXELS_PER_SLAB].astype(np.float64)
         gram += block @ block.T
     mean = gram.mean(axis=0)
     gram += mean.mean() - mean - mean[:, None]
@@ -120,10 +122,12 @@ def principal_components(patterns: NDArray[np.uint8], count: int) -> tuple[NDArr
         # What the arithmetic leaves in directions without variance.
         varied = square[::-1] > square[-1] * n * np.finfo(np.float64).eps
         u, scale = u[:, ::-1][:, varied], np.sqrt(square[::-1][varied])
-        for start in range(0, width, COLUMNS):
-            block = flat[:, start : start + COLUMNS].astype(np.float64)
+        for start in range(0, width, PIXELS_PER_SLAB):
+            block = flat[:, start : start + PIXELS_PER_SLAB].astype(np.float64)
             exact = u.T @ (block - block.mean(axis=0)) / scale[:, None]
-            components[: len(scale), start : start + COLUMNS] = np.round(exact / STEP) * STEP
+            components[: len(scale), start : start + PIXELS_PER_SLAB] = (
+                np.round(exact / COMPONENT_ROUNDING_STEP) * COMPONENT_ROUNDING_STEP
+            )
         offset = components.astype(np.float64) @ (flat.mean(axis=0, dtype=np.float64) / 255)
     return components, offset.astype(np.float32)
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from laue_dask.config import Model, Recipe
 from laue_dask.errors import StoreError
 from laue_dask.features.architecture import ARCHITECTURES, Architecture
-from laue_dask.io.places import replace_file
+from laue_dask.io.output_paths import write_atomically
 from laue_dask.runtime.suggestions import did_you_mean, nearest
 
 if TYPE_CHECKING:  # imported where tensors are touched: who hands out work reads cards alone
@@ -26,13 +26,13 @@ if TYPE_CHECKING:  # imported where tensors are touched: who hands out work read
 
     from laue_dask.features.network import Autoencoder
 
-DEFAULT = Path(str(files("laue_dask") / "weights" / "default.safetensors"))
+DEFAULT_WEIGHTS_FILE = Path(str(files("laue_dask") / "weights" / "default.safetensors"))
 """The shipped weights."""
 
-USUAL_SIZE = 2048
+MAX_UNCHECKED_CHANNELS = 2048
 """Channels and features, in all, up to which an architecture is built without a second thought."""
 
-LARGEST = 2**30
+MAX_WEIGHTS_BYTES = 2**30
 """Bytes of a weights file, beyond which it is none of ours and is not read."""
 
 UNTRAINED_SEED = 0
@@ -64,7 +64,7 @@ class Card(Model):
 def save(model: "Autoencoder", path: Path, card: Card) -> None:
     """Write weights and card; the file appears only when complete."""
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    replace_file(path, _packed(state, card))
+    write_atomically(path, _packed(state, card))
 
 
 def annotate(
@@ -104,7 +104,7 @@ def annotate(
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise StoreError(f"{path}: card not changed: {where} = {first['input']!r}: {first['msg']}") from error
-    replace_file(path, _packed(safetensors.torch.load(content), card))
+    write_atomically(path, _packed(safetensors.torch.load(content), card))
     return card
 
 
@@ -118,7 +118,7 @@ def locate(name: str) -> Path | None:
     """
     if name == "untrained":
         return None
-    path = DEFAULT if name == "default" else Path(name)
+    path = DEFAULT_WEIGHTS_FILE if name == "default" else Path(name)
     if not path.is_file():
         near = nearest(name, ("default", "untrained"))
         meant = f" (did you mean {near}?)" if near else did_you_mean(path)
@@ -155,7 +155,7 @@ def _checked(path: Path) -> tuple[Card, bytes]:
 
 def _card_of(path: Path) -> tuple[Card, bytes]:
     try:
-        if path.stat().st_size > LARGEST:
+        if path.stat().st_size > MAX_WEIGHTS_BYTES:
             raise StoreError(f"{path}: {path.stat().st_size} bytes are no weights of laue-dask")
         content = path.read_bytes()
         safetensors.deserialize(content)  # type: ignore[no-untyped-call]  # looks at the header and what lies where
@@ -191,7 +191,7 @@ def _checksum(card: dict[str, Any], content: bytes) -> str:
 def _check_sizes(path: Path, card: Card, content: bytes) -> None:
     """Refuse a large architecture that its file does not hold, before any memory is taken for it."""
     # What PyTorch imports to tell shapes alone takes half a second and 90 MB: not for what is small anyway.
-    if sum(_numbers(card.architecture.model_dump())) <= USUAL_SIZE:
+    if sum(_numbers(card.architecture.model_dump())) <= MAX_UNCHECKED_CHANNELS:
         return
     import torch
 

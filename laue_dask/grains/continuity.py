@@ -15,36 +15,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laue_dask.reduction.pattern_peaks import find_peaks
-from laue_dask.runtime.compiling import compiled
+from laue_dask.runtime.compiled_loops import compiled
 
 Array = NDArray[Any]
 
-REACH = 8.0
+MAX_PEAK_SHIFT_PX = 8.0
 """Pixels of the reduced pattern by which a peak may move over the few points that are compared."""
 
-TOLERANCE = 1.5
+PEAK_MATCH_PX = 1.5
 """Pixels between where the field takes a peak and where one is."""
 
-MAJORITY = 0.5
+MAJORITY_INTENSITY_SHARE = 0.5
 """Share of the intensity that one crystal has: two of them cannot both have more."""
 
-JUMP = 1.5
+MIN_FIELD_JUMP_PX = 1.5
 """Pixels between the field across a line and what both sides foretell, from which on two crystals are taken to meet: a
 rotation of about 0.4° on a usual detector."""
 
-BEYOND = 1
+POINTS_FROM_LINE = 1
 """Points from the line at which patterns are compared: the beam straddles it nearer by."""
 
-RATE = 2
+POINTS_FOR_BENDING = 2
 """Points further inside over which the bending is seen."""
 
-FEWEST, MOST = 3, 32
+MIN_CROSSINGS, MAX_CROSSINGS = 3, 32
 """Places along a line: with fewer it is not judged, of more an even selection is."""
 
-READ_AT_ONCE = 512
+PATTERNS_PER_READ = 512
 """Patterns in memory at a time."""
 
-_GRID = np.array([[v, u, 1.0] for v in (-0.7, 0.0, 0.7) for u in (-0.7, 0.0, 0.7)])
+_FIELD_SAMPLE_POINTS = np.array([[v, u, 1.0] for v in (-0.7, 0.0, 0.7) for u in (-0.7, 0.0, 0.7)])
 """Where fields are compared, in half widths of the pattern from its middle."""
 
 
@@ -68,7 +68,7 @@ class Lines:
     length: Array
 
 
-class SeenPeaks:
+class PeakCache:
     """Peaks of the patterns of a scan, found when they are asked for and kept.
 
     Parameters
@@ -81,18 +81,18 @@ class SeenPeaks:
         self._read = read
         self._found: dict[int, Array] = {}
 
-    def look_at(self, points: Array) -> None:
+    def find(self, points: Array) -> None:
         """Find the peaks of points, (n,) int64 in any order."""
         new = np.array([point for point in np.unique(points).tolist() if point not in self._found], dtype=np.int64)
-        for start in range(0, len(new), READ_AT_ONCE):
-            some = new[start : start + READ_AT_ONCE]
+        for start in range(0, len(new), PATTERNS_PER_READ):
+            some = new[start : start + PATTERNS_PER_READ]
             self._found |= dict(zip(some.tolist(), map(find_peaks, self._read(some)), strict=True))
 
     def __getitem__(self, point: int) -> Array:
         return self._found[point]
 
 
-def lines(regions: Array, peaks: SeenPeaks, known: Mapping[tuple[int, int], float] | None = None) -> Lines:
+def lines(regions: Array, peaks: PeakCache, known: Mapping[tuple[int, int], float] | None = None) -> Lines:
     """How much of a boundary each line between two regions is.
 
     Parameters
@@ -106,15 +106,17 @@ def lines(regions: Array, peaks: SeenPeaks, known: Mapping[tuple[int, int], floa
     order = np.lexsort((crossings[:, 1], crossings[:, 0]))
     crossings = crossings[order]
     pairs, start, length = np.unique(crossings[:, :2], axis=0, return_index=True, return_counts=True)
-    judged = length >= FEWEST
+    judged = length >= MIN_CROSSINGS
     pairs, start, length = pairs[judged], start[judged], length[judged]
     strength = np.array([(known or {}).get((a, b), np.nan) for a, b in pairs.tolist()], dtype=np.float64)
     walks = {
-        i: crossings[start[i] + np.unique(np.linspace(0, length[i] - 1, min(length[i], MOST)).astype(np.int64)), 2:]
+        i: crossings[
+            start[i] + np.unique(np.linspace(0, length[i] - 1, min(length[i], MAX_CROSSINGS)).astype(np.int64)), 2:
+        ]
         for i in np.flatnonzero(np.isnan(strength)).tolist()
     }
     if walks:
-        peaks.look_at(np.concatenate(list(walks.values())))
+        peaks.find(np.concatenate(list(walks.values())))
     for i, some in walks.items():
         strength[i] = _strength(some, peaks)
     return Lines(pairs[:, 0], pairs[:, 1], strength, length)
@@ -123,16 +125,21 @@ def lines(regions: Array, peaks: SeenPeaks, known: Mapping[tuple[int, int], floa
 def _crossings(regions: Array, axis: int) -> Array:
     """Neighbours in two regions: (c, 6) int64, the regions, lower first, and the four points further and further apart.
 
-    In the order of a walk across the line: a point inside the one region, `BEYOND` points from the line (or nearer, in
-    a thin region), then the same in the other. The outer two are `RATE` points further inside.
+    In the order of a walk across the line: a point inside the one region, `POINTS_FROM_LINE` points from the line (or
+    nearer, in a thin region), then the same in the other. The outer two are `POINTS_FOR_BENDING` points further inside.
     """
     index = np.moveaxis(np.arange(regions.size).reshape(regions.shape), axis, 0)
     region = np.moveaxis(regions, axis, 0)
     here, there = region[:-1], region[1:]
     i, j = np.nonzero((here != there) & (here >= 0) & (there >= 0))
-    before = _inside(region, i, j, -1, BEYOND)
-    after = _inside(region, i + 1, j, 1, BEYOND)
-    walk = [_inside(region, before, j, -1, RATE), before, after, _inside(region, after, j, 1, RATE)]
+    before = _inside(region, i, j, -1, POINTS_FROM_LINE)
+    after = _inside(region, i + 1, j, 1, POINTS_FROM_LINE)
+    walk = [
+        _inside(region, before, j, -1, POINTS_FOR_BENDING),
+        before,
+        after,
+        _inside(region, after, j, 1, POINTS_FOR_BENDING),
+    ]
     pair = np.sort(np.stack([region[i, j], region[i + 1, j]]), axis=0)
     return np.stack([*pair, *(index[row, j] for row in walk)], axis=1).astype(np.int64)
 
@@ -148,7 +155,7 @@ def _inside(region: Array, row: Array, column: Array, step: int, count: int) -> 
     return row
 
 
-def _strength(walks: Array, peaks: SeenPeaks) -> float:
+def _strength(walks: Array, peaks: PeakCache) -> float:
     """How much of a boundary the line is that all `walks`, (n, 4), cross: up to 1 where one grain goes on."""
     shares, jumps = [], []
     # Differences of the points' indices are steps, up to a factor that all of a walk have in common.
@@ -160,11 +167,11 @@ def _strength(walks: Array, peaks: SeenPeaks) -> float:
             for one, two in ((outer, before), (after, other))
             if one != two
         ]
-        if share > MAJORITY and rates:
+        if share > MAJORITY_INTENSITY_SHARE and rates:
             foretold = np.mean(rates, axis=0) * (after - before)
-            jumps.append(float(np.hypot(*(_GRID @ (field - foretold)).T).mean()))
-    lost = (1 - float(np.mean(shares))) / (1 - MAJORITY)
-    return max(lost, float(np.median(jumps)) / JUMP) if len(jumps) > 1 else lost
+            jumps.append(float(np.hypot(*(_FIELD_SAMPLE_POINTS @ (field - foretold)).T).mean()))
+    lost = (1 - float(np.mean(shares))) / (1 - MAJORITY_INTENSITY_SHARE)
+    return max(lost, float(np.median(jumps)) / MIN_FIELD_JUMP_PX) if len(jumps) > 1 else lost
 
 
 def motion(before: Array, after: Array) -> tuple[Array, float]:
@@ -183,7 +190,7 @@ def motion(before: Array, after: Array) -> tuple[Array, float]:
         Of the squared intensities that the field takes to a peak of the other pattern, in the one of the two where it
         is less.
     """
-    return _motion(before, after, REACH, TOLERANCE)  # type: ignore[no-any-return]
+    return _motion(before, after, MAX_PEAK_SHIFT_PX, PEAK_MATCH_PX)  # type: ignore[no-any-return]
 
 
 @compiled

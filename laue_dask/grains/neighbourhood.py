@@ -29,19 +29,19 @@ from laue_dask.segmentation import labeling
 from laue_dask.segmentation.pca import Array, block_rows
 from laue_dask.segmentation.seeding import sample_rows
 
-DECISIVE_GAP = 2.5
+DECISIVE_GAP_FACTOR = 2.5
 """Factor between the strengths inside grains and those of their boundaries that leaves no doubt."""
 
-UNRELATED = 0.9
+UNRELATED_QUANTILE = 0.9
 """Quantile of the distances of any two patterns at which they are taken to have nothing in common."""
 
-UNRELATED_SAMPLE = 500
+N_UNRELATED_SAMPLE = 500
 
-DOUBTFUL, TO_BE_JUDGED = (0.5, DECISIVE_GAP), (0.3, 1.5)
+BOUNDARY_THRESHOLDS, PEAK_CHECK_THRESHOLDS = (0.5, DECISIVE_GAP_FACTOR), (0.3, 1.5)
 """Where there is no gap, the share of the distance of unrelated patterns, and the least factor to the median distance
 of neighbours, from which on a boundary is taken for one, and from which on its peaks are looked at."""
 
-LEAST_SHARE = 1 / 32
+MIN_JOINS_PER_BOUNDARY = 1 / 32
 """Joins per boundary below which a round over all of them costs more than joining one by one."""
 
 
@@ -164,7 +164,7 @@ def join(n: int, pairs: Neighbours) -> Merges:
         np.minimum.at(closest, first, rank)
         np.minimum.at(closest, second, rank)
         chosen = np.flatnonzero((closest[first] == rank) & (closest[second] == rank))
-        worthwhile = len(chosen) >= LEAST_SHARE * len(first)
+        worthwhile = len(chosen) >= MIN_JOINS_PER_BOUNDARY * len(first)
         left, right = first[chosen], second[chosen]
         steps.append((name[left], name[right], mean[chosen], np.minimum(size[left], size[right])))
         target = np.arange(len(size))
@@ -249,7 +249,12 @@ def _renumbered(labels: Array) -> Array:
 
 
 def automatic_threshold(
-    pairs: Neighbours, merges: Merges, unrelated: float, min_size: int, *, doubtful: tuple[float, float] = DOUBTFUL
+    pairs: Neighbours,
+    merges: Merges,
+    unrelated: float,
+    min_size: int,
+    *,
+    doubtful: tuple[float, float] = BOUNDARY_THRESHOLDS,
 ) -> tuple[float, tuple[float, float] | None]:
     """The strength between what holds grains together and what separates them.
 
@@ -268,8 +273,8 @@ def automatic_threshold(
     Returns
     -------
     threshold
-        The gap's geometric mean. Without a gap of a factor `DECISIVE_GAP`, as where grains are bent or others are
-        buried below them: `doubtful`.
+        The gap's geometric mean. Without a gap of a factor `DECISIVE_GAP_FACTOR`, as where grains are bent or others
+        are buried below them: `doubtful`.
     gap
         The strengths on its two sides; None without a gap.
     """
@@ -279,7 +284,7 @@ def automatic_threshold(
     if len(heights) > 1:
         below, above = heights[:-1], heights[1:]
         at = int(np.argmin(below / above))
-        if below[at] * DECISIVE_GAP <= above[at]:
+        if below[at] * DECISIVE_GAP_FACTOR <= above[at]:
             # a median of 0: most neighbours are the same, and any difference is a boundary
             middle = np.sqrt(below[at] * above[at]) if below[at] > 0 else above[at] / 2
             return float(middle), (float(below[at]), float(above[at]))
@@ -288,12 +293,12 @@ def automatic_threshold(
 
 def unrelated_distance(X: Any) -> float:
     """Distance of patterns that have nothing in common, from a sample of the (n, M) features; 0 for less than two."""
-    chosen = X[sample_rows(len(X), UNRELATED_SAMPLE, 0)]
+    chosen = X[sample_rows(len(X), N_UNRELATED_SAMPLE, 0)]
     rows = chosen if isinstance(chosen, np.ndarray) else chosen.compute()
-    return float(np.quantile(pdist(rows), UNRELATED)) if len(rows) > 1 else 0.0
+    return float(np.quantile(pdist(rows), UNRELATED_QUANTILE)) if len(rows) > 1 else 0.0
 
 
-def absorb(labels: Array, pairs: Neighbours, min_size: int) -> Array:
+def merge_small_regions(labels: Array, pairs: Neighbours, min_size: int) -> Array:
     """Give every region of fewer than `min_size` patterns to the neighbour behind its weakest boundary.
 
     A small region has one such neighbour, so it never joins two large ones. Regions without neighbours remain.
@@ -317,7 +322,9 @@ def absorb(labels: Array, pairs: Neighbours, min_size: int) -> Array:
         labels = _renumbered(connected_components(graph, directed=False)[1][labels])
 
 
-def continued(labels: Array, valid: Array, shape: tuple[int, int], patterns: Callable[[Array], Array]) -> Array:
+def join_continued_grains(
+    labels: Array, valid: Array, shape: tuple[int, int], patterns: Callable[[Array], Array]
+) -> Array:
     """Join the regions in which one grain goes on, as their peaks show.
 
     Two regions are joined if the line between them is either's least doubtful one. Then lines are judged again: of thin
@@ -330,7 +337,7 @@ def continued(labels: Array, valid: Array, shape: tuple[int, int], patterns: Cal
     patterns
         See `NeighbourhoodGrains.fit`.
     """
-    peaks = continuity.SeenPeaks(patterns)
+    peaks = continuity.PeakCache(patterns)
     known: dict[tuple[int, int], float] = {}
     while True:
         lines = continuity.lines(labeling.label_map(labels, valid, shape), peaks, known)
@@ -449,7 +456,7 @@ class NeighbourhoodGrains(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         merges = join(len(X), pairs)
         self.gap_: tuple[float, float] | None = None
         if self.threshold == "auto":
-            doubtful = DOUBTFUL if patterns is None else TO_BE_JUDGED
+            doubtful = BOUNDARY_THRESHOLDS if patterns is None else PEAK_CHECK_THRESHOLDS
             self.threshold_, self.gap_ = automatic_threshold(
                 pairs, merges, unrelated_distance(X), self.min_size, doubtful=doubtful
             )
@@ -458,9 +465,9 @@ class NeighbourhoodGrains(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self.by_peaks_ = patterns is not None and self.threshold == "auto" and self.gap_ is None
         regions = cut(len(X), merges, self.threshold_)
         if patterns is not None and self.by_peaks_:
-            regions = continued(absorb(regions, pairs, self.min_size), valid, shape, patterns)
+            regions = join_continued_grains(merge_small_regions(regions, pairs, self.min_size), valid, shape, patterns)
         if self.small == "merge":
-            regions = absorb(regions, pairs, self.min_size)
+            regions = merge_small_regions(regions, pairs, self.min_size)
         else:
             regions[np.bincount(regions)[regions] < self.min_size] = -1
         self.labels_ = labeling.by_size(regions)

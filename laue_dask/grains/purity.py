@@ -4,7 +4,7 @@ Where the beam lies on two domains the pattern shows both, and cannot be indexed
 neighbour on either side: there is a line through it, along a row, a column or a diagonal, on which both neighbours are
 farther away in feature space than neighbours usually are, from it and from each other. That also holds where crystals
 bend strongly, or where a domain between two others is one point wide: whether a pattern is a sum of both neighbours' is
-then told by the patterns (`mixed`).
+then told by the patterns (`is_mixed`).
 """
 
 from typing import Any
@@ -14,23 +14,23 @@ from numpy.typing import NDArray
 
 from laue_dask.config import Recipe
 from laue_dask.grains.neighbourhood import Neighbours, pair_distances
-from laue_dask.segmentation import shares
+from laue_dask.segmentation import beam_shares
 
-UNLIKE = 1.5
+UNLIKE_DISTANCE_FACTOR = 1.5
 """A neighbour is unlike a pattern that is more than so many times as far away as the median neighbour in a row or a
 column of the scan."""
 
-LINES = ((0, 1), (1, 0), (1, 1), (1, -1))
+NEIGHBOUR_STEPS = ((0, 1), (1, 0), (1, 1), (1, -1))
 """Steps (y, x) to the second neighbour on each of the four lines through a point; the first is on the other side."""
 
-LEAST_SHARE = 0.05
+MIN_INTENSITY_SHARE = 0.05
 """Part of a pattern's intensities below which the beam does not lie on a domain."""
 
-MORE = 0.03
+MIN_EXPLAINED_GAIN = 0.03
 """Part of the weighted squared intensities that both neighbours must explain beyond the better of them alone."""
 
 
-def between(
+def opposite_neighbours(
     X: Any, pairs: Neighbours, patterns: NDArray[np.int64], nx: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Neighbours of each pattern on the four lines through it, and where it is unlike both.
@@ -49,17 +49,17 @@ def between(
     Returns
     -------
     rows
-        (n, 4, 2) int64: rows of the two neighbours on each of `LINES`, −1 where there is none.
+        (n, 4, 2) int64: rows of the two neighbours on each of `NEIGHBOUR_STEPS`, −1 where there is none.
     unlike
         (n, 4) bool: both are there and far away, and far from each other.
     """
-    rows = np.full((len(patterns), len(LINES), 2), -1, np.int64)
+    rows = np.full((len(patterns), len(NEIGHBOUR_STEPS), 2), -1, np.int64)
     far = np.zeros(rows.shape, np.bool_)
     y, x = np.divmod(patterns, nx)
     step = np.stack([y[pairs.second] - y[pairs.first], x[pairs.second] - x[pairs.first]])
     straight = np.abs(step).sum(axis=0) == 1
-    limit = UNLIKE * float(np.median(pairs.distance[straight])) if straight.any() else np.inf
-    for line, (down, across) in enumerate(LINES):
+    limit = UNLIKE_DISTANCE_FACTOR * float(np.median(pairs.distance[straight])) if straight.any() else np.inf
+    for line, (down, across) in enumerate(NEIGHBOUR_STEPS):
         on = (step[0] == down) & (step[1] == across)
         first, second = pairs.first[on], pairs.second[on]
         rows[first, line, 1], rows[second, line, 0] = second, first
@@ -73,7 +73,7 @@ def between(
     return rows, unlike
 
 
-def mixed(
+def is_mixed(
     patterns: NDArray[np.uint8],
     first: NDArray[np.int64],
     second: NDArray[np.int64],
@@ -91,7 +91,11 @@ def mixed(
     beside
         (m, 128, 128) uint8, neighbours.
     """
-    found = shares.shares(patterns, first, second, shares.intensities(beside, recipe), recipe)
+    found = beam_shares.beam_shares(patterns, first, second, beam_shares.intensities(beside, recipe), recipe)
     a, b, alone, together = np.moveaxis(found, -1, 0)
-    both = (np.minimum(a, b) > LEAST_SHARE * (a + b)) & (together >= shares.EXPLAINED) & (together >= alone + MORE)
+    both = (
+        (np.minimum(a, b) > MIN_INTENSITY_SHARE * (a + b))
+        & (together >= beam_shares.MIN_EXPLAINED_SHARE)
+        & (together >= alone + MIN_EXPLAINED_GAIN)
+    )
     return np.asarray(both.any(axis=1))

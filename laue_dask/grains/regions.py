@@ -10,7 +10,7 @@ import numpy as np
 from laue_dask.errors import InputError
 from laue_dask.segmentation.pca import Array
 
-EXPECTED = 1.25
+MIN_INTEREST_FACTOR = 1.25
 """A region is proposed only where its interest is this many times that of the whole scan."""
 
 
@@ -97,7 +97,7 @@ def propose(boundary: Array, labels: Array, *, size: tuple[int, int], count: int
     found: list[Region] = []
     while len(found) < count:
         y, x = np.unravel_index(int(np.argmax(score)), score.shape)
-        if not score[y, x] >= EXPECTED:
+        if not score[y, x] >= MIN_INTEREST_FACTOR:
             break
         parts = float(sums[0][y, x]), float(sums[1][y, x])
         inside = labels[y : y + height, x : x + width]
@@ -129,8 +129,8 @@ def _relative(values: Array, there: Array) -> Array:
 
 def _reason(variation: float, smallness: float, domains: int) -> str:
     said = []
-    if variation >= EXPECTED:
+    if variation >= MIN_INTEREST_FACTOR:
         said.append(f"features vary {variation:.1f} × as much as in the whole scan")
-    if smallness >= EXPECTED:
+    if smallness >= MIN_INTEREST_FACTOR:
         said.append(f"small domains ({domains} here)")
     return "; ".join(said) or f"{domains} domains, features vary {variation:.1f} × as much as in the whole scan"

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from laue_dask.runtime.compiling import compiled
+from laue_dask.runtime.compiled_loops import compiled
 
 
 @compiled

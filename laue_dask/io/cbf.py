@@ -18,16 +18,16 @@ MAGIC = b"###CBF"
 MAX_HEADER_BYTES = 2**20
 """In which the pixels must begin."""
 
-_USUAL_HEADER_BYTES = 16384
+_TYPICAL_HEADER_BYTES = 16384
 
-_BINARY = b"\x0c\x1a\x04\xd5"
-_SECTION = b"--CIF-BINARY-FORMAT-SECTION--"
+_BINARY_MARKER = b"\x0c\x1a\x04\xd5"
+_SECTION_MARKER = b"--CIF-BINARY-FORMAT-SECTION--"
 _DTYPES = {
     f"{sign} {bits}-bit integer": f"{kind}{bits // 8}"
     for sign, kind in (("signed", "i"), ("unsigned", "u"))
     for bits in (8, 16, 32, 64)
 }
-_BYTE_OFFSET = "x-cbf_byte_offset"
+_BYTE_OFFSET_CONVERSION = "x-cbf_byte_offset"
 
 
 class _Section:
@@ -35,24 +35,24 @@ class _Section:
 
     def __init__(self, file: BinaryIO) -> None:
         file.seek(0)
-        content = file.read(_USUAL_HEADER_BYTES)
-        if _BINARY not in content:
+        content = file.read(_TYPICAL_HEADER_BYTES)
+        if _BINARY_MARKER not in content:
             content += file.read(MAX_HEADER_BYTES - len(content))
-        head, marker, _ = content.partition(_BINARY)
+        head, marker, _ = content.partition(_BINARY_MARKER)
         if not head:
             raise FrameError("is empty")
         if not head.startswith(MAGIC[: len(head)]):
             raise FrameError("is not a CBF file")
-        begun = head.find(_SECTION)
+        begun = head.find(_SECTION_MARKER)
         if not marker or begun < 0:
             raise FrameError("truncated or damaged CBF: its binary section is not there")
-        self.start = len(head) + len(_BINARY)
+        self.start = len(head) + len(_BINARY_MARKER)
         self.text = head.decode("utf-8", errors="replace")
         self._section = head[begun:].decode("ascii", errors="replace")
         self.bytes = self._number("X-Binary-Size")
         rows, columns = self._number("X-Binary-Size-Second-Dimension"), self._number("X-Binary-Size-Fastest-Dimension")
         for name, allowed in (
-            ("conversions", _BYTE_OFFSET),
+            ("conversions", _BYTE_OFFSET_CONVERSION),
             ("Content-Transfer-Encoding", "binary"),
             ("X-Binary-Element-Byte-Order", "little_endian"),
             ("X-Binary-Size-Third-Dimension", "1"),

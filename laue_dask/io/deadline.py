@@ -6,7 +6,7 @@ reader that hangs is left behind. Once several hang in a row, or too many hang a
 dead, and the work ends.
 
 Libraries that hold Python's lock while they read, as h5py does, stop the whole process where the system does. Whoever
-uses one has a byte of the file read first (`touch`).
+uses one has a byte of the file read first (`read_byte`).
 """
 
 import os
@@ -21,34 +21,34 @@ from typing import Any, TypeVar
 from laue_dask.errors import ComputeError, FrameError
 from laue_dask.runtime import interruption
 
-ENVIRONMENT = "LAUE_DASK_READ_DEADLINE_S"
+READ_DEADLINE_VARIABLE = "LAUE_DASK_READ_DEADLINE_S"
 """In which worker processes find the deadline."""
 
 READ_DEADLINE_S = 120.0
 """Default time that a frame may take, generous for tapes and file systems under load."""
 
-LISTINGS = 10
+DEADLINES_PER_LISTING = 10
 """A listing, which looks at many files, may take so many deadlines."""
 
-HUNG_IN_A_ROW = 4
+MAX_HUNG_IN_A_ROW = 4
 """Reads that may hang, one after the other, before the file system is taken for dead."""
 
-MAX_HUNG = 16
+MAX_HUNG_READERS = 16
 """Readers that hang at the same time, in one process; each keeps a frame in memory."""
 
-HURRY_S = 1.0
+LAST_WAIT_S = 1.0
 """Time that a read may still take when the command is told to end."""
 
 LAST_READ_S = 3.0
 """Time for a read that begins when the command was told to end: a watch still segments what it has."""
 
-LOOK_S = 0.25
+POLL_INTERVAL_S = 0.25
 """Time between two looks whether the command is told to end."""
 
 _T = TypeVar("_T")
 
 
-class LateError(FrameError):
+class ReadTimeoutError(FrameError):
     """A frame was not read in time; the memory for it may still be written to."""
 
 
@@ -133,29 +133,29 @@ def _take_reader() -> _Reader:
     return _Reader()
 
 
-def allow(seconds: float) -> None:
+def set_deadline(seconds: float) -> None:
     """Set the deadline of this process."""
     global _deadline_s
     _deadline_s = float(seconds)
 
 
-def allowed_s() -> float:
+def deadline_s() -> float:
     """The deadline of this process in seconds."""
     if _deadline_s is None:
         given = 0.0
         with suppress(ValueError):
-            given = float(os.environ.get(ENVIRONMENT, ""))
-        allow(given if 0 < given < float("inf") else READ_DEADLINE_S)
+            given = float(os.environ.get(READ_DEADLINE_VARIABLE, ""))
+        set_deadline(given if 0 < given < float("inf") else READ_DEADLINE_S)
     return _deadline_s or READ_DEADLINE_S
 
 
-def hurry() -> None:
+def shorten_reads() -> None:
     """From now on a read that does not end soon raises KeyboardInterrupt: the command is told to end."""
     global _told_at
     _told_at = monotonic()
 
 
-def calm() -> None:
+def restore_reads() -> None:
     """Reads may take their time again."""
     global _told_at
     _told_at = float("inf")
@@ -163,10 +163,10 @@ def calm() -> None:
 
 def _hurried(begun: float) -> float:
     """When a read that began then has taken too long for a command that is told to end."""
-    return max(_told_at + HURRY_S, begun + LAST_READ_S if begun >= _told_at else 0.0)
+    return max(_told_at + LAST_WAIT_S, begun + LAST_READ_S if begun >= _told_at else 0.0)
 
 
-def bounded(call: Callable[[], _T], path: str | Path, *, deadlines: int = 1) -> _T:
+def call_with_deadline(call: Callable[[], _T], path: str | Path, *, deadlines: int = 1) -> _T:
     """Call something that may never return.
 
     Parameters
@@ -183,14 +183,14 @@ def bounded(call: Callable[[], _T], path: str | Path, *, deadlines: int = 1) -> 
     ComputeError
         Nor did several before: the file system does not answer.
     KeyboardInterrupt
-        The command was told to end, and it did not end soon; see `hurry`.
+        The command was told to end, and it did not end soon; see `shorten_reads`.
     """
     global _in_a_row
-    limit = allowed_s() * deadlines
+    limit = deadline_s() * deadlines
     running, begun = Call(call), monotonic()
     end = begun + limit
     try:
-        while not running.ended(min(LOOK_S, end - monotonic())):
+        while not running.ended(min(POLL_INTERVAL_S, end - monotonic())):
             if monotonic() >= min(end, _hurried(begun)):
                 break
         else:
@@ -201,19 +201,19 @@ def bounded(call: Callable[[], _T], path: str | Path, *, deadlines: int = 1) -> 
         raise
     hung = running.abandon()
     if monotonic() >= _hurried(begun):
-        interruption.expect_end(monotonic() - max(begun, _told_at))
+        interruption.expect_exit(monotonic() - max(begun, _told_at))
         raise KeyboardInterrupt
     _in_a_row += 1
     late = f"was not read within {limit:g} s (cluster.read_deadline)"
-    if _in_a_row >= HUNG_IN_A_ROW or hung >= MAX_HUNG:
+    if _in_a_row >= MAX_HUNG_IN_A_ROW or hung >= MAX_HUNG_READERS:
         raise ComputeError(
             f"{path}: {late}, nor were {hung - 1} others: {_mount_of(path)} does not answer: "
             "when it does, the same command goes on where it stopped"
         )
-    raise LateError(late)
+    raise ReadTimeoutError(late)
 
 
-def touch(path: str) -> None:
+def read_byte(path: str) -> None:
     """Read a byte of a file without any library: a file system that does not answer is waited for here.
 
     Raises

@@ -23,7 +23,7 @@ from laue_dask.io.unpack import fill
 MAX_HEADER_BYTES = 2**20
 """Of one frame."""
 
-MAX_FRAMES = 2**16
+MAX_FRAMES_PER_FILE = 2**16
 
 _DTYPES = {
     **dict.fromkeys(("signedbyte", "signed8"), "i1"),
@@ -37,9 +37,9 @@ _DTYPES = {
     **dict.fromkeys(("floatvalue", "float", "floatieee32", "float32"), "f4"),
     **dict.fromkeys(("double", "doublevalue", "floatieee64", "doubleieee64"), "f8"),
 }
-_ORDERS = {"lowbytefirst": "<", "highbytefirst": ">"}
-_BLOCK = 512
-_END = re.compile(rb"}\r?\n")
+_BYTE_ORDERS = {"lowbytefirst": "<", "highbytefirst": ">"}
+_HEADER_BLOCK_BYTES = 512
+_HEADER_END = re.compile(rb"}\r?\n")
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def _blocks(file: BinaryIO) -> Iterator[Block]:
     """Every frame of a file, in order; damage behind the first of them ends the walk."""
     general: dict[str, str] = {}
     place, found = 0, 0
-    while found < MAX_FRAMES:
+    while found < MAX_FRAMES_PER_FILE:
         file.seek(place)
         try:
             known = _header(file, first=not place)
@@ -158,21 +158,21 @@ def _blocks(file: BinaryIO) -> Iterator[Block]:
         yield block
         found += 1
         place = block.start + block.bytes
-    raise FrameError(f"EDF files of more than {MAX_FRAMES} frames are not read")
+    raise FrameError(f"EDF files of more than {MAX_FRAMES_PER_FILE} frames are not read")
 
 
 def _header(file: BinaryIO, *, first: bool) -> tuple[dict[str, str], int] | None:
     """Keys of the header that begins here, and its bytes; None at the end of the file."""
-    content = bytearray(file.read(_BLOCK))
+    content = bytearray(file.read(_HEADER_BLOCK_BYTES))
     begin = content.lstrip(b" \t\r\n\0")[:1]
     if begin != b"{":
         if first:
             raise FrameError("is not an EDF file" if content else "is empty")
         return None
     looked = 0
-    while (end := _END.search(content, looked)) is None:
+    while (end := _HEADER_END.search(content, looked)) is None:
         looked = max(0, len(content) - 2)
-        more = file.read(_BLOCK if len(content) < 8 * _BLOCK else MAX_HEADER_BYTES // 8)
+        more = file.read(_HEADER_BLOCK_BYTES if len(content) < 8 * _HEADER_BLOCK_BYTES else MAX_HEADER_BYTES // 8)
         if not more:
             raise FrameError("truncated EDF: its header does not end")
         content += more
@@ -199,14 +199,14 @@ def _described(header: dict[str, str], start: int) -> Block:
     code = _DTYPES.get(kind.lower(), "")
     if not code:
         raise FrameError(f"EDF of DataType {kind!r} is not supported" if kind else "damaged EDF: it tells no DataType")
-    if order.lower() not in _ORDERS and code[1] != "1":
+    if order.lower() not in _BYTE_ORDERS and code[1] != "1":
         raise FrameError(f"damaged EDF: its ByteOrder is {order!r}, not LowByteFirst or HighByteFirst")
     if upper.get("RASTERCONFIGURATION", "1") != "1":
         raise FrameError(
             f"EDF of RasterConfiguration {upper['RASTERCONFIGURATION']} is not supported: programs differ on whether "
             "to turn it; write it with RasterConfiguration 1"
         )
-    dtype = np.dtype(_ORDERS.get(order.lower(), "<") + code)
+    dtype = np.dtype(_BYTE_ORDERS.get(order.lower(), "<") + code)
     packed = _packing(upper.get("COMPRESSION", "none"))
     need = shape[0] * shape[1] * dtype.itemsize
     held = _number(upper, "EDF_BINARYSIZE", _number(upper, "SIZE", 0 if packed else need))

@@ -12,11 +12,11 @@ from numpy.typing import DTypeLike, NDArray
 from laue_dask.errors import ComputeError, StoreError
 from laue_dask.io.block_files import BlockFiles
 from laue_dask.io.blocks import block_size
-from laue_dask.io.places import disk_full, is_full
+from laue_dask.io.output_paths import disk_full_error, is_disk_full
 from laue_dask.io.shard_file import ShardFiles
 
-SHARD_BYTES = 128 * 2**20
-CHUNK_BYTES = 256 * 2**10
+TARGET_SHARD_BYTES = 128 * 2**20
+TARGET_CHUNK_BYTES = 256 * 2**10
 
 
 class Layout(NamedTuple):
@@ -35,8 +35,8 @@ def frame_layout(frame_shape: tuple[int, int], dtype: DTypeLike, n: int) -> Layo
     that a block of work holds: a block is whole shards, which one task writes.
     """
     size = max(1, int(np.prod(frame_shape)) * np.dtype(dtype).itemsize)
-    shard = min(_power_of_two(SHARD_BYTES // size), block_size(n))
-    chunk = min(shard, _power_of_two(CHUNK_BYTES // size))
+    shard = min(_power_of_two(TARGET_SHARD_BYTES // size), block_size(n))
+    chunk = min(shard, _power_of_two(TARGET_CHUNK_BYTES // size))
     why = (
         f"{n} frames of {size / 2**20:.3g} MiB: {chunk} per chunk, {shard} per shard "
         f"of {shard * size / 2**20:.3g} MiB, {-(-n // shard)} shards"
@@ -90,8 +90,8 @@ class FrameArray:
                 if added != count:
                     raise ValueError(f"{added} of the {count} frames of a shard were written")
         except OSError as error:
-            if is_full(error):
-                raise disk_full(error, self.folder) from error
+            if is_disk_full(error):
+                raise disk_full_error(error, self.folder) from error
             raise ComputeError(f"{self.folder}: frames cannot be written: {error.strerror or error}") from error
 
     @contextmanager

@@ -19,19 +19,19 @@ from numpy.typing import NDArray
 
 from laue_dask.errors import ComputeError, FrameError, InputError
 from laue_dask.io import cbf, edf, hdf5, hdf5_sources, other_formats, tiff, unpack
-from laue_dask.io.contents import is_folder
-from laue_dask.io.deadline import LISTINGS, LateError, bounded, touch
+from laue_dask.io.deadline import DEADLINES_PER_LISTING, ReadTimeoutError, call_with_deadline, read_byte
+from laue_dask.io.file_kinds import TIFF_SUFFIXES, irregular, is_frame, kind_of, kind_of_content, suffix_of
+from laue_dask.io.folder_contents import is_folder
 from laue_dask.io.headers import Header
-from laue_dask.io.kinds import TIFF_SUFFIXES, irregular, is_frame, kind_of, kind_of_content, suffix_of
 from laue_dask.io.limits import MAX_UNPACKED_BYTES, Expected, require_frame, unpacked_limit
-from laue_dask.io.lines import why_several_scans
+from laue_dask.io.line_folders import why_several_scans
 from laue_dask.io.listing import Listing
 from laue_dask.io.path_lists import read_paths, require_distinct
-from laue_dask.io.patterns import is_pattern
+from laue_dask.io.path_patterns import is_pattern
 
 logger = logging.getLogger(__name__)
 
-_LISTED = re.compile(
+_FRAME_REFERENCE = re.compile(
     r"(?P<path>.*?)(?:::(?P<dataset>[^\[\]]*(?:\[[\d:,]*[:,][\d:,]*\])?))?(?:\[(?P<index>\d+)\])?", re.DOTALL
 )
 """Of a dataset with what was chosen of its axes, `/d[:,0]`, and the number of a frame of that, `/d[:,0][12]`."""
@@ -64,7 +64,7 @@ class FrameRef:
         """The reference that `str` wrote: `file.tif`, `file.tif[3]` or `file.h5::/path[12]`."""
         if not text.endswith("]") and "::" not in text:
             return cls(text)  # as nearly all are, of which there may be 100,000
-        found = _LISTED.fullmatch(text)
+        found = _FRAME_REFERENCE.fullmatch(text)
         if found is None:
             raise ValueError(f"not a reference to a frame: {text!r}")
         index = found["index"]
@@ -108,8 +108,10 @@ def discover(src: str | Path) -> list[FrameRef]:
         frames.
     """
     try:
-        refs = bounded(lambda: _discovered(src), str(src).partition("::")[0], deadlines=LISTINGS)
-    except LateError as error:
+        refs = call_with_deadline(
+            lambda: _discovered(src), str(src).partition("::")[0], deadlines=DEADLINES_PER_LISTING
+        )
+    except ReadTimeoutError as error:
         raise ComputeError(f"{src}: {error}: does its file system answer?") from error
     except OSError as error:
         raise InputError(f"{error.filename or src}: cannot be read: {error.strerror or error}") from error
@@ -317,7 +319,7 @@ def _info(shape: tuple[int, ...], dtype: np.dtype[Any], header: Header) -> Frame
 
 def _guarded(read: Any, ref: FrameRef, *more: Any) -> Any:
     """Call `read`, which ends within the deadline, and turn what the libraries raise on damaged files into a reason."""
-    return bounded(lambda: _reasoned(read, ref, *more), ref.path)
+    return call_with_deadline(lambda: _reasoned(read, ref, *more), ref.path)
 
 
 def _reasoned(read: Any, ref: FrameRef, *more: Any) -> Any:
@@ -421,8 +423,8 @@ def frames_of(file: str, dataset: str | None, *, closed: bool = False) -> list[F
         It is HDF5 and cannot be read, or holds no dataset of frames, or several.
     """
     try:
-        return bounded(lambda: _frames_of(file, dataset, closed), file)
-    except LateError as error:
+        return call_with_deadline(lambda: _frames_of(file, dataset, closed), file)
+    except ReadTimeoutError as error:
         if dataset is not None or suffix_of(file) in hdf5.SUFFIXES:
             raise hdf5.UnreadableError(f"{file}: {error}") from error
         return [FrameRef(file)]  # it is set aside when it is read
@@ -434,7 +436,7 @@ def _frames_of(file: str, dataset: str | None, closed: bool) -> list[FrameRef]:
         if what := irregular(file):
             raise hdf5.UnreadableError(f"{file}: is {what}, not a file")
         with suppress(OSError):  # which the library has better words for
-            touch(file)
+            read_byte(file)
         found = hdf5.find_frames(file, dataset, closed=closed)
         if len(found) == 1 and found[0].frames in (None, 1):
             return [FrameRef(file, found[0].dataset)]

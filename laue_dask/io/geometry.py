@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 
 from laue_dask.errors import InputError
 from laue_dask.io import positions as stages
-from laue_dask.io.positions import FEWEST_HEADERS, Axis, Order, Positions, Recovered, acquisition
+from laue_dask.io.positions import MIN_HEADERS, Axis, Order, Positions, Recovered, acquisition
 
-FEWEST_POINTS = 0.5
+MIN_RECORDED_SHARE = 0.5
 """A scan with a smaller share of its points than this was not aborted: its shape is wrong."""
 
-MOST_HEADERS = 400
+MAX_CHECKED_HEADERS = 400
 """Frames up to which all headers are read; of more, so many check a grid that is known."""
 
-FIRST_LINES = 40
+N_FIRST_AND_LAST_HEADERS = 40
 """Of these, so many are those of the first frames, and of the last."""
 
-INSIST = "give --insist to take it all the same"
+INSIST_HINT = "give --insist to take it all the same"
 
 Sampler = Callable[[Sequence[int]], Positions]
 """Reads the stage positions of frames, by their numbers."""
@@ -143,7 +143,7 @@ def resolve_grid(
     proposals
         What is known of the number of points where the shape is unknown, for the message.
     aborted
-        Whether the frames may be fewer than `FEWEST_POINTS` of the shape's points.
+        Whether the frames may be fewer than `MIN_RECORDED_SHARE` of the shape's points.
     insist
         Whether shape and order are taken as they are, whatever the headers say.
 
@@ -162,16 +162,16 @@ def resolve_grid(
     ny, nx = shape
     if ny < 1 or nx < 1:
         raise InputError(f"--shape {ny} {nx}: both must be at least 1")
-    fewest = 0.0 if aborted else FEWEST_POINTS
+    fewest = 0.0 if aborted else MIN_RECORDED_SHARE
     if insist:
         check_count(n_frames, shape, None, fewest, given)
         return _placed(headers, shape, order or "raster", "x", places, f"{_as(given)}, with --insist")
     known = places.acquired is not None or places.cells is not None
-    whole = n_frames <= MOST_HEADERS or not known or n_frames > ny * nx
+    whole = n_frames <= MAX_CHECKED_HEADERS or not known or n_frames > ny * nx
     stage: NDArray[np.float64] | None = headers.all() if whole else headers.some(spread_over(n_frames, nx))
     assert stage is not None  # noqa: S101
     told = np.flatnonzero(np.isfinite(stage).all(axis=1))
-    if not any(stages.moves(stage)) or len(told) < min(FEWEST_HEADERS, n_frames):
+    if not any(stages.moves(stage)) or len(told) < min(MIN_HEADERS, n_frames):
         check_count(n_frames, shape, None, fewest, given)
         return _placed(headers, shape, order or "raster", "x", places, _as(given), stage)
     if not known and n_frames <= ny * nx:
@@ -233,19 +233,19 @@ def _disagreed(
         found = stages.recover(stage, order or "raster")
     except InputError as error:
         check_count(headers.count, shape, None, fewest, given)
-        raise InputError(f"{str(error).removesuffix(': give --shape NY NX')}; {named}: {INSIST}") from error
+        raise InputError(f"{str(error).removesuffix(': give --shape NY NX')}; {named}: {INSIST_HINT}") from error
     again = found.again if found is not None and found.fits(shape) else 0
     check_count(headers.count - again, shape, found, fewest, given)
     if found is None:
-        raise InputError(f"{named}, but the stage positions in {told} headers are no such grid: {INSIST}")
+        raise InputError(f"{named}, but the stage positions in {told} headers are no such grid: {INSIST_HINT}")
     if not found.fits(shape):
         a, b = found.shape
         leave = f"leave {given} out, or " if given == "--shape" else f"give --shape {a} {b} --insist, or "
-        raise InputError(f"{named}, but the stage positions in {told} headers say {a} × {b}: {leave}{INSIST}")
+        raise InputError(f"{named}, but the stage positions in {told} headers say {a} × {b}: {leave}{INSIST_HINT}")
     if places.doubt and found.shape != shape:
         raise InputError(places.doubt)
     if places.cells is not None:
-        raise InputError(f"{named}, but the stage positions in {told} headers put frames elsewhere: {INSIST}")
+        raise InputError(f"{named}, but the stage positions in {told} headers put frames elsewhere: {INSIST_HINT}")
     _check_order(order, found.orders, found.order, told)
     y, x = np.divmod(found.pattern, found.shape[1])
     found = _of_order(found, order)
@@ -255,7 +255,7 @@ def _disagreed(
     how = f"{ny} × {nx}, {kind}{_fast(found.fast_axis)}, {same}{_again(found)}"
     pattern = stages.fill(whole, places.acquired)
     if odd := _against_numbers(pattern, shape, kind, found.fast_axis, places.acquired) if not again else "":
-        raise InputError(f"{named}, but the stage positions in {told} headers {odd}: {INSIST}")
+        raise InputError(f"{named}, but the stage positions in {told} headers {odd}: {INSIST_HINT}")
     return make_grid(shape, kind or found.order, pattern, stage, how, found.fast_axis)
 
 
@@ -321,7 +321,8 @@ def _of_order(found: Recovered, order: Order | None) -> Recovered:
 def _check_order(order: Order | None, orders: Sequence[Order], found: Order, told: int) -> None:
     if order is not None and order not in orders:
         raise InputError(
-            f"--order {order}, but the stage positions in {told} headers say {found}: leave --order out, or {INSIST}"
+            f"--order {order}, but the stage positions in {told} headers say {found}: "
+            f"leave --order out, or {INSIST_HINT}"
         )
 
 
@@ -370,8 +371,8 @@ def check_count(
 def spread_over(n_frames: int, nx: int) -> NDArray[np.int64]:
     """Frames whose headers check a grid: the first and the last ones, the ends of lines, and some in between."""
     ends = np.array([nx - 1, nx, 2 * nx - 1, 2 * nx, n_frames - nx, n_frames - nx - 1])
-    edges = [np.arange(FIRST_LINES), np.arange(n_frames - FIRST_LINES, n_frames), ends]
-    count = MOST_HEADERS - 2 * FIRST_LINES - len(ends)
+    edges = [np.arange(N_FIRST_AND_LAST_HEADERS), np.arange(n_frames - N_FIRST_AND_LAST_HEADERS, n_frames), ends]
+    count = MAX_CHECKED_HEADERS - 2 * N_FIRST_AND_LAST_HEADERS - len(ends)
     # Not at even distances, which might be those of the lines.
     bounds = np.linspace(0, n_frames, count + 1)
     between = bounds[:-1] + np.random.default_rng(0).random(count) * np.diff(bounds)

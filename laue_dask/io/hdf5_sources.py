@@ -11,9 +11,9 @@ from pathlib import Path
 
 import h5py
 
-from laue_dask.io.deadline import touch
+from laue_dask.io.deadline import read_byte
 
-_ALL = 2**63
+_ALL_FRAMES = 2**63
 
 
 def wait_for(path: str, dataset: str, index: int) -> None:
@@ -24,12 +24,12 @@ def wait_for(path: str, dataset: str, index: int) -> None:
     OSError
         The file itself cannot be read; of others the reader says so.
     """
-    touch(path)
+    read_byte(path)
     state = os.stat(path)  # noqa: PTH116  for each frame that is read
     for first, last, name in _sources(path, dataset, state.st_mtime_ns, state.st_size):
         if first <= index <= last:
             with suppress(OSError):
-                touch(name)
+                read_byte(name)
 
 
 @functools.lru_cache(maxsize=64)
@@ -40,13 +40,13 @@ def _sources(path: str, dataset: str, changed: int, size: int) -> tuple[tuple[in
         for name in dataset.strip("/").split("/"):
             link = node.get(name, getlink=True)
             if isinstance(link, h5py.ExternalLink):
-                return ((0, _ALL, _beside(path, link.filename)),)
+                return ((0, _ALL_FRAMES, _beside(path, link.filename)),)
             node = node[name]
         if node.is_virtual:
             found = []
             for source in node.virtual_sources():
                 start, stop = source.vspace.get_select_bounds()
-                first, last = (int(start[0]), int(stop[0])) if node.ndim == 3 else (0, _ALL)
+                first, last = (int(start[0]), int(stop[0])) if node.ndim == 3 else (0, _ALL_FRAMES)
                 if source.file_name != ".":
                     found.append((first, last, _beside(path, source.file_name)))
             return tuple(found)

@@ -9,15 +9,15 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
+NUMBER_PATTERN = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
 
-_X = re.compile(rf"\bxech\s*=\s*{NUMBER}", re.IGNORECASE)
-_Y = re.compile(rf"\byech\s*=\s*{NUMBER}", re.IGNORECASE)
-_COMMENT = re.compile(rf"#\s*Comment:?\s+{NUMBER}\s+{NUMBER}\s+{NUMBER}\s+{NUMBER}")
-_EXPOSURE = re.compile(rf"(?:\bexposure\s*=|#\s*Exposure_time:?)\s*{NUMBER}", re.IGNORECASE)
-_PIXEL = re.compile(rf"#\s*Pixel_size:?\s+{NUMBER}\s*m\b")
+_XECH = re.compile(rf"\bxech\s*=\s*{NUMBER_PATTERN}", re.IGNORECASE)
+_YECH = re.compile(rf"\byech\s*=\s*{NUMBER_PATTERN}", re.IGNORECASE)
+_COMMENT = re.compile(rf"#\s*Comment:?\s+{NUMBER_PATTERN}\s+{NUMBER_PATTERN}\s+{NUMBER_PATTERN}\s+{NUMBER_PATTERN}")
+_EXPOSURE = re.compile(rf"(?:\bexposure\s*=|#\s*Exposure_time:?)\s*{NUMBER_PATTERN}", re.IGNORECASE)
+_PIXEL_SIZE = re.compile(rf"#\s*Pixel_size:?\s+{NUMBER_PATTERN}\s*m\b")
 _DETECTOR = re.compile(r"#\s*Detector:?\s+([^\r\n,]+)")
-_CUTOFF = re.compile(rf"#\s*Count_cutoff:?\s+{NUMBER}")
+_COUNT_CUTOFF = re.compile(rf"#\s*Count_cutoff:?\s+{NUMBER_PATTERN}")
 _PILATUS_MODEL = re.compile(r"\b((?:PILATUS|EIGER)\S*(?: [XR])? \d+K?M?)\b", re.IGNORECASE)
 
 UM_PER_MM = 1000.0
@@ -37,15 +37,15 @@ UM_PER_UNIT = {
 }
 """Micrometres in the units that files name."""
 
-MARCCD_COMMENT = slice(3072, 3584)
-_MARCCD_NAME = slice(1028, 1031)
-_MARCCD_ORDER = 1052
-_MARCCD_LITTLE = 1234
-"""What is at `_MARCCD_ORDER` in the header's own order."""
+MARCCD_COMMENT_BYTES = slice(3072, 3584)
+_MARCCD_NAME_BYTES = slice(1028, 1031)
+_MARCCD_BYTE_ORDER_AT = 1052
+_MARCCD_BYTE_ORDER_MARK = 1234
+"""What is at `_MARCCD_BYTE_ORDER_AT` in the header's own order."""
 
-_MARCCD_EXPOSURE_MS = 1680
-_MARCCD_PIXEL_NM = 1796
-MARCCD_SIZE = 4096
+_MARCCD_EXPOSURE_MS_AT = 1680
+_MARCCD_PIXEL_NM_AT = 1796
+MARCCD_HEADER_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,13 @@ def from_text(text: str, *, model: str = "") -> Header:
     model
         TIFF tag `Model`, from which the detector's name is taken when the text has none.
     """
-    x, y, comment = _X.search(text), _Y.search(text), _COMMENT.search(text)
+    x, y, comment = _XECH.search(text), _YECH.search(text), _COMMENT.search(text)
     position = None
     if x and y:
         position = in_um(float(y[1]), float(x[1]), UM_PER_MM)
     elif comment:
         position = in_um(float(comment[2]), float(comment[1]), UM_PER_MM)
-    exposure, pixel, cutoff = _EXPOSURE.search(text), _PIXEL.search(text), _CUTOFF.search(text)
+    exposure, pixel, cutoff = _EXPOSURE.search(text), _PIXEL_SIZE.search(text), _COUNT_CUTOFF.search(text)
     detector = _DETECTOR.search(text) or _PILATUS_MODEL.search(model)
     return Header(
         position=position,
@@ -111,9 +111,9 @@ def from_marccd(head: bytes) -> Header | None:
 
     BM32 writes `x y z monitor exposure …` into the comment at byte 3072.
     """
-    if len(head) < MARCCD_SIZE or head[_MARCCD_NAME] != b"MMX":
+    if len(head) < MARCCD_HEADER_BYTES or head[_MARCCD_NAME_BYTES] != b"MMX":
         return None
-    words = head[MARCCD_COMMENT].split(b"\0", 1)[0].decode("ascii", errors="replace").split()
+    words = head[MARCCD_COMMENT_BYTES].split(b"\0", 1)[0].decode("ascii", errors="replace").split()
     position = None
     if len(words) >= 3:
         try:
@@ -122,9 +122,9 @@ def from_marccd(head: bytes) -> Header | None:
         except ValueError:
             position = None
     # Its order is not always that of the pixels.
-    order = ">" if struct.unpack_from(">I", head, _MARCCD_ORDER)[0] == _MARCCD_LITTLE else "<"
-    exposure = struct.unpack_from(order + "i", head, _MARCCD_EXPOSURE_MS)[0]
-    pixel = struct.unpack_from(order + "i", head, _MARCCD_PIXEL_NM)[0]
+    order = ">" if struct.unpack_from(">I", head, _MARCCD_BYTE_ORDER_AT)[0] == _MARCCD_BYTE_ORDER_MARK else "<"
+    exposure = struct.unpack_from(order + "i", head, _MARCCD_EXPOSURE_MS_AT)[0]
+    pixel = struct.unpack_from(order + "i", head, _MARCCD_PIXEL_NM_AT)[0]
     return Header(
         position=position,
         pixel_size_um=pixel / 1000 if pixel > 0 else None,

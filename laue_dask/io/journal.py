@@ -9,10 +9,10 @@ from typing import Any, Self
 import zarr
 
 from laue_dask.io.block_files import checksum_of_text, location
-from laue_dask.io.lock import require_held
-from laue_dask.io.places import replace_file
+from laue_dask.io.lock import require_lock
+from laue_dask.io.output_paths import write_atomically
 
-NAME = "journal.jsonl"
+JOURNAL_FILE = "journal.jsonl"
 
 Receipt = dict[str, Any]
 """What is known of a finished block: `block`, `start`, `stop`, `crc32c` of its values, `seal` of its file (see
@@ -47,7 +47,7 @@ class Journal:
 
     def add(self, receipt: Receipt) -> None:
         """Append a receipt; it is on disk when this returns. Not where another process owns the folder by now."""
-        require_held()
+        require_lock()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             # A torn line of an earlier kill must not swallow this one.
@@ -60,13 +60,13 @@ class Journal:
         receipts = self.read()
         kept = [receipt for receipt in receipts.values() if wanted(receipt)]
         if len(kept) < len(receipts):
-            replace_file(self.path, "".join(f"\n{_line(receipt)}" for receipt in kept).encode())
+            write_atomically(self.path, "".join(f"\n{_line(receipt)}" for receipt in kept).encode())
 
     @classmethod
     def of(cls, array: zarr.Array[Any]) -> Self:
         """The journal of an array on disk, which lies in the array's own folder and goes when the array goes."""
         root, name = location(array)
-        return cls(Path(root) / name / NAME)
+        return cls(Path(root) / name / JOURNAL_FILE)
 
 
 def _line(receipt: Receipt) -> str:

@@ -12,7 +12,7 @@ from laue_dask.errors import FrameError
 MAX_FRAME_PIXELS = 2**27
 """Pixels of a frame: seven times those of the largest detector that is known to scan, in at most 1 GiB."""
 
-MAX_FRAME_SIDE = 2**16
+MAX_FRAME_SIDE_PX = 2**16
 """Pixels along a side of a frame."""
 
 MAX_UNPACKED_BYTES = 2**30
@@ -21,8 +21,8 @@ MAX_UNPACKED_BYTES = 2**30
 UNPACKED_MARGIN_BYTES = 64 * 2**20
 """Bytes that headers, thumbnails and the like may take beside a frame in a packed file."""
 
-SPARSE_FROM_BYTES = 64 * 2**20
-SPARSE_SHARE = 256
+MIN_SPARSE_BYTES = 64 * 2**20
+SPARSE_DIVISOR = 256
 """A frame of so many bytes is refused if its file takes less than the like part of them on the disk."""
 
 
@@ -57,10 +57,11 @@ def require_frame(shape: tuple[int, ...], dtype: DTypeLike, expected: Expected |
         raise FrameError(f"its header claims {shape[0]} × {shape[1]} pixels")
     if expected is not None and shape != expected.shape:
         raise FrameError(f"shape {shape}, the scan's is {expected.shape}")
-    if max(shape) > MAX_FRAME_SIDE or math.prod(shape) > MAX_FRAME_PIXELS:
+    if max(shape) > MAX_FRAME_SIDE_PX or math.prod(shape) > MAX_FRAME_PIXELS:
         raise FrameError(
             f"its header claims {shape[0]} × {shape[1]} pixels: frames of more than "
-            f"{MAX_FRAME_PIXELS // 10**6} million pixels, or of more than {MAX_FRAME_SIDE} along a side, are not read"
+            f"{MAX_FRAME_PIXELS // 10**6} million pixels, or of more than {MAX_FRAME_SIDE_PX} along a side, are "
+            "not read"
         )
     if expected is not None and dtype.newbyteorder("=") != expected.dtype:
         raise FrameError(f"dtype {dtype.newbyteorder('=')}, the scan's is {expected.dtype}")
@@ -74,14 +75,14 @@ def require_on_disk(file: BinaryIO, claimed: int) -> None:
     FrameError
         Both numbers.
     """
-    if claimed < SPARSE_FROM_BYTES:
+    if claimed < MIN_SPARSE_BYTES:
         return
     try:
         taken = getattr(os.fstat(file.fileno()), "st_blocks", 0) * 512
     except OSError:  # it is in memory
         return
     # A file on tape takes no block or one: it is brought back by being read.
-    if 512 < taken < claimed // SPARSE_SHARE:
+    if 512 < taken < claimed // SPARSE_DIVISOR:
         raise FrameError(
             f"its header claims {claimed // 2**20} MiB of pixels, and its file takes {taken // 1024} KiB on the disk"
         )

@@ -7,13 +7,22 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from laue_dask.errors import InputError
-from laue_dask.io.contents import MASTER, EmptyError, Folder, Matches, in_order, is_folder, natural_key
-from laue_dask.io.kinds import PACKED, SUFFIXES, TIFF_SUFFIXES, family_of, is_frame, suffix_of
-from laue_dask.io.lines import line_names, require_one_scan
+from laue_dask.io.file_kinds import FRAME_SUFFIXES, PACKED_SUFFIXES, TIFF_SUFFIXES, family_of, is_frame, suffix_of
+from laue_dask.io.folder_contents import MASTER_SUFFIX, EmptyError, Folder, Matches, in_order, is_folder, natural_key
+from laue_dask.io.line_folders import line_names, require_one_scan
 
-__all__ = ["PACKED", "SUFFIXES", "TIFF_SUFFIXES", "EmptyError", "Listing", "is_frame", "natural_key", "suffix_of"]
+__all__ = [
+    "FRAME_SUFFIXES",
+    "PACKED_SUFFIXES",
+    "TIFF_SUFFIXES",
+    "EmptyError",
+    "Listing",
+    "is_frame",
+    "natural_key",
+    "suffix_of",
+]
 
-_LINKED = re.compile(r"_data_\d+\.h5$")
+_LINKED_FILE = re.compile(r"_data_\d+\.h5$")
 """End of the names of files that a master links to."""
 
 
@@ -117,11 +126,11 @@ class Listing:
             stems = [{_unsuffixed(name) for name in files if suffix_of(name) == suffix} for suffix in kinds]
             if len(set.union(*stems)) < sum(map(len, stems)):
                 raise self._several(kinds)
-        if ".h5" in families and (masters := [name for name in files if name.endswith(MASTER)]):
+        if ".h5" in families and (masters := [name for name in files if name.endswith(MASTER_SUFFIX)]):
             self.left_out |= {
-                name: f"is no {MASTER[1:]} file, as others beside it are"
+                name: f"is no {MASTER_SUFFIX[1:]} file, as others beside it are"
                 for name in files
-                if not name.endswith(MASTER) and not _LINKED.search(name)
+                if not name.endswith(MASTER_SUFFIX) and not _LINKED_FILE.search(name)
             }
             return masters
         return files
@@ -138,7 +147,7 @@ class Listing:
         if not kinds:
             if Path(self._source, "scan.zarr").exists():
                 raise InputError(f"{self._source}: is the folder of a run: give its scan, {self._source}/scan.zarr")
-            raise EmptyError(f"{self._source}: no frames in it ({', '.join(sorted(SUFFIXES))})")
+            raise EmptyError(f"{self._source}: no frames in it ({', '.join(sorted(FRAME_SUFFIXES))})")
         if len(kinds) > 1:
             raise self._several(kinds)
         found = {os.path.basename(folder): in_order(files) for folder, files in lines.items() if files}  # noqa: PTH119
@@ -157,11 +166,13 @@ class Listing:
 
     def _without_linked(self, files: list[str], masters: Iterable[str]) -> list[str]:
         """Files that a pattern matches, without those that a master among them links to."""
-        stems = tuple(f"{name.removesuffix(MASTER)}_data_" for name in masters)
-        return [name for name in files if not (name.startswith(stems) and _LINKED.search(name))] if stems else files
+        stems = tuple(f"{name.removesuffix(MASTER_SUFFIX)}_data_" for name in masters)
+        return (
+            [name for name in files if not (name.startswith(stems) and _LINKED_FILE.search(name))] if stems else files
+        )
 
 
 def _unsuffixed(path: str) -> str:
     """A path without its suffix and that of its packing."""
     stem, suffix = os.path.splitext(path)  # noqa: PTH122  of 100,000 names
-    return os.path.splitext(stem)[0] if suffix.lower() in PACKED else stem  # noqa: PTH122
+    return os.path.splitext(stem)[0] if suffix.lower() in PACKED_SUFFIXES else stem  # noqa: PTH122

@@ -6,9 +6,9 @@ owner that lost its lock stops.
 
 Whether an owner is alive is told by what no clock moves: the kernel's boot, the namespace of process numbers, and the
 tick at which the process began. Seen from elsewhere (another machine, another container) an owner is dead when its lock
-was not touched for `PATIENCE` seconds and is not touched while one watches: clocks are set, but a living owner goes on
-touching. A job of a batch system waits so long: it may have been queued again after its node, and its earlier self
-there, were lost.
+was not touched for `OWNER_TIMEOUT_S` seconds and is not touched while one watches: clocks are set, but a living owner
+goes on touching. A job of a batch system waits so long: it may have been queued again after its node, and its earlier
+self there, were lost.
 """
 
 import errno
@@ -32,35 +32,37 @@ from typing import Any
 from laue_dask.errors import BusyError, ComputeError, InputError
 from laue_dask.runtime import interruption
 
-NAME = ".lock"
+LOCK_FILE = ".lock"
 
-HEARTBEAT = 20.0
+HEARTBEAT_INTERVAL_S = 20.0
 """Seconds between two touches of a held lock."""
 
-PATIENCE = 300.0
+OWNER_TIMEOUT_S = 300.0
 """Seconds without a touch after which the owner, if it is elsewhere, is watched and may be taken for dead."""
 
-SETTLING = 2.0
+LOCK_WRITE_TIMEOUT_S = 2.0
 """Seconds in which a lock without an owner is taken for one that is being written."""
 
-LOOK_S = 2.0
+OWNERSHIP_CHECK_INTERVAL_S = 2.0
 """Time between two looks of an owner at its lock."""
 
-ASIDE_S = 0.1, 0.3
+MISSING_LOCK_WAITS_S = 0.1, 0.3
 """Times to wait for a lock that is not there: who mistook it for a dead owner's puts it back at once."""
 
 MAX_LOCK_BYTES = 65_536
 """A longer file is no lock."""
 
-ENDING_S = 1.0
+FINAL_CHECK_TIMEOUT_S = 1.0
 """Time that a look may take to end: a file system that hangs holds nobody up."""
 
 MAX_COMMAND_CHARACTERS = 500
 """More of a command is not told to others."""
 
-PROC = Path("/proc")
+PROC_FOLDER = Path("/proc")
 
-LOST = "another process may write here now ({}), this one no longer owns it: stopped, nothing more is written"
+OWNER_LOST_MESSAGE = (
+    "another process may write here now ({}), this one no longer owns it: stopped, nothing more is written"
+)
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +137,7 @@ class Owner:
         return "".join(one if one.isprintable() else "?" for one in text)
 
 
-class OwnerLostError(KeyboardInterrupt):
+class LockLostError(KeyboardInterrupt):
     """Another process owns what this one writes: as on Ctrl-C all work ends, and nothing is finished."""
 
 
@@ -150,7 +152,7 @@ class _Held:
     def look(self) -> str:
         """Look whether it is still its own; why not, if it is not. A file system that does not answer says nothing."""
         holder: Owner | str | None = None
-        for wait in (0.0, *ASIDE_S):
+        for wait in (0.0, *MISSING_LOCK_WAITS_S):
             if self.lost:
                 break
             time.sleep(wait)
@@ -164,7 +166,7 @@ class _Held:
                 return ""
             if holder is not None:
                 break
-        self.lost = self.lost or f"{self.what}: {LOST.format(holder or 'its lock is gone')}"
+        self.lost = self.lost or f"{self.what}: {OWNER_LOST_MESSAGE.format(holder or 'its lock is gone')}"
         return self.lost
 
 
@@ -172,15 +174,15 @@ _held: list[_Held] = []
 """Locks of this process, the oldest first."""
 
 
-def require_held() -> None:
-    """Raise `OwnerLostError` if a lock of this process is no longer its own; of a process that holds none, nothing."""
+def require_lock() -> None:
+    """Raise `LockLostError` if a lock of this process is no longer its own; of a process that holds none, nothing."""
     for held in tuple(_held):
         if held.look():
-            raise OwnerLostError(held.lost)
+            raise LockLostError(held.lost)
 
 
 @contextmanager
-def locked(folder: Path, command: str, remedy: str = "wait for it, or choose another --out") -> Iterator[None]:
+def locked_folder(folder: Path, command: str, remedy: str = "wait for it, or choose another --out") -> Iterator[None]:
     """Own a folder, which is made where it is missing, and goes again if nothing is in it at the end.
 
     Parameters
@@ -200,7 +202,7 @@ def locked(folder: Path, command: str, remedy: str = "wait for it, or choose ano
         The lock cannot be written.
     """
     try:
-        with _owned(folder / NAME, folder, command, remedy):
+        with _owned(folder / LOCK_FILE, folder, command, remedy):
             yield
     finally:
         with suppress(OSError):
@@ -214,9 +216,9 @@ def locked_store(store: Path, command: str) -> Iterator[None]:
     Raises
     ------
     BusyError, ComputeError
-        See `locked`.
+        See `locked_folder`.
     """
-    with _owned(store.with_name(f"{NAME}-{store.name}"), store, command, "wait for it"):
+    with _owned(store.with_name(f"{LOCK_FILE}-{store.name}"), store, command, "wait for it"):
         yield
 
 
@@ -230,13 +232,13 @@ def _owned(path: Path, what: Path, command: str, remedy: str) -> Iterator[None]:
     except OSError as error:
         raise ComputeError(f"{path}: cannot be locked: {error.strerror or error}") from error
     held, over = _Held(path, what, owner), threading.Event()
-    beat = threading.Thread(target=_beat, args=(held, over), name="lock", daemon=True)
+    beat = threading.Thread(target=_heartbeat, args=(held, over), name="lock", daemon=True)
     try:
-        with _told_of_loss():
+        with _raising_loss():
             _held.append(held)
             beat.start()
             yield
-    except OwnerLostError as error:
+    except LockLostError as error:
         if not held.lost:  # it is another one of this process's
             raise
         raise ComputeError(str(error)) from None
@@ -244,7 +246,7 @@ def _owned(path: Path, what: Path, command: str, remedy: str) -> Iterator[None]:
         over.set()
         _held[:] = [one for one in _held if one is not held]
         if beat.is_alive():
-            beat.join(ENDING_S)
+            beat.join(FINAL_CHECK_TIMEOUT_S)
         with suppress(OSError, InputError):
             if _holder(path)[0] == owner:
                 path.unlink(missing_ok=True)
@@ -261,12 +263,12 @@ def _take(path: Path, what: Path, owner: Owner, remedy: str) -> None:
             if dead is None:
                 continue
             if not dead:
-                raise BusyError(f"{what}: in use by {holder}{_silence(path, holder)}: {remedy}")
+                raise BusyError(f"{what}: in use by {holder}{_silent_since(path, holder)}: {remedy}")
         elif os.path.lexists(path):
             # Without hard links its content comes a moment after its name.
-            settled = settled or time.monotonic() + SETTLING
+            settled = settled or time.monotonic() + LOCK_WRITE_TIMEOUT_S
             if time.monotonic() < settled:
-                time.sleep(SETTLING / 20)
+                time.sleep(LOCK_WRITE_TIMEOUT_S / 20)
                 continue
         _discard(path, holder)
 
@@ -337,7 +339,7 @@ def _kind(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "a device")
 
 
-def _silence(path: Path, holder: Owner) -> str:
+def _silent_since(path: Path, holder: Owner) -> str:
     """Since when nothing was heard of an owner elsewhere, in words."""
     if holder.alive() is not None:
         return ""
@@ -353,14 +355,14 @@ def _dead(path: Path, holder: Owner) -> bool | None:
     if alive is not None:
         return not alive
     idle = _now(path) - _holder(path)[1]
-    if 0 <= idle <= PATIENCE and not _in_job():
+    if 0 <= idle <= OWNER_TIMEOUT_S and not _in_job():
         return False
     # Clocks may have been set, this machine's or the file system's: only what is not touched now is nobody's.
-    watched = max(2 * HEARTBEAT, PATIENCE - idle if idle >= 0 else 0.0)
+    watched = max(2 * HEARTBEAT_INTERVAL_S, OWNER_TIMEOUT_S - idle if idle >= 0 else 0.0)
     logger.info("%s: in use by %s: waiting for a sign of life, %.0f s at most", path.parent, holder, watched)
     touched, end = _holder(path)[1], time.monotonic() + watched
     while time.monotonic() < end:
-        time.sleep(min(HEARTBEAT / 4, watched / 4))
+        time.sleep(min(HEARTBEAT_INTERVAL_S / 4, watched / 4))
         current, now = _holder(path)
         if current != holder:
             return None
@@ -392,7 +394,7 @@ def _discard(path: Path, holder: Owner | None) -> None:
 
 
 @contextmanager
-def _told_of_loss() -> Iterator[None]:
+def _raising_loss() -> Iterator[None]:
     """Have a loss raised in the main thread, whatever it waits for; others find it when they write."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGURG"):
         yield
@@ -400,8 +402,8 @@ def _told_of_loss() -> Iterator[None]:
 
     def lost(number: int, frame: FrameType | None) -> None:
         found = next((held.lost for held in _held if held.lost), "")
-        if found and not interruption.ends(sys.exception()):
-            raise OwnerLostError(found)
+        if found and not interruption.is_interruption(sys.exception()):
+            raise LockLostError(found)
         if callable(before):
             before(number, frame)
 
@@ -413,15 +415,15 @@ def _told_of_loss() -> Iterator[None]:
         signal.signal(signal.SIGURG, before if before is not None else signal.SIG_DFL)
 
 
-def _beat(held: _Held, over: threading.Event) -> None:
+def _heartbeat(held: _Held, over: threading.Event) -> None:
     """Touch a lock now and then, and look whether it is still this process's own."""
     main, touched = threading.main_thread().ident, time.monotonic()
-    while not over.wait(min(LOOK_S, HEARTBEAT)):
+    while not over.wait(min(OWNERSHIP_CHECK_INTERVAL_S, HEARTBEAT_INTERVAL_S)):
         if held.look():
             # One that is raised within a finalizer or a callback is dropped: again and again.
             if main is not None and hasattr(signal, "SIGURG"):
                 signal.pthread_kill(main, signal.SIGURG)
-        elif time.monotonic() - touched >= HEARTBEAT:
+        elif time.monotonic() - touched >= HEARTBEAT_INTERVAL_S:
             touched = time.monotonic()
             with suppress(OSError):
                 os.utime(held.path, follow_symlinks=False)
@@ -442,13 +444,13 @@ def _now(path: Path) -> float:
 def _here() -> tuple[str, str]:
     """Identifier of the machine's start, and the namespaces that numbers and ticks count in; empty where not known."""
     try:
-        boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()
+        boot = (PROC_FOLDER / "sys/kernel/random/boot_id").read_text().strip()
         # In a container that sees the processes of the machine, numbers mean others.
-        if str((PROC / "self").readlink()) != str(os.getpid()):
+        if str((PROC_FOLDER / "self").readlink()) != str(os.getpid()):
             return "", ""
-        spaces = [str((PROC / "self/ns/pid").readlink())]
+        spaces = [str((PROC_FOLDER / "self/ns/pid").readlink())]
         with suppress(FileNotFoundError):
-            spaces.append(str((PROC / "self/ns/time").readlink()))
+            spaces.append(str((PROC_FOLDER / "self/ns/time").readlink()))
     except OSError:
         return "", ""
     return boot, " ".join(spaces)
@@ -458,7 +460,7 @@ def _ticks(pid: int) -> int | None:
     """When a process began, in ticks since the machine's start; 0 if it has ended, None where none is seen."""
     try:
         # The name, in brackets, may hold anything.
-        fields = (PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
+        fields = (PROC_FOLDER / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
         return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
     except (OSError, IndexError, ValueError):
         return None

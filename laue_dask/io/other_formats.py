@@ -23,7 +23,7 @@ logging.getLogger("fabio").setLevel(logging.CRITICAL + 1)
 HEAD_BYTES = 16384
 """In which a header tells the size of its frame."""
 
-_REFUSED = {
+_REFUSED_FORMATS = {
     "jpeg": "JPEG", "jpeg2k": "JPEG-2000", "numpy": "NumPy", "xsd": "XML", "dm3": "Digital Micrograph",
     "fit2dmask": "Fit2D mask", "tif": "TIFF", "marccd/tif": "TIFF", "pilatus": "TIFF",
     "eiger/lima/sparse/hdf5/lambda": "HDF5",
@@ -48,7 +48,7 @@ def _mar345(head: bytes) -> tuple[int, int] | None:
     return side, side
 
 
-_CLAIMS: dict[str, Callable[[bytes], tuple[int, int] | None]] = {
+_CLAIMED_SHAPE_OF_FORMAT: dict[str, Callable[[bytes], tuple[int, int] | None]] = {
     "dtrek": _sides(rb"(?=.*?\bSIZE1\s*=\s*(?P<columns>\d{1,12}))(?=.*?\bSIZE2\s*=\s*(?P<rows>\d{1,12}))"),
     "bruker": _sides(rb"(?=.*?NROWS\s*:\s*(?P<rows>\d{1,12}))(?=.*?NCOLS\s*:\s*(?P<columns>\d{1,12}))"),
     "esperanto": _sides(rb"\bIMAGE\s+(?P<columns>\d{1,12})\s+(?P<rows>\d{1,12})"),
@@ -79,12 +79,12 @@ def read_frame(
     if not head:
         raise FrameError("is empty")
     kind = next((name for magic, name in MAGIC_NUMBERS if head.startswith(magic)), "")
-    if kind in _REFUSED:
-        raise FrameError(f"is a {_REFUSED[kind]} file by its content: give it the suffix of one")
+    if kind in _REFUSED_FORMATS:
+        raise FrameError(f"is a {_REFUSED_FORMATS[kind]} file by its content: give it the suffix of one")
     size = file.seek(0, io.SEEK_END)
     if size > MAX_UNPACKED_BYTES:
         raise FrameError(f"is larger than the {MAX_UNPACKED_BYTES // 2**20} MiB that a file of one frame may have")
-    shape = _CLAIMS[kind](head) if kind in _CLAIMS else None
+    shape = _CLAIMED_SHAPE_OF_FORMAT[kind](head) if kind in _CLAIMED_SHAPE_OF_FORMAT else None
     if shape is not None:
         require_frame(shape, expected.dtype if expected else np.uint8, expected)
     with fabio.open(file if packed else path) as image:

@@ -13,7 +13,7 @@ from laue_dask.errors import InputError
 MAX_LIST_BYTES = 2**30
 """A file larger than this is no list of paths."""
 
-_ENCODINGS = {
+_ENCODING_OF_BOM = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -22,7 +22,7 @@ _ENCODINGS = {
 }
 """By the mark at the beginning of a file; that of UTF-32 begins as that of UTF-16 does."""
 
-_QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "`": "`"}
+_CLOSING_QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "`": "`"}
 
 _HEAD_BYTES = 4096
 """Bytes in which a file that is no text shows itself."""
@@ -75,7 +75,7 @@ def _decoded(file: Path) -> str:
         raise InputError(f"{not_text}: {file.stat().st_size / 1e9:.1f} GB")
     with file.open("rb") as stream:
         head = stream.read(_HEAD_BYTES)
-        encoding = next((name for mark, name in _ENCODINGS.items() if head.startswith(mark)), "utf-8")
+        encoding = next((name for mark, name in _ENCODING_OF_BOM.items() if head.startswith(mark)), "utf-8")
         if encoding == "utf-8" and b"\0" in head:
             raise InputError(f"{not_text} in UTF-8: save a list as UTF-8")
         content = head + stream.read()
@@ -90,7 +90,7 @@ def _path_in(text: str, folder: Path) -> str:
     text = text.strip().strip("\ufeff")
     if not text or text.startswith("#"):
         return ""
-    closing = _QUOTES.get(text[0])
+    closing = _CLOSING_QUOTES.get(text[0])
     if closing and (end := text.find(closing, 1)) > 0:
         rest = text[end + 1 :].strip()
         if not rest or rest.startswith(("#", ",", ";")):

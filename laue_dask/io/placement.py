@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laue_dask.errors import InputError
-from laue_dask.io.counting import Count, UnclearError, count_axis, count_points, solve_lines
+from laue_dask.io.file_names import Names, Numbers, describe_left_out, read_names
 from laue_dask.io.frames import FrameRef
-from laue_dask.io.geometry import INSIST, Places, Sampler, ScanGrid, resolve_grid, shapes_of
+from laue_dask.io.geometry import INSIST_HINT, Places, Sampler, ScanGrid, resolve_grid, shapes_of
 from laue_dask.io.listing import natural_key
-from laue_dask.io.names import Names, Numbers, describe_left_out, read_names
+from laue_dask.io.numbering import Count, UnclearError, count_axis, count_points, solve_lines
 from laue_dask.io.positions import Order, Positions, acquisition
 from laue_dask.io.scan_store import ScanStore
 
-MEASURED_AGAIN = "a later frame was taken at the same stage position"
+MEASURED_AGAIN_REASON = "a later frame was taken at the same stage position"
 
 Shape = tuple[int, int]
 
@@ -88,7 +88,7 @@ class Placement(ScanGrid):
         }
 
 
-def place(
+def place_frames(
     refs: Sequence[FrameRef],
     *,
     shape: Shape | None = None,
@@ -162,7 +162,7 @@ def place(
     return Placement(*told, left_out=left_out, first=first, assumed=known.assumed)
 
 
-def recorded(store: ScanStore) -> dict[str, Any]:
+def recorded_placement(store: ScanStore) -> dict[str, Any]:
     """What a scan store says of its grid, as `Placement.as_json`; of a store of before, what can be told from it."""
     told = store.provenance.get("placement")
     if isinstance(told, dict) and {"line", "how", "missing", "left_out"} <= set(told):
@@ -185,7 +185,7 @@ def _without_frame(missing: int) -> str:
 
 
 def frames_of_scan(refs: Sequence[FrameRef], *, listed: bool = False) -> list[FrameRef]:
-    """Those of the frames that are the scan's by their names; see `place`."""
+    """Those of the frames that are the scan's by their names; see `place_frames`."""
     stacks = _Stacks.of(refs)
     names = read_names(stacks.files, listed=listed)
     return [ref for file in names.kept for ref in refs[slice(*stacks.spans[file])]] if names.left_out else list(refs)
@@ -304,7 +304,7 @@ class _Known:
         if not fits and not self.insist:
             raise InputError(
                 f"--shape {ny} {nx}, but {source} say{'s' if source == 'the file' else ''} {a} × {b}: "
-                f"leave --shape out, or {INSIST}"
+                f"leave --shape out, or {INSIST_HINT}"
             )
         return self.shape, "--shape" if exact or (a, b) != (ny, nx) else source
 
@@ -403,7 +403,7 @@ class _Known:
         if not any(ranks):
             raise InputError(
                 f"{self.names.words} put the files in rows and columns, {source} goes through them in no order of "
-                f"lines: {INSIST.replace('it', 'the rows and columns')}"
+                f"lines: {INSIST_HINT.replace('it', 'the rows and columns')}"
             )
 
     @property
@@ -468,7 +468,7 @@ class _Known:
         n, points = self._n, None if self.shape is None else self.shape[0] * self.shape[1]
         if (points is None or n < points) and not (self.insist or self.from_first):
             of = n if points is None else f"{n} of {points}"
-            doubt = f"{of} frames are there and the times in their names do not tell which are missing: {_ONE_BY_ONE}"
+            doubt = f"{of} frames are there and the times in their names do not tell which are missing: {_INSIST_HINT}"
             return self.shape, "--shape", Places(doubt=doubt)
         ranks = np.argsort(np.argsort(number, kind="stable"), kind="stable").astype(np.int64)
         return self.shape, "--shape", Places(acquired=ranks, how="in the order of the times in their names")
@@ -478,7 +478,7 @@ class _Known:
         n = self._n
         points = n if self.shape is None else self.shape[0] * self.shape[1]
         if n < points and not (self.listed or self.insist or self.from_first):
-            return self.shape, "--shape", Places(doubt=f"{n} of {points} frames are there and {why}: {_ONE_BY_ONE}")
+            return self.shape, "--shape", Places(doubt=f"{n} of {points} frames are there and {why}: {_INSIST_HINT}")
         how = "in the order of the list" if self.listed else "in the order of the names"
         return self.shape, "--shape", Places(acquired=np.arange(n), how=how)
 
@@ -507,12 +507,16 @@ class _Known:
         points = None if self.shape is None else self.shape[0] * self.shape[1]
         if (np.diff(inside) < 1).any():
             if not self.insist:
-                raise InputError(f"frames of {self.stacks.files[0]} are listed in another order than theirs: {INSIST}")
+                raise InputError(
+                    f"frames of {self.stacks.files[0]} are listed in another order than theirs: {INSIST_HINT}"
+                )
             return np.arange(len(inside))
         if points is not None and inside[-1] >= points and len(inside) == points:
             return np.arange(len(inside))
         if points is not None and inside[-1] >= points >= len(inside):
-            raise InputError(f"frame {inside[-1]} of {self.stacks.files[0]} is listed for {points} points: {INSIST}")
+            raise InputError(
+                f"frame {inside[-1]} of {self.stacks.files[0]} is listed for {points} points: {INSIST_HINT}"
+            )
         return inside
 
     def _stacked(self, counts: Numbers, inside: Numbers, points: int) -> Places:
@@ -527,20 +531,20 @@ class _Known:
                 return Places(acquired=np.arange(n), how="the files one after another")
             raise UnclearError(
                 f"{files} files hold {counts.min()} to {usual} frames each, {n} of {points}: which are missing is not "
-                f"known: {_ONE_BY_ONE}"
+                f"known: {_INSIST_HINT}"
             )
         length = ny if lines else -(-points // usual)
         if number is None:
             if n == points:
                 return Places(acquired=np.arange(n), how="the files one after another")
             raise UnclearError(
-                f"{n} of {points} frames are there and no number tells which file is missing: {_ONE_BY_ONE}"
+                f"{n} of {points} frames are there and no number tells which file is missing: {_INSIST_HINT}"
             )
         found = count_points(number, length, **self._axis, what="files")
         place, self.assumed = found.place, found.assumed
         acquired = np.repeat(place, counts) * usual + inside
         if acquired.max() >= points:
-            raise UnclearError(f"{files} files of {usual} frames do not fit {points} points: {_ONE_BY_ONE}")
+            raise UnclearError(f"{files} files of {usual} frames do not fit {points} points: {_INSIST_HINT}")
         short = np.flatnonzero(counts < usual)
         how = f"a file of {usual} frames for each line" if lines else f"{usual} frames in each file"
         if len(short):
@@ -549,7 +553,7 @@ class _Known:
         return Places(acquired=acquired, how=how)
 
 
-_ONE_BY_ONE = "give --insist to take them one after another"
+_INSIST_HINT = "give --insist to take them one after another"
 
 
 def _spans(row: Numbers, column: Numbers) -> Shape:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laue_dask.errors import InputError
-from laue_dask.io.levels import best_grid, propose_levels
+from laue_dask.io.grid_levels import best_grid, propose_levels
 
 Order = Literal["raster", "snake"]
 Axis = Literal["x", "y"]
@@ -16,25 +16,25 @@ Positions = Sequence[tuple[float, float] | None] | NDArray[np.float64]
 
 ORDERS: tuple[Order, ...] = ("raster", "snake")
 
-MEASURED_AGAIN = 0.125
+MAX_MEASURED_AGAIN_SHARE = 0.125
 """Share of a grid's points, at most, that may have been measured again."""
 
-AGAIN = -2
+MEASURED_AGAIN_PATTERN = -2
 """Pattern of a frame whose point was measured again, as long as −1 is one that is not known."""
 
-FARTHEST = 1e12
+MAX_COORDINATE = 1e12
 """Stage coordinates beyond this, in whatever unit, are not taken for any."""
 
-FEWEST_HEADERS = 3
+MIN_HEADERS = 3
 """Positions from which on a grid that is known can be held against them."""
 
-FARTHEST_APART = 0.4
+SAME_POINT_STEPS = 0.4
 """Steps by which two positions of one point may differ."""
 
-WOVEN = 0.15
+MIN_WOVEN_OFFSET_STEPS = 0.15
 """Steps between lines by which every second point of a line lies off the others, from which on these are two lines."""
 
-FARTHEST_OFF = 0.5
+MAX_OFFSET_STEPS = 0.5
 """Steps that a position may lie off its place in a grid that is known."""
 
 FARTHEST_OFF_FOUND = 0.3
@@ -45,42 +45,44 @@ FEW_POINTS = 100
 FEWEST_SPARE = 0.05
 """Share of a position's weight in a grid that the others must have for them to tell where it should be."""
 
-USUALLY_OFF = 0.3
+MAX_RMS_OFFSET_STEPS = 0.3
 """Root mean square of the same."""
 
 SMALLEST_STEP = 0.2
 """Share of an axis's range that its steps from place to place make up, at least, where it moves along a grid."""
 
-LARGEST_SHEAR = 0.5
+MAX_SHEAR_STEPS = 0.5
 """Share of a step between lines by which a line's points may move along the other axis, from one to the next."""
 
-SPARSE = 0.6
+MIN_FILL_SHARE = 0.6
 """Share of a grid's points below which a chessboard of them is no rectangle with gaps."""
 
 FEWEST_SHEARED, LARGEST_SHEAR_OF_FEW = 12, 0.35
 """Points from which on that much is believed, and the share up to there: lines offset by half a step look the same."""
 
-TURNS = 0.7
+MIN_ALTERNATION_SHARE = 0.7
 """Share of the steps along a line at which its points change sides, where it is two lines."""
 
-FEWEST_ZIGZAG = 8
+MIN_ZIGZAG_POINTS = 8
 """Points of a line that tell two lines from noise, at least."""
 
-ZIGZAG = 0.5
+MAX_ZIGZAG_STEPS = 0.5
 """Steps along a line that its neighbours may lie apart across it, in the median, at most."""
 
-LARGEST_STILL_SPREAD = 0.3
+MAX_LINE_WIDTH_STEPS = 0.3
 """Width of a line, as a share of the step between lines, where nothing else tells its points: at most."""
 
-FEWEST_EVEN = 4
+MIN_POINTS_FOR_SPACING = 4
 """Points of a line from which on it can be seen whether they are evenly spaced."""
 
-DISORDERED = 0.05
+MAX_DISORDER_SHARE = 0.05
 """Share of the frames that may come before their predecessor in an order of acquisition that is still that order."""
 
 
 class Recovered(NamedTuple):
-    """A grid recovered from positions, before missing positions are filled in; `pattern` is −1 there, or `AGAIN`."""
+    """A grid recovered from positions, before missing positions are filled in; `pattern` is −1 there, or
+    `MEASURED_AGAIN_PATTERN`.
+    """
 
     shape: tuple[int, int]
     order: Order
@@ -93,7 +95,7 @@ class Recovered(NamedTuple):
     @property
     def again(self) -> int:
         """How many frames were measured again."""
-        return int(np.count_nonzero(self.pattern == AGAIN))
+        return int(np.count_nonzero(self.pattern == MEASURED_AGAIN_PATTERN))
 
     def fits(self, shape: tuple[int, int]) -> bool:
         """Whether the grid is that of this shape, or a beginning of it."""
@@ -119,7 +121,7 @@ def as_array(n_frames: int, positions: Positions | None) -> NDArray[np.float64]:
         raise ValueError(f"{len(positions)} positions for {n_frames} frames")
     for i, pair in enumerate(positions):
         # No stage moves that far: a header of nonsense, whose squares would overflow.
-        if pair is not None and all(abs(value) < FARTHEST for value in pair):
+        if pair is not None and all(abs(value) < MAX_COORDINATE for value in pair):
             stage[i] = pair
     return stage
 
@@ -184,7 +186,7 @@ def recover(stage: NDArray[np.float64], order: Order = "raster") -> Recovered | 
         if fitted is None or fitted[1].max() > FARTHEST_OFF_FOUND:
             raise InputError("the stage positions are no rectangular grid: some lie between the places of one")
     parity = float(np.mean((rows.index + columns.index) % 2))
-    if min(shape) > 1 and len(known) < SPARSE * shape[0] * shape[1] and abs(parity - 0.5) > 0.4:
+    if min(shape) > 1 and len(known) < MIN_FILL_SHARE * shape[0] * shape[1] and abs(parity - 0.5) > 0.4:
         raise InputError("the stage positions fill every second point of a rectangle, as a hexagonal grid does")
     # The order is that in which points were come to for the first time.
     first = np.sort(np.unique(rows.index * columns.count + columns.index, return_index=True)[1])
@@ -202,14 +204,14 @@ def recover(stage: NDArray[np.float64], order: Order = "raster") -> Recovered | 
         raise InputError("the stage positions are no rectangular grid: points of every second place lie between lines")
     again = _measured_again(cell, known, shape, len(stage), stage, (rows.step, columns.step))
     orders = tuple(kind for kind, axis in kinds if disorders[kind, axis] == disorders[best, fast])
-    if len(known) < len(stage) and disorders[best, fast] > DISORDERED * len(first) + 1:
+    if len(known) < len(stage) and disorders[best, fast] > MAX_DISORDER_SHARE * len(first) + 1:
         lost = int(np.flatnonzero(~np.isfinite(stage).all(axis=1))[0])
         raise InputError(f"frame {lost} has no stage position, and the others go through their grid in no known order")
-    if min(shape) == 1 and disorders[best, fast] > DISORDERED * len(first) + 1:
+    if min(shape) == 1 and disorders[best, fast] > MAX_DISORDER_SHARE * len(first) + 1:
         return None  # several lines, taken for one
     pattern = np.full(len(stage), -1, dtype=np.int64)
     pattern[known] = cell
-    pattern[again] = AGAIN
+    pattern[again] = MEASURED_AGAIN_PATTERN
     return Recovered(shape, best, fast, pattern, "from the stage positions", orders)
 
 
@@ -277,7 +279,7 @@ def distance(stage: NDArray[np.float64], pattern: NDArray[np.int64], shape: tupl
         return None
     off, alone, freedom = fitted
     usual = float(np.sqrt(np.sum(off**2) / freedom)) if freedom else 0.0
-    return usual if alone.max() <= FARTHEST_OFF and usual <= USUALLY_OFF else None
+    return usual if alone.max() <= MAX_OFFSET_STEPS and usual <= MAX_RMS_OFFSET_STEPS else None
 
 
 def _fit(
@@ -296,7 +298,7 @@ def _fit(
     """
     places = [one for one in (row, column) if np.ptp(one) > 0]
     table = np.stack([np.ones(len(row)), *places], axis=1).astype(float)
-    largest_shear = LARGEST_SHEAR if len(row) >= FEWEST_SHEARED else LARGEST_SHEAR_OF_FEW
+    largest_shear = MAX_SHEAR_STEPS if len(row) >= FEWEST_SHEARED else LARGEST_SHEAR_OF_FEW
     steps: list[float] = []
     residuals: list[NDArray[np.float64]] = []
     for axis, main, other in ((0, row, column), (1, column, row)):
@@ -314,7 +316,7 @@ def _fit(
                 return None  # it moves, but not from one place to the next
             steps.append(float(step))
         else:
-            if shear > LARGEST_SHEAR * abs(_slope(stage[:, 1 - axis], other)):
+            if shear > MAX_SHEAR_STEPS * abs(_slope(stage[:, 1 - axis], other)):
                 return None  # it moves the other way
             steps.append(0.0)
     if not steps or not max(steps):
@@ -382,13 +384,13 @@ def irregular(stage: NDArray[np.float64]) -> str:
             offsets = np.array([(line[0] - lines[0][0]) / step for line in lines])
             apart = np.abs(np.diff(offsets - np.rint(offsets)))
             if even and np.median(np.minimum(apart, 1 - apart)) > 0.4:
-                return _HEXAGONAL.format(name=name)
+                return _HEXAGONAL_MESSAGE.format(name=name)
             if len({len(line) for line in lines}) > 1 or not even:
                 return f"the stage positions are {len(lines)} {name} of {_few({len(line) for line in lines})} points"
     return ""
 
 
-_HEXAGONAL = "the stage positions are a hexagonal grid: every second of the {name} is offset by half a step"
+_HEXAGONAL_MESSAGE = "the stage positions are a hexagonal grid: every second of the {name} is offset by half a step"
 
 
 def _few(counts: set[int]) -> str:
@@ -423,9 +425,9 @@ def _unlike_lines(
 ) -> str:
     """Why points that were cut into rows and columns are no rectangle; empty where they are one."""
     if _half_offset(stage, rows, columns):
-        return _HEXAGONAL.format(name="rows")
+        return _HEXAGONAL_MESSAGE.format(name="rows")
     if _half_offset(stage[:, ::-1], columns, rows):
-        return _HEXAGONAL.format(name="columns")
+        return _HEXAGONAL_MESSAGE.format(name="columns")
     for values, line, place, step, name in (
         (stage[:, 1], rows, columns, column_step, "rows"),
         (stage[:, 0], columns, rows, row_step, "columns"),
@@ -442,17 +444,19 @@ def _zigzag(stage: NDArray[np.float64], along: int) -> bool:
     place, side = stage[order, along], stage[order, 1 - along]
     steps = np.diff(place)
     step = float(np.median(steps))
-    if len(place) < FEWEST_EVEN or step <= 0:
+    if len(place) < MIN_POINTS_FOR_SPACING or step <= 0:
         return False
     # A line that is turned, or drifts slowly, is a line.
     aside = side - np.polyval(np.polyfit(place - place.mean(), side, 1), place - place.mean())
-    if np.median(np.abs(np.diff(aside))) > ZIGZAG * step:
+    if np.median(np.abs(np.diff(aside))) > MAX_ZIGZAG_STEPS * step:
         return True
     left = aside < (aside.min() + aside.max()) / 2
     between = float(aside[~left].mean() - aside[left].mean())
     within = float(np.sqrt((aside[left].var() + aside[~left].var()) / 2))
     turns = np.count_nonzero(np.diff(left)) / (len(left) - 1)
-    return bool(len(left) >= FEWEST_ZIGZAG and turns > TURNS and between > max(6 * within, 0.15 * step))
+    return bool(
+        len(left) >= MIN_ZIGZAG_POINTS and turns > MIN_ALTERNATION_SHARE and between > max(6 * within, 0.15 * step)
+    )
 
 
 def _woven(across: NDArray[np.float64], line: NDArray[np.int64], place: NDArray[np.int64], step: float) -> bool:
@@ -468,7 +472,7 @@ def _woven(across: NDArray[np.float64], line: NDArray[np.int64], place: NDArray[
         within = float(np.sqrt(np.mean([np.var(group) for group in groups])))
         apart.append(between / step)
         clear.append(between / max(within, 1e-9 * step))
-    return bool(apart) and float(np.median(apart)) > WOVEN and float(np.median(clear)) > 4
+    return bool(apart) and float(np.median(apart)) > MIN_WOVEN_OFFSET_STEPS and float(np.median(clear)) > 4
 
 
 def _uneven(values: NDArray[np.float64], line: NDArray[np.int64], place: NDArray[np.int64], step: float) -> bool:
@@ -486,7 +490,7 @@ def _uneven(values: NDArray[np.float64], line: NDArray[np.int64], place: NDArray
     cut, even, points, largest = 0.0, 0.0, 0, 0.0
     for start, stop in pairwise(bounds):
         members = order[start:stop]
-        if stop - start < FEWEST_EVEN:
+        if stop - start < MIN_POINTS_FOR_SPACING:
             continue
         mine = off[members] - off[members].mean()
         count = np.arange(stop - start, dtype=float)
@@ -504,7 +508,7 @@ def _from_one_axis(values: NDArray[np.float64], axis: Axis, order: Order) -> Rec
     if not np.isfinite(values).all():
         return None
     for levels in propose_levels(values)[1:]:
-        if levels.spread > LARGEST_STILL_SPREAD * levels.step:
+        if levels.spread > MAX_LINE_WIDTH_STEPS * levels.step:
             continue  # its lines are lines of lines
         starts = np.flatnonzero(np.diff(levels.index, prepend=-1))
         length = int(np.diff(starts, append=n).max())
@@ -538,11 +542,11 @@ def _measured_again(
     again = np.flatnonzero(np.diff(cell[by_cell]) == 0)
     pairs = known[by_cell[again]], known[by_cell[again + 1]]
     apart = np.abs(stage[pairs[0]] - stage[pairs[1]])
-    if (apart > FARTHEST_APART * np.where(np.isfinite(steps), steps, np.inf)).any():
+    if (apart > SAME_POINT_STEPS * np.where(np.isfinite(steps), steps, np.inf)).any():
         raise InputError("the stage positions are no rectangular grid: some points lie between others")
     points = shape[0] * shape[1]
     whole = len(known) == n_frames == points + len(again)
-    if len(again) and not (whole and len(again) <= MEASURED_AGAIN * points):
+    if len(again) and not (whole and len(again) <= MAX_MEASURED_AGAIN_SHARE * points):
         first, second = known[by_cell[again[0]]], known[by_cell[again[0] + 1]]
         more = f", as were {len(again) - 1} more pairs" if len(again) > 1 else ""
         raise InputError(

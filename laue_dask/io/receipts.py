@@ -18,14 +18,14 @@ from typing import Any, Self
 from laue_dask.errors import StoreError
 from laue_dask.io import journal
 from laue_dask.io.block_files import checksum_of_text
-from laue_dask.io.places import replace_file
+from laue_dask.io.output_paths import write_atomically
 
-IN_STORE = "receipts/zarr.json"
+STORE_RECEIPTS_FILE = "receipts/zarr.json"
 """Inside a Zarr store it is the attributes of a group, so that no Zarr library stumbles over it."""
 
-IN_RUN = "receipts.json"
+RUN_RECEIPTS_FILE = "receipts.json"
 
-_PIECE = 2**22
+_READ_BYTES = 2**22
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Receipts:
     files: Mapping[str, tuple[int, int]]
 
     @classmethod
-    def read(cls, folder: Path, name: str = IN_STORE) -> Self:
+    def read(cls, folder: Path, name: str = STORE_RECEIPTS_FILE) -> Self:
         """Read the receipts of a folder.
 
         Raises
@@ -76,12 +76,12 @@ class Receipts:
         """Read the files of a folder, and of its folders, that `paths` name, and take down what they are."""
         return cls(folder, {name: of_file(folder / name) for path in paths for name in _below(folder, path)})
 
-    def write(self, name: str = IN_STORE) -> None:
+    def write(self, name: str = STORE_RECEIPTS_FILE) -> None:
         """Write them into their folder."""
         attributes = {"crc32": _checksum(self.files), "files": self.files}
         content = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
         (self.folder / name).parent.mkdir(exist_ok=True)
-        replace_file(self.folder / name, json.dumps(content, ensure_ascii=False).encode())
+        write_atomically(self.folder / name, json.dumps(content, ensure_ascii=False).encode())
 
     def without(self, paths: Collection[str]) -> "Receipts":
         """Those that are not of `paths`, nor below them."""
@@ -105,19 +105,19 @@ class Receipts:
                 raise StoreError(f"{self.folder / name}: {fault}: {remedy}")
 
 
-def release(folder: Path, names: Collection[str]) -> None:
+def drop_receipts(folder: Path, names: Collection[str]) -> None:
     """From here on these files of a finished run may change, without being taken for damaged after a kill."""
-    receipts = Receipts.read(folder, IN_RUN)
+    receipts = Receipts.read(folder, RUN_RECEIPTS_FILE)
     left = receipts.without(names)
     if left != receipts:
-        left.write(IN_RUN)
+        left.write(RUN_RECEIPTS_FILE)
 
 
 def of_file(path: Path) -> tuple[int, int]:
     """Size and CRC-32 of a file."""
     crc = size = 0
     with path.open("rb") as file:
-        while piece := file.read(_PIECE):
+        while piece := file.read(_READ_BYTES):
             crc = zlib.crc32(piece, crc)
             size += len(piece)
     return size, crc
@@ -141,7 +141,7 @@ def _below(folder: Path, path: str) -> Iterator[str]:
     if top.is_file():
         yield path
     for where, folders, names in os.walk(top):
-        if journal.NAME in names:
+        if journal.JOURNAL_FILE in names:
             folders[:] = [name for name in folders if name != "c"]
         for name in names:
             yield (Path(where) / name).relative_to(folder).as_posix()

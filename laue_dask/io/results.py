@@ -16,25 +16,25 @@ from numpy.typing import NDArray
 
 from laue_dask import schema
 from laue_dask.errors import StoreError
-from laue_dask.io import stored
+from laue_dask.io import block_reader
 from laue_dask.io.block_files import BlockFiles
 from laue_dask.io.coordinates import Coordinate
-from laue_dask.io.journal import NAME as JOURNAL
+from laue_dask.io.journal import JOURNAL_FILE as JOURNAL
 from laue_dask.io.journal import Journal
-from laue_dask.io.receipts import IN_STORE, Receipts
+from laue_dask.io.receipts import STORE_RECEIPTS_FILE, Receipts
 
-NAME = "results.zarr"
+RESULTS_STORE = "results.zarr"
 
-PARTIAL = NAME + ".part"
+PARTIAL_STORE = RESULTS_STORE + ".part"
 """Results that were begun; another run goes on with them."""
 
-SEGMENTING = NAME + ".segment.part"
+SEGMENTING_STORE = RESULTS_STORE + ".segment.part"
 """Results that `laue-dask segment` begins of those that are finished; it begins anew each time."""
 
-COPY = NAME + ".copy"
+COPY_STORE = RESULTS_STORE + ".copy"
 """An array on its way from the last results to those that were begun."""
 
-REMEDY = "make it again with `laue-dask run`, the same command"
+REMAKE_HINT = "make it again with `laue-dask run`, the same command"
 
 
 class ResultsWriter:
@@ -47,16 +47,16 @@ class ResultsWriter:
     attributes
         Root attributes: scan shape, keys of the stages, seeds.
     partial
-        Name of the store until it is finished. Of `SEGMENTING`, what a killed command began is left.
+        Name of the store until it is finished. Of `SEGMENTING_STORE`, what a killed command began is left.
     """
 
-    def __init__(self, folder: Path, attributes: Mapping[str, Any], *, partial: str = PARTIAL) -> None:
-        self.path = folder / NAME
+    def __init__(self, folder: Path, attributes: Mapping[str, Any], *, partial: str = PARTIAL_STORE) -> None:
+        self.path = folder / RESULTS_STORE
         self.partial = folder / partial
-        if partial == SEGMENTING:
+        if partial == SEGMENTING_STORE:
             shutil.rmtree(self.partial, ignore_errors=True)
         self.group = zarr.open_group(str(self.partial), mode="a", zarr_format=3, use_consolidated=False)
-        self.group.attrs.update({"laue_dask_schema": schema.VERSION, **attributes})
+        self.group.attrs.update({"laue_dask_schema": schema.SCHEMA_VERSION, **attributes})
 
     def blocks(self, name: str, shape: tuple[int, ...], *, block: int, key: str) -> zarr.Array[Any]:
         """Array `name`, whose chunks are the blocks of work, kept where it was made with the same `key`.
@@ -80,7 +80,7 @@ class ResultsWriter:
     def keep(self, name: str) -> zarr.Array[Any]:
         """Take over array `name` of the run's last results as it is."""
         # Half a copy that calls itself finished would be read as an array with gaps.
-        aside = self.partial.with_name(COPY)
+        aside = self.partial.with_name(COPY_STORE)
         for stale in (aside, self.partial / name):
             shutil.rmtree(stale, ignore_errors=True)
         # A results store is never written to again, so the two may share their files.
@@ -116,7 +116,7 @@ class ResultsWriter:
         for left in self.partial.rglob("*.partial"):  # of writers that were killed
             left.unlink()
         Receipts.of(self.partial, ["zarr.json", *sorted(schema.RESULTS)]).write()
-        old = self.path.with_name(NAME + ".old")
+        old = self.path.with_name(RESULTS_STORE + ".old")
         shutil.rmtree(old, ignore_errors=True)
         replacing()
         if self.path.exists():
@@ -126,9 +126,9 @@ class ResultsWriter:
         return self.path
 
 
-def discard(folder: Path, partial: str = PARTIAL) -> None:
+def discard(folder: Path, partial: str = PARTIAL_STORE) -> None:
     """Remove the results that were begun in a run's folder; those that are finished stay."""
-    for name in (partial, COPY):
+    for name in (partial, COPY_STORE):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
@@ -151,7 +151,7 @@ def whole(folder: Path, names: Collection[str]) -> bool:
     Of those that are made of blocks, the blocks themselves are left to their journal.
     """
     try:
-        receipts = Receipts.read(folder / NAME)
+        receipts = Receipts.read(folder / RESULTS_STORE)
     except StoreError:
         return False
     there = all(f"{name}/zarr.json" in receipts.files for name in names)
@@ -160,19 +160,19 @@ def whole(folder: Path, names: Collection[str]) -> bool:
 
 def variables(folder: Path, names: Collection[str]) -> xr.Dataset:
     """Some results of a run, in memory, without a look at the others, which may be damaged; see `whole`."""
-    found = {name: array for name in names if (array := _read_array(folder / NAME, name)) is not None}
+    found = {name: array for name in names if (array := _read_array(folder / RESULTS_STORE, name)) is not None}
     arrays = {name: (array.metadata.dimension_names, np.asarray(array[...])) for name, array in found.items()}  # type: ignore[union-attr]
-    return xr.Dataset(arrays, attrs=attributes(folder / NAME, whole=True))
+    return xr.Dataset(arrays, attrs=attributes(folder / RESULTS_STORE, whole=True))
 
 
 def copy(folder: Path, to: Path) -> None:
     """Copy the finished results of a run to another folder; their data, which are never written again, are shared."""
-    shutil.copytree(folder / NAME, to / NAME, copy_function=_link)
+    shutil.copytree(folder / RESULTS_STORE, to / RESULTS_STORE, copy_function=_link)
 
 
 def recover(folder: Path) -> None:
     """Put back the results that a command was killed over just before it put others into their place."""
-    old, path = folder / (NAME + ".old"), folder / NAME
+    old, path = folder / (RESULTS_STORE + ".old"), folder / RESULTS_STORE
     if old.is_dir() and not path.exists():
         old.rename(path)
 
@@ -185,11 +185,11 @@ def read(folder: Path) -> xr.Dataset:
     StoreError
         There is no finished run in the folder, or its results are not what the schema says.
     """
-    path = folder / NAME
+    path = folder / RESULTS_STORE
     if not path.is_dir():
-        raise StoreError(f"{folder}: no finished run ({NAME} is missing): start it with `laue-dask run`")
+        raise StoreError(f"{folder}: no finished run ({RESULTS_STORE} is missing): start it with `laue-dask run`")
     try:
-        Receipts.read(path).check(remedy=REMEDY)
+        Receipts.read(path).check(remedy=REMAKE_HINT)
         _check_blocks(path)
         group = zarr.open_group(str(path), mode="r", use_consolidated=False)
         schema.check(group, schema.RESULTS)
@@ -198,7 +198,7 @@ def read(folder: Path) -> xr.Dataset:
         raise
     except Exception as error:
         # Whatever the libraries make of metadata that are damaged.
-        raise StoreError(f"{path}: damaged ({type(error).__name__}): {REMEDY}") from error
+        raise StoreError(f"{path}: damaged ({type(error).__name__}): {REMAKE_HINT}") from error
     return dataset
 
 
@@ -218,11 +218,15 @@ def open_results(folder: Path, *, masked: bool = True) -> xr.Dataset:
     StoreError
         As `read`.
     """
-    for left in reversed(range(TRIES)):
+    for left in reversed(range(MAX_OPEN_ATTEMPTS)):
         before = _state(folder)
         try:
             found = read(folder)
-            lazy = {name: found[name].copy(data=_lazy(folder / NAME, name)) for name in LARGE if name in found}
+            lazy = {
+                name: found[name].copy(data=_lazy(folder / RESULTS_STORE, name))
+                for name in BLOCK_ARRAYS
+                if name in found
+            }
             dataset = found.drop_vars(list(lazy)).load().assign(lazy)
         except Exception:
             if left == 0 or _state(folder) == before:
@@ -230,28 +234,28 @@ def open_results(folder: Path, *, masked: bool = True) -> xr.Dataset:
         else:
             if _state(folder) == before or left == 0:
                 break
-        time.sleep(REPLACING_S)  # others were put into their place just now
+        time.sleep(REPLACEMENT_WAIT_S)  # others were put into their place just now
     return _masked(dataset) if masked else dataset
 
 
-LARGE = ("features", "components")
+BLOCK_ARRAYS = ("features", "components")
 """Arrays with a row for each pattern, made of blocks under a key that tells of what they were made."""
 
-MASKED = ("labels", "grain")
+MASKED_ARRAYS = ("labels", "grain")
 
-TRIES, REPLACING_S = 5, 0.05
+MAX_OPEN_ATTEMPTS, REPLACEMENT_WAIT_S = 5, 0.05
 """How often results are opened that are replaced meanwhile, and the time that this takes at most."""
 
 
 def _masked(dataset: xr.Dataset) -> xr.Dataset:
-    there = {name: dataset[name].where(dataset[name] >= 0) for name in MASKED if name in dataset}
+    there = {name: dataset[name].where(dataset[name] >= 0) for name in MASKED_ARRAYS if name in dataset}
     return dataset.assign(there)
 
 
 def _state(folder: Path) -> tuple[int, int] | None:
     """What tells the results of a run from those that take their place."""
     try:
-        found = (folder / NAME / IN_STORE).stat()
+        found = (folder / RESULTS_STORE / STORE_RECEIPTS_FILE).stat()
     except OSError:
         return None
     return found.st_ino, found.st_mtime_ns
@@ -281,17 +285,17 @@ def _read_block(
     if block_id is None:
         raise ValueError("block_id is needed to know which rows to read")
     start = block_id[0] * unit
-    for left in reversed(range(TRIES)):
+    for left in reversed(range(MAX_OPEN_ATTEMPTS)):
         try:
             array = zarr.open_array(path, path=name_, mode="r")
-            rows = stored.read_rows(array, slice(start, start + unit))
+            rows = block_reader.read_rows(array, slice(start, start + unit))
             if zarr.open_array(path, path=name_, mode="r").attrs.get("key") == key == array.attrs.get("key"):
                 return rows
             raise StoreError(f"{path}: holds other {name_} now than when it was opened: open the run again")
         except FileNotFoundError as error:
             if left == 0:
                 raise StoreError(f"{path}: its {name_} are gone") from error
-        time.sleep(REPLACING_S)  # others are put into their place just now
+        time.sleep(REPLACEMENT_WAIT_S)  # others are put into their place just now
     raise AssertionError("the last try returns or raises")
 
 
@@ -302,12 +306,12 @@ def _check_blocks(path: Path) -> None:
         for block, receipt in Journal(journal).read().items():
             fault = files.fault(block, receipt["seal"])
             if fault:
-                raise StoreError(f"{files.path(block)}: {fault}: {REMEDY}")
+                raise StoreError(f"{files.path(block)}: {fault}: {REMAKE_HINT}")
 
 
 def arrays(folder: Path, name: str) -> tuple[zarr.Array[Any] | None, zarr.Array[Any] | None]:
     """Array `name` of the results that were begun, and of those that are finished; None where there is none."""
-    return _read_array(folder / PARTIAL, name), _read_array(folder / NAME, name)
+    return _read_array(folder / PARTIAL_STORE, name), _read_array(folder / RESULTS_STORE, name)
 
 
 def _read_array(store: Path, name: str) -> zarr.Array[Any] | None:

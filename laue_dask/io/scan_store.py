@@ -28,36 +28,36 @@ from laue_dask.io.coordinates import UM, Coordinate, coordinates_of
 from laue_dask.io.frame_array import FrameArray, frame_layout
 from laue_dask.io.frames import FrameRef, load
 from laue_dask.io.geometry import ScanGrid
-from laue_dask.io.identity import NO_STAMP, Identity, Stamp, joined, stamps_of
 from laue_dask.io.limits import Expected
 from laue_dask.io.receipts import Receipts
 from laue_dask.io.shards import read_shard
+from laue_dask.io.source_identity import UNKNOWN_STAMP, Identity, Stamp, joined, stamps_of
 from laue_dask.runtime.suggestions import did_you_mean
 
 __all__ = ["ScanStore", "frame_layout", "ingest_shard"]
 
-REDUCED_CHUNK = 32
+REDUCED_CHUNK_PATTERNS = 32
 """Reduced patterns of a chunk: half a megabyte, small enough to look at one pattern, large enough to stream them."""
 
-REMEDY = "remove the store and ingest again"
+REMAKE_HINT = "remove the store and ingest again"
 
-READ_WHOLE_BYTES = 2**29
+MAX_READ_WHOLE_BYTES = 2**29
 """Frames of this size on the disk are read in about a second."""
 
-MOST_PATTERNS, LONGEST_SIDE = 10**8, 2**16
+MAX_PATTERNS, MAX_FRAME_SIDE_PX = 10**8, 2**16
 """Points of a scan, and pixels along a side of its frames, beyond which a store is damaged or none of ours."""
 
-_PART = ".part"
-_UNSYNCED = 300.0
+_PARTIAL_SUFFIX = ".part"
+_SYNC_INTERVAL_S = 300.0
 """Seconds before a crash of the machine in which what was written may not have reached the disk."""
 
-_GROWING = ("grid", "placement", "manifest", "asked", "store")
+_GROWING_PROVENANCE = ("grid", "placement", "manifest", "asked", "store")
 """Provenance that more frames of a scan change. Each shard is held against the frames that it was made of."""
 
-_IDENTITY = ("source_size", "source_time", "source_checksum")
+_IDENTITY_ARRAYS = ("source_size", "source_time", "source_checksum")
 
-_TABLE_CHUNK = 65_536
-_SUBSTRATE = schema.ArraySpec(("row", "column"), "float32", 0, "counts", "what the scan's patterns have in common")
+_TABLE_CHUNK_ROWS = 65_536
+_SUBSTRATE_SPEC = schema.ArraySpec(("row", "column"), "float32", 0, "counts", "what the scan's patterns have in common")
 
 
 class ScanStore:
@@ -79,7 +79,7 @@ class ScanStore:
     def __init__(self, folder: str | Path) -> None:
         self._folder = Path(folder)
         self.root = _open_group(self._folder)
-        finished = self.root.attrs.get("complete", False) or self._folder.suffix != _PART
+        finished = self.root.attrs.get("complete", False) or self._folder.suffix != _PARTIAL_SUFFIX
         self.path = self._folder if finished else self._folder.with_suffix("")
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -119,7 +119,7 @@ class ScanStore:
         rows, columns = frame_shape
         layout = frame_layout((rows, columns), dtype, n)
         header: dict[str, Any] = {
-            "laue_dask_schema": schema.VERSION,
+            "laue_dask_schema": schema.SCHEMA_VERSION,
             "complete": False,
             "scan_shape": list(grid.shape),
             "order": grid.order,
@@ -134,7 +134,7 @@ class ScanStore:
             "set_aside": [],
             "provenance": dict(provenance),
         }
-        folder = path.with_name(path.name + _PART)
+        folder = path.with_name(path.name + _PARTIAL_SUFFIX)
         if folder.exists():
             if _begun_with(folder, header, store_frames):
                 store = cls(folder)
@@ -149,7 +149,7 @@ class ScanStore:
             chunks, shards = (layout.chunk_frames, rows, columns), (layout.shard_frames, rows, columns)
             spec = schema.SCAN["frames"]
             schema.create(root, "frames", spec, (n, rows, columns), chunks=chunks, shards=shards, dtype=dtype)
-        table = min(n, _TABLE_CHUNK)
+        table = min(n, _TABLE_CHUNK_ROWS)
         schema.create(root, "detector_mask", schema.SCAN["detector_mask"], (rows, columns))
         schema.create(root, "valid", schema.SCAN["valid"], (n,), chunks=(table,))
         schema.create(root, "source", schema.SCAN["source"], (n,), chunks=(table,))
@@ -168,7 +168,7 @@ class ScanStore:
         """
         path = Path(path)
         if not path.exists():
-            if path.with_name(path.name + _PART).exists():
+            if path.with_name(path.name + _PARTIAL_SUFFIX).exists():
                 raise StoreError(f"{path}: its ingest was not finished: run it again")
             raise StoreError(f"{path}: no such scan store{did_you_mean(path)}")
         store = cls(path)
@@ -176,7 +176,7 @@ class ScanStore:
             raise StoreError(f"{path}: holds the results of a run, not its frames: give the run's scan.zarr")
         schema.check(store.root, schema.SCAN)
         if store._receipts is not None:
-            store._receipts.check(["zarr.json"], remedy=REMEDY)
+            store._receipts.check(["zarr.json"], remedy=REMAKE_HINT)
         if not store.root.attrs.get("complete"):
             raise StoreError(f"{path}: incomplete, its ingest was not finished: remove it and run it again")
         store._check_shapes()
@@ -187,14 +187,14 @@ class ScanStore:
         try:
             n, frame = self.n_patterns, self.frame_shape
         except (ValueError, TypeError) as error:
-            raise StoreError(f"{self.path}: damaged, its shape is none: {REMEDY}") from error
-        if not 0 < n <= MOST_PATTERNS or not all(0 < side <= LONGEST_SIDE for side in frame):
-            raise StoreError(f"{self.path}: {n} patterns of {frame[0]} × {frame[1]} pixels are no scan: {REMEDY}")
+            raise StoreError(f"{self.path}: damaged, its shape is none: {REMAKE_HINT}") from error
+        if not 0 < n <= MAX_PATTERNS or not all(0 < side <= MAX_FRAME_SIDE_PX for side in frame):
+            raise StoreError(f"{self.path}: {n} patterns of {frame[0]} × {frame[1]} pixels are no scan: {REMAKE_HINT}")
         shapes = {"valid": (n,), "source": (n,), "position": (n, 2), "detector_mask": frame}
-        shapes |= {name: (n,) for name in _IDENTITY if self._has(name)}
+        shapes |= {name: (n,) for name in _IDENTITY_ARRAYS if self._has(name)}
         for name, shape in shapes.items():
             if (found := tuple(self._array(name).shape)) != shape:
-                raise StoreError(f"{self.path}: array '{name}' has the shape {found}, not {shape}: {REMEDY}")
+                raise StoreError(f"{self.path}: array '{name}' has the shape {found}, not {shape}: {REMAKE_HINT}")
 
     @property
     def writing_path(self) -> str:
@@ -273,9 +273,9 @@ class ScanStore:
     @cached_property
     def identity(self) -> Identity | None:
         """Size, time and checksum of each pattern's source; None in a store of a version that did not keep them."""
-        if not all(map(self._has, _IDENTITY)):
+        if not all(map(self._has, _IDENTITY_ARRAYS)):
             return None
-        return Identity(*(self._values(name) for name in _IDENTITY))
+        return Identity(*(self._values(name) for name in _IDENTITY_ARRAYS))
 
     @property
     def position(self) -> NDArray[np.float64]:
@@ -336,11 +336,11 @@ class ScanStore:
     def damaged_shards(self) -> dict[int, str]:
         """Shards of frames that are not what was written, and why: all that cheap looks can tell.
 
-        Seals are compared, and of a store of up to `READ_WHOLE_BYTES` everything is read.
+        Seals are compared, and of a store of up to `MAX_READ_WHOLE_BYTES` everything is read.
         """
         files, count = self._frames.files, -(-self.n_patterns // self.shard_frames)
         size = sum(path.stat().st_size for i in range(count) if (path := files.path(i)).is_file())
-        found = {i: files.fault(i, seal, whole=size <= READ_WHOLE_BYTES) for i, seal in self.seals.items()}
+        found = {i: files.fault(i, seal, whole=size <= MAX_READ_WHOLE_BYTES) for i, seal in self.seals.items()}
         return {i: fault for i, fault in found.items() if fault}
 
     def record(self, receipts: Sequence[Mapping[str, Any]], left_out: Sequence[Mapping[str, Any]] = ()) -> None:
@@ -384,11 +384,11 @@ class ScanStore:
 
     def _write_identity(self, rows: Sequence[Sequence[int]]) -> None:
         """Write size, time and checksum of each pattern's source."""
-        for name, values in zip(_IDENTITY, zip(*rows, strict=True), strict=True):
+        for name, values in zip(_IDENTITY_ARRAYS, zip(*rows, strict=True), strict=True):
             spec, n = schema.SCAN[name], self.n_patterns
             array = self.root.get(name)
             if not isinstance(array, zarr.Array):
-                array = schema.create(self.root, name, spec, (n,), chunks=(min(n, _TABLE_CHUNK),))
+                array = schema.create(self.root, name, spec, (n,), chunks=(min(n, _TABLE_CHUNK_ROWS),))
             array[:] = np.array(values, dtype=spec.dtype)
         for name in ("identity", "_places"):
             self.__dict__.pop(name, None)
@@ -404,7 +404,7 @@ class ScanStore:
         files.sweep()
         paths = [files.path(int(receipt["block"])) for receipt in receipts]
         times = [path.stat().st_mtime if path.is_file() else 0.0 for path in paths]
-        recent = max(times, default=0.0) - _UNSYNCED
+        recent = max(times, default=0.0) - _SYNC_INTERVAL_S
         return [
             files.fault(int(receipt["block"]), receipt.get("seal", -1), whole=time >= recent) is None
             for receipt, time in zip(receipts, times, strict=True)
@@ -488,7 +488,7 @@ class ScanStore:
                 found[folder.name] = recipe
         return found
 
-    def mend_groups(self) -> None:
+    def repair_groups(self) -> None:
         """Write what describes the groups of a finished store again where it is damaged: it says nothing but that."""
         for name in ("reduced", "substrate"):
             file = f"{name}/zarr.json"
@@ -496,11 +496,11 @@ class ScanStore:
                 (self._folder / file).unlink(missing_ok=True)
                 zarr.open_group(str(self._folder), path=name, mode="a", zarr_format=3)
 
-    def vouches_for(self, digest: str) -> bool:
+    def has_receipts_of(self, digest: str) -> bool:
         """Whether the store's receipts know the reduced patterns of a recipe."""
         return self._receipts is not None and f"reduced/{digest}/zarr.json" in self._receipts.files
 
-    def take_down(self, digest: str) -> None:
+    def add_receipts_of(self, digest: str) -> None:
         """Add the reduced patterns of a recipe, which are finished, to what the store's receipts vouch for."""
         added = [f"reduced/{digest}", "reduced/zarr.json"]
         if f"substrate/{digest}" in self.root:
@@ -509,7 +509,7 @@ class ScanStore:
         found = Receipts.of(self._folder, added)
         self._keep_receipts(known.without(added).joined(found))
 
-    def renew_sources(
+    def update_sources(
         self, refs: Sequence[FrameRef | None], stamps: Sequence[Stamp], provenance: Mapping[str, Any]
     ) -> None:
         """Take down where the frames of a finished store are now, and the size and time of their files.
@@ -523,7 +523,7 @@ class ScanStore:
         """
         if self.identity is None or self._receipts is None:
             raise ValueError(f"{self.path}: an unfinished store, or one that does not know its files")
-        names = ["zarr.json", "source", *_IDENTITY]
+        names = ["zarr.json", "source", *_IDENTITY_ARRAYS]
         self._require_inside(*names)
         # A kill in between leaves what the receipts do not speak of, and no damage.
         self._keep_receipts(self._receipts.without(names))
@@ -535,7 +535,7 @@ class ScanStore:
         self._keep_receipts(self._receipts.joined(Receipts.of(self._folder, names)))
 
     @property
-    def vouches_for_sources(self) -> bool:
+    def has_receipts_of_sources(self) -> bool:
         """Whether the store's receipts know what it says of its sources: not after a kill in `renew_sources`."""
         return self._receipts is not None and "source/zarr.json" in self._receipts.files
 
@@ -545,7 +545,7 @@ class ScanStore:
         if self._receipts is not None:
             self._keep_receipts(self._receipts.without([f"reduced/{digest}", f"substrate/{digest}"]))
         side = schema.PATTERN_SIZE
-        inner = next(size for size in range(min(block, REDUCED_CHUNK), 0, -1) if block % size == 0)
+        inner = next(size for size in range(min(block, REDUCED_CHUNK_PATTERNS), 0, -1) if block % size == 0)
         return schema.create(
             self.root.require_group("reduced"),
             digest,
@@ -585,7 +585,7 @@ class ScanStore:
         self._require_inside("substrate", f"substrate/{digest}")
         group = self.root.require_group(f"substrate/{digest}")
         for name, values in (("median", median), ("spread", spread)):
-            schema.create(group, name, _SUBSTRATE, self.frame_shape, overwrite=True)[:] = values
+            schema.create(group, name, _SUBSTRATE_SPEC, self.frame_shape, overwrite=True)[:] = values
 
     def read_substrate(self, digest: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """What `write_substrate` kept: median and spread."""
@@ -596,7 +596,14 @@ class ScanStore:
         arrays = [
             zlib.crc32(np.ascontiguousarray(values).view(np.uint8).data) for values in (self.valid, self.detector_mask)
         ]
-        parts = [schema.VERSION, self.scan_shape, self.frame_shape, self.dtype.str, self._attribute("crc32c"), arrays]
+        parts = [
+            schema.SCHEMA_VERSION,
+            self.scan_shape,
+            self.frame_shape,
+            self.dtype.str,
+            self._attribute("crc32c"),
+            arrays,
+        ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     def check_shard_content(self, block: int) -> None:
@@ -627,7 +634,7 @@ class ScanStore:
 
     def _array(self, name: str) -> Any:
         if self._receipts is not None:
-            self._receipts.check([f"{name}/zarr.json" if name == "frames" else name], remedy=REMEDY)
+            self._receipts.check([f"{name}/zarr.json" if name == "frames" else name], remedy=REMAKE_HINT)
         try:
             found = self.root.get(name)
         except Exception as error:
@@ -645,7 +652,7 @@ class ScanStore:
             raise
         except Exception as error:
             reason = " ".join(str(error).split())
-            raise StoreError(f"{self.path}: array '{name}' is damaged ({reason}): {REMEDY}") from error
+            raise StoreError(f"{self.path}: array '{name}' is damaged ({reason}): {REMAKE_HINT}") from error
 
     def _attribute(self, name: str) -> Any:
         try:
@@ -786,7 +793,7 @@ def ingest_shard(
 def _identities(receipt: Mapping[str, Any]) -> list[tuple[int, int, int]]:
     """Size, time and checksum of each source of a shard; unknown in a receipt of a version that did not keep them."""
     count = int(receipt["stop"]) - int(receipt["start"])
-    stamps = receipt.get("stamps", [NO_STAMP] * count)
+    stamps = receipt.get("stamps", [UNKNOWN_STAMP] * count)
     checksums = receipt.get("checksums", [0] * count)
     return [(int(size), int(time), int(crc)) for (size, time), crc in zip(stamps, checksums, strict=True)]
 
@@ -809,7 +816,7 @@ def _begun_with(folder: Path, header: Mapping[str, Any], store_frames: bool) -> 
         root = _open_group(folder)
         fixed = header.keys() - {"complete", "provenance"}
         before = root.attrs.get("provenance", {})
-        same = {key: value for key, value in header["provenance"].items() if key not in _GROWING}
+        same = {key: value for key, value in header["provenance"].items() if key not in _GROWING_PROVENANCE}
         return (
             all(root.attrs.get(key) == header[key] for key in fixed)
             and isinstance(before, dict)

@@ -27,9 +27,9 @@ from zarr.storage import LocalStore
 CRC_BYTES = 4
 """Of the CRC-32C behind a chunk and behind an index."""
 
-_MISSING = np.iinfo(np.uint64).max
+_MISSING_CHUNK = np.iinfo(np.uint64).max
 
-_SHUFFLES = {
+_BLOSC_SHUFFLES = {
     BloscShuffle.noshuffle: blosc.NOSHUFFLE,
     BloscShuffle.shuffle: blosc.SHUFFLE,
     BloscShuffle.bitshuffle: blosc.BITSHUFFLE,
@@ -118,7 +118,7 @@ class ShardFiles:
                     _write(file, packed, _crc(packed))
 
                 yield add
-                missing = [(_MISSING, _MISSING)] * (self.chunks - len(index))
+                missing = [(_MISSING_CHUNK, _MISSING_CHUNK)] * (self.chunks - len(index))
                 table = np.array(index + missing, dtype="<u8").tobytes()
                 _write(file, table, _crc(table))
             partial.replace(path)
@@ -130,7 +130,7 @@ class ShardFiles:
             rows = np.concatenate([rows, np.zeros((self.chunk - len(rows), *self.row), dtype=self.dtype)])
         how = self.packing
         flat = rows.reshape(-1)
-        shuffle = _SHUFFLES[how.shuffle]
+        shuffle = _BLOSC_SHUFFLES[how.shuffle]
         packed: bytes = blosc.compress(flat, how.cname.value.encode(), how.clevel, shuffle, how.blocksize)
         return packed
 
@@ -160,7 +160,7 @@ class ShardFiles:
             into = out.reshape(-1).view(np.uint8)
             for place in range(len(out) // self.chunk):
                 offset, length = (int(value) for value in index[first + place])
-                if offset == _MISSING:
+                if offset == _MISSING_CHUNK:
                     raise ValueError(f"chunk {first + place} is missing")
                 packed = memoryview(os.pread(descriptor, length, offset))
                 _check(packed, length, f"chunk {first + place}")
@@ -180,7 +180,7 @@ class ShardFiles:
         closing = [
             os.pread(descriptor, CRC_BYTES, int(offset + length) - CRC_BYTES)
             for offset, length in index
-            if offset != _MISSING and CRC_BYTES < length < _MISSING - offset
+            if offset != _MISSING_CHUNK and CRC_BYTES < length < _MISSING_CHUNK - offset
         ]
         return b"".join([index.tobytes(), *closing])
 
@@ -195,7 +195,7 @@ class ShardFiles:
         with path.open("rb", buffering=0) as file:
             descriptor = file.fileno()
             index, end = self._index(descriptor), 0
-            for offset, length in sorted((int(a), int(b)) for a, b in index if a != _MISSING):
+            for offset, length in sorted((int(a), int(b)) for a, b in index if a != _MISSING_CHUNK):
                 if offset != end:
                     raise ValueError(f"bytes {min(offset, end)} to {max(offset, end)} belong to no chunk, or to two")
                 _check(memoryview(os.pread(descriptor, length, offset)), length, f"the chunk at byte {offset}")

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laue_dask.errors import FrameError
-from laue_dask.io.deadline import LateError
+from laue_dask.io.deadline import ReadTimeoutError
 from laue_dask.io.frames import FrameRef, load
 from laue_dask.io.limits import Expected, require_frame
 from laue_dask.reduction.detector_mask import frame_fault
@@ -58,7 +58,7 @@ def read_shard(
             check_frame(frame, mask, dtype)
             if not np.may_share_memory(frame, stack):
                 stack[i] = frame
-        except LateError as error:
+        except ReadTimeoutError as error:
             # The reader may still come to write into this memory, which must not be anybody's any more.
             stack = stack.copy()
             stack[i] = 0

@@ -16,7 +16,7 @@ from laue_dask.io.tiff_directory import MAGIC, Container
 from laue_dask.io.tiff_pages import DESCRIPTION, MODEL, Page, Places, page_of, points
 from laue_dask.io.tiff_pixels import check_extent, read_pixels
 
-RECENT_STACKS = 8
+MAX_CACHED_STACKS = 8
 """Files of several frames whose directories are remembered."""
 
 _recent: dict[tuple[int, ...], Places] = {}
@@ -98,6 +98,6 @@ def _places(container: Container) -> Places:
         found = points(container)
         if len(found) > 1:
             _recent[identity] = found
-        for oldest in list(_recent)[:-RECENT_STACKS]:
+        for oldest in list(_recent)[:-MAX_CACHED_STACKS]:
             _recent.pop(oldest, None)
     return found

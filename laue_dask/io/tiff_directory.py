@@ -19,14 +19,14 @@ HEAD_BYTES = 4096
 """The beginning of a file that is read at once; a MarCCD header is as long."""
 
 MAX_DIRECTORIES = 2**16
-MAX_ENTRIES = 4096
+MAX_TAGS_PER_DIRECTORY = 4096
 """Tags of one directory."""
 
 MAX_TEXT_BYTES = 2**20
 """Of a description; the rest is not looked at."""
 
-_FORMATS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 11: "f", 12: "d", 13: "I", 16: "Q", 17: "q", 18: "Q"}
-_SHORT_AND_LONG = {3: 2, 4: 4}
+_STRUCT_FORMATS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 11: "f", 12: "d", 13: "I", 16: "Q", 17: "q", 18: "Q"}
+_COMMON_TYPE_BYTES = {3: 2, 4: 4}
 """Bytes of nearly all numbers, by their type."""
 
 _TEXT_TYPES = (1, 2, 7)
@@ -111,7 +111,7 @@ class Container:
         if offset < 8:
             raise damaged(f"a directory at byte {offset}")
         count = self._count.unpack(self.at(offset, self._count.size, "a directory"))[0]
-        if not 0 < count <= MAX_ENTRIES:
+        if not 0 < count <= MAX_TAGS_PER_DIRECTORY:
             raise damaged(f"a directory of {count} tags")
         start, length = offset + self._count.size, count * self._entry.size
         block = self.at(start, length + self._link.size, "a directory")
@@ -180,9 +180,11 @@ class Directory:
         if tag not in self.entries:
             return default
         kind, values, inline = self.entries[tag]
-        if values == 1 and kind in _SHORT_AND_LONG:
-            return int.from_bytes(inline[: _SHORT_AND_LONG[kind]], "little" if self.container.order == "<" else "big")
-        layout = _FORMATS.get(kind, "")
+        if values == 1 and kind in _COMMON_TYPE_BYTES:
+            return int.from_bytes(
+                inline[: _COMMON_TYPE_BYTES[kind]], "little" if self.container.order == "<" else "big"
+            )
+        layout = _STRUCT_FORMATS.get(kind, "")
         if layout in "fd" or values < 1:
             raise damaged(f"tag {tag} is not a number")
         width = struct.calcsize(layout)
@@ -197,7 +199,7 @@ class Directory:
         if count == 1 == self.entries[tag][1]:
             return (self.number(tag, 0),)
         kind, values, inline = self.entries[tag]
-        layout = _FORMATS.get(kind, "")
+        layout = _STRUCT_FORMATS.get(kind, "")
         if layout in "fd" or values != count:
             raise damaged(f"tag {tag} has {values} values, {count} are needed")
         width = values * struct.calcsize(layout)

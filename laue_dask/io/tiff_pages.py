@@ -19,34 +19,34 @@ STRIP_BYTES, PAGE_NAME, PREDICTOR, TILE_COLUMNS, TILE_ROWS, TILE_OFFSETS, TILE_B
 SAMPLE_FORMAT, DEPTH, UIC2, IMAGEJ_SIZES, IMAGEJ = 339, 32997, 33629, 50838, 50839
 
 UNCOMPRESSED, LZW, DEFLATE, OLD_DEFLATE, PACKBITS, LZMA, ZSTD = 1, 5, 8, 32946, 32773, 34925, 50000
-_READABLE = (UNCOMPRESSED, LZW, DEFLATE, OLD_DEFLATE, PACKBITS, LZMA, ZSTD)
-_COMPRESSIONS = {
+_READABLE_COMPRESSIONS = (UNCOMPRESSED, LZW, DEFLATE, OLD_DEFLATE, PACKBITS, LZMA, ZSTD)
+_COMPRESSION_NAMES = {
     2: "CCITT-RLE", 3: "CCITT-T.4", 4: "CCITT-T.6", 6: "JPEG", 7: "JPEG", 9: "JBIG", 10: "JBIG", 32766: "NeXT",
     32809: "ThunderScan", 32908: "PixarFilm", 32909: "PixarLog", 33003: "JPEG-2000", 33005: "JPEG-2000", 33007: "JPEG",
     34661: "JBIG", 34676: "SGILog", 34677: "SGILog24", 34712: "JPEG-2000", 34715: "JBIG2", 34887: "LERC",
     34892: "lossy JPEG", 34926: "Zstandard (old number)", 34927: "WebP (old number)", 34933: "PNG", 34934: "JPEG-XR",
     50001: "WebP", 50002: "JPEG-XL", 50013: "Jetraw", 52546: "JPEG-XL", 65000: "EER", 65001: "EER", 65002: "EER",
 }  # fmt: skip
-_PHOTOMETRICS = {
+_PHOTOMETRIC_NAMES = {
     2: "RGB", 3: "palette-colour", 4: "mask", 5: "CMYK", 6: "YCbCr", 8: "CIELab", 9: "ICCLab", 10: "ITULab",
     32803: "colour-filter", 32844: "LogL", 32845: "LogLuv", 34892: "linear-raw",
 }  # fmt: skip
-_KINDS = {1: "u", 2: "i", 3: "f", 4: "u"}
-_CORNERS = {
+_DTYPE_KINDS = {1: "u", 2: "i", 3: "f", 4: "u"}
+_ORIENTATION_CORNERS = {
     2: "top right", 3: "bottom right", 4: "bottom left",
     5: "left top", 6: "right top", 7: "right bottom", 8: "left bottom",
 }  # fmt: skip
-_WIDTHS = {"u": (8, 16, 32, 64), "i": (8, 16, 32, 64), "f": (32, 64)}
+_DTYPE_BITS = {"u": (8, 16, 32, 64), "i": (8, 16, 32, 64), "f": (32, 64)}
 
-_REDUCED_OR_MASK = 1 | 4
+_REDUCED_OR_MASK_BITS = 1 | 4
 _OLD_REDUCED = 2
 MAX_NAME_WORDS = 4
-_NO_POINT = re.compile(
+_NOT_A_FRAME_NAME = re.compile(
     r"(?i)\b(masks?|bad[ _-]?pixels?|variances?|var|sigma|std(?:ev|dev)?|stddev|errors?|uncertaint(?:y|ies)|weights?"
     r"|thumb(?:nail)?s?|previews?|overviews?|macro|dark|flat|background)\b"
 )
 _IMAGEJ_COUNTS = re.compile(r"^(images|channels|slices|frames)=(\d{1,9})\s*$", re.MULTILINE)
-_SHAPED = re.compile(r'^\{"shape": \[([\d, ]+)\].*"truncated": true')
+_SHAPED_DESCRIPTION = re.compile(r'^\{"shape": \[([\d, ]+)\].*"truncated": true')
 _OME_IMAGE = re.compile(r"<(?:\w+:)?Image[\s>]")
 
 
@@ -99,21 +99,21 @@ def page_of(directory: Directory, image: int = 0) -> Page:
     samples, photometric = directory.number(SAMPLES, 1), directory.number(PHOTOMETRIC, 1)
     compression, orientation = directory.number(COMPRESSION, UNCOMPRESSED), directory.number(ORIENTATION, 1)
     if samples != 1 or photometric not in (0, 1):
-        kind = _PHOTOMETRICS.get(photometric, "" if photometric in (0, 1) else f"photometric {photometric}")
+        kind = _PHOTOMETRIC_NAMES.get(photometric, "" if photometric in (0, 1) else f"photometric {photometric}")
         raise FrameError(f"{kind or 'multi-channel'} TIFF of {_counted(samples, 'sample')} per pixel is not supported")
-    if compression not in _READABLE:
-        name = _COMPRESSIONS.get(compression, f"by method {compression}")
+    if compression not in _READABLE_COMPRESSIONS:
+        name = _COMPRESSION_NAMES.get(compression, f"by method {compression}")
         raise FrameError(f"{name}-compressed TIFF is not supported" if name[:2] != "by" else f"TIFF compressed {name}")
     bits, sample_format = directory.number(BITS, 1), directory.number(SAMPLE_FORMAT, 1)
-    kind = _KINDS.get(sample_format, "")
+    kind = _DTYPE_KINDS.get(sample_format, "")
     if not kind:
         raise FrameError(f"TIFF of {'complex numbers' if sample_format in (5, 6) else 'an unknown number format'} "
                          "is not supported")  # fmt: skip
-    if bits not in _WIDTHS[kind]:
+    if bits not in _DTYPE_BITS[kind]:
         raise FrameError(f"{bits}-bit {'floating-point ' if kind == 'f' else ''}TIFF is not supported")
-    if orientation in _CORNERS:
+    if orientation in _ORIENTATION_CORNERS:
         raise FrameError(
-            f"TIFF of orientation {orientation} (first pixel {_CORNERS[orientation]}) is not supported: "
+            f"TIFF of orientation {orientation} (first pixel {_ORIENTATION_CORNERS[orientation]}) is not supported: "
             "programs differ on whether to turn it; write it with orientation 1"
         )
     if directory.number(FILL_ORDER, 1) != 1:
@@ -186,22 +186,24 @@ def _regular(frames: Sequence[int], count: int) -> bool:
 
 def is_no_point(name: str) -> bool:
     """Whether the name of a page is one of a mask, a variance, a thumbnail and the like."""
-    return len(name.split()) <= MAX_NAME_WORDS and bool(_NO_POINT.search(name.replace("_", " ")))
+    return len(name.split()) <= MAX_NAME_WORDS and bool(_NOT_A_FRAME_NAME.search(name.replace("_", " ")))
 
 
 def _note(directory: Directory) -> Note:
-    flagged = directory.number(SUBFILE, 0) & _REDUCED_OR_MASK or directory.number(OLD_SUBFILE, 1) == _OLD_REDUCED
+    flagged = directory.number(SUBFILE, 0) & _REDUCED_OR_MASK_BITS or directory.number(OLD_SUBFILE, 1) == _OLD_REDUCED
     kind = tuple(
         directory.number(tag, default)
         for tag, default in ((ROWS, 0), (COLUMNS, 0), (BITS, 1), (SAMPLE_FORMAT, 1), (SAMPLES, 1))
     )
     named = any(
-        is_no_point(directory.text(tag)) for tag in (PAGE_NAME, DESCRIPTION) if 0 < directory.length(tag) <= _SHORT_TEXT
+        is_no_point(directory.text(tag))
+        for tag in (PAGE_NAME, DESCRIPTION)
+        if 0 < directory.length(tag) <= _MAX_NAME_BYTES
     )
     return Note(kind, bool(flagged) or named)
 
 
-_SHORT_TEXT = 64
+_MAX_NAME_BYTES = 64
 """Bytes of a name; what is longer is a header."""
 
 
@@ -212,7 +214,7 @@ def _images_behind(container: Container, directory: Directory, text: str) -> int
         counts = {name: int(number) for name, number in _IMAGEJ_COUNTS.findall(text)}
         product = counts.get("channels", 1) * counts.get("slices", 1) * counts.get("frames", 1)
         count = counts.get("images", product)
-    elif found := _SHAPED.match(text):
+    elif found := _SHAPED_DESCRIPTION.match(text):
         sides = [int(side) for side in found[1].replace(" ", "").split(",") if side]
         count = int(np.prod(sides[:-2], dtype=object)) if len(sides) > 2 else 1
     if count <= 1:

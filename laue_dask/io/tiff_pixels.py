@@ -36,8 +36,8 @@ MAX_SEGMENTS = 2**20
 
 MAX_TILE_PIXELS = 2**24
 
-_HORIZONTAL, _FLOATING = 2, 3
-_FIRST_PIXEL = 8
+_HORIZONTAL_PREDICTOR, _FLOATING_PREDICTOR = 2, 3
+_MIN_PIXEL_OFFSET = 8
 """Byte of a file before which no pixel can lie: software that has reserved a strip without writing it leaves 0."""
 
 
@@ -113,7 +113,7 @@ def _segments(page: Page) -> Iterator[_Segment]:
         row, column = i // across * high, i % across * wide
         shape = (high if tiled else min(high, rows - row), wide)
         length = lengths[i] if lengths else shape[0] * shape[1] * width
-        if offset < _FIRST_PIXEL or length < 1:
+        if offset < _MIN_PIXEL_OFFSET or length < 1:
             raise FrameError(f"truncated TIFF: {what} {i + 1} of {count} was not written")
         if offset + length > size:
             raise truncated(f"{what} {i + 1} of {count}", offset + length, size)
@@ -140,7 +140,9 @@ def _read_plain(page: Page, segments: list[_Segment], frame: NDArray[Any]) -> No
 def _decoded(page: Page, segments: list[_Segment]) -> NDArray[Any]:
     container, native = page.directory.container, page.dtype.newbyteorder("=")
     predictor = page.directory.number(PREDICTOR, 1) if page.compression != UNCOMPRESSED else 1
-    if predictor not in (1, _HORIZONTAL, _FLOATING) or (predictor == _FLOATING and page.dtype.kind != "f"):
+    if predictor not in (1, _HORIZONTAL_PREDICTOR, _FLOATING_PREDICTOR) or (
+        predictor == _FLOATING_PREDICTOR and page.dtype.kind != "f"
+    ):
         raise FrameError(f"TIFF of {page.dtype.newbyteorder('=')} with predictor {predictor} is not supported")
     decode = _decoder(page.compression)
     frame = np.empty(page.shape, dtype=native)
@@ -162,13 +164,13 @@ def _decoded(page: Page, segments: list[_Segment]) -> NDArray[Any]:
 def _unpredicted(content: bytes, shape: tuple[int, int], dtype: np.dtype[Any], predictor: int) -> NDArray[Any]:
     """Pixels (row, column) in the native byte order."""
     native = dtype.newbyteorder("=")
-    if predictor == _FLOATING:
+    if predictor == _FLOATING_PREDICTOR:
         # Differences of the bytes of a row, the most significant bytes of all pixels first.
         rows = np.frombuffer(content, np.uint8).reshape(shape[0], -1)
         planes = np.cumsum(rows, axis=1, dtype=np.uint8).reshape(shape[0], dtype.itemsize, shape[1])
         return np.ascontiguousarray(planes.transpose(0, 2, 1)).view(dtype.newbyteorder(">"))[..., 0].astype(native)
     pixels = np.frombuffer(content, dtype).reshape(shape)
-    if predictor == _HORIZONTAL:
+    if predictor == _HORIZONTAL_PREDICTOR:
         whole = np.dtype(f"u{dtype.itemsize}")
         unsigned = pixels.view(whole.newbyteorder(dtype.byteorder)).astype(whole)
         return np.cumsum(unsigned, axis=1, dtype=whole).view(native)

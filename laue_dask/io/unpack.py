@@ -8,15 +8,15 @@ from typing import BinaryIO, cast
 
 from laue_dask.errors import FrameError
 
-SUFFIXES = (".gz", ".bz2")
+PACKED_SUFFIXES = (".gz", ".bz2")
 _STEP_BYTES = 2**20
-_LEAST_BYTES = 18
+_MIN_PACKED_BYTES = 18
 """Of a packed file: what is shorter was cut."""
 
 
 def is_packed(path: str) -> bool:
     """Whether a file is packed, by its name."""
-    return path.lower().endswith(SUFFIXES)
+    return path.lower().endswith(PACKED_SUFFIXES)
 
 
 def unpacked(path: str, limit: int) -> BinaryIO:
@@ -41,7 +41,7 @@ def unpacked(path: str, limit: int) -> BinaryIO:
         except (OSError, ValueError, IndexError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
-            if os.stat(path).st_size < _LEAST_BYTES:  # noqa: PTH116
+            if os.stat(path).st_size < _MIN_PACKED_BYTES:  # noqa: PTH116
                 raise FrameError("truncated packed file: it ends before its content does") from error
             raise FrameError("damaged packed file: it cannot be unpacked") from error
         except Exception as error:  # zlib's own

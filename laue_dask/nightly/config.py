@@ -12,7 +12,7 @@ from laue_dask.config import Config, Model, checked, merged, read_yaml
 from laue_dask.config_errors import explain
 from laue_dask.errors import ConfigError
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BYTES_PER_UNIT = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
 def _in_bytes(value: object) -> object:
@@ -22,7 +22,7 @@ def _in_bytes(value: object) -> object:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", value.strip().lower())
     if not found:
         raise ValueError("a size such as 20GB was expected")
-    return round(float(found[1]) * _UNITS[found[2]])
+    return round(float(found[1]) * _BYTES_PER_UNIT[found[2]])
 
 
 def _as_clock(value: object) -> object:

@@ -7,12 +7,12 @@ from typing import Literal
 from laue_dask.nightly.config import FindConfig
 from laue_dask.nightly.ledger import State
 from laue_dask.nightly.runs import Key
-from laue_dask.nightly.scans import Found
+from laue_dask.nightly.scans import FoundScan
 
 Status = Literal["done", "aside", "waiting", "left"]
 """`left` is to be done, or was and is left for the next night."""
 
-_ORDER = {"stopped": 0, "begun": 2, "failed": 3}
+_RANK_OF_EVENT = {"stopped": 0, "begun": 2, "failed": 3}
 """What was stopped is nearly done; what took a night down, or failed, lets the others go first."""
 
 
@@ -32,7 +32,7 @@ class Decision:
         Place in the order of work among those that are left.
     """
 
-    scan: Found
+    scan: FoundScan
     key: Key
     status: Status
     reason: str = ""
@@ -40,7 +40,7 @@ class Decision:
 
 
 def decide(
-    scan: Found, state: State | None, key: Key, *, there: bool, attempts: int, rules: FindConfig, now: float
+    scan: FoundScan, state: State | None, key: Key, *, there: bool, attempts: int, rules: FindConfig, now: float
 ) -> Decision:
     """Decide about one scan.
 
@@ -70,13 +70,13 @@ def decide(
         case "failed" if state.failures >= attempts:
             return Decision(scan, key, "aside", state.reason)
         case "begun":
-            return Decision(scan, key, "left", "was interrupted", _ORDER["begun"])
+            return Decision(scan, key, "left", "was interrupted", _RANK_OF_EVENT["begun"])
         case "again":
             return Decision(scan, key, "left", "asked for again")
-    return Decision(scan, key, "left", state.reason, _ORDER[state.event])
+    return Decision(scan, key, "left", state.reason, _RANK_OF_EVENT[state.event])
 
 
-def in_order(decisions: Iterable[Decision]) -> list[Decision]:
+def pending_in_order(decisions: Iterable[Decision]) -> list[Decision]:
     """What is left to be done, in the order in which the scans were recorded."""
     left = [one for one in decisions if one.status == "left"]
     return sorted(left, key=lambda one: (one.rank, one.scan.newest, one.scan.name))

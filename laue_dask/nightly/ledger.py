@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from laue_dask.errors import InputError
-from laue_dask.io.places import replace_file
+from laue_dask.io.output_paths import write_atomically
 
-NAME = "journal.jsonl"
+LEDGER_FILE = "journal.jsonl"
 
 Event = Literal["begun", "done", "failed", "aside", "stopped", "again", "removed"]
 """`stopped`: by the end of the night, a full disk or a signal, which is no fault of the scan's. `again`: a person asked
@@ -81,7 +81,7 @@ class Ledger:
     """
 
     def __init__(self, folder: Path, root: Path, *, read_only: bool = False) -> None:
-        self.path = folder / NAME
+        self.path = folder / LEDGER_FILE
         self._read_only = read_only
         self.token = uuid.uuid4().hex
         self.states: dict[str, State] = {}
@@ -97,7 +97,7 @@ class Ledger:
             head = {"root": str(root), "token": self.token}
             states = ({"scan": name, **asdict(state)} for name, state in self.states.items())
             # What every scan has come to is all that is needed of earlier nights.
-            replace_file(self.path, map(_line, chain([head], states)))
+            write_atomically(self.path, map(_line, chain([head], states)))
 
     def add(self, scan: str, event: Event, *, key: str = "", reason: str = "", **facts: Any) -> State:
         """Append an event; it is on the disk when this returns, unless the journal is only read."""

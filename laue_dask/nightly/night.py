@@ -18,29 +18,29 @@ import psutil
 from laue_dask import __version__
 from laue_dask.config import Config, merged
 from laue_dask.errors import BusyError, ComputeError, ConfigError, ExitCode, InputError
-from laue_dask.io.lock import locked
-from laue_dask.io.places import free_space, replace_file, require_writable
+from laue_dask.io.lock import locked_folder
+from laue_dask.io.output_paths import free_space, require_writable, write_atomically
 from laue_dask.nightly.config import KeepConfig, NightlyConfig, ends_at, require_out
-from laue_dask.nightly.decisions import Decision, decide, in_order
-from laue_dask.nightly.hand import DiedError, Hand, StoppedError
+from laue_dask.nightly.decisions import Decision, decide, pending_in_order
 from laue_dask.nightly.ledger import Ledger, State
 from laue_dask.nightly.notify import notify
-from laue_dask.nightly.runs import COMMAND, Key, Place, clear, facts, rest_of
-from laue_dask.nightly.scans import Found, find, matches
+from laue_dask.nightly.runs import NIGHTLY_COMMAND, Key, NightRun, facts, remove_trash, settings_key
+from laue_dask.nightly.scan_process import ProcessDiedError, ScanProcess, ScanStoppedError
+from laue_dask.nightly.scans import FoundScan, find_scans, matches
 from laue_dask.report.nights import write_index
-from laue_dask.runtime.printable import printable
 from laue_dask.runtime.progress import duration, one_line
+from laue_dask.runtime.safe_text import printable
 
-REDUCED_BYTES = 20_000
+REDUCED_BYTES_PER_PATTERN = 20_000
 """Of a pattern that are written beside its frame: reduced, features, components."""
 
-WRITE_EVERY = 10.0
+PAGE_INTERVAL_S = 10.0
 """Seconds, at least, between two states of the page and the summary while a night lasts."""
 
 Say = Callable[[str], None]
 
 
-class _OverError(Exception):
+class _NightOverError(Exception):
     """The night ends here; the message is the reason."""
 
 
@@ -59,20 +59,20 @@ class _Night:
     busy: set[str] = field(default_factory=set)
     memory: list[int] = field(default_factory=list)
     stopped: str = ""
-    found: list[Found] = field(default_factory=list)
+    found: list[FoundScan] = field(default_factory=list)
     _known: dict[int | None, tuple[Config, str]] = field(default_factory=dict)
     written: float = 0.0
 
     def look(self) -> list[Decision]:
         """Every scan that is there, and what is to be done with it."""
-        self.found = find(self.root, self.config.find, leave_out=self.out)
+        self.found = find_scans(self.root, self.config.find, leave_out=self.out)
         return self.decisions()
 
     def decisions(self) -> list[Decision]:
         """What is to be done with every scan that was there when it was last looked."""
         return [self._decide(scan) for scan in self.found]
 
-    def _decide(self, scan: Found) -> Decision:
+    def _decide(self, scan: FoundScan) -> Decision:
         return decide(
             scan,
             self.ledger.states.get(scan.name),
@@ -83,8 +83,8 @@ class _Night:
             now=time.time(),
         )
 
-    def place(self, scan: str) -> Place:
-        return Place(self.out, scan)
+    def place(self, scan: str) -> NightRun:
+        return NightRun(self.out, scan)
 
     def config_of(self, scan: str) -> Config:
         """Configuration of a scan's run."""
@@ -98,7 +98,7 @@ class _Night:
         if place not in self._known:
             special = {} if place is None else self.config.special[place].run
             config = Config.model_validate(merged(self.config.run.model_dump(mode="json"), special))
-            self._known[place] = config, rest_of(config)
+            self._known[place] = config, settings_key(config)
         return self._known[place]
 
     def over(self) -> str:
@@ -110,18 +110,18 @@ class _Night:
             return self._no_room(0, free)
         return ""
 
-    def needed(self, scan: Found) -> int:
+    def needed(self, scan: FoundScan) -> int:
         """Bytes that a run of the scan writes at most, for all that its files tell."""
         frames = scan.size if self.config_of(scan.name).scan.store_frames else 0
-        return frames + REDUCED_BYTES * scan.frames
+        return frames + REDUCED_BYTES_PER_PATTERN * scan.frames
 
-    def require_room(self, scan: Found) -> None:
-        """Raise `_OverError` where the disk would become too full."""
+    def require_room(self, scan: FoundScan) -> None:
+        """Raise `_NightOverError` where the disk would become too full."""
         needed, free = self.needed(scan), free_space(self.out)
         folder = self.place(scan.name).folder
         there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
         if free - max(0, needed - there) < self.config.limits.min_free:
-            raise _OverError(self._no_room(needed - there, free, scan.name))
+            raise _NightOverError(self._no_room(needed - there, free, scan.name))
 
     def _no_room(self, needed: int, free: int, scan: str = "") -> str:
         what = f"{scan} needs {needed / 1e9:.2f} GB and " if scan else ""
@@ -136,7 +136,7 @@ def run_night(
     again: Sequence[str] = (),
     where: str = "options",
     say: Say = print,
-    hand: Hand | None = None,
+    scan_process: ScanProcess | None = None,
 ) -> ExitCode:
     """Run what is new or changed below a beamtime's folder.
 
@@ -150,7 +150,7 @@ def run_night(
         Origin of the configuration, for messages.
     say
         Takes one line for each scan.
-    hand
+    scan_process
         Runs the scans, and goes on to the next night; by default one is started for this night alone.
 
     Returns
@@ -168,21 +168,23 @@ def run_night(
     require_writable(out)
     asked = _Night(root, out, config, Ledger(out, root, read_only=True), print, None)
     asked.look()
-    _ask_again(asked, again)  # refused before anything is made
-    with locked(out, f"{COMMAND} {root}"), closing(_Log(out, config, say)) as log:
+    _request_again(asked, again)  # refused before anything is made
+    with locked_folder(out, f"{NIGHTLY_COMMAND} {root}"), closing(_Log(out, config, say)) as log:
         ledger = Ledger(out, root)
         began = datetime.now().astimezone()
         end = ends_at(config.limits, began)
         night = _Night(root, out, config, ledger, log.say, None if end is None else end.timestamp(), began)
         night.found = asked.found
-        _ask_again(night, again)
-        clear(out)
+        _request_again(night, again)
+        remove_trash(out)
         for text in remove_old(night, datetime.now().timestamp()):
             log.say(text)
         try:
-            with nullcontext(hand) if hand else Hand(config.limits, out / "worker.log") as at_work:
-                _work(night, at_work)
-        except _OverError as error:
+            with (
+                nullcontext(scan_process) if scan_process else ScanProcess(config.limits, out / "worker.log") as at_work
+            ):
+                _run_scans(night, at_work)
+        except _NightOverError as error:
             night.stopped = str(error)
         except BaseException as error:
             night.stopped = f"interrupted ({type(error).__name__})"
@@ -202,9 +204,9 @@ def _plan(root: Path, config: NightlyConfig, again: Sequence[str], where: str) -
     out, root = require_out(config, where), root.absolute()
     night = _Night(root, out, config, Ledger(out, root, read_only=True), print, None)
     night.look()
-    _ask_again(night, again)
+    _request_again(night, again)
     decisions = night.decisions()
-    todo = in_order(decisions)
+    todo = pending_in_order(decisions)
     for one in todo:
         yield f"run      {one.scan.name}: {_size(one.scan)}, {one.reason}"
     for status in ("waiting", "aside", "done"):
@@ -218,11 +220,11 @@ def _plan(root: Path, config: NightlyConfig, again: Sequence[str], where: str) -
     yield f"{len(todo)} to run, at most {needed / 1e9:.2f} GB on {out}, {free / 1e9:.2f} GB are free{limits}"
 
 
-def _size(scan: Found) -> str:
+def _size(scan: FoundScan) -> str:
     return f"{scan.frames} file{'' if scan.frames == 1 else 's'}, {scan.size / 1e6:.1f} MB"
 
 
-def _ask_again(night: _Night, names: Sequence[str]) -> None:
+def _request_again(night: _Night, names: Sequence[str]) -> None:
     known = {scan.name for scan in night.found}
     for name in names:
         if name not in known:
@@ -230,11 +232,11 @@ def _ask_again(night: _Night, names: Sequence[str]) -> None:
         night.ledger.add(name, "again")
 
 
-def _work(night: _Night, hand: Hand) -> None:
+def _run_scans(night: _Night, scan_process: ScanProcess) -> None:
     """Run all that is left, and look again until nothing is."""
     most = max(2, night.config.retry.attempts)
     while True:
-        todo = in_order(
+        todo = pending_in_order(
             one for one in night.look() if one.scan.name not in night.busy and night.tried[one.scan.name] < most
         )
         if not todo:
@@ -243,9 +245,9 @@ def _work(night: _Night, hand: Hand) -> None:
             _pause(night)
         for one in todo:
             if reason := night.over():
-                raise _OverError(reason)
-            _do(night, hand, one)
-            if time.monotonic() - night.written > WRITE_EVERY:
+                raise _NightOverError(reason)
+            _run_scan(night, scan_process, one)
+            if time.monotonic() - night.written > PAGE_INTERVAL_S:
                 _write_summary(night, ExitCode.DONE)
                 night.written = time.monotonic()
 
@@ -254,11 +256,11 @@ def _pause(night: _Night) -> None:
     until = time.time() + night.config.retry.pause_seconds
     while (left := until - time.time()) > 0:
         if reason := night.over():
-            raise _OverError(reason)
+            raise _NightOverError(reason)
         time.sleep(min(1.0, left))
 
 
-def _do(night: _Night, hand: Hand, one: Decision) -> None:
+def _run_scan(night: _Night, scan_process: ScanProcess, one: Decision) -> None:
     """Run one scan and write down what became of it."""
     scan, place, ledger, key = one.scan, night.place(one.scan.name), night.ledger, str(one.key)
     config = night.config_of(scan.name)
@@ -288,25 +290,25 @@ def _do(night: _Night, hand: Hand, one: Decision) -> None:
         "source": str(scan.path),
         "out": str(place.folder),
         "config": config.model_dump(mode="json"),
-        "command": f"{COMMAND} {night.root}",
+        "command": f"{NIGHTLY_COMMAND} {night.root}",
         "log": str(place.log),
         "thumbnails": str(place.thumbnails),
     }
     try:
-        answer = hand.run(job, stop=night.over)
-    except StoppedError as error:
+        answer = scan_process.run(job, stop=night.over)
+    except ScanStoppedError as error:
         ledger.add(scan.name, "stopped", reason=f"{error}: goes on next night")
-        raise _OverError(str(error)) from error
-    except DiedError as error:
+        raise _NightOverError(str(error)) from error
+    except ProcessDiedError as error:
         answer = {"failed": "compute", "reason": str(error)}
     except BaseException:
         ledger.add(scan.name, "stopped", reason="the night was interrupted: goes on next night")
         raise
     night.memory.append(answer.pop("memory", 0))
-    night.say(_line(scan.name, _judge(night, scan.name, answer)))
+    night.say(_line(scan.name, _record_answer(night, scan.name, answer)))
 
 
-def _judge(night: _Night, name: str, answer: dict[str, Any]) -> State:
+def _record_answer(night: _Night, name: str, answer: dict[str, Any]) -> State:
     """Write down an answer of the worker."""
     ledger, reason = night.ledger, str(answer.get("reason", ""))
     match answer.get("failed"):
@@ -317,7 +319,7 @@ def _judge(night: _Night, name: str, answer: dict[str, Any]) -> State:
             raise ConfigError(reason)
         case "space":
             ledger.add(name, "stopped", reason=reason)
-            raise _OverError(f"disk: {reason}")
+            raise _NightOverError(f"disk: {reason}")
         case "busy":
             night.busy.add(name)
             return ledger.add(name, "stopped", reason=reason)
@@ -400,7 +402,7 @@ def _rows(night: _Night) -> list[dict[str, Any]]:
         else:
             row |= {"status": "gone", "reason": "its files are gone"}
         if row["status"] == "aside":
-            asked = shlex.join([*COMMAND.split(), str(night.root), "--again", name])
+            asked = shlex.join([*NIGHTLY_COMMAND.split(), str(night.root), "--again", name])
             row["again"] = f"comes back when its files or the configuration change, or with `{asked} …`"
         if state is not None:
             row |= {"failures": state.failures, "at": state.at}
@@ -412,7 +414,7 @@ def _rows(night: _Night) -> list[dict[str, Any]]:
     return rows
 
 
-def _links(place: Place) -> list[tuple[str, Path]]:
+def _links(place: NightRun) -> list[tuple[str, Path]]:
     return [("run", place.folder), ("report", place.folder / "report.html"), ("log", place.log)]
 
 
@@ -435,7 +437,7 @@ def _write_summary(night: _Night, code: ExitCode) -> dict[str, Any]:
         "memory": {"night": psutil.Process().memory_info().rss, "worker": night.memory},
         "scans": rows,
     }
-    replace_file(night.out / "summary.json", json.JSONEncoder(indent=1, ensure_ascii=False).iterencode(summary))
+    write_atomically(night.out / "summary.json", json.JSONEncoder(indent=1, ensure_ascii=False).iterencode(summary))
     write_index(summary, night.out)
     return summary
 

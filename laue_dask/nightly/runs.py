@@ -12,25 +12,25 @@ from typing import Any
 
 from laue_dask.config import Config
 from laue_dask.errors import ConfigError
-from laue_dask.io.lock import locked
-from laue_dask.io.receipts import IN_RUN
-from laue_dask.nightly.scans import Found
+from laue_dask.io.lock import locked_folder
+from laue_dask.io.receipts import RUN_RECEIPTS_FILE
+from laue_dask.nightly.scans import FoundScan
 from laue_dask.pipeline.versions import FIRST_RELEASE, version_of_code
 
-COMMAND = "laue-dask nightly"
+NIGHTLY_COMMAND = "laue-dask nightly"
 """How the command in the record of a night's run begins."""
 
-_FACTS = ("n_patterns", "n_set_aside", "scan_shape", "k", "suggested_k", "m_pca", "warnings")
-_LATER = {"first_number": None, "insist": False, "rows": None, "columns": None, "every": 1}
+_KEPT_FACTS = ("n_patterns", "n_set_aside", "scan_shape", "k", "suggested_k", "m_pca", "warnings")
+_LATER_SCAN_DEFAULTS = {"first_number": None, "insist": False, "rows": None, "columns": None, "every": 1}
 """Keys of `scan` that came later, and their defaults, which change no run of before."""
 
-_MARKER = ".nightly"
-_RECORD, _WITHDRAWN = "run.json", "run.json.withdrawn"
-_TRASH = ".removing-"
+_MARKER_FILE = ".nightly"
+_RECORD_FILE, _WITHDRAWN_RECORD_FILE = "run.json", "run.json.withdrawn"
+_TRASH_PREFIX = ".removing-"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class NightRun:
     """Where the run of a scan is, in the folder of the nights.
 
     Attributes
@@ -70,7 +70,7 @@ class Place:
     def mark(self, token: str) -> None:
         """Make the folder, if need be, as one of the nights' own."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / _MARKER).write_text(token, encoding="utf-8")
+        (self.folder / _MARKER_FILE).write_text(token, encoding="utf-8")
         self.log.parent.mkdir(parents=True, exist_ok=True)
 
     def free(self, token: str) -> bool:
@@ -78,25 +78,25 @@ class Place:
         try:
             if not any(self.folder.iterdir()):
                 return True
-            mine = (self.folder / _MARKER).read_text(encoding="utf-8") == token
+            mine = (self.folder / _MARKER_FILE).read_text(encoding="utf-8") == token
         except FileNotFoundError:
             return not self.folder.exists()
         except OSError:
             return False
         record = self.record()
         by_hand = {"segmented_by", "evaluation"} & set(record)
-        ours = not record or str(record.get("command", "")).startswith(COMMAND)
-        return mine and ours and not by_hand and not (self.folder / _WITHDRAWN).exists()
+        ours = not record or str(record.get("command", "")).startswith(NIGHTLY_COMMAND)
+        return mine and ours and not by_hand and not (self.folder / _WITHDRAWN_RECORD_FILE).exists()
 
     @property
     def there(self) -> bool:
         """Whether a finished run is there: its record is written last."""
-        return (self.folder / _RECORD).is_file()
+        return (self.folder / _RECORD_FILE).is_file()
 
     def record(self) -> dict[str, Any]:
         """`run.json` of a finished run; empty where there is none."""
         try:
-            record = json.loads((self.folder / _RECORD).read_text(encoding="utf-8"))
+            record = json.loads((self.folder / _RECORD_FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
         return record if isinstance(record, dict) else {}
@@ -118,20 +118,20 @@ class Place:
         """
         if not self.there:
             return
-        with locked(self.folder, "withdraw"):
-            for name in (_RECORD, IN_RUN):
+        with locked_folder(self.folder, "withdraw"):
+            for name in (_RECORD_FILE, RUN_RECEIPTS_FILE):
                 (self.folder / name).unlink(missing_ok=True)
 
     def remove(self, part: str = "") -> None:
-        """Remove the run, or a part of it; a kill leaves a rest that `clear` removes.
+        """Remove the run, or a part of it; a kill leaves a rest that `remove_trash` removes.
 
         Raises
         ------
         BusyError
             Someone is using it.
         """
-        with locked(self.folder, "remove"):
-            aside = self.out / f"{_TRASH}{uuid.uuid4().hex}"
+        with locked_folder(self.folder, "remove"):
+            aside = self.out / f"{_TRASH_PREFIX}{uuid.uuid4().hex}"
             target = self.folder / part if part else self.folder
             with suppress(FileNotFoundError):
                 target.rename(aside)
@@ -148,14 +148,20 @@ def _comparable(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_scan(values: Mapping[str, Any]) -> dict[str, Any]:
-    """How frames are placed, as it was written before there was `_LATER`, when the order of the lines had a default."""
-    kept = {name: value for name, value in values.items() if not (name in _LATER and value == _LATER[name])}
+    """How frames are placed, as it was written before there was `_LATER_SCAN_DEFAULTS`, when the order of the lines had
+    a default.
+    """
+    kept = {
+        name: value
+        for name, value in values.items()
+        if not (name in _LATER_SCAN_DEFAULTS and value == _LATER_SCAN_DEFAULTS[name])
+    }
     return kept | {"order": kept.get("order") or "raster"}
 
 
-def clear(out: Path) -> None:
+def remove_trash(out: Path) -> None:
     """Remove what a removal that was killed left."""
-    for rest in out.glob(f"{_TRASH}*"):
+    for rest in out.glob(f"{_TRASH_PREFIX}*"):
         shutil.rmtree(rest, ignore_errors=True)
 
 
@@ -163,7 +169,7 @@ def facts(record: Mapping[str, Any]) -> dict[str, Any]:
     """What the nights keep of a finished run."""
     grid = record.get("grid", {}).get("line", "")
     seconds = round(sum(record["seconds"].values()), 1)
-    return {name: record[name] for name in _FACTS} | {"grid": grid, "seconds": seconds}
+    return {name: record[name] for name in _KEPT_FACTS} | {"grid": grid, "seconds": seconds}
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +188,8 @@ class Key:
     rest: str
 
     @classmethod
-    def of(cls, scan: Found, config: Config, rest: str) -> "Key":
-        """Key of a scan as it lies on the disk, to be run with a configuration whose `rest_of` is `rest`."""
+    def of(cls, scan: FoundScan, config: Config, rest: str) -> "Key":
+        """Key of a scan as it lies on the disk, to be run with a configuration whose `settings_key` is `rest`."""
         return cls(_hash([scan.fingerprint, _of_scan(config.scan.model_dump(mode="json"))]), rest)
 
     @classmethod
@@ -196,7 +202,7 @@ class Key:
         return f"{self.frames}-{self.rest}"
 
 
-def rest_of(config: Config) -> str:
+def settings_key(config: Config) -> str:
     """`Key.rest` of runs with a configuration by this code.
 
     Raises

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from laue_dask.errors import InputError
 from laue_dask.io import hdf5
-from laue_dask.io.contents import MASTER, by_content, natural_key
+from laue_dask.io.file_kinds import irregular, is_frame, numbered_stem, suffix_of
+from laue_dask.io.folder_contents import MASTER_SUFFIX, by_content, natural_key
 from laue_dask.io.frames import discover, several_scans
-from laue_dask.io.kinds import irregular, is_frame, numbered_stem, suffix_of
-from laue_dask.io.lines import line_names
+from laue_dask.io.line_folders import line_names
 from laue_dask.nightly.config import FindConfig
 
 _RUN_FILES = ("run.json", "results.zarr", "scan.zarr", "scan.zarr.part")
@@ -21,7 +21,7 @@ _RUN_FILES = ("run.json", "results.zarr", "scan.zarr", "scan.zarr.part")
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundScan:
     """A scan as it lies on the disk now.
 
     Attributes
@@ -86,7 +86,7 @@ class _Folder:
     problem: str = ""
 
 
-def find(root: Path, rules: FindConfig, *, leave_out: Path) -> list[Found]:
+def find_scans(root: Path, rules: FindConfig, *, leave_out: Path) -> list[FoundScan]:
     """All scans below `root`, in natural order of their names.
 
     A folder is a scan if a pattern matches it and it holds frames, or the lines of one scan (sub-folders of frames, as
@@ -115,7 +115,7 @@ def find(root: Path, rules: FindConfig, *, leave_out: Path) -> list[Found]:
 
 def _below(
     root: Path, parts: tuple[str, ...], content: _Folder, rules: FindConfig, leave_out: Path, above: set[str]
-) -> Iterator[Found]:
+) -> Iterator[FoundScan]:
     """Scans in a folder and below it, itself included; what is in memory is one folder's content, and its lines'."""
     folder = root.joinpath(*parts)
     real = os.path.realpath(folder)
@@ -124,7 +124,7 @@ def _below(
     inner = [name for name in content.folders if _wanted(folder / name, parts, rules, leave_out)]
     if parts and _matches(parts, rules.patterns):
         if content.problem:
-            yield Found(root, "/".join(parts), problem=content.problem)
+            yield FoundScan(root, "/".join(parts), problem=content.problem)
             return
         looked = ((name, _look(folder / name)) for name in sorted(line_names(inner), key=natural_key))
         lines = {name: one.frames for name, one in looked if one.frames}
@@ -167,11 +167,17 @@ def _is_scan(name: str, parts: tuple[str, ...], content: _Folder, rules: FindCon
         return False
     if _matches((*parts, name), [pattern for pattern in rules.patterns if "." in pattern.rpartition("/")[2]]):
         return True
-    linked = any(name.startswith(f"{one.removesuffix(MASTER)}_data_") for one in content.files if one.endswith(MASTER))
+    linked = any(
+        name.startswith(f"{one.removesuffix(MASTER_SUFFIX)}_data_")
+        for one in content.files
+        if one.endswith(MASTER_SUFFIX)
+    )
     return not parts and not linked and suffix_of(name) in hdf5.SUFFIXES and _matches((name,), rules.patterns)
 
 
-def _found(root: Path, parts: Sequence[str], stats: Sequence[_Stat], marked: bool | None, rules: FindConfig) -> Found:
+def _found(
+    root: Path, parts: Sequence[str], stats: Sequence[_Stat], marked: bool | None, rules: FindConfig
+) -> FoundScan:
     digest = hashlib.sha256(repr(sorted(stats)).encode(errors="surrogateescape")).hexdigest()[:16]
     newest = max((at for _, _, at in stats), default=0) / 1e9
     frames = len(stats)
@@ -180,7 +186,7 @@ def _found(root: Path, parts: Sequence[str], stats: Sequence[_Stat], marked: boo
         with suppress(InputError):
             refs = discover(root.joinpath(*parts))
             frames = max(frames, sum(not irregular(ref.path) for ref in refs))
-    return Found(root, "/".join(parts), frames, sum(size for _, size, _ in stats), newest, digest, marked)
+    return FoundScan(root, "/".join(parts), frames, sum(size for _, size, _ in stats), newest, digest, marked)
 
 
 def _look(folder: Path) -> _Folder:

@@ -27,14 +27,14 @@ from laue_dask.compute import cluster
 from laue_dask.compute.cluster import Workers
 from laue_dask.config import Config, validate
 from laue_dask.errors import BusyError, InputError, LaueDaskError, SpaceError
-from laue_dask.io.places import disk_full, is_full
+from laue_dask.io.output_paths import disk_full_error, is_disk_full
 from laue_dask.pipeline import pipeline
 from laue_dask.pipeline.stages.extraction import extractor_of
 from laue_dask.report.thumbnails import write_thumbnails
 from laue_dask.runtime.bars import RichProgress
 
 
-class _Cluster:
+class _KeptWorkers:
     """Workers that are kept from scan to scan, as long as the scans ask for the same."""
 
     def __init__(self, stack: ExitStack) -> None:
@@ -56,9 +56,9 @@ def main() -> None:
     os.dup2(2, 1)  # what others print is no answer
     jobs: queue.Queue[str] = queue.Queue()
     busy = threading.Event()
-    threading.Thread(target=_listen, args=(jobs, busy), daemon=True).start()
+    threading.Thread(target=_serve, args=(jobs, busy), daemon=True).start()
     with ExitStack() as stack:
-        kept = _Cluster(stack)
+        kept = _KeptWorkers(stack)
         while line := jobs.get():
             answer = _answer(json.loads(line), kept)
             answers.write(json.dumps(answer) + "\n")
@@ -66,7 +66,7 @@ def main() -> None:
             busy.clear()
 
 
-def _listen(jobs: "queue.Queue[str]", busy: threading.Event) -> None:
+def _serve(jobs: "queue.Queue[str]", busy: threading.Event) -> None:
     for line in sys.stdin:
         busy.set()
         jobs.put(line)
@@ -79,7 +79,7 @@ def _listen(jobs: "queue.Queue[str]", busy: threading.Event) -> None:
 
 
 @contextmanager
-def _told_in(log: TextIO) -> Iterator[None]:
+def _logging_to(log: TextIO) -> Iterator[None]:
     """What a run has to say, such as where its frames belong, is in its log."""
     handler, logger = logging.StreamHandler(log), logging.getLogger("laue_dask")
     before = logger.level
@@ -92,18 +92,18 @@ def _told_in(log: TextIO) -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _answer(job: dict[str, Any], kept: _Cluster) -> dict[str, Any]:
+def _answer(job: dict[str, Any], kept: _KeptWorkers) -> dict[str, Any]:
     """What became of a job; never raises."""
     try:
         return _logged_answer(job, kept)
     except OSError as error:  # of the log
-        if is_full(error):
-            return {"failed": "space", "reason": str(disk_full(error, Path(job["log"])))}
+        if is_disk_full(error):
+            return {"failed": "space", "reason": str(disk_full_error(error, Path(job["log"])))}
         return {"failed": "compute", "reason": f"{job['log']}: {error.strerror or error}"}
 
 
-def _logged_answer(job: dict[str, Any], kept: _Cluster) -> dict[str, Any]:
-    with Path(job["log"]).open("w", encoding="utf-8") as log, _told_in(log):
+def _logged_answer(job: dict[str, Any], kept: _KeptWorkers) -> dict[str, Any]:
+    with Path(job["log"]).open("w", encoding="utf-8") as log, _logging_to(log):
         try:
             config = validate(job["config"], "run")
             extractor_of(config.encoder, config.recipe)
@@ -118,8 +118,8 @@ def _logged_answer(job: dict[str, Any], kept: _Cluster) -> dict[str, Any]:
         except InputError as error:
             answer = {"failed": "input", "reason": str(error)}
         except Exception as error:
-            if is_full(error):
-                return {"failed": "space", "reason": str(disk_full(error, Path(job["out"])))}
+            if is_disk_full(error):
+                return {"failed": "space", "reason": str(disk_full_error(error, Path(job["out"])))}
             traceback.print_exc(file=log)
             reason = " ".join(str(error).split()) or type(error).__name__
             known = isinstance(error, LaueDaskError | OSError)
@@ -128,7 +128,7 @@ def _logged_answer(job: dict[str, Any], kept: _Cluster) -> dict[str, Any]:
         return {**answer, "memory": psutil.Process().memory_info().rss}
 
 
-def _run(job: dict[str, Any], config: Config, kept: _Cluster, progress: RichProgress) -> dict[str, Any]:
+def _run(job: dict[str, Any], config: Config, kept: _KeptWorkers, progress: RichProgress) -> dict[str, Any]:
     folder = Path(job["out"])
     workers = kept.of(config)
     record = pipeline.run(

@@ -10,22 +10,22 @@ import numpy as np
 from laue_dask.compute.cluster import Workers
 from laue_dask.compute.run import Begun
 from laue_dask.config import ClusteringConfig
-from laue_dask.evaluation import mapscores
+from laue_dask.evaluation import map_scores
 from laue_dask.io import results as io_results
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.pipeline import keys
-from laue_dask.pipeline.encoding import MAX_NEAR_BYTES, EncodedScan, near
+from laue_dask.pipeline.encoding import MAX_LOCAL_BYTES, EncodedScan, computed_locally
 from laue_dask.pipeline.stages import components, extraction, grains, scoring, segmentation
 from laue_dask.pipeline.stages.scoring import Scores
 from laue_dask.pipeline.stages.segmentation import Segmentation
 from laue_dask.pipeline.stages.tables import Table, joined, samples_of, write_direct_colouring
 from laue_dask.runtime.progress import Progress
 from laue_dask.segmentation import selection
-from laue_dask.segmentation.estimators import FINDS_K
+from laue_dask.segmentation.estimators import ESTIMATORS_FINDING_K
 from laue_dask.segmentation.pca import IncrementalPCA
 
-OF_GRAINS = ("grain", "boundary_strength")
-OF_QUALITY = ("reconstruction_error", "unexplained")
+GRAIN_ARRAYS = ("grain", "boundary_strength")
+QUALITY_ARRAYS = ("reconstruction_error", "unexplained")
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def analyse(scans: Sequence[EncodedScan], *, workers: Workers, progress: Progres
     tables
         Of the grains of each scan; None where the one of its last run holds.
     """
-    with near(_nbytes(scans)):
+    with computed_locally(_nbytes(scans)):
         begun = [_begin_quality(scan, workers) for scan in scans]
         tables, m_pca = _transform(scans, workers=workers, progress=progress)
         write_direct_colouring(tables)
@@ -48,7 +48,7 @@ def analyse(scans: Sequence[EncodedScan], *, workers: Workers, progress: Progres
         for scan, made in zip(scans, found, strict=True):
             scan.record.delegate_sources = delegate_sources(made, scan.store)
         return [
-            _examine(scan, table, workers=workers, progress=progress, begun=one)
+            _find_grains_and_quality(scan, table, workers=workers, progress=progress, begun=one)
             for scan, table, one in zip(scans, tables, begun, strict=True)
         ]
 
@@ -67,7 +67,7 @@ def _transform(scans: Sequence[EncodedScan], *, workers: Workers, progress: Prog
         return IncrementalPCA(n_components=config.components).fit(joined([scan.features for scan in scans]))
 
     tables, used = [], 0
-    near_by = _nbytes(scans) <= MAX_NEAR_BYTES
+    near_by = _nbytes(scans) <= MAX_LOCAL_BYTES
     for scan in scans:
         with scan.record.timed("components"):
             array, used = components.transform(
@@ -115,9 +115,9 @@ def _segment(
 
 
 def _begin_quality(scan: EncodedScan, workers: Workers) -> Begun:
-    """What `_examine` will ask of workers, begun while they have little to do."""
+    """What `_find_grains_and_quality` will ask of workers, begun while they have little to do."""
     config = scan.record.config
-    kept = scan.reuse.holds(keys.quality(scan.record.keys["features"], config.quality), OF_QUALITY)
+    kept = scan.reuse.holds(keys.quality(scan.record.keys["features"], config.quality), QUALITY_ARRAYS)
     if kept or workers.waits_for_gpu():
         return {}
     return extraction.begin_errors(scan.reduced, scan.where, scan.extractor, config.quality, workers=workers)
@@ -134,11 +134,11 @@ def _scores(
         scan.reuse.announce(stage, kept=kept)
     if kept:
         suggested = io_results.attributes(scans[0].results.path, whole=True).get("suggested_k", [])
-        found = scoring.read_scores(io_results.variables(scans[0].folder, scoring.SCORES), suggested)
+        found = scoring.read_scores(io_results.variables(scans[0].folder, scoring.SCORE_ARRAYS), suggested)
     else:
         found = scoring.score(samples_of(tables)[:, :m_pca], config, workers=workers, progress=progress)
     for scan in scans:
-        scoring.put_scores(found, scan.results)
+        scoring.write_scores(found, scan.results)
     return found
 
 
@@ -148,7 +148,7 @@ def _known_segmentations(
     """Segmentations of the last run that hold, of each scan, by K, wanted ones and others."""
     config = scans[0].record.config.clustering
     stage = keys.segments(scans[0].record.keys["components"], m_pca, config)
-    if not all(scan.reuse.holds(stage, segmentation.MAPS) for scan in scans):
+    if not all(scan.reuse.holds(stage, segmentation.SEGMENTATION_ARRAYS) for scan in scans):
         for scan in scans:
             scan.reuse.announce(stage, kept=False)
         if scans[0].reuse.finished:
@@ -156,10 +156,10 @@ def _known_segmentations(
         return [{} for _ in scans]
     known = []
     for scan in scans:
-        chosen = segmentation.CHOSEN if io_results.whole(scan.folder, segmentation.CHOSEN) else ()
-        known.append(segmentation.read(io_results.variables(scan.folder, (*segmentation.MAPS, *chosen))))
+        chosen = segmentation.DELEGATE_ARRAYS if io_results.whole(scan.folder, segmentation.DELEGATE_ARRAYS) else ()
+        known.append(segmentation.read(io_results.variables(scan.folder, (*segmentation.SEGMENTATION_ARRAYS, *chosen))))
     common = set(known[0]).intersection(*known)
-    missing = [] if config.estimator in FINDS_K else sorted(set(wanted) - common)
+    missing = [] if config.estimator in ESTIMATORS_FINDING_K else sorted(set(wanted) - common)
     parts = {"kept": sorted(common), "made": missing}
     remark = "; ".join(f"K = {', '.join(map(str, ks))} {what}" for what, ks in parts.items() if ks)
     for scan in scans:
@@ -170,7 +170,7 @@ def _known_segmentations(
 def warn_of_loss(lost: Iterable[Any], wanted: Collection[int], config: ClusteringConfig) -> None:
     """Say, before anything is written, which segmentations others are put in the place of, and how to keep them."""
     gone = ", ".join(str(int(k)) for k in lost)
-    made = "those" if config.estimator in FINDS_K else f"K = {', '.join(map(str, wanted))}"
+    made = "those" if config.estimator in ESTIMATORS_FINDING_K else f"K = {', '.join(map(str, wanted))}"
     if gone:
         logger.warning(
             "the segmentations that are there, K = %s, do not hold any more: %s of %s are about to take their place. "
@@ -181,7 +181,7 @@ def warn_of_loss(lost: Iterable[Any], wanted: Collection[int], config: Clusterin
         )
 
 
-def _examine(
+def _find_grains_and_quality(
     scan: EncodedScan, table: Table, *, workers: Workers, progress: Progress, begun: Begun
 ) -> list[grains.Row] | None:
     """What does not depend on the clustering: grains and their table, and how well the encoder does."""
@@ -189,19 +189,19 @@ def _examine(
     rows = None
     with record.timed("grains"):
         stage = keys.grains(record.keys["components"], record.m_pca)
-        kept = scan.table_of_grains and reuse.holds(stage, OF_GRAINS)
+        kept = scan.table_of_grains and reuse.holds(stage, GRAIN_ARRAYS)
         reuse.announce(stage, kept=kept)
         if kept:
-            for name in OF_GRAINS:
+            for name in GRAIN_ARRAYS:
                 results.keep(name)
         else:
             rows = grains.find(table.components, record.m_pca, where, scan.reduced, results)
     with record.timed("quality"):
         stage = keys.quality(record.keys["features"], record.config.quality)
-        kept = reuse.holds(stage, OF_QUALITY)
+        kept = reuse.holds(stage, QUALITY_ARRAYS)
         reuse.announce(stage, kept=kept)
         if kept:
-            unexplained = np.asarray([results.keep(name) for name in OF_QUALITY][-1][...])
+            unexplained = np.asarray([results.keep(name) for name in QUALITY_ARRAYS][-1][...])
         else:
             error, unexplained = extraction.reconstruction_errors(
                 scan.reduced,
@@ -220,7 +220,7 @@ def _examine(
 
 def advise(found: Scores, made: Sequence[Segmentation]) -> list[str]:
     """What speaks for the suggested K, in words."""
-    contiguity = {one.k: mapscores.contiguity(one.labels).score for one in made}
+    contiguity = {one.k: map_scores.contiguity(one.labels).score for one in made}
     advice = selection.advise(
         found.k,
         found.silhouette,

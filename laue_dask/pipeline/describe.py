@@ -11,14 +11,14 @@ from laue_dask.errors import FrameError, InputError
 from laue_dask.features import weights
 from laue_dask.io import placement
 from laue_dask.io import results as io_results
+from laue_dask.io.file_names import describe_left_out
 from laue_dask.io.frames import FrameRef, discover, frame_info, pixel_mask
-from laue_dask.io.names import describe_left_out
 from laue_dask.io.scan_store import ScanStore, frame_layout
-from laue_dask.pipeline import record, tidying
-from laue_dask.pipeline.stages import placing
-from laue_dask.runtime.printable import printable
+from laue_dask.pipeline import cleanup, record
+from laue_dask.pipeline.stages import frame_placement
+from laue_dask.runtime.safe_text import printable
 
-SHIPPED = ("default", "untrained")
+WEIGHTS_WITHOUT_FILE = ("default", "untrained")
 """Names of weights that are no files."""
 
 
@@ -41,11 +41,11 @@ def describe(path: Path) -> str:
             ) from error
     if members := record.members_of(path):
         return "\n".join([printable(f"{path}: series of {len(members)} scans"), *map(describe, members)])
-    if path.name == io_results.NAME and path.is_dir():
+    if path.name == io_results.RESULTS_STORE and path.is_dir():
         return _results(path)
     if ScanStore.is_store(str(path)):
         return _scan(path)
-    if path.suffix == ".safetensors" or (str(path) in SHIPPED and not path.exists()):
+    if path.suffix == ".safetensors" or (str(path) in WEIGHTS_WITHOUT_FILE and not path.exists()):
         return _weights(path)
     refs = discover(str(path))
     try:
@@ -64,7 +64,7 @@ def describe(path: Path) -> str:
 def _found_grid(path: Path, refs: Sequence[FrameRef]) -> list[str]:
     """Where frames belong, as far as their names and headers tell."""
     try:
-        grid = placing.locate_here(str(path), refs, ScanConfig())
+        grid = frame_placement.locate_locally(str(path), refs, ScanConfig())
     except InputError as error:
         return [f"grid            not known: {error}"]
     if grid is None:
@@ -102,7 +102,7 @@ def _scan(path: Path) -> str:
     layout = frame_layout(store.frame_shape, store.dtype, store.n_patterns)
     lines = [f"{path}: scan of {ny} × {nx}, {int(store.valid.sum())} usable patterns"]
     lines.append(f"source          {store.provenance.get('source')}")
-    lines += _grid(placement.recorded(store))
+    lines += _grid(placement.recorded_placement(store))
     lines.append(f"set aside       {len(store.set_aside)}")
     lines.append(
         f"frames          {rows} × {columns}, {store.dtype}{'' if store.has_frames else ' (not in the store)'}"
@@ -115,7 +115,7 @@ def _scan(path: Path) -> str:
 
 def _disk(path: Path) -> str:
     """What a run or a scan store takes on the disk, part by part."""
-    found = tidying.parts(path)
+    found = cleanup.disk_usage(path)
     told = ", ".join(f"{name} {format_bytes(count)}" for name, count in found.items())
     return f"on the disk     {format_bytes(sum(found.values()))}: {told}"
 
@@ -131,7 +131,7 @@ def _results(path: Path) -> str:
 def _weights(path: Path) -> str:
     if str(path) == "untrained" and not path.exists():
         return "untrained: random weights of the shipped architecture, for comparison"
-    path = weights.DEFAULT if str(path) == "default" and not path.exists() else path
+    path = weights.DEFAULT_WEIGHTS_FILE if str(path) == "default" and not path.exists() else path
     card = weights.read_card(path)
     lines = [f"{path}: architecture {card.architecture.name}, {card.architecture.latent} latent features"]
     lines.append(f"recipe          {card.recipe.digest()}")

@@ -18,14 +18,14 @@ from laue_dask.pipeline import keys
 from laue_dask.pipeline import record as records
 from laue_dask.pipeline.record import Record
 from laue_dask.pipeline.reuse import Reuse, Stage, differences
-from laue_dask.pipeline.stages import extraction, grains, source, specimen
-from laue_dask.pipeline.stages.ahead import EncodingAhead
-from laue_dask.pipeline.stages.ingest import Look
+from laue_dask.pipeline.stages import extraction, grains, scan_source, specimen
+from laue_dask.pipeline.stages.early_encoding import EarlyEncoder
+from laue_dask.pipeline.stages.ingest import Inspection
 from laue_dask.pipeline.stages.reduction import reduce_scan
-from laue_dask.pipeline.stages.specimen import Map
+from laue_dask.pipeline.stages.specimen import SpecimenMap
 from laue_dask.runtime.progress import Progress
 
-MAX_NEAR_BYTES = 2**26
+MAX_LOCAL_BYTES = 2**26
 """Bytes of features up to which a run works on them in this process: workers are asked for longer than that."""
 
 
@@ -56,7 +56,7 @@ class EncodedScan:
     features: da.Array
     reuse: Reuse
     table_of_grains: bool
-    where: Map
+    where: SpecimenMap
 
 
 def encode_scan(
@@ -64,7 +64,7 @@ def encode_scan(
     record: Record,
     extractor: Extractor,
     *,
-    look: Look | None = None,
+    look: Inspection | None = None,
     again: bool = False,
     workers: Workers,
     progress: Progress,
@@ -80,11 +80,11 @@ def encode_scan(
     with (
         record.warned_by("laue_dask.features"),
         record.warned_by("laue_dask.pipeline.stages"),
-        EncodingAhead(folder, extractor, workers) as ahead,
+        EarlyEncoder(folder, extractor, workers) as ahead,
     ):
         with record.timed("ingest"):
-            there = source.is_ingested(record.source, folder)
-            store = source.open_scan(
+            there = scan_source.is_ingested(record.source, folder)
+            store = scan_source.open_scan(
                 record.source,
                 folder,
                 config,
@@ -101,13 +101,13 @@ def encode_scan(
         there &= reuse.same(ingested)
         reuse.announce(ingested, kept=there)
         folder.mkdir(parents=True, exist_ok=True)
-        table_of_grains = records.vouches_for(folder, grains.GRAINS)
+        table_of_grains = records.has_receipt(folder, grains.GRAINS_FILE)
         recipe = config.recipe.for_frames(store.frame_shape)
         record.warn("recipe", *left_out(config.recipe, store.frame_shape))
         stage = keys.reduced(record.keys["scan"], recipe)
         made = keys.features(record.keys["scan"], recipe, config.encoder, extractor)
         record.keys["features"] = made.key
-        store.mend_groups()
+        store.repair_groups()
         _compare_recipes(reuse, stage, store, recipe)
         output = reuse.output(stage, possible=there)
         with record.timed("reduce"):
@@ -124,16 +124,16 @@ def encode_scan(
         pixels = list(config.recipe.window(store.frame_shape))
         described = {"scan": str(store.path), "scan_shape": list(store.scan_shape), "pattern_pixels": pixels}
         results = ResultsWriter(folder, described)
-        where = Map(store.valid, store.scan_shape)
+        where = SpecimenMap(store.valid, store.scan_shape)
         with record.timed("encode"):
             output = reuse.output(made, results=results)
             features = extraction.extract(
                 reduced, where, extractor, results, output, workers=workers, progress=progress
             )
-    with near(features.nbytes):
-        where = Map(where.valid & extraction.finite(features), where.shape)
+    with computed_locally(features.nbytes):
+        where = SpecimenMap(where.valid & extraction.finite(features), where.shape)
     record.set_more_aside(store, where.valid, "its features are not finite numbers")
-    specimen.require_enough(record.n_patterns, ())
+    specimen.require_enough_patterns(record.n_patterns, ())
     return EncodedScan(folder, record, store, reduced, extractor, results, features, reuse, table_of_grains, where)
 
 
@@ -157,6 +157,6 @@ def _compare_recipes(reuse: Reuse, stage: Stage, store: ScanStore, recipe: Recip
         reuse.compare(stage.name, keys.of_recipe(nearest))
 
 
-def near(nbytes: float) -> AbstractContextManager[Any]:
+def computed_locally(nbytes: float) -> AbstractContextManager[Any]:
     """What is computed of small tables, of so many bytes, is computed by threads of this process."""
-    return dask_config.set(scheduler="threads") if nbytes <= MAX_NEAR_BYTES else nullcontext()
+    return dask_config.set(scheduler="threads") if nbytes <= MAX_LOCAL_BYTES else nullcontext()

@@ -6,11 +6,11 @@ from typing import Any
 
 from laue_dask.compute import cluster
 from laue_dask.compute.local import local_scratch
-from laue_dask.config import ClusterConfig, validate
+from laue_dask.config import LocalWorkersConfig, validate
 from laue_dask.io import results as io_results
-from laue_dask.io.lock import locked
-from laue_dask.io.places import writing_to
-from laue_dask.io.receipts import release
+from laue_dask.io.lock import locked_folder
+from laue_dask.io.output_paths import naming_full_disk
+from laue_dask.io.receipts import drop_receipts
 from laue_dask.pipeline import record as records
 from laue_dask.pipeline.finishing import report
 from laue_dask.pipeline.folders import reduced_of, scan_of
@@ -41,7 +41,10 @@ def evaluate(
         There is no finished run, its scan is gone, or the truth does not fit.
     """
     records.read(folder)  # refused before anything is written there
-    with locked(folder, f"evaluate {folder}", "wait for it"), writing_to(folder, local_scratch(ClusterConfig())):
+    with (
+        locked_folder(folder, f"evaluate {folder}", "wait for it"),
+        naming_full_disk(folder, local_scratch(LocalWorkersConfig())),
+    ):
         return _evaluate(folder, truth, workers=workers, progress=progress)
 
 
@@ -52,14 +55,14 @@ def _evaluate(
     records.check(folder)
     record = records.read(folder)
     dataset = io_results.read(folder)
-    config = validate(record["config"], str(folder / records.NAME))
+    config = validate(record["config"], str(folder / records.RECORD_FILE))
     known = evaluation.read_truth(truth, tuple(record["scan_shape"]))
     reduced = reduced_of(scan_of(folder, record), config)
-    with cluster.start(ClusterConfig(workers=workers)) as started:
+    with cluster.start(LocalWorkersConfig(workers=workers)) as started:
         rows = evaluation.evaluate(dataset, reduced, config, known, client=started.client, progress=progress)
         errors = evaluation.approximate(dataset, config, known, workers=started, progress=progress)
     record |= {"evaluation": rows, "approximation": errors}
-    release(folder, ("report.html", "plots/approximation.png"))
+    drop_receipts(folder, ("report.html", "plots/approximation.png"))
     report(folder, record, reduced=reduced, unchanged=record["k"], changed=("approximation",))
     records.write(folder, record)
     return rows

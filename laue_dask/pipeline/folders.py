@@ -12,23 +12,25 @@ from laue_dask.config import Config
 from laue_dask.errors import InputError
 from laue_dask.features import weights
 from laue_dask.io import results as io_results
-from laue_dask.io.places import require_writable
+from laue_dask.io.output_paths import require_writable
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.pipeline import record as records
-from laue_dask.pipeline.stages import changes, extraction
+from laue_dask.pipeline.stages import changed_frames, extraction
 
-CONFIG = "config.yaml"
+CONFIG_FILE = "config.yaml"
 """The resolved configuration of a run."""
 
 
 @contextmanager
-def leaving_no_trace(*folders: Path) -> Iterator[None]:
+def removing_partial_results(*folders: Path) -> Iterator[None]:
     """Have a refusal leave finished runs as they were: results that were begun beside theirs in here are removed.
 
     What a run that was killed has begun is kept, and so is that of a run that is the first one in its folder: the right
     command goes on with it.
     """
-    fresh = [one for one in folders if (one / records.NAME).exists() and not (one / io_results.PARTIAL).exists()]
+    fresh = [
+        one for one in folders if (one / records.RECORD_FILE).exists() and not (one / io_results.PARTIAL_STORE).exists()
+    ]
     try:
         yield
     except InputError:
@@ -41,7 +43,7 @@ def leaving_no_trace(*folders: Path) -> Iterator[None]:
 def scan_of(folder: Path, record: dict[str, Any]) -> ScanStore:
     """The scan that a run was made of, where it was or, if the run was moved, inside the run's folder."""
     store = records.scan_of(folder, record["scan"], record["keys"]["scan"])
-    changes.warn_of_changes(store)
+    changed_frames.warn_of_changes(store)
     return store
 
 
@@ -72,10 +74,10 @@ def check_folder(folder: Path) -> None:
     require_writable(folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; --out names the folder of the run")
-    if (folder / records.SERIES).exists():
+    if (folder / records.SERIES_FILE).exists():
         raise InputError(f"{folder}: holds a series of scans: choose an empty or a new folder for --out")
-    ours = [CONFIG, records.NAME, "watch.json", cluster.FOLDER, cluster.REPORT]
-    ours += [name + end for name in ("scan.zarr", io_results.NAME) for end in ("", ".part")]
+    ours = [CONFIG_FILE, records.RECORD_FILE, "watch.json", cluster.CLUSTER_FOLDER, cluster.DASK_REPORT_FILE]
+    ours += [name + end for name in ("scan.zarr", io_results.RESULTS_STORE) for end in ("", ".part")]
     if (
         folder.is_dir()
         and any(not path.name.startswith(".") for path in folder.iterdir())

@@ -9,12 +9,12 @@ from typing import Any
 
 from laue_dask.config import ClusteringConfig, EncoderConfig, Model, Recipe
 from laue_dask.features.extractors import Extractor
-from laue_dask.pipeline.reuse import NAME, Stage, recorded, stage_key
-from laue_dask.pipeline.stages.scoring import SCORED_WITH
-from laue_dask.pipeline.stages.segmentation import CLUSTERED_WITH
+from laue_dask.pipeline.reuse import STAGES_ATTRIBUTE, Stage, recorded, stage_key
+from laue_dask.pipeline.stages.scoring import SCORE_OPTIONS
+from laue_dask.pipeline.stages.segmentation import CLUSTERING_OPTIONS
 from laue_dask.pipeline.versions import FIRST_RELEASE
 
-_OF_NETWORK = ("batch_size", "precision")
+_NETWORK_OPTIONS = ("batch_size", "precision")
 
 
 def ingested(scan: str) -> Stage:
@@ -36,7 +36,7 @@ def features(scan: str, recipe: Recipe, config: EncoderConfig, extractor: Extrac
     """Features of a scan's reduced patterns."""
     values: dict[str, Any] = {"encoder.extractor": config.extractor}
     if config.extractor == "network":
-        values |= _of(config, "encoder", _OF_NETWORK) | {
+        values |= _of(config, "encoder", _NETWORK_OPTIONS) | {
             "encoder.weights": f"{config.weights} ({extractor.digest[:8]})"
         }
     return Stage("encode", stage_key("features", scan, recipe.digest(), extractor.digest), values, ("reduce",))
@@ -51,13 +51,13 @@ def scores(components: str, m_pca: int, config: ClusteringConfig) -> Stage:
     """Scores over K; the K asked for are scored as well."""
     first, last = config.score_k
     beyond = sorted(k for k in set(config.k) if not first <= k <= last)
-    values = _of(config, "clustering", SCORED_WITH) | {"clustering.k beyond score_k": beyond}
+    values = _of(config, "clustering", SCORE_OPTIONS) | {"clustering.k beyond score_k": beyond}
     return _of_components("scores", "scores", components, m_pca, values)
 
 
 def segments(components: str, m_pca: int, config: ClusteringConfig) -> Stage:
     """Segmentations, whichever their K."""
-    return _of_components("segment", "segments", components, m_pca, _of(config, "clustering", CLUSTERED_WITH))
+    return _of_components("segment", "segments", components, m_pca, _of(config, "clustering", CLUSTERING_OPTIONS))
 
 
 def grains(components: str, m_pca: int) -> Stage:
@@ -73,7 +73,7 @@ def quality(encoded: str, of: str) -> Stage:
 def scores_hold(attributes: Mapping[str, Any], components: str, m_pca: int, config: ClusteringConfig) -> bool:
     """Whether the scores of results with these attributes, of a run with this clustering, are those of today's code."""
     try:
-        beyond = attributes[NAME]["scores"]["of"]["clustering.k beyond score_k"]
+        beyond = attributes[STAGES_ATTRIBUTE]["scores"]["of"]["clustering.k beyond score_k"]
     except (KeyError, TypeError):
         return False
     # Another K may have been asked for since, without the scores being made again.

@@ -15,30 +15,30 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from laue_dask.compute import cluster
-from laue_dask.compute.run import complete
-from laue_dask.config import AnyModel, ClusterConfig, Recipe, checked, read_yaml
+from laue_dask.compute.run import is_complete
+from laue_dask.config import AnyModel, LocalWorkersConfig, Recipe, checked, read_yaml
 from laue_dask.errors import InputError
 from laue_dask.features import weights
 from laue_dask.features.drift import reference
 from laue_dask.features.losses import unexplained
 from laue_dask.features.network import Autoencoder, build
 from laue_dask.features.weights import Card
-from laue_dask.io.places import replace_file, require_writable
+from laue_dask.io.output_paths import require_writable, write_atomically
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.pipeline.stages.reduction import reduce_scan
 from laue_dask.report import canvas, training_plots
 from laue_dask.runtime.progress import Progress
 from laue_dask.training.checkpoint import Epoch
-from laue_dask.training.finetuning import Unlabelled
+from laue_dask.training.finetuning import UnlabelledObjective
 from laue_dask.training.fitting import Checkpointing, best_epoch, choose_device, fit
-from laue_dask.training.training import Plateau, TrainingSet, plateau, scaled, write_history
+from laue_dask.training.training import Plateau, TrainingSet, as_network_input, plateau, write_history
 from laue_dask.training.training import train as train_network
-from laue_dask.training.training_config import HOUSEKEEPING, FineTuningConfig, FittingConfig, TrainingConfig
+from laue_dask.training.training_config import FIELDS_WITHOUT_EFFECT, FineTuningConfig, FittingConfig, TrainingConfig
 
-FEWEST = 32
+MIN_FINETUNING_PATTERNS = 32
 """Usable patterns that a fine-tuning needs."""
 
-REFERENCE_SAMPLE = 2000
+N_REFERENCE_PATTERNS = 2000
 """Patterns of a scan, at most about twice as many, that the card's reference is taken of."""
 
 
@@ -85,7 +85,7 @@ def train(
     config = config.model_copy(update={"architecture": model.architecture})
     limits, data = plateau(model, validation), training.digest()
     identity = {
-        "configuration": config.model_dump(mode="json", exclude=set(HOUSEKEEPING)),
+        "configuration": config.model_dump(mode="json", exclude=set(FIELDS_WITHOUT_EFFECT)),
         "data": data,
         "validation": validation.digest(),
         "from": weights.digest(start) if start else "random weights",
@@ -135,7 +135,7 @@ def train(
         metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
         reference=reference(_errors(trained, validation)),
     )
-    replace_file(encodings_path(out), canvas.png(_encodings(trained, validation)))
+    write_atomically(encodings_path(out), canvas.png(_encodings(trained, validation)))
     weights.save(trained, out, card)
     checkpoint_path(out).unlink(missing_ok=True)  # last: until here, the same command goes on
     return card
@@ -174,20 +174,20 @@ def fine_tune(
     model, before = weights.load(start)
     store = ScanStore.open(scan)
     valid = store.valid
-    if valid.sum() < FEWEST:
-        raise InputError(f"{scan}: has {valid.sum()} usable patterns, fine-tuning needs {FEWEST}")
+    if valid.sum() < MIN_FINETUNING_PATTERNS:
+        raise InputError(f"{scan}: has {valid.sum()} usable patterns, fine-tuning needs {MIN_FINETUNING_PATTERNS}")
     recipe = before.recipe.model_copy(update={"version": Recipe().version})
     reduced = store.reduced(recipe.for_frames(store.frame_shape).digest())
-    if reduced is None or not complete(reduced):
-        with cluster.start(ClusterConfig(workers=workers)) as running:
+    if reduced is None or not is_complete(reduced):
+        with cluster.start(LocalWorkersConfig(workers=workers)) as running:
             reduced = reduce_scan(store, recipe, workers=running, progress=progress)
     out.parent.mkdir(parents=True, exist_ok=True)
     identity = {
-        "configuration": config.model_dump(mode="json", exclude=set(HOUSEKEEPING)),
+        "configuration": config.model_dump(mode="json", exclude=set(FIELDS_WITHOUT_EFFECT)),
         "data": store.key(),
         "from": weights.digest(start),
     }
-    objective = Unlabelled(config, model, reduced, valid, store.scan_shape)
+    objective = UnlabelledObjective(config, model, reduced, valid, store.scan_shape)
     trained, epochs = fit(
         model,
         objective,
@@ -230,11 +230,11 @@ def fine_tune(
 @torch.inference_mode()
 def _scan_errors(model: Autoencoder, reduced: Any, patterns: NDArray[np.int64]) -> NDArray[np.float32]:
     """Reconstruction error of patterns spread over a scan."""
-    chosen = patterns[:: max(1, len(patterns) // REFERENCE_SAMPLE)]
+    chosen = patterns[:: max(1, len(patterns) // N_REFERENCE_PATTERNS)]
     found = []
     for start in range(0, len(chosen), 128):
         block = np.asarray(reduced.oindex[chosen[start : start + 128]])
-        found.append(_unexplained(model, scaled(torch.from_numpy(block))))
+        found.append(_unexplained(model, as_network_input(torch.from_numpy(block))))
     return np.concatenate(found)
 
 
@@ -261,7 +261,7 @@ def _show(history: list[Epoch], out: Path, limits: Plateau | None = None) -> Non
         perfect={"bce": limits.perfect_bce} if limits else {},
         kept=best_epoch(history).epoch,
     )
-    replace_file(losses_path(out), canvas.png(figure))
+    write_atomically(losses_path(out), canvas.png(figure))
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ Subject = Literal["frames", "recipe", "workers", "training", "clustering"]
 """What a warning is about: frames that are damaged; parts of a frame that are not seen; what a stage met while it
 worked; patterns that are unlike those of the training; clusters, which `laue-dask segment` makes anew."""
 
-_OF_CLUSTERING = (
+_CLUSTERING_SUFFIXES = (
     "its labels are provisional",
     "distinct ones only",
     "points between two domains keep the estimator's labels",
@@ -47,5 +47,5 @@ def read(record: Mapping[str, Any]) -> list[Notice]:
     texts = [str(text) for text in record.get("warnings", ())]
     subjects = record.get("warning_subjects", ())
     if len(subjects) != len(texts) or not set(subjects) <= set(get_args(Subject)):
-        subjects = ["clustering" if text.endswith(_OF_CLUSTERING) else "workers" for text in texts]
+        subjects = ["clustering" if text.endswith(_CLUSTERING_SUFFIXES) else "workers" for text in texts]
     return [Notice(subject, text) for subject, text in zip(subjects, texts, strict=True)]

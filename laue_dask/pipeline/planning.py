@@ -10,16 +10,16 @@ from laue_dask.compute.local import available_cores
 from laue_dask.compute.plan import Packing, Plan, plan, require_memory
 from laue_dask.config import Config
 from laue_dask.io import deadline
-from laue_dask.io.places import require_space, require_writable
+from laue_dask.io.output_paths import require_space, require_writable
 from laue_dask.pipeline.stages import extraction
-from laue_dask.pipeline.stages.probe import SECONDS, probe, survey, work_of
-from laue_dask.runtime.printable import printable
+from laue_dask.pipeline.stages.probe import PROBE_DURATION_S, probe, survey, work_of
+from laue_dask.runtime.safe_text import printable
 
-BUSY = 0.5
+BUSY_LOAD_PER_CORE = 0.5
 """Load for each core from which the probe, which is a single process, is too optimistic for several."""
 
 
-def plan_run(origin: str, folder: Path, config: Config, *, seconds: float = SECONDS) -> str:
+def plan_run(origin: str, folder: Path, config: Config, *, seconds: float = PROBE_DURATION_S) -> str:
     """Plan a run and say what it will take.
 
     Parameters
@@ -43,7 +43,7 @@ def plan_run(origin: str, folder: Path, config: Config, *, seconds: float = SECO
         memory.
     """
     require_writable(folder)
-    deadline.allow(config.cluster.read_deadline)
+    deadline.set_deadline(config.cluster.read_deadline)
     count, gpus, memory = cluster.extent(config.cluster)
     extractor = extraction.extractor_of(config.encoder, config.recipe)
     found = survey(origin, config)
@@ -74,7 +74,7 @@ def plan_run(origin: str, folder: Path, config: Config, *, seconds: float = SECO
         "Not in the time: starting workers, k-means, points between domains, grains, figures and report.",
     ]
     cores, load = available_cores(), psutil.getloadavg()[0]
-    if load > BUSY * cores:
+    if load > BUSY_LOAD_PER_CORE * cores:
         lines.append(f"The machine is busy (load {load:.1f} on {cores} cores): a run takes longer until it is free.")
     return "\n".join(lines)
 

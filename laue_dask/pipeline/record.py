@@ -22,29 +22,29 @@ from laue_dask.features.drift import Drift
 from laue_dask.features.weights import UNTRAINED_SEED
 from laue_dask.io import placement
 from laue_dask.io.block_files import checksum_of_text
-from laue_dask.io.places import replace_file
-from laue_dask.io.receipts import IN_RUN, Receipts
+from laue_dask.io.output_paths import write_atomically
+from laue_dask.io.receipts import RUN_RECEIPTS_FILE, Receipts
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.pipeline import notices
 from laue_dask.pipeline.notices import Notice, Subject
 from laue_dask.pipeline.versions import FIRST_RELEASE, version_of_code
-from laue_dask.runtime import silence
+from laue_dask.runtime import activity
 from laue_dask.runtime.progress import Advance, Progress
 from laue_dask.runtime.suggestions import did_you_mean
 
-NAME, SERIES = "run.json", "series.json"
+RECORD_FILE, SERIES_FILE = "run.json", "series.json"
 """Of a run, and of a folder that holds the runs of a series."""
 
-WITHDRAWN = "run.json.withdrawn"
+WITHDRAWN_RECORD_FILE = "run.json.withdrawn"
 """The record of a run while `laue-dask segment` puts other results into its place."""
 
-FINISHING = "run.json.part"
+PARTIAL_RECORD_FILE = "run.json.part"
 """There while the receipts of a run's files may be there before its record, which is then not lost but yet to come."""
 
-CHECKSUM = "crc32c"
+CHECKSUM_ENTRY = "crc32c"
 """Last entry of a record: of all the others."""
 
-FILES = (
+RUN_FILES = (
     "config.yaml",
     "report.html",
     "dask-report.html",
@@ -60,20 +60,25 @@ FILES = (
 )
 """What a run leaves beside its record and its results; other files in its folder are none of ours."""
 
-LIVE = ("watch.html", "watch.json", "watch")
+WATCH_FILES = ("watch.html", "watch.json", "watch")
 """What `laue-dask watch` leaves, and changes as long as it watches."""
 
-UNVOUCHED = (*(name for name in FILES if name != "plots/*"), "plots/approximation.png", "cluster/*", ".nightly")
+FILES_WITHOUT_RECEIPT = (
+    *(name for name in RUN_FILES if name != "plots/*"),
+    "plots/approximation.png",
+    "cluster/*",
+    ".nightly",
+)
 """What is ours by its name alone where no receipt knows it: it may be written while there are receipts of the rest."""
 
-REMEDY = "run `laue-dask run`, the same command, again"
+RUN_AGAIN_HINT = "run `laue-dask run`, the same command, again"
 
-PACKAGES = ("dask", "distributed", "dask-ml", "fabio", "numpy", "scikit-learn", "torch", "zarr")
+RECORDED_PACKAGES = ("dask", "distributed", "dask-ml", "fabio", "numpy", "scikit-learn", "torch", "zarr")
 
-_PER_PATTERN = ("ingest", "reduce", "encode")
+_STAGES_PER_PATTERN = ("ingest", "reduce", "encode")
 
 
-class _Into(logging.Handler):
+class _WarningCollector(logging.Handler):
     """Adds each warning to a list, once."""
 
     def __init__(self, warnings: list[Notice]) -> None:
@@ -85,7 +90,7 @@ class _Into(logging.Handler):
             self._warnings.append(notice)
 
 
-class _Counted:
+class _CountingProgress:
     """Progress that tells a run how many patterns a stage has worked on."""
 
     def __init__(self, progress: Progress, run: "Record") -> None:
@@ -103,11 +108,11 @@ class _Counted:
             yield tell
 
 
-_IN_WORDS = {"look": "looking at the frames", "report": "drawing the figures and the report"}
+_STAGE_IN_WORDS = {"look": "looking at the frames", "report": "drawing the figures and the report"}
 """Stages whose names do not say what is being done."""
 
 
-def _place(aside: Mapping[str, Any]) -> tuple[bool, int]:
+def _order_of_set_aside(aside: Mapping[str, Any]) -> tuple[bool, int]:
     """Order of what is set aside: by pattern, and behind them what has no place in the scan."""
     return aside["pattern"] is None, aside["pattern"] or 0
 
@@ -189,17 +194,17 @@ class Record:
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"{where}: is not the record of a run of this laue-dask: {REMEDY}") from error
+            raise InputError(f"{where}: is not the record of a run of this laue-dask: {RUN_AGAIN_HINT}") from error
 
     def counted(self, progress: Progress) -> Progress:
         """The same progress, of which the patterns are counted for the stage that is being timed."""
-        return _Counted(progress, self)
+        return _CountingProgress(progress, self)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Add the seconds that a stage takes."""
         begun, self._stage = time.monotonic(), stage
-        with silence.doing(_IN_WORDS.get(stage, stage)):
+        with activity.note_activity(_STAGE_IN_WORDS.get(stage, stage)):
             yield
         self.seconds[stage] = round(self.seconds.get(stage, 0) + time.monotonic() - begun, 3)
 
@@ -210,14 +215,14 @@ class Record:
     def describe_scan(self, store: ScanStore) -> None:
         """Take over what the scan store says."""
         self.scan, self.scan_shape = str(store.path), store.scan_shape
-        self.keys["scan"], self.grid = store.key(), placement.recorded(store)
+        self.keys["scan"], self.grid = store.key(), placement.recorded_placement(store)
         self.n_patterns, self.set_aside = int(store.valid.sum()), store.set_aside
 
     def set_more_aside(self, store: ScanStore, valid: NDArray[np.bool_], reason: str) -> None:
         """Set the patterns of the store aside that are not `valid` any more, (pattern,)."""
         lost, source = np.flatnonzero(store.valid & ~valid).tolist(), store.source
         added = [{"pattern": i, "source": source[i], "reason": reason} for i in lost]
-        self.set_aside = sorted([*self.set_aside, *added], key=_place)
+        self.set_aside = sorted([*self.set_aside, *added], key=_order_of_set_aside)
         self.n_patterns = int(valid.sum())
 
     def warn(self, subject: Subject, *lines: str) -> None:
@@ -227,7 +232,7 @@ class Record:
     @contextmanager
     def warned_by(self, name: str) -> Iterator[None]:
         """Take over, once each, the warnings of a logger, to which those of the workers are forwarded."""
-        handler, logger = _Into(self.warnings), logging.getLogger(name)
+        handler, logger = _WarningCollector(self.warnings), logging.getLogger(name)
         logger.addHandler(handler)
         try:
             yield
@@ -258,10 +263,10 @@ class Record:
         """Plain values, with versions and seeds."""
         self.patterns_per_second |= {
             stage: round(self.patterns[stage] / self.seconds[stage], 1)
-            for stage in _PER_PATTERN
+            for stage in _STAGES_PER_PATTERN
             if self.patterns.get(stage) and self.seconds.get(stage)
         }
-        later = {name: getattr(self, name) for name in _LATER}
+        later = {name: getattr(self, name) for name in _ENTRIES_ADDED_LATER}
         return {
             "laue_dask": self.laue_dask,
             "code": self.code,
@@ -294,12 +299,12 @@ class Record:
         }
 
 
-_LATER = ("n_clusters", "segmented_by", "evaluation", "approximation")
+_ENTRIES_ADDED_LATER = ("n_clusters", "segmented_by", "evaluation", "approximation")
 """What a record has only after what was done with the finished run."""
 
 
 def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    return {"python": platform.python_version(), **{name: version(name) for name in RECORDED_PACKAGES}}
 
 
 def write(folder: Path, values: dict[str, Any]) -> None:
@@ -309,19 +314,19 @@ def write(folder: Path, values: dict[str, Any]) -> None:
     """
     for left in folder.glob(".*.partial"):  # of commands that were killed
         left.unlink()
-    (folder / FINISHING).touch()
+    (folder / PARTIAL_RECORD_FILE).touch()
     Receipts.of(
-        folder, [path.relative_to(folder).as_posix() for pattern in FILES for path in folder.glob(pattern)]
-    ).write(IN_RUN)
-    text = json.dumps({**values, CHECKSUM: _checksum(values)}, indent=1, ensure_ascii=False)
-    replace_file(folder / NAME, text.encode(errors="surrogatepass"))
-    for name in (WITHDRAWN, FINISHING):
+        folder, [path.relative_to(folder).as_posix() for pattern in RUN_FILES for path in folder.glob(pattern)]
+    ).write(RUN_RECEIPTS_FILE)
+    text = json.dumps({**values, CHECKSUM_ENTRY: _checksum(values)}, indent=1, ensure_ascii=False)
+    write_atomically(folder / RECORD_FILE, text.encode(errors="surrogatepass"))
+    for name in (WITHDRAWN_RECORD_FILE, PARTIAL_RECORD_FILE):
         (folder / name).unlink(missing_ok=True)
 
 
 def copy(folder: Path, to: Path, values: dict[str, Any]) -> None:
     """Copy the files of a finished run to another folder, whose record holds `values`."""
-    for pattern in FILES:
+    for pattern in RUN_FILES:
         for path in folder.glob(pattern):
             target = to / path.relative_to(folder)
             target.parent.mkdir(exist_ok=True)
@@ -331,26 +336,26 @@ def copy(folder: Path, to: Path, values: dict[str, Any]) -> None:
 
 def _checksum(values: dict[str, Any]) -> str:
     """CRC-32C of a record's values, however they are laid out in the file."""
-    text = json.dumps({name: value for name, value in values.items() if name != CHECKSUM}, sort_keys=True)
+    text = json.dumps({name: value for name, value in values.items() if name != CHECKSUM_ENTRY}, sort_keys=True)
     return checksum_of_text(text)
 
 
 def check(folder: Path) -> None:
     """Raise `StoreError` unless all that a finished run's receipts list, such as its figures, is as it was written."""
-    if (folder / NAME).exists():
-        Receipts.read(folder, IN_RUN).check(remedy=REMEDY)
+    if (folder / RECORD_FILE).exists():
+        Receipts.read(folder, RUN_RECEIPTS_FILE).check(remedy=RUN_AGAIN_HINT)
 
 
-def vouch(folder: Path, names: Collection[str]) -> None:
+def write_receipts(folder: Path, names: Collection[str]) -> None:
     """Take down what these files of a finished run are now, and what is in these folders."""
-    receipts = Receipts.read(folder, IN_RUN)
-    receipts.without(names).joined(Receipts.of(folder, names)).write(IN_RUN)
+    receipts = Receipts.read(folder, RUN_RECEIPTS_FILE)
+    receipts.without(names).joined(Receipts.of(folder, names)).write(RUN_RECEIPTS_FILE)
 
 
-def vouches_for(folder: Path, name: str) -> bool:
+def has_receipt(folder: Path, name: str) -> bool:
     """Whether a file of a finished run is there as it was written."""
     try:
-        receipts = Receipts.read(folder, IN_RUN)
+        receipts = Receipts.read(folder, RUN_RECEIPTS_FILE)
     except StoreError:
         return False
     return name in receipts.files and not any(fault for _, fault in receipts.faults([name]))
@@ -359,20 +364,20 @@ def vouches_for(folder: Path, name: str) -> bool:
 def remove(folder: Path) -> None:
     """From here on there is no finished run, nor one that lost something after a kill on the way."""
     withdraw(folder)
-    for name in (IN_RUN, WITHDRAWN, FINISHING):
+    for name in (RUN_RECEIPTS_FILE, WITHDRAWN_RECORD_FILE, PARTIAL_RECORD_FILE):
         (folder / name).unlink(missing_ok=True)
 
 
 def withdraw(folder: Path) -> None:
     """From here on the run is not finished, but `read` still knows, if asked, what it was."""
-    if (folder / NAME).exists():
-        (folder / NAME).replace(folder / WITHDRAWN)
+    if (folder / RECORD_FILE).exists():
+        (folder / RECORD_FILE).replace(folder / WITHDRAWN_RECORD_FILE)
 
 
 def members_of(folder: Path) -> list[Path]:
     """Folders of the runs of a series, none where the folder holds no series."""
     try:
-        scans = json.loads((folder / SERIES).read_text(encoding="utf-8"))["scans"]
+        scans = json.loads((folder / SERIES_FILE).read_text(encoding="utf-8"))["scans"]
         names = [str(one["name"]) for one in scans]
         if any(name in ("", ".", "..") or Path(name).name != name for name in names):
             raise ValueError("a name is no folder in it")
@@ -380,7 +385,9 @@ def members_of(folder: Path) -> list[Path]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{folder / SERIES}: cannot be read, or is not what a series has: run it again") from error
+        raise InputError(
+            f"{folder / SERIES_FILE}: cannot be read, or is not what a series has: run it again"
+        ) from error
 
 
 def load(folder: Path) -> Record:
@@ -396,7 +403,7 @@ def load(folder: Path) -> Record:
     InputError
         There is none, or it cannot be read.
     """
-    return Record.from_json(read(folder), str(folder / NAME))
+    return Record.from_json(read(folder), str(folder / RECORD_FILE))
 
 
 def scan_of(folder: Path, scan: str, key: str) -> ScanStore:
@@ -432,9 +439,9 @@ def read(folder: Path, *, withdrawn: bool = False) -> dict[str, Any]:
     InputError
         There is none, or it cannot be read.
     """
-    path = folder / NAME
-    if withdrawn and not path.exists() and (folder / WITHDRAWN).exists():
-        path = folder / WITHDRAWN
+    path = folder / RECORD_FILE
+    if withdrawn and not path.exists() and (folder / WITHDRAWN_RECORD_FILE).exists():
+        path = folder / WITHDRAWN_RECORD_FILE
     try:
         record: Any = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -450,6 +457,6 @@ def read(folder: Path, *, withdrawn: bool = False) -> dict[str, Any]:
         raise InputError(f"{path}: is damaged ({error}): run `laue-dask run` again") from error
     if not isinstance(record, dict) or "laue_dask" not in record:
         raise InputError(f"{path}: is not the record of a run: run `laue-dask run` again")
-    if record.pop(CHECKSUM, None) != _checksum(record):
-        raise InputError(f"{path}: is damaged or was changed, its checksum is another: {REMEDY}")
+    if record.pop(CHECKSUM_ENTRY, None) != _checksum(record):
+        raise InputError(f"{path}: is damaged or was changed, its checksum is another: {RUN_AGAIN_HINT}")
     return record

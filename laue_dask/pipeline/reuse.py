@@ -16,16 +16,16 @@ from laue_dask.io import results as io_results
 from laue_dask.io.results import ResultsWriter
 from laue_dask.pipeline.versions import STAGE_VERSIONS
 
-NAME = "stages"
+STAGES_ATTRIBUTE = "stages"
 """Attribute of a results store."""
 
-RELEASE = "laue_dask"
+RELEASE_ENTRY = "laue_dask"
 """Among the values that runs of the first release recorded: its name, which is none of a stage's own parameters."""
 
-KEPT = "kept"
-LOST = "what was there is damaged or gone"
+KEPT_STATE = "kept"
+DAMAGED_REASON = "what was there is damaged or gone"
 
-_TOLD = 4
+_MAX_NAMED_CHANGES = 4
 """Changed values that are told one by one."""
 
 logger = logging.getLogger(__name__)
@@ -84,8 +84,8 @@ class Reuse:
     @classmethod
     def of(cls, folder: Path, *, label: str = "") -> Self:
         """Read what the last run in a folder was made with, be it finished or begun; nothing where there is none."""
-        for name, finished in ((io_results.NAME, True), (io_results.PARTIAL, False)):
-            stages = io_results.attributes(folder / name, whole=finished).get(NAME)
+        for name, finished in ((io_results.RESULTS_STORE, True), (io_results.PARTIAL_STORE, False)):
+            stages = io_results.attributes(folder / name, whole=finished).get(STAGES_ATTRIBUTE)
             if isinstance(stages, dict) and all(_is_stage(one) for one in stages.values()):
                 return cls(folder, stages, finished=finished, label=label)
         return cls(folder, {}, finished=False, label=label)
@@ -97,7 +97,11 @@ class Reuse:
 
     def holds(self, stage: Stage, names: Collection[str]) -> bool:
         """Whether the earlier run's results have whole arrays `names` of this very stage."""
-        return self.finished and recorded({NAME: self._before}, stage) and io_results.whole(self._folder, names)
+        return (
+            self.finished
+            and recorded({STAGES_ATTRIBUTE: self._before}, stage)
+            and io_results.whole(self._folder, names)
+        )
 
     def same(self, stage: Stage) -> bool:
         """Whether the earlier run, if it got so far, had this very stage."""
@@ -111,11 +115,11 @@ class Reuse:
         self._now[stage.name] = stage
         earlier = self._before.get(stage.name)
         if kept:
-            text = remark or KEPT
+            text = remark or KEPT_STATE
         elif earlier is None:
             text = "made"
         else:
-            text = self._reasons(stage, earlier) or remark or f"again, {LOST}"
+            text = self._reasons(stage, earlier) or remark or f"again, {DAMAGED_REASON}"
         self.announced[stage.name] = text
         if earlier is not None:
             logger.info("%s%s: %s", self._label, stage.name, text)
@@ -135,7 +139,7 @@ class Reuse:
     def _reasons(self, stage: Stage, earlier: Mapping[str, Any]) -> str:
         if earlier["key"] == stage.key:
             return ""
-        before = {name: value for name, value in earlier["of"].items() if name != RELEASE}
+        before = {name: value for name, value in earlier["of"].items() if name != RELEASE_ENTRY}
         reasons = differences(before, stage.values)
         changed = [
             name for name in stage.after if name in self._before and self._before[name]["key"] != self._now[name].key
@@ -145,7 +149,7 @@ class Reuse:
 
     def write(self, results: ResultsWriter) -> None:
         """Keep the keys and values of the stages so far with the results."""
-        results.group.attrs[NAME] = {name: _entry(stage) for name, stage in self._now.items()}
+        results.group.attrs[STAGES_ATTRIBUTE] = {name: _entry(stage) for name, stage in self._now.items()}
 
 
 class Output:
@@ -196,16 +200,16 @@ class Output:
 
 def recorded(attributes: Mapping[Any, Any], stage: Stage) -> bool:
     """Whether results with these attributes were made by this very stage."""
-    stages = attributes.get(NAME, {})
+    stages = attributes.get(STAGES_ATTRIBUTE, {})
     earlier = stages.get(stage.name) if isinstance(stages, dict) else None
     return isinstance(earlier, dict) and earlier.get("key") == stage.key
 
 
 def update(results: ResultsWriter, stages: Sequence[Stage], *, without: Collection[str] = ()) -> None:
     """Replace the keys and values of some stages of results that are made from others, and drop those of some."""
-    before = results.group.attrs.get(NAME, {})
+    before = results.group.attrs.get(STAGES_ATTRIBUTE, {})
     kept = (before if isinstance(before, dict) else {}) | {stage.name: _entry(stage) for stage in stages}
-    results.group.attrs[NAME] = {name: entry for name, entry in kept.items() if name not in without}
+    results.group.attrs[STAGES_ATTRIBUTE] = {name: entry for name, entry in kept.items() if name not in without}
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -222,7 +226,11 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         for name in names
         if _text(before.get(name)) != _text(now.get(name))
     ]
-    return found if len(found) <= _TOLD else [*found[:_TOLD], f"{len(found) - _TOLD} more values changed"]
+    return (
+        found
+        if len(found) <= _MAX_NAMED_CHANGES
+        else [*found[:_MAX_NAMED_CHANGES], f"{len(found) - _MAX_NAMED_CHANGES} more values changed"]
+    )
 
 
 def _text(value: Any) -> str:

@@ -14,23 +14,23 @@ from laue_dask import schema
 from laue_dask.compute import cluster
 from laue_dask.compute.cluster import Workers
 from laue_dask.compute.local import local_scratch
-from laue_dask.config import ClusterConfig, Config, dump, merged, validate
+from laue_dask.config import Config, LocalWorkersConfig, dump, merged, validate
 from laue_dask.errors import ConfigError, InputError
+from laue_dask.io import block_reader
 from laue_dask.io import results as io_results
-from laue_dask.io import stored
-from laue_dask.io.lock import locked
-from laue_dask.io.places import replace_file, writing_to
+from laue_dask.io.lock import locked_folder
+from laue_dask.io.output_paths import naming_full_disk, write_atomically
 from laue_dask.io.results import ResultsWriter
 from laue_dask.pipeline import keys, notices
 from laue_dask.pipeline import record as records
 from laue_dask.pipeline.analysis import advise, delegate_sources, warn_of_loss
 from laue_dask.pipeline.finishing import report
-from laue_dask.pipeline.folders import CONFIG, check_folder, reduced_of, scan_of
+from laue_dask.pipeline.folders import CONFIG_FILE, check_folder, reduced_of, scan_of
 from laue_dask.pipeline.record import Record
 from laue_dask.pipeline.reuse import recorded, update
 from laue_dask.pipeline.stages import grains, scoring, segmentation, specimen
 from laue_dask.pipeline.stages.scoring import Scores
-from laue_dask.pipeline.stages.specimen import Map
+from laue_dask.pipeline.stages.specimen import SpecimenMap
 from laue_dask.pipeline.stages.tables import Table, samples_of
 from laue_dask.runtime.progress import NO_PROGRESS, Progress
 from laue_dask.segmentation.pca import choose_components
@@ -39,7 +39,7 @@ MAX_LOCAL_BYTES = 2**30
 """Bytes of components that `segment` holds, and of patterns that it may look at, in this process rather than start
 workers."""
 
-OF_CLUSTERING = {"k", "cluster", "score_k"}
+CLUSTERING_DIMENSIONS = {"k", "cluster", "score_k"}
 """Dimensions of the results that depend on the clustering."""
 
 
@@ -92,16 +92,16 @@ def segment(
         )
     folder = folder.absolute()
     with (
-        locked(folder, command, "wait for it"),
+        locked_folder(folder, command, "wait for it"),
         nullcontext(folder) if out is None else _copied(folder, out.absolute(), command) as target,
     ):
         try:
-            with writing_to(target, local_scratch(ClusterConfig())):
+            with naming_full_disk(target, local_scratch(LocalWorkersConfig())):
                 return _segment(
                     target, changes, command=command, progress=progress, sweep=sweep, beside=out is not None
                 )
         finally:
-            io_results.discard(target, io_results.SEGMENTING)
+            io_results.discard(target, io_results.SEGMENTING_STORE)
 
 
 @contextmanager
@@ -113,7 +113,7 @@ def _copied(folder: Path, out: Path, command: str) -> Iterator[Path]:
     records.check(folder)
     record = records.read(folder)
     scan = scan_of(folder, record)
-    with locked(out, command):
+    with locked_folder(out, command):
         try:
             io_results.copy(folder, out)
             records.copy(folder, out, {**record, "scan": str(scan.path)})
@@ -132,25 +132,25 @@ def _segment(
     io_results.recover(folder)
     records.check(folder)
     record = records.read(folder, withdrawn=True)
-    before = validate(record["config"], str(folder / records.NAME))
+    before = validate(record["config"], str(folder / records.RECORD_FILE))
     config = _changed(before, changes)
     old = io_results.read(folder)
     store = scan_of(folder, record)
     reduced = reduced_of(store, config)
     valid = store.valid
     valid[[one["pattern"] for one in record["set_aside"] if one["pattern"] is not None]] = False
-    where = Map(valid, store.scan_shape)
-    specimen.require_enough(len(where.patterns), config.clustering.k)
+    where = SpecimenMap(valid, store.scan_shape)
+    specimen.require_enough_patterns(len(where.patterns), config.clustering.k)
     m_pca = choose_components(old["explained_variance_ratio"].values, config.pca.components)
     key = record["keys"]["components"]
     same = m_pca == record["m_pca"] and keys.scores_hold(old.attrs, key, m_pca, before.clustering)
-    results = ResultsWriter(folder, old.attrs, partial=io_results.SEGMENTING)
+    results = ResultsWriter(folder, old.attrs, partial=io_results.SEGMENTING_STORE)
     for name in set(schema.RESULTS) & set(old.variables):
-        if name != "components" and not OF_CLUSTERING & set(schema.RESULTS[name].dims):
+        if name != "components" and not CLUSTERING_DIMENSIONS & set(schema.RESULTS[name].dims):
             results.keep(name)
     array = results.keep("components")
     array.attrs["m_pca"] = m_pca
-    components = stored.lazy(array)
+    components = block_reader.lazy_array(array)
     run = Record(command=command, source=record["source"], config=config)
     with _workers_for(components, reduced, config, folder) as workers:
         table = Table(components if workers else components.persist(), where, results, reduced)
@@ -162,7 +162,7 @@ def _segment(
                 found = scoring.score(samples, config.clustering, workers=workers, progress=progress)
             else:
                 found = scoring.read_scores(old, record["suggested_k"]) if scored else Scores()
-            scoring.put_scores(found, results)
+            scoring.write_scores(found, results)
         wanted, left_out = scoring.possible({*found.suggested, *config.clustering.k}, samples)
         segments, found_grains = keys.segments(key, m_pca, config.clustering), keys.grains(key, m_pca)
         known = segmentation.read(old) if recorded(old.attrs, segments) else {}
@@ -204,7 +204,7 @@ def _segment(
     update(results, stages, without=() if rescored or scored else ("scores",))
     results.finish(replacing=lambda: records.withdraw(folder))
     grains.write_tables(folder, io_results.read(folder), store, grains=rows, where=where)
-    replace_file(folder / CONFIG, dump(config).encode())
+    write_atomically(folder / CONFIG_FILE, dump(config).encode())
     with run.timed("report"):
         record["seconds"] |= run.seconds
         report(folder, record, reduced=reduced, unchanged=known, changed=() if scored and not rescored else ("scores",))

@@ -13,24 +13,24 @@ from pathlib import Path
 from laue_dask import __version__
 from laue_dask.compute import cluster
 from laue_dask.compute.local import local_scratch
-from laue_dask.config import ClusterConfig, Config
+from laue_dask.config import Config, LocalWorkersConfig
 from laue_dask.errors import ConfigError, InputError
 from laue_dask.io import deadline
 from laue_dask.io import results as io_results
-from laue_dask.io.lock import locked
-from laue_dask.io.places import replace_file, require_writable, writing_to
-from laue_dask.io.receipts import IN_RUN, Receipts
+from laue_dask.io.lock import locked_folder
+from laue_dask.io.output_paths import naming_full_disk, require_writable, write_atomically
+from laue_dask.io.receipts import RUN_RECEIPTS_FILE, Receipts
 from laue_dask.pipeline.analysis import analyse
 from laue_dask.pipeline.encoding import encode_scan
-from laue_dask.pipeline.finishing import conclude, settle
-from laue_dask.pipeline.folders import check_folder, leaving_no_trace, with_absolute_weights
-from laue_dask.pipeline.record import SERIES, Record
-from laue_dask.pipeline.stages import extraction, source, specimen
-from laue_dask.pipeline.stages.ingest import Look
+from laue_dask.pipeline.finishing import finish_run, publish_results
+from laue_dask.pipeline.folders import check_folder, removing_partial_results, with_absolute_weights
+from laue_dask.pipeline.record import SERIES_FILE, Record
+from laue_dask.pipeline.stages import extraction, scan_source, specimen
+from laue_dask.pipeline.stages.ingest import Inspection
 from laue_dask.report.series import Member, write_series_page
 from laue_dask.runtime.progress import NO_PROGRESS, Progress
 
-PAGE = "series.html"
+SERIES_PAGE_FILE = "series.html"
 
 
 def run(
@@ -72,28 +72,28 @@ def run(
     folder, config = folder.absolute(), with_absolute_weights(config)
     for name in names:
         check_folder(folder / name)
-    deadline.allow(config.cluster.read_deadline)
-    counts = [source.count(origin) for origin in sources]
-    specimen.require_enough(min(counts), ())
-    specimen.require_enough(sum(counts), config.clustering.k)
+    deadline.set_deadline(config.cluster.read_deadline)
+    counts = [scan_source.count(origin) for origin in sources]
+    specimen.require_enough_patterns(min(counts), ())
+    specimen.require_enough_patterns(sum(counts), config.clustering.k)
     alone = config.model_copy(update={"clustering": config.clustering.model_copy(update={"k": ()})})
     for origin, name in zip(sources, names, strict=True):
-        source.require_same(origin, folder / name, alone, again=again)
+        scan_source.require_same(origin, folder / name, alone, again=again)
     extractor = extraction.extractor_of(config.encoder, config.recipe)
-    looks: list[Look | None] = [None] * len(sources)
-    if isinstance(config.cluster, ClusterConfig):  # jobs may wait for hours, in which frames arrive
+    looks: list[Inspection | None] = [None] * len(sources)
+    if isinstance(config.cluster, LocalWorkersConfig):  # jobs may wait for hours, in which frames arrive
         looks = [
-            source.look(origin, folder / name, config.scan, label=f"{name}, ")
+            scan_source.inspect(origin, folder / name, config.scan, label=f"{name}, ")
             for origin, name in zip(sources, names, strict=True)
         ]
     records = [Record(command=command, source=origin, config=config, series=list(names)) for origin in sources]
     with ExitStack() as owned:
         for place in (folder, *(folder / name for name in names)):
-            owned.enter_context(locked(place, command))
-        owned.enter_context(writing_to(folder, local_scratch(config.cluster)))
-        owned.enter_context(leaving_no_trace(*(folder / name for name in names)))
+            owned.enter_context(locked_folder(place, command))
+        owned.enter_context(naming_full_disk(folder, local_scratch(config.cluster)))
+        owned.enter_context(removing_partial_results(*(folder / name for name in names)))
         with cluster.start(config.cluster, folder=folder, report=True) as workers:
-            if not (folder / SERIES).exists():
+            if not (folder / SERIES_FILE).exists():
                 _write(folder, names, records, finished=False)
             scans = [
                 encode_scan(
@@ -102,16 +102,16 @@ def run(
                 for name, record, look in zip(names, records, looks, strict=True)
             ]
             tables = analyse(scans, workers=workers, progress=progress)
-        (folder / IN_RUN).unlink(missing_ok=True)
+        (folder / RUN_RECEIPTS_FILE).unlink(missing_ok=True)
         _write(folder, names, records, finished=False)
         cluster.publish_report(folder)
         for scan, rows in zip(scans, tables, strict=True):
-            conclude(scan, settle(scan, rows))
+            finish_run(scan, publish_results(scan, rows))
         datasets = [io_results.read(folder / name) for name in names]
         members = [Member(name, one.source, data) for name, one, data in zip(names, records, datasets, strict=True)]
-        write_series_page(members, folder / PAGE, command=command)
+        write_series_page(members, folder / SERIES_PAGE_FILE, command=command)
         _write(folder, names, records, finished=True)
-        Receipts.of(folder, [SERIES, PAGE, cluster.REPORT]).write(IN_RUN)
+        Receipts.of(folder, [SERIES_FILE, SERIES_PAGE_FILE, cluster.DASK_REPORT_FILE]).write(RUN_RECEIPTS_FILE)
     return records
 
 
@@ -162,7 +162,7 @@ def _check(folder: Path, config: Config) -> None:
         raise InputError(f"{folder}: is a file; --out names the folder of the series")
     if (
         folder.is_dir()
-        and not (folder / SERIES).exists()
+        and not (folder / SERIES_FILE).exists()
         and any(not path.name.startswith(".") for path in folder.iterdir())
     ):
         raise InputError(f"{folder}: holds other files and no series: choose an empty or a new folder for --out")
@@ -180,4 +180,4 @@ def _write(folder: Path, names: Sequence[str], records: Sequence[Record], *, fin
         "suggested_k": one.suggested_k,
         "m_pca": one.m_pca,
     }
-    replace_file(folder / SERIES, json.dumps(values, indent=1, ensure_ascii=False).encode())
+    write_atomically(folder / SERIES_FILE, json.dumps(values, indent=1, ensure_ascii=False).encode())

@@ -18,17 +18,17 @@ from laue_dask.io import journal, lock
 from laue_dask.io import results as io_results
 from laue_dask.io.block_files import BlockFiles
 from laue_dask.io.journal import Journal
-from laue_dask.io.receipts import IN_RUN, IN_STORE, Receipts
+from laue_dask.io.receipts import RUN_RECEIPTS_FILE, STORE_RECEIPTS_FILE, Receipts
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.pipeline import record as records
 from laue_dask.runtime.progress import Progress
 
-RUN_AGAIN = "`laue-dask run`, the same command, makes it again"
-SHOWN = 50
+RUN_AGAIN_HINT = "`laue-dask run`, the same command, makes it again"
+MAX_LISTED_FINDINGS = 50
 """Findings and other files that are told one by one."""
 
-_SCAN, _REDUCED = "scan.zarr", "reduced"
-_PARTIAL, _TEMPORARY = ".partial", (".part", ".old", ".copy")
+_SCAN_STORE, _REDUCED_GROUP = "scan.zarr", "reduced"
+_PARTIAL_SUFFIX, _TEMPORARY_SUFFIXES = ".partial", (".part", ".old", ".copy")
 
 
 class Finding(NamedTuple):
@@ -67,11 +67,15 @@ class Verification:
     def lines(self) -> list[str]:
         """In words."""
         found = len(self.findings)
-        lines = [str(finding) for finding in self.findings[:SHOWN]]
-        lines += [f"{found - SHOWN} more objects are damaged"] if found > SHOWN else []
+        lines = [str(finding) for finding in self.findings[:MAX_LISTED_FINDINGS]]
+        lines += [f"{found - MAX_LISTED_FINDINGS} more objects are damaged"] if found > MAX_LISTED_FINDINGS else []
         lines += self.notes
-        lines += [f"{path}: is none of ours" for path in self.foreign[:SHOWN]]
-        lines += [f"{len(self.foreign) - SHOWN} more files are none of ours"] if len(self.foreign) > SHOWN else []
+        lines += [f"{path}: is none of ours" for path in self.foreign[:MAX_LISTED_FINDINGS]]
+        lines += (
+            [f"{len(self.foreign) - MAX_LISTED_FINDINGS} more files are none of ours"]
+            if len(self.foreign) > MAX_LISTED_FINDINGS
+            else []
+        )
         verdict = "all as they were written" if not found else f"{found} damaged"
         return [*lines, f"{self.what}: {self.objects} objects, {verdict}"]
 
@@ -94,7 +98,10 @@ def verify(path: Path, *, sources: bool = False, progress: Progress) -> Verifica
     if not path.is_dir():
         raise InputError(f"{path}: no such file or folder")
     if _is_store(path):
-        checks, found = _store(path) if path.name != io_results.NAME else _results(path), Verification(str(path))
+        checks, found = (
+            _store(path) if path.name != io_results.RESULTS_STORE else _results(path),
+            Verification(str(path)),
+        )
     elif _is_run(path):
         checks, found = _run(path), Verification(f"run {path}")
     elif members := records.members_of(path):
@@ -116,22 +123,27 @@ def verify(path: Path, *, sources: bool = False, progress: Progress) -> Verifica
 def _sources(path: Path, found: Verification, *, progress: Progress) -> None:
     """Read all frames of a source and compare them with those that were ingested."""
     from laue_dask.compute.run import map_tasks
-    from laue_dask.pipeline.stages import changes, held
+    from laue_dask.pipeline.stages import changed_frames, earlier_scan
 
     try:
-        place = path if _is_store(path) else path / _SCAN
+        place = path if _is_store(path) else path / _SCAN_STORE
         store = ScanStore.open(place if place.exists() else Path(records.read(path)["scan"]))
-        frames = changes.all_of(store)
+        frames = changed_frames.frames_to_compare(store)
     except (LaueDaskError, KeyError) as error:
         found.notes.append(f"{path}: its sources cannot be compared: {error}")
         return
     if not frames:
         found.notes.append(f"{store.path}: does not say what its sources were: they cannot be compared")
         return
-    batches = [frames[i : i + held.COMPARED] for i in range(0, len(frames), held.COMPARED)]
+    batches = [
+        frames[i : i + earlier_scan.FRAMES_PER_COMPARISON]
+        for i in range(0, len(frames), earlier_scan.FRAMES_PER_COMPARISON)
+    ]
     with progress.stage("compare", total=len(frames), unit="frames") as advance:
         shared = (store.detector_mask, store.dtype)
-        answers = map_tasks(changes.read_again, batches, shared, client=None, on_done=lambda one: advance(len(one)))
+        answers = map_tasks(
+            changed_frames.read_again, batches, shared, client=None, on_done=lambda one: advance(len(one))
+        )
     found.objects += len(frames)
     kept = "the store has its pixels" if store.has_frames else "there is no other copy of it"
     for one in (one for answer in answers for one in answer):
@@ -192,33 +204,50 @@ class _Checks:
         found = []
         for path in sorted(self.folder.rglob("*")):
             within = path.relative_to(self.folder).parts
-            ours = path in known or within[0].startswith(lock.NAME) or any(p.endswith(_TEMPORARY) for p in within)
+            ours = (
+                path in known
+                or within[0].startswith(lock.LOCK_FILE)
+                or any(p.endswith(_TEMPORARY_SUFFIXES) for p in within)
+            )
             if path.is_file() and not ours:
                 found.append(path)
         return found
 
 
 def _is_store(path: Path) -> bool:
-    inside = ("frames", "detector_mask", "features", "patterns", IN_STORE)
+    inside = ("frames", "detector_mask", "features", "patterns", STORE_RECEIPTS_FILE)
     return path.suffix == ".zarr" or any((path / name).exists() for name in inside)
 
 
 def _is_run(path: Path) -> bool:
-    ours = (records.NAME, records.WITHDRAWN, io_results.NAME, io_results.PARTIAL, _SCAN, _SCAN + ".part")
+    ours = (
+        records.RECORD_FILE,
+        records.WITHDRAWN_RECORD_FILE,
+        io_results.RESULTS_STORE,
+        io_results.PARTIAL_STORE,
+        _SCAN_STORE,
+        _SCAN_STORE + ".part",
+    )
     return any((path / name).exists() for name in ours)
 
 
 def _series(path: Path, members: Sequence[Path], *, sources: bool, progress: Progress) -> Verification:
     """All runs of a series; one that is gone is a finding."""
     found = Verification(f"series {path}")
-    own = _Checks(path, own={path / name for name in (records.SERIES, "series.html", "dask-report.html", IN_RUN)})
+    own = _Checks(
+        path, own={path / name for name in (records.SERIES_FILE, "series.html", "dask-report.html", RUN_RECEIPTS_FILE)}
+    )
     own.own |= set(path.glob("cluster/*"))
-    if (path / IN_RUN).exists():
+    if (path / RUN_RECEIPTS_FILE).exists():
         try:
-            own.known.append((Receipts.read(path, IN_RUN), "run the series again"))
+            own.known.append((Receipts.read(path, RUN_RECEIPTS_FILE), "run the series again"))
         except StoreError as error:
             own.broken.append(
-                Finding(path / IN_RUN, str(error).removeprefix(f"{path / IN_RUN}: "), "run the series again")
+                Finding(
+                    path / RUN_RECEIPTS_FILE,
+                    str(error).removeprefix(f"{path / RUN_RECEIPTS_FILE}: "),
+                    "run the series again",
+                )
             )
     for finding in own.findings():
         found.objects += 1
@@ -250,20 +279,22 @@ def _weights(path: Path) -> Verification:
 
 def _store(path: Path, *, remedy: str = "remove the store and ingest again") -> _Checks:
     """A scan store, or a training store, which has no receipts but the checksums in its chunks."""
-    checks = _Checks(path, own={path / IN_STORE})
+    checks = _Checks(path, own={path / STORE_RECEIPTS_FILE})
     if (path / "patterns").exists() and not (path / "frames").exists():
         return _training(checks)
     try:
         receipts = Receipts.read(path)
     except StoreError as error:
-        checks.broken.append(Finding(path / IN_STORE, str(error).removeprefix(f"{path / IN_STORE}: "), remedy))
+        checks.broken.append(
+            Finding(path / STORE_RECEIPTS_FILE, str(error).removeprefix(f"{path / STORE_RECEIPTS_FILE}: "), remedy)
+        )
         return checks
-    reduced = f"{_REDUCED}/"
+    reduced = f"{_REDUCED_GROUP}/"
     checks.known.append(
         (Receipts(path, {n: f for n, f in receipts.files.items() if not n.startswith(reduced)}), remedy)
     )
     of_reduced = Receipts(path, {n: f for n, f in receipts.files.items() if n.startswith(reduced)})
-    checks.known.append((of_reduced, RUN_AGAIN))
+    checks.known.append((of_reduced, RUN_AGAIN_HINT))
     try:
         store = ScanStore(path)
         if store.has_frames:
@@ -277,9 +308,9 @@ def _store(path: Path, *, remedy: str = "remove the store and ingest again") -> 
     except Exception as error:
         reason = " ".join(str(error).split())
         checks.broken.append(Finding(path / "frames", f"cannot be opened: {reason}", remedy))
-    for folder in sorted(path.glob(f"{_REDUCED}/*/")):
-        listed = f"{_REDUCED}/{folder.name}/zarr.json" in receipts.files
-        checks.arrays += _journaled(checks, path, f"{_REDUCED}/{folder.name}", finished=listed)
+    for folder in sorted(path.glob(f"{_REDUCED_GROUP}/*/")):
+        listed = f"{_REDUCED_GROUP}/{folder.name}/zarr.json" in receipts.files
+        checks.arrays += _journaled(checks, path, f"{_REDUCED_GROUP}/{folder.name}", finished=listed)
     return checks
 
 
@@ -305,14 +336,18 @@ def _seal(files: BlockFiles, block: int) -> int:
 
 
 def _results(path: Path) -> _Checks:
-    checks = _Checks(path, own={path / IN_STORE})
+    checks = _Checks(path, own={path / STORE_RECEIPTS_FILE})
     try:
         receipts = Receipts.read(path)
     except StoreError as error:
-        checks.broken.append(Finding(path / IN_STORE, str(error).removeprefix(f"{path / IN_STORE}: "), RUN_AGAIN))
+        checks.broken.append(
+            Finding(
+                path / STORE_RECEIPTS_FILE, str(error).removeprefix(f"{path / STORE_RECEIPTS_FILE}: "), RUN_AGAIN_HINT
+            )
+        )
         return checks
-    checks.known.append((receipts, RUN_AGAIN))
-    for file in sorted(path.glob(f"*/{journal.NAME}")):
+    checks.known.append((receipts, RUN_AGAIN_HINT))
+    for file in sorted(path.glob(f"*/{journal.JOURNAL_FILE}")):
         checks.arrays += _journaled(checks, path, file.parent.name, finished=True)
     return checks
 
@@ -325,53 +360,57 @@ def _journaled(
         files = BlockFiles(zarr.open_array(str(store), path=name, mode="r"))
     except Exception as error:
         reason = f"cannot be opened: {' '.join(str(error).split())}"
-        checks.broken.append(Finding(store / name, reason, RUN_AGAIN))
+        checks.broken.append(Finding(store / name, reason, RUN_AGAIN_HINT))
         return []
-    receipts = Journal(store / name / journal.NAME).read()
+    receipts = Journal(store / name / journal.JOURNAL_FILE).read()
     seals = {block: int(receipt.get("seal", -1)) for block, receipt in receipts.items() if 0 <= block < files.count}
     if not finished:
-        checks.own |= {path for path in (store / name).rglob("*") if path.suffix != _PARTIAL}
+        checks.own |= {path for path in (store / name).rglob("*") if path.suffix != _PARTIAL_SUFFIX}
         checks.notes.append(f"{store / name}: not finished, {len(seals)} of {files.count} blocks are there")
-    return [(files, seals, RUN_AGAIN)]
+    return [(files, seals, RUN_AGAIN_HINT)]
 
 
 def _run(path: Path) -> _Checks:
-    own = {path / name for name in (IN_RUN, records.NAME, records.WITHDRAWN)}
-    checks = _Checks(path, own=own | {file for name in records.UNVOUCHED for file in path.glob(name)})
-    if (path / _SCAN).exists():
-        checks.parts.append(_store(path / _SCAN, remedy=f"remove {path / _SCAN}, then {RUN_AGAIN}"))
-    on_its_way = any((path / name).exists() for name in (records.WITHDRAWN, records.FINISHING))
-    if not (path / records.NAME).exists() and (path / IN_RUN).exists() and not on_its_way:
-        checks.broken.append(Finding(path / records.NAME, "is missing", RUN_AGAIN))
-    elif not (path / records.NAME).exists():
+    own = {path / name for name in (RUN_RECEIPTS_FILE, records.RECORD_FILE, records.WITHDRAWN_RECORD_FILE)}
+    checks = _Checks(path, own=own | {file for name in records.FILES_WITHOUT_RECEIPT for file in path.glob(name)})
+    if (path / _SCAN_STORE).exists():
+        checks.parts.append(_store(path / _SCAN_STORE, remedy=f"remove {path / _SCAN_STORE}, then {RUN_AGAIN_HINT}"))
+    on_its_way = any((path / name).exists() for name in (records.WITHDRAWN_RECORD_FILE, records.PARTIAL_RECORD_FILE))
+    if not (path / records.RECORD_FILE).exists() and (path / RUN_RECEIPTS_FILE).exists() and not on_its_way:
+        checks.broken.append(Finding(path / records.RECORD_FILE, "is missing", RUN_AGAIN_HINT))
+    elif not (path / records.RECORD_FILE).exists():
         checks.notes.append(f"{path}: not finished: `laue-dask run`, the same command, goes on")
-        checks.own |= {file for name in records.FILES for file in path.glob(name)}
+        checks.own |= {file for name in records.RUN_FILES for file in path.glob(name)}
         return _begun(checks, path)
     try:
         record = {} if checks.broken else records.read(path)
-        if record and not (path / _SCAN).exists():
+        if record and not (path / _SCAN_STORE).exists():
             checks.notes.append(f"{path}: its scan store is {record['scan']}, to be verified by itself")
     except InputError as error:
         checks.broken.append(
-            Finding(path / records.NAME, str(error).removeprefix(f"{path / records.NAME}: "), RUN_AGAIN)
+            Finding(
+                path / records.RECORD_FILE, str(error).removeprefix(f"{path / records.RECORD_FILE}: "), RUN_AGAIN_HINT
+            )
         )
     try:
-        checks.known.append((Receipts.read(path, IN_RUN), RUN_AGAIN))
+        checks.known.append((Receipts.read(path, RUN_RECEIPTS_FILE), RUN_AGAIN_HINT))
     except StoreError as error:
-        checks.broken.append(Finding(path / IN_RUN, str(error).removeprefix(f"{path / IN_RUN}: "), RUN_AGAIN))
-    if (path / io_results.PARTIAL).exists():
+        checks.broken.append(
+            Finding(path / RUN_RECEIPTS_FILE, str(error).removeprefix(f"{path / RUN_RECEIPTS_FILE}: "), RUN_AGAIN_HINT)
+        )
+    if (path / io_results.PARTIAL_STORE).exists():
         checks.notes.append(f"{path}: another run was begun there and is not finished: its command goes on with it")
-    if (path / io_results.NAME).exists():
-        checks.parts.append(_results(path / io_results.NAME))
+    if (path / io_results.RESULTS_STORE).exists():
+        checks.parts.append(_results(path / io_results.RESULTS_STORE))
     else:
-        checks.broken.append(Finding(path / io_results.NAME, "is missing", RUN_AGAIN))
+        checks.broken.append(Finding(path / io_results.RESULTS_STORE, "is missing", RUN_AGAIN_HINT))
     return checks
 
 
 def _begun(checks: _Checks, path: Path) -> _Checks:
     """What a run that is not finished has left, as far as there are receipts."""
-    for name in (io_results.NAME, io_results.PARTIAL):
-        for file in sorted((path / name).glob(f"*/{journal.NAME}")):
+    for name in (io_results.RESULTS_STORE, io_results.PARTIAL_STORE):
+        for file in sorted((path / name).glob(f"*/{journal.JOURNAL_FILE}")):
             checks.arrays += _journaled(checks, path / name, file.parent.name, finished=True)
         checks.own |= set((path / name).rglob("*"))
     return checks

@@ -15,26 +15,26 @@ from laue_dask.reduction import kernels
 Frame = NDArray[Any]
 Mask = NDArray[np.bool_]
 
-BLOCK = 64
+BLOCK_SIDE_PX = 64
 """Side in pixels of the neighbourhoods that say what a live pixel would have counted."""
 
-NEGATIVE_DATA = 0.25
+MAX_NEGATIVE_SHARE = 0.25
 """With a larger share of negative pixels a frame had a dark image subtracted: its negatives are no markers."""
 
-GAP_EVIDENCE = 40.0
+GAP_LOG_IMPROBABILITY = 40.0
 """A run of zeros is a gap if its probability is below exp(−40): once in 10¹¹ frames of 10⁶ pixels."""
 
-DEAD_COUNTS = 25.0
+MIN_DEAD_PIXEL_COUNTS = 25.0
 """A single zero is a dead pixel where its neighbours counted at least this much over the sample, ..."""
 
-DEAD_SHARE = 0.01
+MAX_DEAD_NEIGHBOUR_SHARE = 0.01
 """... and where a smaller share than this of them is zero."""
 
-HOT_SIGMA = 20.0
-HOT_SHOULDER = 0.15
+HOT_PIXEL_SIGMAS = 20.0
+MAX_HOT_NEIGHBOUR_SHARE = 0.15
 """A hot pixel: so many sigmas above its surroundings, and no neighbour reaches this share of its height."""
 
-_QUIET_FRAMES = 9
+_N_QUIET_FRAMES = 9
 
 
 def frame_fault(frame: Frame, mask: Mask | None = None) -> str | None:
@@ -78,7 +78,7 @@ def value_limits(frame: Frame, mask: Mask | None = None) -> tuple[float, float]:
     if mask is not None:
         negative &= ~mask
         live -= int(np.count_nonzero(mask))
-    return (-np.inf if np.count_nonzero(negative) > NEGATIVE_DATA * live else 0.0), ceiling
+    return (-np.inf if np.count_nonzero(negative) > MAX_NEGATIVE_SHARE * live else 0.0), ceiling
 
 
 def detector_mask(sample: Frame) -> Mask:
@@ -111,15 +111,18 @@ def detector_mask(sample: Frame) -> Mask:
         return mask | empty
     occupancy = ndimage.maximum_filter(_coarse(counted.astype(np.float64), ~mask, np.mean), 3, mode="nearest")
     evidence = -np.log1p(-np.minimum(_spread(occupancy, mask.shape), 0.999))
-    gap = kernels.improbable_runs(empty, mask, evidence, GAP_EVIDENCE)
+    gap = kernels.improbable_runs(empty, mask, evidence, GAP_LOG_IMPROBABILITY)
     gap |= kernels.improbable_runs(
-        np.ascontiguousarray(empty.T), np.ascontiguousarray(mask.T), np.ascontiguousarray(evidence.T), GAP_EVIDENCE
+        np.ascontiguousarray(empty.T),
+        np.ascontiguousarray(mask.T),
+        np.ascontiguousarray(evidence.T),
+        GAP_LOG_IMPROBABILITY,
     ).T
     empty &= ~gap
     mask |= gap
     zeros = _spread(_coarse(empty.astype(np.float64), ~mask, np.mean), mask.shape)
     counts = _spread(_coarse(total, counted, np.median), mask.shape)
-    mask |= empty & (zeros < DEAD_SHARE) & (counts >= DEAD_COUNTS)
+    mask |= empty & (zeros < MAX_DEAD_NEIGHBOUR_SHARE) & (counts >= MIN_DEAD_PIXEL_COUNTS)
     return mask | _hot(_quiet(sample), mask)
 
 
@@ -158,7 +161,7 @@ def _stuck(sample: Frame, marked: Mask) -> Mask:
 
 def _quiet(sample: Frame) -> NDArray[np.float64]:
     """Per-pixel median of up to nine frames from all over the sample, the minimum of two."""
-    n = min(len(sample), _QUIET_FRAMES)
+    n = min(len(sample), _N_QUIET_FRAMES)
     chosen = np.sort(sample[np.arange(n) * len(sample) // n], axis=0)
     return np.asarray(chosen[(n - 1) // 2], np.float64)
 
@@ -174,7 +177,7 @@ def _hot(quiet: NDArray[np.float64], mask: Mask) -> Mask:
     ring = np.ones((3, 3), np.bool_)
     ring[1, 1] = False
     peak = values > ndimage.maximum_filter(values, footprint=ring, mode="constant", cval=-np.inf)
-    rows, columns = np.nonzero(usable & peak & (quiet - background > HOT_SIGMA / 2 * sigma))
+    rows, columns = np.nonzero(usable & peak & (quiet - background > HOT_PIXEL_SIGMAS / 2 * sigma))
     eight = [6, 7, 8, 11, 13, 16, 17, 18]
     padded = np.pad(np.where(usable, quiet, np.nan), 2, constant_values=np.nan)
     around = np.lib.stride_tricks.sliding_window_view(padded, (5, 5))[rows, columns].reshape(len(rows), 25)
@@ -184,7 +187,7 @@ def _hot(quiet: NDArray[np.float64], mask: Mask) -> Mask:
     height = quiet[rows, columns] - base
     shoulder = np.nanmax(around[:, eight], axis=1) - base
     noise = sigma[rows, columns]
-    hot = (height > HOT_SIGMA * noise) & (shoulder < HOT_SHOULDER * height + 3 * noise)
+    hot = (height > HOT_PIXEL_SIGMAS * noise) & (shoulder < MAX_HOT_NEIGHBOUR_SHARE * height + 3 * noise)
     found = np.zeros(mask.shape, np.bool_)
     found[rows[hot], columns[hot]] = True
     return found
@@ -192,10 +195,10 @@ def _hot(quiet: NDArray[np.float64], mask: Mask) -> Mask:
 
 def _coarse(values: NDArray[np.float64], usable: Mask, statistic: Any) -> NDArray[np.float64]:
     """A statistic of the usable pixels of each block; blocks without any take their neighbours' mean."""
-    rows, columns = (-(-n // BLOCK) for n in values.shape)
+    rows, columns = (-(-n // BLOCK_SIDE_PX) for n in values.shape)
     grid = np.full((rows, columns), np.nan)
     for i, j in np.ndindex(rows, columns):
-        block = np.s_[i * BLOCK : (i + 1) * BLOCK, j * BLOCK : (j + 1) * BLOCK]
+        block = np.s_[i * BLOCK_SIDE_PX : (i + 1) * BLOCK_SIDE_PX, j * BLOCK_SIDE_PX : (j + 1) * BLOCK_SIDE_PX]
         chosen = values[block][usable[block]]
         if chosen.size:
             grid[i, j] = statistic(chosen)
@@ -205,4 +208,4 @@ def _coarse(values: NDArray[np.float64], usable: Mask, statistic: Any) -> NDArra
 
 def _spread(grid: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
     """The block's value at each of its pixels."""
-    return grid[np.arange(shape[0])[:, None] // BLOCK, np.arange(shape[1]) // BLOCK]
+    return grid[np.arange(shape[0])[:, None] // BLOCK_SIDE_PX, np.arange(shape[1]) // BLOCK_SIDE_PX]

@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from laue_dask.runtime.compiling import compiled
+from laue_dask.runtime.compiled_loops import compiled
 
-_QUARTILE = 0.6744897501960817
+_QUARTILE_SIGMAS = 0.6744897501960817
 """Distance of a normal distribution's quartile from its median, in sigmas."""
 
-NOISE_WINDOW = 4.0
+NOISE_WINDOW_SIGMAS = 4.0
 """Residuals within this many first-guess sigmas of the background make the noise estimate."""
 
-_COUNTED = 256
+_N_COUNTED_VALUES = 256
 """Whole numbers of a block that are counted, from the least of them on."""
 
 
@@ -136,7 +136,7 @@ def spread_columns(grid: NDArray[np.float64], columns: Axis) -> NDArray[np.float
 
 
 @compiled
-def between(grid: NDArray[np.float64], i: int, below: int, w: float, j: int, u: float) -> float:
+def interpolate_pixel(grid: NDArray[np.float64], i: int, below: int, w: float, j: int, u: float) -> float:
     """Value of one pixel, as `spread_columns` and then the rows tell it."""
     k = min(j + 1, grid.shape[1] - 1)
     upper = grid[i, j] * (1.0 - u) + grid[i, k] * u
@@ -151,8 +151,8 @@ def counted_ranks(counts: NDArray[np.uint16], first: int, n: int) -> tuple[int, 
     The counts of a block are two rows from `first` on, which add up; the last bin of a row is of what does not count.
     """
     total, quarter = 0, -1
-    for k in range(first, first + _COUNTED):
-        total += int(counts[k]) + int(counts[k + _COUNTED + 1])
+    for k in range(first, first + _N_COUNTED_VALUES):
+        total += int(counts[k]) + int(counts[k + _N_COUNTED_VALUES + 1])
         if quarter < 0 and total > n // 4:
             quarter = k - first
         if total > n // 2:
@@ -188,8 +188,8 @@ def block_statistics(
     own, codes = np.empty(side, np.uint32), np.empty(side, np.uint32)
     for j in range(blocks):
         for x in range(edges[j], edges[j + 1]):
-            own[x] = (2 * j + (x & 1)) * (_COUNTED + 1)
-    counts = np.zeros(2 * blocks * (_COUNTED + 1), np.uint16)
+            own[x] = (2 * j + (x & 1)) * (_N_COUNTED_VALUES + 1)
+    counts = np.zeros(2 * blocks * (_N_COUNTED_VALUES + 1), np.uint16)
     counting = whole and values.size < 2**16
     for i in range(down.size - 1):
         # Every column for itself, without branches: many at a time.
@@ -216,15 +216,15 @@ def block_statistics(
                 for x in range(side):
                     value = float(line[x])
                     above = value - least[x]
-                    usable = (not hidden[x]) & (lowest <= value) & (value < ceiling) & (above < _COUNTED)
-                    codes[x] = own[x] + np.uint32(above if usable else _COUNTED)
+                    usable = (not hidden[x]) & (lowest <= value) & (value < ceiling) & (above < _N_COUNTED_VALUES)
+                    codes[x] = own[x] + np.uint32(above if usable else _N_COUNTED_VALUES)
                 for x in range(side):
                     counts[codes[x]] += np.uint16(1)
         for j in range(blocks):
             n = int(live[edges[j]])
             if n == 0 or 4 * n < read * (edges[j + 1] - edges[j]):
                 continue
-            middle, quarter = counted_ranks(counts, 2 * j * (_COUNTED + 1), n) if counting else (-1, -1)
+            middle, quarter = counted_ranks(counts, 2 * j * (_N_COUNTED_VALUES + 1), n) if counting else (-1, -1)
             if middle >= 0:
                 level[i, j], quartile = least[edges[j]] + middle, least[edges[j]] + quarter
             else:
@@ -236,7 +236,7 @@ def block_statistics(
                             values[k] = value
                             k += 1
                 level[i, j], quartile = select(values, n, n // 2), select(values, n, n // 4)
-            spread[i, j] = (level[i, j] - quartile) / _QUARTILE
+            spread[i, j] = (level[i, j] - quartile) / _QUARTILE_SIGMAS
     return level, spread
 
 
@@ -322,8 +322,8 @@ def pool_signal(
             for y in range(start, stop):
                 value, w = float(frame[y, x]), weights[y]
                 if value > upper[x] * (1.0 - w) + lower[x] * w and not mask[y, x] and value < ceiling:
-                    signal = value - between(level, node, below, w, j, u)
-                    strength = signal / between(noise, node, below, w, j, u)
+                    signal = value - interpolate_pixel(level, node, below, w, j, u)
+                    strength = signal / interpolate_pixel(noise, node, below, w, j, u)
                     pooled[rows.bins[y], columns.bins[x]] = max(pooled[rows.bins[y], columns.bins[x]], strength)
         start = stop
 
@@ -355,8 +355,8 @@ def pool_residual(
             above = value - float(median[y, x])
             if above > upper[x] * (1.0 - w) + lower[x] * w and not mask[y, x] and value < ceiling:
                 j, u = columns.nodes[x], columns.weights[x]
-                signal = above - between(level, node, below, w, j, u)
-                own = between(noise, node, below, w, j, u)
+                signal = above - interpolate_pixel(level, node, below, w, j, u)
+                own = interpolate_pixel(noise, node, below, w, j, u)
                 strength = signal / np.sqrt(own * own + float(spread[y, x]) * float(spread[y, x]))
                 if strength > clip:
                     pooled[rows.bins[y], columns.bins[x]] = max(pooled[rows.bins[y], columns.bins[x]], strength)

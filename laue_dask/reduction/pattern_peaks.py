@@ -5,12 +5,12 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from laue_dask.runtime.compiling import compiled
+from laue_dask.runtime.compiled_loops import compiled
 
-SMOOTHING = 1.0
+SMOOTHING_SIGMA_PX = 1.0
 """Sigma in pixels of the Gaussian that makes one maximum of a spot."""
 
-BRIGHTEST = 60
+MAX_PEAKS = 60
 """Peaks of a pattern that count."""
 
 
@@ -26,10 +26,10 @@ def find_peaks(pattern: NDArray[np.uint8]) -> NDArray[np.float64]:
     -------
     peaks : (n, 3) float64
         Position v, u in pixels, to a fraction of one, and intensity of each local maximum of the smoothed pattern, the
-        brightest first, at most `BRIGHTEST`. The intensity is the height above the brightest peak left out, so that
+        brightest first, at most `MAX_PEAKS`. The intensity is the height above the brightest peak left out, so that
         a peak enters the list at 0 and not with a jump.
     """
-    return _brightest(_maxima(pattern, _KERNEL), BRIGHTEST)
+    return _brightest(_maxima(pattern, _SMOOTHING_KERNEL), MAX_PEAKS)
 
 
 def _gaussian(sigma: float) -> NDArray[np.float64]:
@@ -39,7 +39,7 @@ def _gaussian(sigma: float) -> NDArray[np.float64]:
     return kernel
 
 
-_KERNEL = _gaussian(SMOOTHING)
+_SMOOTHING_KERNEL = _gaussian(SMOOTHING_SIGMA_PX)
 
 
 @compiled

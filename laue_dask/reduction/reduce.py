@@ -35,7 +35,7 @@ from laue_dask.reduction.kernels import Axis
 from laue_dask.schema import PATTERN_SIZE
 
 __all__ = [
-    "FAINTEST_WHITE",
+    "MIN_SATURATION_SIGMAS",
     "Substrate",
     "bin_edges",
     "detector_mask",
@@ -46,12 +46,12 @@ __all__ = [
     "reduce_usable",
 ]
 
-FAINTEST_WHITE = 20.0
+MIN_SATURATION_SIGMAS = 20.0
 """A signal of this many sigmas is the darkest that can be shown as 1."""
 
-_COMPILED = frozenset(["uint16", "uint32", "int32", "float32", "float64"])
-_WIDER = {"uint8": "uint16", "int16": "int32", "float16": "float32"}
-LEAST_SAMPLE = 5
+_COMPILED_DTYPES = frozenset(["uint16", "uint32", "int32", "float32", "float64"])
+_WIDER_DTYPES = {"uint8": "uint16", "int16": "int32", "float16": "float32"}
+MIN_SAMPLE_FRAMES = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +207,7 @@ def reduce_frame_reference(
     if np.isnan(level).all():
         return np.zeros((PATTERN_SIZE, PATTERN_SIZE), np.uint8)
     level = ndimage.median_filter(_filled(level), 3, mode="nearest")
-    window = kernels.NOISE_WINDOW * (ndimage.median_filter(_filled(spread), 3, mode="nearest") + scale.floor)
+    window = kernels.NOISE_WINDOW_SIGMAS * (ndimage.median_filter(_filled(spread), 3, mode="nearest") + scale.floor)
     residual = frame - grid.interpolate(level)
     for i, j in np.ndindex(level.shape):
         usable = live[rows[i], columns[j]]
@@ -248,9 +248,9 @@ def estimate_substrate(sample: Frame, mask: Mask | None, recipe: Recipe) -> Subs
     InputError
         Fewer than 5 frames, or frames that `reduce_frames` would not take.
     """
-    if len(sample) < LEAST_SAMPLE:
+    if len(sample) < MIN_SAMPLE_FRAMES:
         raise InputError(
-            f"substrate: the sample has {len(sample)} frames, at least {LEAST_SAMPLE} are needed: "
+            f"substrate: the sample has {len(sample)} frames, at least {MIN_SAMPLE_FRAMES} are needed: "
             "sample more frames or set recipe.substrate to keep"
         )
     _check(sample, mask, recipe.model_copy(update={"substrate": "keep"}), None)
@@ -313,8 +313,8 @@ def _hidden(shape: tuple[int, ...], mask: Mask | None, grid: _Grid) -> Mask:
 
 def _native(frame: Frame) -> Frame:
     """Contiguous, in this machine's byte order and in a dtype for which the loops are compiled."""
-    name = _WIDER.get(frame.dtype.name, frame.dtype.name)
-    return np.ascontiguousarray(frame, dtype=np.dtype(name if name in _COMPILED else "float64"))
+    name = _WIDER_DTYPES.get(frame.dtype.name, frame.dtype.name)
+    return np.ascontiguousarray(frame, dtype=np.dtype(name if name in _COMPILED_DTYPES else "float64"))
 
 
 def _scale(frame: Frame, hidden: Mask) -> _Scale:
@@ -354,7 +354,7 @@ def _background(
     if not (kernels.fill_holes(level) and kernels.fill_holes(spread)):
         return None
     level = kernels.smooth(level)
-    window = kernels.NOISE_WINDOW * (kernels.smooth(spread) + scale.floor)
+    window = kernels.NOISE_WINDOW_SIGMAS * (kernels.smooth(spread) + scale.floor)
     noise = kernels.block_noise(*shared, level, window)
     return (level, kernels.smooth(noise) + scale.floor) if kernels.fill_holes(noise) else None
 
@@ -377,7 +377,8 @@ def _grey(pooled: NDArray[np.float64], recipe: Recipe) -> NDArray[np.uint8]:
     signal = pooled > 0
     toned = np.arcsinh(pooled[signal] / recipe.softening_sigma)
     white = max(
-        _quantile(toned, pooled.size, recipe.white_quantile), float(np.arcsinh(FAINTEST_WHITE / recipe.softening_sigma))
+        _quantile(toned, pooled.size, recipe.white_quantile),
+        float(np.arcsinh(MIN_SATURATION_SIGMAS / recipe.softening_sigma)),
     )
     grey = np.zeros(pooled.shape, np.uint8)
     grey[signal] = np.floor(255 * np.minimum(toned / white, 1) + 0.5)

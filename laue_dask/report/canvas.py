@@ -27,15 +27,15 @@ from PIL import Image
 from laue_dask.io.coordinates import UM
 
 DPI = 150
-TEXT, SMALL, TITLE = 8.5, 7.5, 11.0
+TEXT_PT, SMALL_TEXT_PT, TITLE_PT = 8.5, 7.5, 11.0
 """Font sizes in points."""
-INK, FAINT, MISSING = "#222222", "#666666", "#e6e6e6"
+INK_COLOUR, FAINT_COLOUR, MISSING_COLOUR = "#222222", "#666666", "#e6e6e6"
 
-_LONGEST, _SHORTEST, _LARGEST_POINT = 6.4, 0.5, 0.5
-_LEFT, _RIGHT, _TOP, _BOTTOM, _BETWEEN = 0.75, 0.65, 0.95, 0.6, 0.7
-_NARROWEST = 4.6
+_LONGEST_SIDE_IN, _SHORTEST_SIDE_IN, _LARGEST_POINT_IN = 6.4, 0.5, 0.5
+_LEFT_IN, _RIGHT_IN, _TOP_IN, _BOTTOM_IN, _BETWEEN_IN = 0.75, 0.65, 0.95, 0.6, 0.7
+_MIN_WIDTH_IN = 4.6
 
-_QUALITATIVE = (
+_QUALITATIVE_COLOURS = (
     *("#0077bb", "#f0e442", "#882255", "#66ccee", "#cc3311", "#ddcc77"),
     *("#332288", "#aaaa00", "#bb5566", "#44aa99", "#661100", "#000000"),
 )
@@ -49,8 +49,8 @@ def cluster_colours(k: int) -> ListedColormap:
     clusters than that cannot be told apart by hue: they are spread over the lightness of viridis and plasma in turn,
     in an order in which neighbouring numbers are far apart.
     """
-    if k <= len(_QUALITATIVE):
-        return ListedColormap(_QUALITATIVE[:k])
+    if k <= len(_QUALITATIVE_COLOURS):
+        return ListedColormap(_QUALITATIVE_COLOURS[:k])
     stride = next(step for step in range(round(0.618 * k), k + 1) if math.gcd(step, k) == 1)
     order = np.arange(k) * stride % k
     cold, warm = (matplotlib.colormaps[name](0.95 * order / (k - 1)) for name in ("viridis", "plasma"))
@@ -116,8 +116,8 @@ class Box:
     def of(cls, shape: tuple[int, int], aspect: float = 1.0) -> "Box":
         """Choose the size for a scan of shape (ny, nx), whose points are `aspect` times as high as wide."""
         ny, nx = shape[0] * aspect, shape[1]
-        point = min(_LONGEST / max(ny, nx), _LARGEST_POINT / max(aspect, 1.0))
-        width, height = max(point * nx, _SHORTEST), max(point * ny, _SHORTEST)
+        point = min(_LONGEST_SIDE_IN / max(ny, nx), _LARGEST_POINT_IN / max(aspect, 1.0))
+        width, height = max(point * nx, _SHORTEST_SIDE_IN), max(point * ny, _SHORTEST_SIDE_IN)
         return cls(width, height, bool(np.isclose(width / height, nx / ny)))
 
     @property
@@ -126,24 +126,24 @@ class Box:
         return self.width > 3 * self.height
 
 
-def place(figure: Figure, *, left: float, top: float, width: float, height: float) -> Axes:
+def add_axes(figure: Figure, *, left: float, top: float, width: float, height: float) -> Axes:
     """Add axes at a position in inches from the figure's top left corner."""
     total_width, total_height = figure.get_size_inches()
     axes = figure.add_axes(
         (left / total_width, 1 - (top + height) / total_height, width / total_width, height / total_height)
     )
-    axes.tick_params(labelsize=SMALL, colors=INK)
+    axes.tick_params(labelsize=SMALL_TEXT_PT, colors=INK_COLOUR)
     for spine in axes.spines.values():
-        spine.set_color(INK)
+        spine.set_color(INK_COLOUR)
         spine.set_linewidth(0.6)
     return axes
 
 
-def head(figure: Figure, *, title: str, facts: str) -> None:
+def add_title(figure: Figure, *, title: str, facts: str) -> None:
     """Write a title and a line of facts at the figure's top left."""
     width, height = figure.get_size_inches()
-    figure.text(0.15 / width, 1 - 0.14 / height, title, size=TITLE, weight="bold", va="top", color=INK)
-    figure.text(0.15 / width, 1 - 0.38 / height, facts, size=TEXT, va="top", color=FAINT)
+    figure.text(0.15 / width, 1 - 0.14 / height, title, size=TITLE_PT, weight="bold", va="top", color=INK_COLOUR)
+    figure.text(0.15 / width, 1 - 0.38 / height, facts, size=TEXT_PT, va="top", color=FAINT_COLOUR)
 
 
 def legend(figure: Figure, handles: list[Artist]) -> None:
@@ -155,12 +155,12 @@ def legend(figure: Figure, handles: list[Artist]) -> None:
         bbox_to_anchor=(0.15 / width, 1 - 0.57 / height),
         ncols=4,
         frameon=False,
-        fontsize=SMALL,
+        fontsize=SMALL_TEXT_PT,
         borderpad=0,
         borderaxespad=0,
         handlelength=1.4,
         columnspacing=1.2,
-        labelcolor=INK,
+        labelcolor=INK_COLOUR,
     )
 
 
@@ -193,18 +193,18 @@ def map_figure(
         The map's axes count scan points, row 0 at the top; what is left transparent shows as missing.
     """
     box = Box.of(shape, scale.aspect)
-    top = _TOP if box.height > 1 else _TOP + 0.15
+    top = _TOP_IN if box.height > 1 else _TOP_IN + 0.15
     if gap is None:
-        size = (_LEFT + max(box.width, key[0]) + _RIGHT, top + box.height + _BETWEEN + key[1] + _BOTTOM)
-        corner = (_LEFT, top + box.height + _BETWEEN)
+        size = (_LEFT_IN + max(box.width, key[0]) + _RIGHT_IN, top + box.height + _BETWEEN_IN + key[1] + _BOTTOM_IN)
+        corner = (_LEFT_IN, top + box.height + _BETWEEN_IN)
     else:
-        size = (_LEFT + box.width + gap + key[0] + _RIGHT, top + max(box.height, key[1]) + _BOTTOM)
-        corner = (_LEFT + box.width + gap, top)
-    figure = Figure(figsize=(max(size[0], _NARROWEST), size[1]), dpi=DPI, facecolor="white")
-    head(figure, title=title, facts=facts if box.to_scale else f"{facts} · axes not to scale")
-    axes = place(figure, left=_LEFT, top=top, width=box.width, height=box.height)
+        size = (_LEFT_IN + box.width + gap + key[0] + _RIGHT_IN, top + max(box.height, key[1]) + _BOTTOM_IN)
+        corner = (_LEFT_IN + box.width + gap, top)
+    figure = Figure(figsize=(max(size[0], _MIN_WIDTH_IN), size[1]), dpi=DPI, facecolor="white")
+    add_title(figure, title=title, facts=facts if box.to_scale else f"{facts} · axes not to scale")
+    axes = add_axes(figure, left=_LEFT_IN, top=top, width=box.width, height=box.height)
     lay_out_map(axes, shape, box, scale)
-    return figure, axes, place(figure, left=corner[0], top=corner[1], width=key[0], height=key[1])
+    return figure, axes, add_axes(figure, left=corner[0], top=corner[1], width=key[0], height=key[1])
 
 
 def lay_out_map(axes: Axes, shape: tuple[int, int], box: Box, scale: MapScale = COUNTED) -> None:
@@ -216,8 +216,8 @@ def lay_out_map(axes: Axes, shape: tuple[int, int], box: Box, scale: MapScale = 
     axes.set(xlim=(-0.5, nx - 0.5), ylim=(ny - 0.5, -0.5))
     axes.set_aspect(scale.aspect if box.to_scale else "auto")
     units = scale.units or "scan point"
-    axes.set_xlabel(f"x ({units})", size=TEXT, color=INK)
-    axes.set_ylabel(f"y ({units})", size=TEXT, color=INK)
+    axes.set_xlabel(f"x ({units})", size=TEXT_PT, color=INK_COLOUR)
+    axes.set_ylabel(f"y ({units})", size=TEXT_PT, color=INK_COLOUR)
     sides = ((axes.yaxis, box.height, ny), (axes.xaxis, box.width, nx))
     for (axis, length, count), first, step in zip(sides, scale.first, scale.step, strict=True):
         bins = max(2, int(length / 0.55))
@@ -231,7 +231,7 @@ def lay_out_map(axes: Axes, shape: tuple[int, int], box: Box, scale: MapScale = 
         axis.set_major_formatter(FixedFormatter([f"{value:.10g}" for value in told]))
     if scale.units:
         _draw_scale_bar(axes, nx, abs(scale.step[1]), scale.units)
-    axes.patch.set(facecolor=MISSING, edgecolor="#bbbbbb", hatch="//////", linewidth=0)
+    axes.patch.set(facecolor=MISSING_COLOUR, edgecolor="#bbbbbb", hatch="//////", linewidth=0)
 
 
 def _draw_scale_bar(axes: Axes, nx: int, step: float, units: str) -> None:
@@ -242,7 +242,7 @@ def _draw_scale_bar(axes: Axes, nx: int, step: float, units: str) -> None:
     over = blended_transform_factory(axes.transData, axes.transAxes)
     right, left = nx - 0.5, nx - 0.5 - length / step
     lifted = offset_copy(over, fig=cast(Figure, axes.figure), y=4, units="points")
-    axes.add_line(Line2D([left, right], [1, 1], color=INK, linewidth=2.2, clip_on=False, transform=lifted))
+    axes.add_line(Line2D([left, right], [1, 1], color=INK_COLOUR, linewidth=2.2, clip_on=False, transform=lifted))
     axes.annotate(
         f"{length:g} {units}",
         (left, 1),
@@ -251,8 +251,8 @@ def _draw_scale_bar(axes: Axes, nx: int, step: float, units: str) -> None:
         textcoords="offset points",
         ha="right",
         va="center",
-        size=SMALL,
-        color=INK,
+        size=SMALL_TEXT_PT,
+        color=INK_COLOUR,
         annotation_clip=False,
     )
 
@@ -264,7 +264,7 @@ def subscript(number: int) -> str:
 
 def missing_patch(label: str) -> Patch:
     """The legend's entry for points that have no value."""
-    return Patch(facecolor=MISSING, edgecolor="#bbbbbb", hatch="//////", linewidth=0, label=label)
+    return Patch(facecolor=MISSING_COLOUR, edgecolor="#bbbbbb", hatch="//////", linewidth=0, label=label)
 
 
 def png(figure: Figure) -> bytes:

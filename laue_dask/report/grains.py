@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 
 from laue_dask.grains import regions
 from laue_dask.report import canvas, maps
-from laue_dask.report.canvas import INK, SMALL, TEXT, MapScale
+from laue_dask.report.canvas import INK_COLOUR, SMALL_TEXT_PT, TEXT_PT, MapScale
 from laue_dask.report.densities import cluster_densities, component_ranges
 
-DENSITY_CLUSTERS, DENSITY_COMPONENTS, DENSITY_BINS = 5, 8, 40
+N_DENSITY_CLUSTERS, N_DENSITY_COMPONENTS, N_DENSITY_BINS = 5, 8, 40
 """The paper's Figure 11: five clusters, eight components."""
 
-DENSITY_UP_TO = 200_000
+MAX_DENSITY_POINTS = 200_000
 """Points up to which densities are drawn: beyond, reading the components again takes longer than clustering them."""
 
-_LINE, _MARK = "#4477aa", "#aa3377"
+_LINE_COLOUR, _MARK_COLOUR = "#4477aa", "#aa3377"
 
 
 def grain_map(results: xr.Dataset) -> Figure:
@@ -47,7 +47,7 @@ def grain_map(results: xr.Dataset) -> Figure:
 
 def draw_boundaries(axes: Axes, grain: NDArray[np.int32]) -> None:
     """Draw the lines between the grains of a map, (ny, nx)."""
-    axes.add_collection(LineCollection(list(boundaries(grain)), colors=INK, linewidths=0.6))
+    axes.add_collection(LineCollection(list(boundaries(grain)), colors=INK_COLOUR, linewidths=0.6))
 
 
 def boundaries(labels: NDArray[np.int32]) -> NDArray[np.float64]:
@@ -82,7 +82,7 @@ def draw_regions(axes: Axes, proposed: Sequence[regions.Region]) -> None:
         corner = (region.x0 - 0.5, region.y0 - 0.5)
         size = (region.x1 - region.x0 + 1, region.y1 - region.y0 + 1)
         axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor="white", linewidth=2.4))
-        axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor=_MARK, linewidth=1.4))
+        axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor=_MARK_COLOUR, linewidth=1.4))
         axes.annotate(
             str(number),
             corner,
@@ -90,9 +90,9 @@ def draw_regions(axes: Axes, proposed: Sequence[regions.Region]) -> None:
             textcoords="offset points",
             ha="left",
             va="top",
-            size=SMALL,
+            size=SMALL_TEXT_PT,
             color="white",
-            bbox={"boxstyle": "square,pad=0.15", "facecolor": _MARK, "linewidth": 0},
+            bbox={"boxstyle": "square,pad=0.15", "facecolor": _MARK_COLOUR, "linewidth": 0},
         )
 
 
@@ -108,8 +108,8 @@ def grain_sizes(results: xr.Dataset) -> Figure:
     size = np.bincount(grain[grain >= 0])
     figure = Figure(figsize=(5.4, 3.4), dpi=canvas.DPI, facecolor="white")
     facts = f"{len(size):,} grains, median {np.median(size):,.0f} points, largest {size.max():,}"
-    canvas.head(figure, title="Sizes of the grains", facts=facts)
-    axes = canvas.place(figure, left=0.75, top=0.75, width=4.4, height=2.1)
+    canvas.add_title(figure, title="Sizes of the grains", facts=facts)
+    axes = canvas.add_axes(figure, left=0.75, top=0.75, width=4.4, height=2.1)
     draw_sizes(axes, size)
     return figure
 
@@ -117,11 +117,11 @@ def grain_sizes(results: xr.Dataset) -> Figure:
 def draw_sizes(axes: Axes, size: NDArray[np.int64]) -> None:
     """Draw how many grains have which size, of the size of each, (grain,)."""
     edges = np.geomspace(1, max(2, size.max()) * 1.001, 25)
-    axes.hist(size, bins=list(edges), color=_LINE, edgecolor="white", linewidth=0.4)
+    axes.hist(size, bins=list(edges), color=_LINE_COLOUR, edgecolor="white", linewidth=0.4)
     axes.set_xscale("log")
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    axes.set_xlabel("size (scan points)", size=TEXT, color=INK)
-    axes.set_ylabel("grains", size=TEXT, color=INK)
+    axes.set_xlabel("size (scan points)", size=TEXT_PT, color=INK_COLOUR)
+    axes.set_ylabel("grains", size=TEXT_PT, color=INK_COLOUR)
 
 
 def density_figure(results: xr.Dataset, k: int, *, clusters: Sequence[int] | None = None) -> Figure:
@@ -129,22 +129,22 @@ def density_figure(results: xr.Dataset, k: int, *, clusters: Sequence[int] | Non
     labels = results["labels"].sel(k=k).to_numpy().ravel()
     rows = np.flatnonzero(labels >= 0)
     m_pca = int(results["components"].attrs.get("m_pca", results.sizes["component"]))
-    used = results["components"][:, : min(DENSITY_COMPONENTS, m_pca)].data
+    used = results["components"][:, : min(N_DENSITY_COMPONENTS, m_pca)].data
     X = used if len(rows) == len(labels) else used[rows]
-    ranges = component_ranges(X, count=DENSITY_COMPONENTS)
-    density = cluster_densities(X, labels[rows], k, ranges=ranges, bins=DENSITY_BINS)
-    largest = np.flatnonzero(np.bincount(labels[rows], minlength=k))[:DENSITY_CLUSTERS]
+    ranges = component_ranges(X, count=N_DENSITY_COMPONENTS)
+    density = cluster_densities(X, labels[rows], k, ranges=ranges, bins=N_DENSITY_BINS)
+    largest = np.flatnonzero(np.bincount(labels[rows], minlength=k))[:N_DENSITY_CLUSTERS]
     shown = largest.tolist() if clusters is None else list(clusters)
     columns = min(4, len(ranges))
     height = -(-len(ranges) // columns)
     figure = Figure(figsize=(max(0.5 + 1.75 * columns, 4.6), 1.35 + 1.35 * height), dpi=canvas.DPI, facecolor="white")
     which = f"the {len(shown)} largest clusters" if clusters is None else f"{len(shown)} clusters"
-    canvas.head(figure, title=f"K = {k}, density of the components", facts=which)
+    canvas.add_title(figure, title=f"K = {k}, density of the components", facts=which)
     colours = canvas.cluster_colours(k)
     for component, (low, high) in enumerate(ranges):
         row, column = divmod(component, columns)
-        axes = canvas.place(figure, left=0.3 + 1.75 * column, top=1.1 + 1.35 * row, width=1.55, height=0.85)
-        edges = low + (high - low or 1.0) * np.arange(DENSITY_BINS + 1) / DENSITY_BINS
+        axes = canvas.add_axes(figure, left=0.3 + 1.75 * column, top=1.1 + 1.35 * row, width=1.55, height=0.85)
+        edges = low + (high - low or 1.0) * np.arange(N_DENSITY_BINS + 1) / N_DENSITY_BINS
         steps = [np.column_stack([np.repeat(edges, 2), _rises(density[cluster, component])]) for cluster in shown]
         faces, lines = [(*colours(cluster)[:3], 0.25) for cluster in shown], [colours(cluster) for cluster in shown]
         axes.add_collection(
@@ -153,7 +153,7 @@ def density_figure(results: xr.Dataset, k: int, *, clusters: Sequence[int] | Non
         beside = 0.05 * (edges[-1] - edges[0])
         highest = float(density[shown, component].max())
         axes.set(yticks=[], ylim=(0, 1.05 * highest or 1.0), xlim=(edges[0] - beside, edges[-1] + beside))
-        axes.set_title(f"x{canvas.subscript(component + 1)}", size=TEXT, color=INK, pad=2)
+        axes.set_title(f"x{canvas.subscript(component + 1)}", size=TEXT_PT, color=INK_COLOUR, pad=2)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=3))
     canvas.legend(figure, [Line2D([], [], color=colours(cluster), label=f"cluster {cluster}") for cluster in shown])
     return figure
@@ -170,22 +170,22 @@ def approximation(rows: Sequence[Mapping[str, float | int]], *, unit: str = "") 
     Parameters
     ----------
     rows
-        As `mapscores.approximation_errors` gives them.
+        As `map_scores.approximation_errors` gives them.
     unit
         Of the squared error.
     """
     k = np.array([row["k"] for row in rows])
     figure = Figure(figsize=(6.2, 5.0), dpi=canvas.DPI, facecolor="white")
-    canvas.head(figure, title="Approximation of the true map", facts=f"K-means, K = {k.min():,} to {k.max():,}")
+    canvas.add_title(figure, title="Approximation of the true map", facts=f"K-means, K = {k.min():,} to {k.max():,}")
     labels = (f"mean squared error{f' ({unit})' if unit else ''}", "Kolmogorov–Smirnov distance")
     for place, (name, label) in enumerate(zip(("mse", "ks"), labels, strict=True)):
-        axes = canvas.place(figure, left=0.95, top=0.85 + 1.9 * place, width=5.0, height=1.65)
-        axes.plot(k, [row[name] for row in rows], "o-", color=_LINE, markersize=4, linewidth=1)
+        axes = canvas.add_axes(figure, left=0.95, top=0.85 + 1.9 * place, width=5.0, height=1.65)
+        axes.plot(k, [row[name] for row in rows], "o-", color=_LINE_COLOUR, markersize=4, linewidth=1)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.set_ylim(bottom=0)
-        axes.set_xlabel("number of clusters K" if place else "", size=TEXT, color=INK)
-        axes.set_ylabel(label, size=TEXT, color=INK)
+        axes.set_xlabel("number of clusters K" if place else "", size=TEXT_PT, color=INK_COLOUR)
+        axes.set_ylabel(label, size=TEXT_PT, color=INK_COLOUR)
         axes.grid(visible=True, color="#dddddd", linewidth=0.5)
         if not place:
             axes.tick_params(labelbottom=False)

@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from laue_dask.runtime.printable import escape
+from laue_dask.runtime.safe_text import escape
 
-GALLERY_UP_TO = 24
+MAX_GALLERY_DELEGATES = 24
 """Most delegate patterns in a gallery."""
 
-ROWS_UP_TO = 256
+MAX_TABLE_ROWS = 256
 """Rows of a table on the page; the results and run.json hold them all."""
 
-_BEGIN = Template("""<!doctype html>
+_PAGE_BEGINNING = Template("""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -28,12 +28,12 @@ $style</style>
 <h1>$title</h1>
 """)
 
-_END = """
+_PAGE_END = """
 </body>
 </html>
 """
 
-_STYLE = """:root { color-scheme: light; }
+_PAGE_STYLE = """:root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; margin: 0 auto; max-width: 62rem;
   padding: 1rem 1.2rem 4rem; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: .6rem 0 .2rem; overflow-wrap: anywhere; }
@@ -71,7 +71,7 @@ pre { font: .8rem/1.4 ui-monospace, monospace; background: #f5f5f5; padding: .8r
 """
 
 
-def shell(title: str, body: str, *, style: str, meta: str = "") -> str:
+def page_shell(title: str, body: str, *, style: str, meta: str = "") -> str:
     """A page that asks for nothing that is not in it.
 
     Parameters
@@ -83,14 +83,14 @@ def shell(title: str, body: str, *, style: str, meta: str = "") -> str:
     meta
         More lines of the head.
     """
-    return _begin(title, style, meta) + body + _END
+    return _begin(title, style, meta) + body + _PAGE_END
 
 
 def _begin(title: str, style: str, meta: str = "") -> str:
-    return _BEGIN.substitute(title=escape(title), style=style, meta=meta)
+    return _PAGE_BEGINNING.substitute(title=escape(title), style=style, meta=meta)
 
 
-def document(title: str, *, head: str, sections: Iterable[tuple[str, str]]) -> str:
+def page(title: str, *, head: str, sections: Iterable[tuple[str, str]]) -> str:
     """A whole page.
 
     Parameters
@@ -100,10 +100,10 @@ def document(title: str, *, head: str, sections: Iterable[tuple[str, str]]) -> s
     sections
         Titles and HTML in the page's order; an empty body is left out.
     """
-    return "".join(pieces(title, head=head, sections=[(name, [body]) for name, body in sections if body]))
+    return "".join(page_pieces(title, head=head, sections=[(name, [body]) for name, body in sections if body]))
 
 
-def pieces(title: str, *, head: str, sections: Sequence[tuple[str, Iterable[str]]]) -> Iterator[str]:
+def page_pieces(title: str, *, head: str, sections: Sequence[tuple[str, Iterable[str]]]) -> Iterator[str]:
     """A whole page piece by piece, where its sections would fill the memory.
 
     Parameters
@@ -114,11 +114,11 @@ def pieces(title: str, *, head: str, sections: Sequence[tuple[str, Iterable[str]
         Titles and pieces of HTML in the page's order.
     """
     links = "".join(f'<a href="#{_anchor(name)}">{escape(name)}</a> ' for name, _ in sections)
-    yield f"{_begin(title, _STYLE)}{head}\n<nav>{links}</nav>"
+    yield f"{_begin(title, _PAGE_STYLE)}{head}\n<nav>{links}</nav>"
     for name, body in sections:
         yield f'\n<h2 id="{_anchor(name)}">{escape(name)}</h2>\n'
         yield from body
-    yield _END
+    yield _PAGE_END
 
 
 def warning(text: object) -> str:
@@ -136,7 +136,7 @@ def table(rows: Sequence[Mapping[str, Any]], *, total: int | None = None) -> str
     """A table of rows that need not all have the same columns; long ones are cut, and say so."""
     if not rows:
         return ""
-    shown = rows[:ROWS_UP_TO]
+    shown = rows[:MAX_TABLE_ROWS]
     columns = list(dict.fromkeys(name for row in shown for name in row))
     total = max(len(rows), total or 0)
     note = f"<caption>the first {len(shown):,} of {total:,}</caption>" if total > len(shown) else ""

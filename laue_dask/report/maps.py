@@ -12,13 +12,13 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from laue_dask.report import canvas
-from laue_dask.report.canvas import COUNTED, INK, SMALL, TEXT, Box, MapScale
+from laue_dask.report.canvas import COUNTED, INK_COLOUR, SMALL_TEXT_PT, TEXT_PT, Box, MapScale
 
-UNUSABLE = "no usable pattern"
-SPARSE = 0.25
+UNUSABLE_LABEL = "no usable pattern"
+SPARSE_MAP_SHARE = 0.25
 """Share of points with a value below which each is drawn large enough to be seen."""
 
-_RGB_SCHEME = "components x₁, x₂, x₃ as\nred, green and blue,"
+_RGB_SCHEME_LABEL = "components x₁, x₂, x₃ as\nred, green and blue,"
 
 
 def label_figure(
@@ -29,7 +29,7 @@ def label_figure(
     title: str,
     facts: str,
     kind: str = "cluster",
-    absent: str = UNUSABLE,
+    absent: str = UNUSABLE_LABEL,
     scale: MapScale = COUNTED,
 ) -> Figure:
     """Map of natural labels, with a key that gives each cluster's number, colour and share of the patterns.
@@ -73,7 +73,7 @@ def rgb_figure(
     title: str,
     facts: str,
     over: str,
-    absent: str = UNUSABLE,
+    absent: str = UNUSABLE_LABEL,
     scale: MapScale = COUNTED,
 ) -> Figure:
     """Map of colours, with the key of the PCA labeler's colour scheme (paper, Figure 12).
@@ -102,8 +102,8 @@ def rgb_figure(
 def colour_scheme() -> Figure:
     """The PCA labeler's colour scheme alone (paper, Figure 12)."""
     figure = Figure(figsize=(4.6, 3.4), dpi=canvas.DPI, facecolor="white")
-    canvas.head(figure, title="Colour scheme", facts="of the PCA labeler and of direct colouring")
-    _draw_rgb_key(canvas.place(figure, left=1.4, top=0.75, width=1.9, height=2.6), over="its range")
+    canvas.add_title(figure, title="Colour scheme", facts="of the PCA labeler and of direct colouring")
+    _draw_rgb_key(canvas.add_axes(figure, left=1.4, top=0.75, width=1.9, height=2.6), over="its range")
     return figure
 
 
@@ -113,7 +113,7 @@ def scalar_figure(
     title: str,
     facts: str,
     label: str,
-    absent: str = UNUSABLE,
+    absent: str = UNUSABLE_LABEL,
     scale: MapScale = COUNTED,
 ) -> Figure:
     """Map of a number per point, (ny, nx), with a colour bar that ends at the 99.5 % quantile; NaN is `absent`."""
@@ -130,7 +130,7 @@ def scalar_figure(
     bar = figure.colorbar(
         image, cax=key, orientation="horizontal" if box.flat else "vertical", extend="max" if beyond else "neither"
     )
-    bar.set_label(label, size=TEXT, color=INK)
+    bar.set_label(label, size=TEXT_PT, color=INK_COLOUR)
     canvas.legend(figure, _missing(np.isfinite(values), absent))
     return figure
 
@@ -167,7 +167,7 @@ def paint_scalar(axes: Axes, values: NDArray[np.float32], width: float) -> tuple
     low, high = float(values[finite].min()), float(np.quantile(values[finite], 0.995))
     limits = Normalize(low, high)
     image: ScalarMappable
-    if finite.mean() < SPARSE:
+    if finite.mean() < SPARSE_MAP_SHARE:
         y, x = np.nonzero(finite)
         # points of a large scan would be too small to see, or lost between the figure's pixels
         side = max(72 * width / values.shape[1], 3.5)
@@ -186,8 +186,10 @@ def _missing(shown: NDArray[np.bool_], label: str) -> list[Artist]:
 def mark_delegates(axes: Axes, position: NDArray[np.int64]) -> Artist:
     """Mark the delegates on a map, (K, 2) as x, y, −1 where there is none; the legend's entry for them."""
     there = position[position[:, 0] >= 0]
-    axes.scatter(there[:, 0], there[:, 1], s=22, facecolor="white", edgecolor=INK, linewidth=0.9, clip_on=False)
-    return Line2D([], [], linestyle="", marker="o", markersize=5, color="white", markeredgecolor=INK, label="delegate")
+    axes.scatter(there[:, 0], there[:, 1], s=22, facecolor="white", edgecolor=INK_COLOUR, linewidth=0.9, clip_on=False)
+    return Line2D(
+        [], [], linestyle="", marker="o", markersize=5, color="white", markeredgecolor=INK_COLOUR, label="delegate"
+    )
 
 
 def _draw_sizes(axes: Axes, labels: NDArray[np.int32], k: int, *, upright: bool, kind: str) -> None:
@@ -203,14 +205,14 @@ def _draw_sizes(axes: Axes, labels: NDArray[np.int32], k: int, *, upright: bool,
     shares = NullLocator() if k <= 16 else MaxNLocator(nbins=4)
     if upright:
         axes.set(xlim=(-0.5, k - 0.5), ylim=ends)
-        axes.set_xlabel(kind, size=TEXT, color=INK)
-        axes.set_ylabel("patterns (%)", size=TEXT, color=INK)
+        axes.set_xlabel(kind, size=TEXT_PT, color=INK_COLOUR)
+        axes.set_ylabel("patterns (%)", size=TEXT_PT, color=INK_COLOUR)
         axes.xaxis.set_major_locator(numbers)
         axes.yaxis.set_major_locator(shares)
     else:
         axes.set(xlim=ends, ylim=(k - 0.5, -0.5))
-        axes.set_xlabel("patterns (%)", size=TEXT, color=INK)
-        axes.set_ylabel(kind, size=TEXT, color=INK)
+        axes.set_xlabel("patterns (%)", size=TEXT_PT, color=INK_COLOUR)
+        axes.set_ylabel(kind, size=TEXT_PT, color=INK_COLOUR)
         axes.xaxis.set_major_locator(shares)
         axes.yaxis.set_major_locator(numbers)
     axes.tick_params(axis="x" if upright else "y", length=0)
@@ -229,8 +231,8 @@ def _write_shares(axes: Axes, share: NDArray[np.float64], *, upright: bool) -> N
             textcoords="offset points",
             ha="center" if upright else "left",
             va="bottom" if upright else "center_baseline",
-            size=SMALL,
-            color=INK,
+            size=SMALL_TEXT_PT,
+            color=INK_COLOUR,
         )
 
 
@@ -244,7 +246,9 @@ def _draw_rgb_key(axes: Axes, *, over: str) -> None:
         at = face @ directions
         axes.pcolormesh(at[..., 0], at[..., 1], face, shading="nearest")
     for channel, (x, y) in enumerate(1.17 * directions, start=1):
-        axes.text(x, y, f"x{canvas.subscript(channel)}", ha="center", va="center", size=TEXT, color=INK)
-    axes.text(0, -1.2, f"{_RGB_SCHEME}\neach over {over}", ha="center", va="top", size=SMALL, color=INK)
+        axes.text(x, y, f"x{canvas.subscript(channel)}", ha="center", va="center", size=TEXT_PT, color=INK_COLOUR)
+    axes.text(
+        0, -1.2, f"{_RGB_SCHEME_LABEL}\neach over {over}", ha="center", va="top", size=SMALL_TEXT_PT, color=INK_COLOUR
+    )
     axes.set(xlim=(-1.3, 1.3), ylim=(-2.2, 1.3), aspect="equal", anchor="N")
     axes.axis("off")

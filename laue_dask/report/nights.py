@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote_from_bytes
 
-from laue_dask.io.places import replace_file
-from laue_dask.report.html import facts_list, pieces, table, warning
-from laue_dask.runtime.printable import escape
+from laue_dask.io.output_paths import write_atomically
+from laue_dask.report.html import facts_list, page_pieces, table, warning
 from laue_dask.runtime.progress import duration
+from laue_dask.runtime.safe_text import escape
 
-_TITLES = {
+_SECTION_TITLES = {
     "aside": "Set aside",
     "left": "Left for the next night",
     "done": "Done",
@@ -21,7 +21,7 @@ _TITLES = {
 }
 """What needs a person comes first."""
 
-_COUNTED = {"done": "done", "aside": "set aside", "left": "left for the next night", "waiting": "waiting"}
+_COUNT_LABELS = {"done": "done", "aside": "set aside", "left": "left for the next night", "waiting": "waiting"}
 
 
 def write_index(summary: Mapping[str, Any], out: Path) -> None:
@@ -35,12 +35,16 @@ def write_index(summary: Mapping[str, Any], out: Path) -> None:
         Folder of the nights.
     """
     rows: Sequence[Mapping[str, Any]] = summary["scans"]
-    by_status = {status: [row for row in rows if row["status"] == status] for status in _TITLES}
+    by_status = {status: [row for row in rows if row["status"] == status] for status in _SECTION_TITLES}
     sections = [
-        (title, _section(status, by_status[status], out)) for status, title in _TITLES.items() if by_status[status]
+        (title, _section(status, by_status[status], out))
+        for status, title in _SECTION_TITLES.items()
+        if by_status[status]
     ]
     # The pictures of a whole beamtime never are in memory together.
-    replace_file(out / "index.html", pieces(f"Nights of {summary['root']}", head=_head(summary), sections=sections))
+    write_atomically(
+        out / "index.html", page_pieces(f"Nights of {summary['root']}", head=_head(summary), sections=sections)
+    )
 
 
 def _section(status: str, rows: Sequence[Mapping[str, Any]], out: Path) -> Iterable[str]:
@@ -54,7 +58,7 @@ def _head(summary: Mapping[str, Any]) -> str:
     facts = {
         "last night began": summary["began"].replace("T", " "),
         "took": duration(summary["seconds"]),
-        **{title: str(counts[status]) for status, title in _COUNTED.items()},
+        **{title: str(counts[status]) for status, title in _COUNT_LABELS.items()},
         "run in the last night": str(len(summary["run_this_night"])),
     }
     return (warning(f"The night ended early: {summary['stopped']}") if summary["stopped"] else "") + facts_list(facts)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from laue_dask.io.places import replace_file
-from laue_dask.report.html import ROWS_UP_TO, document, facts_list, table, warning
-from laue_dask.runtime.printable import escape
+from laue_dask.io.output_paths import write_atomically
+from laue_dask.report.html import MAX_TABLE_ROWS, facts_list, page, table, warning
 from laue_dask.runtime.progress import duration
+from laue_dask.runtime.safe_text import escape
 
 _CAPTIONS = {
     "grains": "Grains by neighbourhood: scan neighbours with close features, joined. A bent grain is one grain here.",
@@ -36,12 +36,12 @@ _CAPTIONS = {
     "unexplained": "Share of each pattern that the autoencoder's reconstruction leaves unexplained, whatever the "
     "number of bright pixels: patterns with a large share are unlike those that it was trained on.",
 }
-_OF_GRAINS = ("grains", "boundaries", "grain_sizes")
-_NOT_BY_K = (
+_GRAIN_FIGURES = ("grains", "boundaries", "grain_sizes")
+_FIGURES_WITHOUT_K = (
     *("direct_colouring", "scores", "explained_variance", "reconstruction_error", "unexplained", "approximation"),
-    *_OF_GRAINS,
+    *_GRAIN_FIGURES,
 )
-_OF_K = re.compile(r"(.+)_k(\d+)")
+_FIGURE_OF_K = re.compile(r"(.+)_k(\d+)")
 
 
 def write_page(results: xr.Dataset, plots: Sequence[Path], run: Mapping[str, Any], path: Path) -> None:
@@ -60,12 +60,12 @@ def write_page(results: xr.Dataset, plots: Sequence[Path], run: Mapping[str, Any
         The page; replaced as a whole or not at all.
     """
     figures = {plot.stem: _figure(plot) for plot in plots}
-    text = document(
+    text = page(
         f"Laue scan {run['source']}" if run.get("source") else "Laue scan",
         head="".join((_command(run), *map(warning, run.get("warnings") or []), _facts(results, run))),
         sections=_sections(results, figures, run),
     )
-    replace_file(path, text.encode())
+    write_atomically(path, text.encode())
 
 
 def _command(run: Mapping[str, Any]) -> str:
@@ -76,14 +76,14 @@ def _sections(results: xr.Dataset, figures: Mapping[str, str], run: Mapping[str,
     """Titles and bodies in the page's order; an empty body is left out."""
     by_k: dict[int, list[str]] = {}
     for stem in figures:
-        if match := _OF_K.fullmatch(stem):
+        if match := _FIGURE_OF_K.fullmatch(stem):
             by_k.setdefault(int(match[2]), []).append(stem)
     yield "Direct colouring", figures.get("direct_colouring", "")
     yield (
         "Label maps",
         "".join(f"<h3>K = {k}</h3>\n" + "".join(figures[stem] for stem in stems) for k, stems in sorted(by_k.items())),
     )
-    yield "Grains", "".join(figures.get(stem, "") for stem in _OF_GRAINS)
+    yield "Grains", "".join(figures.get(stem, "") for stem in _GRAIN_FIGURES)
     advice = "".join(f"<p>{escape(line)}</p>" for line in run.get("advice") or [])
     yield "Scores", figures.get("scores", "") + advice
     yield "Explained variance", figures.get("explained_variance", "")
@@ -91,7 +91,7 @@ def _sections(results: xr.Dataset, figures: Mapping[str, str], run: Mapping[str,
         "Reconstruction error",
         figures.get("reconstruction_error", "") + figures.get("unexplained", "") + _drift(run.get("drift") or {}),
     )
-    named = {*_NOT_BY_K, *(stem for stems in by_k.values() for stem in stems)}
+    named = {*_FIGURES_WITHOUT_K, *(stem for stems in by_k.values() for stem in stems)}
     yield "Other figures", "".join(figure for stem, figure in figures.items() if stem not in named)
     yield "Delegates", _delegate_tables(results, run.get("delegate_sources") or {})
     yield "Evaluation", table(run.get("evaluation") or []) + figures.get("approximation", "")
@@ -126,7 +126,9 @@ def _grid(grid: Mapping[str, Any]) -> dict[str, str]:
     """How the grid is known, and which files are none of the scan."""
     facts = {"grid": str(grid["line"]).removeprefix("grid: ")} if "line" in grid else {}
     if left_out := [str(one["source"]) for one in grid.get("left_out", [])]:
-        facts["files left out"] = ", ".join(left_out[:ROWS_UP_TO]) + (", …" if len(left_out) > ROWS_UP_TO else "")
+        facts["files left out"] = ", ".join(left_out[:MAX_TABLE_ROWS]) + (
+            ", …" if len(left_out) > MAX_TABLE_ROWS else ""
+        )
     return facts
 
 
@@ -153,7 +155,7 @@ def _drift(drift: Mapping[str, Any]) -> str:
 
 
 def _figure(plot: Path) -> str:
-    match = _OF_K.fullmatch(plot.stem)
+    match = _FIGURE_OF_K.fullmatch(plot.stem)
     caption = _CAPTIONS.get(match[1] if match else plot.stem, plot.stem.replace("_", " "))
     data = base64.b64encode(plot.read_bytes()).decode()
     what = f"K = {int(match[2])}. {caption}" if match else caption
@@ -169,7 +171,7 @@ def _delegate_tables(results: xr.Dataset, sources: Mapping[str, Any]) -> str:
     tables = []
     for k in (int(value) for value in results["k"].to_numpy()):
         rows = _delegate_rows(results, k, sources)
-        shown = table(rows, total=k if k > ROWS_UP_TO else None)
+        shown = table(rows, total=k if k > MAX_TABLE_ROWS else None)
         tables.append(f"<details{' open' if k <= 24 else ''}><summary>K = {k}</summary>{shown}</details>")
     return "\n".join(tables)
 
@@ -181,7 +183,7 @@ def _delegate_rows(results: xr.Dataset, k: int, sources: Mapping[str, Any]) -> l
     distance = one["distance_to_centroid"].to_numpy() if "distance_to_centroid" in one else None
     two = one["delegates_mixed"].to_numpy()[:, 0] if "delegates_mixed" in one else None
     rows: list[dict[str, Any]] = []
-    for cluster, pattern in enumerate(one["delegate"].to_numpy()[: min(k, ROWS_UP_TO)]):
+    for cluster, pattern in enumerate(one["delegate"].to_numpy()[: min(k, MAX_TABLE_ROWS)]):
         if pattern < 0:
             continue
         y, x = divmod(int(pattern), labels.shape[1])

@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from laue_dask.report import canvas
-from laue_dask.report.canvas import INK, SMALL, TEXT
+from laue_dask.report.canvas import INK_COLOUR, SMALL_TEXT_PT, TEXT_PT
 from laue_dask.segmentation.pca import Array
 
-_WIDTH, _LARGEST = 8.2, 3.9
-_LEFT, _TOP, _GAP, _HEAD, _BAR = 0.15, 0.72, 0.12, 0.24, 0.75
+_WIDTH_IN, _LARGEST_PANEL_IN = 8.2, 3.9
+_LEFT_IN, _TOP_IN, _GAP_IN, _HEAD_IN, _BAR_IN = 0.15, 0.72, 0.12, 0.24, 0.75
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,24 +52,24 @@ def panel_figure(panels: Sequence[Panel], *, title: str, facts: str, columns: in
     """
     properties = [panel.values for panel in panels if _is_property(panel)]
     ny, nx = panels[0].values.shape[:2]
-    width = min((_WIDTH - _GAP * (columns - 1)) / columns, _LARGEST)
+    width = min((_WIDTH_IN - _GAP_IN * (columns - 1)) / columns, _LARGEST_PANEL_IN)
     height = width * ny / nx
     rows = -(-len(panels) // columns)
-    right = _BAR if properties else 0.15
+    right = _BAR_IN if properties else 0.15
     size = (
-        max(_LEFT + columns * (width + _GAP) - _GAP + right, 4.6),
-        _TOP + rows * (height + _HEAD + _GAP) + 0.05,
+        max(_LEFT_IN + columns * (width + _GAP_IN) - _GAP_IN + right, 4.6),
+        _TOP_IN + rows * (height + _HEAD_IN + _GAP_IN) + 0.05,
     )
     figure = Figure(figsize=size, dpi=canvas.DPI, facecolor="white")
-    canvas.head(figure, title=title, facts=facts)
+    canvas.add_title(figure, title=title, facts=facts)
     scale = _scale(properties)
     for number, panel in enumerate(panels):
         row, column = divmod(number, columns)
-        left, top = _LEFT + column * (width + _GAP), _TOP + row * (height + _HEAD + _GAP) + _HEAD
-        axes = canvas.place(figure, left=left, top=top, width=width, height=height)
+        left, top = _LEFT_IN + column * (width + _GAP_IN), _TOP_IN + row * (height + _HEAD_IN + _GAP_IN) + _HEAD_IN
+        axes = canvas.add_axes(figure, left=left, top=top, width=width, height=height)
         axes.set(xticks=[], yticks=[])
-        axes.set_title(panel.title, size=TEXT, color=INK, pad=3, loc="left")
-        axes.patch.set(facecolor=canvas.MISSING, edgecolor="#bbbbbb", hatch="//////", linewidth=0)
+        axes.set_title(panel.title, size=TEXT_PT, color=INK_COLOUR, pad=3, loc="left")
+        axes.patch.set(facecolor=canvas.MISSING_COLOUR, edgecolor="#bbbbbb", hatch="//////", linewidth=0)
         if panel.values.ndim == 3:
             axes.imshow(panel.values, interpolation="nearest", aspect="auto")
         elif _is_property(panel):
@@ -80,11 +80,13 @@ def panel_figure(panels: Sequence[Panel], *, title: str, facts: str, columns: in
             axes.imshow(labels, cmap=colours, norm=limits, interpolation="nearest", aspect="auto")
         if panel.delegates is not None:
             y, x = np.divmod(panel.delegates[panel.delegates >= 0], nx)
-            axes.scatter(x, y, s=12, facecolor="white", edgecolor=INK, linewidth=0.6)
+            axes.scatter(x, y, s=12, facecolor="white", edgecolor=INK_COLOUR, linewidth=0.6)
     if properties:
-        place = canvas.place(figure, left=size[0] - _BAR + 0.12, top=_TOP + _HEAD, width=0.13, height=height)
+        place = canvas.add_axes(
+            figure, left=size[0] - _BAR_IN + 0.12, top=_TOP_IN + _HEAD_IN, width=0.13, height=height
+        )
         colour_bar = figure.colorbar(ScalarMappable(scale), cax=place)
-        colour_bar.set_label(bar, size=SMALL, color=INK)
+        colour_bar.set_label(bar, size=SMALL_TEXT_PT, color=INK_COLOUR)
     return figure
 
 

@@ -19,13 +19,13 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from laue_dask.io.places import replace_file
+from laue_dask.io.output_paths import write_atomically
 from laue_dask.report import canvas, grains, maps
-from laue_dask.report.canvas import INK, SMALL, TEXT, MapScale
-from laue_dask.report.html import GALLERY_UP_TO
+from laue_dask.report.canvas import INK_COLOUR, SMALL_TEXT_PT, TEXT_PT, MapScale
+from laue_dask.report.html import MAX_GALLERY_DELEGATES
 from laue_dask.segmentation.selection import band
 
-DELEGATES_UP_TO = 32
+MAX_K_WITH_DELEGATES = 32
 """Largest K whose delegates are marked on the map."""
 
 Patterns = Mapping[int, NDArray[np.uint8]]
@@ -57,7 +57,7 @@ def write_plots(
     changed
         Names of figures of the whole scan that are not.
     errors
-        Of the approximation of a true map in degrees, as `mapscores.approximation_errors` gives them.
+        Of the approximation of a true map in degrees, as `map_scores.approximation_errors` gives them.
     drawn
         Names of figures that `draw_some` has just written there.
 
@@ -74,10 +74,10 @@ def write_plots(
         k = re.search(r"_k(\d+)$", name)
         kept = int(k[1]) in unchanged if k else bool(unchanged) and name not in changed
         if not ((kept or name in drawn) and path.exists()):
-            replace_file(path, canvas.png(draw()))
+            write_atomically(path, canvas.png(draw()))
         written.append(path)
     for path in set(folder.glob("*.png")) - set(written):
-        if _OURS.fullmatch(path.stem):
+        if _OUR_FIGURE_NAME.fullmatch(path.stem):
             path.unlink()
     return written
 
@@ -92,7 +92,7 @@ def draw_some(results: xr.Dataset, folder: Path, wanted: Collection[str], patter
     folder.mkdir(parents=True, exist_ok=True)
     for name, draw in _planned(results, patterns, ()):
         if name in wanted:
-            replace_file(folder / f"{name}.png", canvas.png(draw()))
+            write_atomically(folder / f"{name}.png", canvas.png(draw()))
 
 
 def label_map(results: xr.Dataset, k: int) -> Figure:
@@ -113,7 +113,7 @@ def label_map(results: xr.Dataset, k: int) -> Figure:
 
 def marked_delegates(results: xr.Dataset, k: int) -> NDArray[np.int64] | None:
     """Positions x, y (K, 2) of the delegates that the map of K clusters marks; None where there are too many."""
-    return _delegates(results, k)[1] if k <= DELEGATES_UP_TO and "delegate" in results else None
+    return _delegates(results, k)[1] if k <= MAX_K_WITH_DELEGATES and "delegate" in results else None
 
 
 def pca_map(results: xr.Dataset, k: int) -> Figure:
@@ -190,14 +190,14 @@ def explained_variance(results: xr.Dataset) -> Figure:
     m_pca = _m_pca(results)
     explained = "" if m_pca is None else f", the first {m_pca} explain {100 * total[m_pca - 1]:.2f} % of the variance"
     figure = Figure(figsize=(7.6, 3.6), dpi=canvas.DPI, facecolor="white")
-    canvas.head(figure, title="Principal components", facts=f"{variance.size} components{explained}")
-    left, right = (canvas.place(figure, left=x, top=0.95, width=2.75, height=2.05) for x in (0.85, 4.6))
+    canvas.add_title(figure, title="Principal components", facts=f"{variance.size} components{explained}")
+    left, right = (canvas.add_axes(figure, left=x, top=0.95, width=2.75, height=2.05) for x in (0.85, 4.6))
     draw_variance(left, variance)
-    right.plot(number, 100 * total, ".-", color=_LINE, markersize=3, linewidth=0.8)
+    right.plot(number, 100 * total, ".-", color=_LINE_COLOUR, markersize=3, linewidth=0.8)
     right.ticklabel_format(useOffset=False)
     _label(right, "number of components", "cumulative explained variance (%)")
     if m_pca is not None:
-        marks = [axes.axvline(m_pca, color=_MARK, linewidth=1, linestyle="--") for axes in (left, right)]
+        marks = [axes.axvline(m_pca, color=_MARK_COLOUR, linewidth=1, linestyle="--") for axes in (left, right)]
         marks[0].set_label(f"M_PCA = {m_pca}")
         canvas.legend(figure, [marks[0]])
     return figure
@@ -206,7 +206,7 @@ def explained_variance(results: xr.Dataset) -> Figure:
 def draw_variance(axes: Axes, variance: NDArray[np.float64]) -> None:
     """Draw the variance that each principal component explains, (component,)."""
     positive = np.where(variance > 0, variance, np.nan)
-    axes.plot(np.arange(1, variance.size + 1), positive, ".-", color=_LINE, markersize=3, linewidth=0.8)
+    axes.plot(np.arange(1, variance.size + 1), positive, ".-", color=_LINE_COLOUR, markersize=3, linewidth=0.8)
     if np.isfinite(positive).any():
         axes.set_yscale("log")
         # what is smaller than that is the rounding error of the decomposition
@@ -230,15 +230,15 @@ def scores(results: xr.Dataset) -> Figure:
     k = results["score_k"].to_numpy()
     shown = [name for name in SCORES if name != "stability" or _has(results, name)]
     figure = Figure(figsize=(6.2, 1.3 + 1.85 * len(shown)), dpi=canvas.DPI, facecolor="white")
-    canvas.head(figure, title="Scores of the segmentations", facts=f"K-means, K = {k.min()} to {k.max()}")
+    canvas.add_title(figure, title="Scores of the segmentations", facts=f"K-means, K = {k.min()} to {k.max()}")
     marks: list[Artist] = []
     bands: list[Artist] = []
     for row, name in enumerate(shown):
-        axes = canvas.place(figure, left=0.95, top=0.95 + 1.85 * row, width=5.0, height=1.6)
+        axes = canvas.add_axes(figure, left=0.95, top=0.95 + 1.85 * row, width=5.0, height=1.6)
         marks, band_of_one = draw_score(axes, results, name)
         bands = band_of_one or bands
         last = row == len(shown) - 1
-        axes.set_xlabel("number of clusters K" if last else "", size=TEXT, color=INK)
+        axes.set_xlabel("number of clusters K" if last else "", size=TEXT_PT, color=INK_COLOUR)
         axes.tick_params(labelbottom=last)
     if marks or bands:
         canvas.legend(figure, [*marks[:1], *bands])
@@ -248,14 +248,16 @@ def scores(results: xr.Dataset) -> Figure:
 def draw_score(axes: Axes, results: xr.Dataset, name: str) -> tuple[list[Artist], list[Artist]]:
     """Draw one of `SCORES` against K, with its band and the suggested K; legend entries of these and of the band."""
     k = results["score_k"].to_numpy()
-    axes.plot(k, results[name].to_numpy(), "o-", color=_LINE, markersize=4, linewidth=1)
+    axes.plot(k, results[name].to_numpy(), "o-", color=_LINE_COLOUR, markersize=4, linewidth=1)
     bands: list[Artist] = []
     if _has(results, f"{name}_draws"):
         draws = results[f"{name}_draws"].to_numpy()
         low, high = np.array([band(values) for values in draws]).T
         said = f"90 % of {draws.shape[1]} repeated fits"
-        bands = [axes.fill_between(k, low, high, color=_LINE, alpha=0.25, linewidth=0, label=said)]
-    marks: list[Artist] = [axes.axvline(best, color=_MARK, linewidth=1, linestyle="--") for best in _suggested(results)]
+        bands = [axes.fill_between(k, low, high, color=_LINE_COLOUR, alpha=0.25, linewidth=0, label=said)]
+    marks: list[Artist] = [
+        axes.axvline(best, color=_MARK_COLOUR, linewidth=1, linestyle="--") for best in _suggested(results)
+    ]
     if marks:
         marks[0].set_label(f"suggested K = {', '.join(str(best) for best in _suggested(results))}")
     _label(axes, "number of clusters K", SCORES[name])
@@ -272,14 +274,14 @@ def delegate_gallery(results: xr.Dataset, k: int, patterns: Patterns) -> Figure:
     two = results["delegates_mixed"].sel(k=k).to_numpy()[:, 0] if "delegates_mixed" in results else None
     largest = np.argsort(-_sizes(_labels(results, k), k), kind="stable")
     given = [int(cluster) for cluster in largest if int(index[cluster]) in patterns]
-    chosen = sorted(given[:GALLERY_UP_TO])
+    chosen = sorted(given[:MAX_GALLERY_DELEGATES])
     tall, wide = _pattern_inches(results)
-    columns = max(1, min(int(_GALLERY_WIDTH / (wide + _BESIDE)), len(chosen)))
+    columns = max(1, min(int(_GALLERY_WIDTH_IN / (wide + _PATTERN_GAP_IN)), len(chosen)))
     rows = -(-len(chosen) // columns)
-    size = (max(0.3 + (wide + _BESIDE) * columns, 4.6), 0.75 + (tall + _BELOW) * rows)
+    size = (max(0.3 + (wide + _PATTERN_GAP_IN) * columns, 4.6), 0.75 + (tall + _ROW_GAP_IN) * rows)
     figure = Figure(figsize=size, dpi=canvas.DPI, facecolor="white")
     shown = f"{len(chosen)} of {k} clusters" if len(chosen) < k else "one pattern per cluster"
-    canvas.head(figure, title=f"K = {k}, delegates", facts=f"{shown}, intensities inverted")
+    canvas.add_title(figure, title=f"K = {k}, delegates", facts=f"{shown}, intensities inverted")
     colours = canvas.cluster_colours(k)
     # one axes in inches for all, because two dozen take longer to make than to draw
     width, height = figure.get_size_inches()
@@ -287,33 +289,33 @@ def delegate_gallery(results: xr.Dataset, k: int, patterns: Patterns) -> Figure:
     axes.axis("off")
     for place, cluster in enumerate(chosen):
         row, column = divmod(place, columns)
-        left, top = 0.2 + (wide + _BESIDE) * column, 1.02 + (tall + _BELOW) * row
+        left, top = 0.2 + (wide + _PATTERN_GAP_IN) * column, 1.02 + (tall + _ROW_GAP_IN) * row
         extent = (left, left + wide, top + tall, top)
         axes.imshow(patterns[int(index[cluster])], cmap="gray_r", vmin=0, vmax=255, extent=extent, aspect="auto")
         axes.add_patch(Rectangle((left, top), wide, tall, fill=False, edgecolor=colours(cluster), linewidth=2.5))
         x, y = position[cluster]
         both = ", two domains" if two is not None and two[cluster] == 1 else ""
         said = f"cluster {cluster}{both}\n#{index[cluster]}, x {x}, y {y}"
-        axes.text(left + wide / 2, top - 0.06, said, ha="center", va="bottom", size=SMALL, color=INK)
+        axes.text(left + wide / 2, top - 0.06, said, ha="center", va="bottom", size=SMALL_TEXT_PT, color=INK_COLOUR)
     return figure
 
 
 def _pattern_inches(results: xr.Dataset) -> tuple[float, float]:
     """Height and width of a pattern in the gallery."""
     rows, columns = results.attrs.get("pattern_pixels", (1, 1))
-    aspect = min(max(columns / rows, 1 / _LONGEST), _LONGEST) ** 0.5
-    return _SIDE / aspect, _SIDE * aspect
+    aspect = min(max(columns / rows, 1 / _MAX_PATTERN_ASPECT), _MAX_PATTERN_ASPECT) ** 0.5
+    return _PATTERN_SIDE_IN / aspect, _PATTERN_SIDE_IN * aspect
 
 
-_SIDE, _BESIDE, _BELOW, _GALLERY_WIDTH = 1.25, 0.15, 0.47, 8.41
+_PATTERN_SIDE_IN, _PATTERN_GAP_IN, _ROW_GAP_IN, _GALLERY_WIDTH_IN = 1.25, 0.15, 0.47, 8.41
 """Inches: side of a square pattern in the gallery, what lies between patterns, and the width of all."""
 
-_LONGEST = 4.0
+_MAX_PATTERN_ASPECT = 4.0
 """Patterns are drawn at most so many times as wide as high, or as high as wide."""
 
-_LINE, _MARK = "#4477aa", "#aa3377"
+_LINE_COLOUR, _MARK_COLOUR = "#4477aa", "#aa3377"
 
-_OF_THE_SCAN: tuple[tuple[str, Callable[[xr.Dataset], Figure], tuple[str, ...]], ...] = (
+_SCAN_FIGURES: tuple[tuple[str, Callable[[xr.Dataset], Figure], tuple[str, ...]], ...] = (
     ("direct_colouring", direct_colouring, ("direct_rgb",)),
     ("explained_variance", explained_variance, ("explained_variance", "explained_variance_ratio")),
     ("scores", scores, ("silhouette", "calinski_harabasz")),
@@ -323,16 +325,16 @@ _OF_THE_SCAN: tuple[tuple[str, Callable[[xr.Dataset], Figure], tuple[str, ...]],
     ("grain_sizes", grains.grain_sizes, ("grain",)),
     ("boundaries", grains.boundary_map, ("grain", "boundary_strength")),
 )
-_OF_EACH_K: tuple[tuple[str, Callable[[xr.Dataset, int], Figure], tuple[str, ...]], ...] = (
+_FIGURES_OF_EACH_K: tuple[tuple[str, Callable[[xr.Dataset, int], Figure], tuple[str, ...]], ...] = (
     ("labels", label_map, ("labels",)),
     ("pca", pca_map, ("labels", "pca_rgb")),
     ("distance_to_centroid", distance_map, ("labels", "distance_to_centroid")),
 )
-_OURS = re.compile(
+_OUR_FIGURE_NAME = re.compile(
     "|".join(
         [
-            *(name for name, _, _ in _OF_THE_SCAN),
-            *(rf"{name}_k\d+" for name, _, _ in _OF_EACH_K),
+            *(name for name, _, _ in _SCAN_FIGURES),
+            *(rf"{name}_k\d+" for name, _, _ in _FIGURES_OF_EACH_K),
             r"(delegates|density)_k\d+",
             "approximation",
         ]
@@ -343,19 +345,19 @@ _OURS = re.compile(
 def _planned(
     results: xr.Dataset, patterns: Patterns, errors: Sequence[Mapping[str, float | int]]
 ) -> Iterator[tuple[str, Callable[[], Figure]]]:
-    for name, draw, needs in _OF_THE_SCAN:
+    for name, draw, needs in _SCAN_FIGURES:
         if _has(results, *needs):
             yield name, partial(draw, results)
     if errors:
         yield "approximation", partial(grains.approximation, errors, unit="deg²")
     for k in (int(value) for value in results["k"].to_numpy()) if "k" in results else ():
         one = results.sel(k=k)
-        for name, draw_k, needs in _OF_EACH_K:
+        for name, draw_k, needs in _FIGURES_OF_EACH_K:
             if _has(one, *needs):
                 yield f"{name}_k{k:02d}", partial(draw_k, results, k)
         if _has(one, "labels", "delegate") and any(int(index) in patterns for index in _delegates(results, k)[0]):
             yield f"delegates_k{k:02d}", partial(delegate_gallery, results, k, patterns)
-        if _has(one, "labels") and "components" in results and one["labels"].size <= grains.DENSITY_UP_TO:
+        if _has(one, "labels") and "components" in results and one["labels"].size <= grains.MAX_DENSITY_POINTS:
             yield f"density_k{k:02d}", partial(grains.density_figure, results, k)
 
 
@@ -400,8 +402,8 @@ def _facts(results: xr.Dataset, labels: NDArray[np.int32]) -> str:
 
 
 def _label(axes: Axes, x: str, y: str) -> None:
-    axes.set_xlabel(x, size=TEXT, color=INK)
-    axes.set_ylabel(y, size=TEXT, color=INK)
+    axes.set_xlabel(x, size=TEXT_PT, color=INK_COLOUR)
+    axes.set_ylabel(y, size=TEXT_PT, color=INK_COLOUR)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True, steps=[1, 2, 5, 10]))
     axes.grid(visible=True, color="#dddddd", linewidth=0.5)
     axes.set_axisbelow(True)

@@ -12,13 +12,13 @@ import xarray as xr
 from matplotlib.colors import to_hex
 from numpy.typing import NDArray
 
-from laue_dask.io.places import replace_file
-from laue_dask.report.canvas import MISSING, MapScale, cluster_colours
-from laue_dask.report.html import ROWS_UP_TO, document, facts_list
-from laue_dask.report.thumbnails import fit, paint
-from laue_dask.runtime.printable import escape
+from laue_dask.io.output_paths import write_atomically
+from laue_dask.report.canvas import MISSING_COLOUR, MapScale, cluster_colours
+from laue_dask.report.html import MAX_TABLE_ROWS, facts_list, page
+from laue_dask.report.thumbnails import colour_labels, fit_to_side
+from laue_dask.runtime.safe_text import escape
 
-SIDE = 280
+MAX_MAP_SIDE_PX = 280
 """Longest side of a map in pixels."""
 
 
@@ -51,15 +51,15 @@ def write_series_page(members: Sequence[Member], path: Path, *, command: str) ->
     }
     head = f"<p><code>{escape(command)}</code></p>{facts_list(facts)}<p>All scans share their principal components, "
     head += "their clusters and the colours of these: a colour means the same in every map.</p>"
-    text = document(f"Series of {len(members)} scans", head=head, sections=_sections(members, ks))
-    replace_file(path, text.encode())
+    text = page(f"Series of {len(members)} scans", head=head, sections=_sections(members, ks))
+    write_atomically(path, text.encode())
 
 
 def _sections(members: Sequence[Member], ks: Sequence[int]) -> Iterator[tuple[str, str]]:
     direct = "".join(_figure(one, _shown(one, one.results["direct_rgb"].values)) for one in members)
     yield "Direct colouring", direct
     for k in ks:
-        maps = "".join(_figure(one, paint(one.results["labels"].sel(k=k).values, k)) for one in members)
+        maps = "".join(_figure(one, colour_labels(one.results["labels"].sel(k=k).values, k)) for one in members)
         yield f"K = {k}", maps + _sizes(members, k)
     colours = "".join(
         f"<h3>K = {k}</h3>"
@@ -70,14 +70,14 @@ def _sections(members: Sequence[Member], ks: Sequence[int]) -> Iterator[tuple[st
 
 
 def _shown(member: Member, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    missing = np.array([int(MISSING[i : i + 2], 16) for i in (1, 3, 5)], dtype=np.uint8)
+    missing = np.array([int(MISSING_COLOUR[i : i + 2], 16) for i in (1, 3, 5)], dtype=np.uint8)
     shown: NDArray[np.uint8] = np.where((member.results["labels"].values[0] >= 0)[..., None], rgb, missing)
     return shown
 
 
 def _figure(member: Member, picture: NDArray[np.uint8]) -> str:
     content = io.BytesIO()
-    fit(picture.astype(np.uint8), SIDE, aspect=MapScale.of(member.results).aspect).save(
+    fit_to_side(picture.astype(np.uint8), MAX_MAP_SIDE_PX, aspect=MapScale.of(member.results).aspect).save(
         content, format="PNG", optimize=True
     )
     data = base64.b64encode(content.getvalue()).decode()
@@ -97,12 +97,12 @@ def _sizes(members: Sequence[Member], k: int) -> str:
     colours = cluster_colours(k)(np.arange(k))
     heads = "".join(f'<th class="number">{escape(one.name)}</th>' for one in members)
     rows = []
-    for cluster in range(min(k, ROWS_UP_TO)):
+    for cluster in range(min(k, MAX_TABLE_ROWS)):
         cells = "".join(
             f'<td class="number">{sizes[cluster]:,} ({100 * sizes[cluster] / max(1, sizes.sum()):.1f} %)</td>'
             for sizes in counted
         )
         swatch = f'<span style="background: {to_hex(colours[cluster])}; padding: 0 .7em">&nbsp;</span>'
         rows.append(f"<tr><td>{swatch} {cluster}</td>{cells}</tr>")
-    note = f"<caption>the first {ROWS_UP_TO} of {k:,}</caption>" if k > ROWS_UP_TO else ""
+    note = f"<caption>the first {MAX_TABLE_ROWS} of {k:,}</caption>" if k > MAX_TABLE_ROWS else ""
     return f'<div class="scroll"><table>{note}<tr><th>cluster</th>{heads}</tr>{"".join(rows)}</table></div>'

@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from laue_dask.io import results as io_results
-from laue_dask.report.canvas import MISSING, MapScale, cluster_colours
+from laue_dask.report.canvas import MISSING_COLOUR, MapScale, cluster_colours
 
-SIDE = 140
+MAX_THUMBNAIL_SIDE_PX = 140
 """Longest side in pixels; small maps are enlarged by whole numbers, so that points stay squares."""
 
 
@@ -25,24 +25,26 @@ def write_thumbnails(folder: Path, stem: Path, *, suggested: list[int]) -> list[
     there = [int(k) for k in results["k"].values]
     k = max([one for one in suggested if one in there] or there)
     labels = np.asarray(results["labels"].sel(k=k).values)
-    direct = np.where((labels >= 0)[..., None], results["direct_rgb"].values, _rgb(MISSING))
+    direct = np.where((labels >= 0)[..., None], results["direct_rgb"].values, _rgb(MISSING_COLOUR))
     stem.parent.mkdir(parents=True, exist_ok=True)
     names = []
-    for kind, picture in (("direct", direct), ("labels", paint(labels, k))):
+    for kind, picture in (("direct", direct), ("labels", colour_labels(labels, k))):
         path = stem.with_name(f"{stem.name}.{kind}.png")
-        fit(picture.astype(np.uint8), aspect=MapScale.of(results).aspect).save(path, optimize=True)
+        fit_to_side(picture.astype(np.uint8), aspect=MapScale.of(results).aspect).save(path, optimize=True)
         names.append(path.name)
     return names
 
 
-def paint(labels: NDArray[np.int32], k: int) -> NDArray[np.uint8]:
+def colour_labels(labels: NDArray[np.int32], k: int) -> NDArray[np.uint8]:
     """Colours, (ny, nx, 3), of natural labels, (ny, nx), as in every figure of K clusters."""
-    colours = np.vstack([(255 * cluster_colours(k)(np.arange(k))[:, :3]).round(), _rgb(MISSING)]).astype(np.uint8)
+    colours = np.vstack([(255 * cluster_colours(k)(np.arange(k))[:, :3]).round(), _rgb(MISSING_COLOUR)]).astype(
+        np.uint8
+    )
     painted: NDArray[np.uint8] = colours[np.where(labels < 0, k, labels)]
     return painted
 
 
-def fit(picture: NDArray[np.uint8], side: int = SIDE, *, aspect: float = 1.0) -> Image.Image:
+def fit_to_side(picture: NDArray[np.uint8], side: int = MAX_THUMBNAIL_SIDE_PX, *, aspect: float = 1.0) -> Image.Image:
     """A picture, (ny, nx, 3), of at most `side` pixels a side; its points are `aspect` times as high as wide."""
     ny, nx = picture.shape[:2]
     image = Image.fromarray(picture)

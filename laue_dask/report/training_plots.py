@@ -8,11 +8,17 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarForm
 from numpy.typing import NDArray
 
 from laue_dask.report import canvas
-from laue_dask.report.canvas import INK, SMALL, TEXT
+from laue_dask.report.canvas import INK_COLOUR, SMALL_TEXT_PT, TEXT_PT
 
-_TRAINING, _VALIDATION, _PLATEAU, _PERFECT, _KEPT = "#4477aa", "#ee7733", "#000000", "#009988", "#aa3377"
+_TRAINING_COLOUR, _VALIDATION_COLOUR, _PLATEAU_COLOUR, _PERFECT_COLOUR, _KEPT_COLOUR = (
+    "#4477aa",
+    "#ee7733",
+    "#000000",
+    "#009988",
+    "#aa3377",
+)
 
-_PANELS = (
+_LOSS_PANELS = (
     ("bce", "binary cross entropy (nat per pixel)"),
     ("mse", "mean squared error per pixel"),
 )
@@ -42,22 +48,24 @@ def loss_curves(
     figure = Figure(figsize=(8.0, 4.0), dpi=canvas.DPI, facecolor="white")
     count = f"{len(epoch)} epoch{'s' if len(epoch) != 1 else ''}"
     facts = count if kept is None else f"{count}, weights of epoch {kept} kept"
-    canvas.head(figure, title="Losses of the training", facts=facts)
-    for place, (name, label) in enumerate(_PANELS):
-        axes = canvas.place(figure, left=0.85 + 4.0 * place, top=1.0, width=2.95, height=2.45)
+    canvas.add_title(figure, title="Losses of the training", facts=facts)
+    for place, (name, label) in enumerate(_LOSS_PANELS):
+        axes = canvas.add_axes(figure, left=0.85 + 4.0 * place, top=1.0, width=2.95, height=2.45)
         marker = "o" if len(epoch) <= 40 else ""
-        for kind, colour, style in (("train", _TRAINING, "--"), ("validation", _VALIDATION, "-")):
+        for kind, colour, style in (("train", _TRAINING_COLOUR, "--"), ("validation", _VALIDATION_COLOUR, "-")):
             values = np.array([row[f"{kind}_{name}"] for row in history], dtype=float)
             shown = np.where(values > 0, values, np.nan)
-            axes.plot(epoch, shown, style, marker=marker, markersize=3, linewidth=1.2, color=colour, label=_NAMES[kind])
+            axes.plot(
+                epoch, shown, style, marker=marker, markersize=3, linewidth=1.2, color=colour, label=_CURVE_NAMES[kind]
+            )
         for limits, colour, style, text in (
-            (plateau, _PLATEAU, ":", "all-black plateau"),
-            (perfect, _PERFECT, "-.", "perfect reconstruction"),
+            (plateau, _PLATEAU_COLOUR, ":", "all-black plateau"),
+            (perfect, _PERFECT_COLOUR, "-.", "perfect reconstruction"),
         ):
             if limits.get(name, 0) > 0:
                 axes.axhline(limits[name], color=colour, linestyle=style, linewidth=1.2, label=text)
         if kept is not None:
-            axes.axvline(kept, color=_KEPT, linewidth=0.8, alpha=0.7, label="weights kept")
+            axes.axvline(kept, color=_KEPT_COLOUR, linewidth=0.8, alpha=0.7, label="weights kept")
         axes.set_yscale("log")
         axes.set_xlim(min(epoch) - 0.5, max(epoch) + 0.5)
         low, high = axes.get_ylim()
@@ -66,8 +74,8 @@ def loss_curves(
             axes.yaxis.set_major_formatter(ScalarFormatter())
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
-        axes.set_xlabel("epoch", size=TEXT, color=INK)
-        axes.set_ylabel(label, size=TEXT, color=INK)
+        axes.set_xlabel("epoch", size=TEXT_PT, color=INK_COLOUR)
+        axes.set_ylabel(label, size=TEXT_PT, color=INK_COLOUR)
         axes.grid(visible=True, color="#dddddd", linewidth=0.5)
         axes.set_axisbelow(True)
         if place == 0:
@@ -78,15 +86,15 @@ def loss_curves(
                 bbox_to_anchor=(0.15 / 8.0, 1 - 0.62 / 4.0),
                 ncols=5,
                 frameon=False,
-                fontsize=SMALL,
+                fontsize=SMALL_TEXT_PT,
                 borderpad=0,
                 borderaxespad=0,
-                labelcolor=INK,
+                labelcolor=INK_COLOUR,
             )
     return figure
 
 
-_NAMES = {"train": "training", "validation": "validation"}
+_CURVE_NAMES = {"train": "training", "validation": "validation"}
 
 
 def encodings(
@@ -112,14 +120,14 @@ def encodings(
     square = np.full((n, side * side), np.nan, dtype=np.float32)
     square[:, :width] = features
     figure = Figure(figsize=(1.0 + 1.42 * n + 0.95, 5.35), dpi=canvas.DPI, facecolor="white")
-    canvas.head(
+    canvas.add_title(
         figure,
         title="Patterns, latent features and reconstructions",
         facts=f"{n} validation patterns, {width} features row by row; intensities inverted, 0 to 1",
     )
     for column in range(n):
         for row, kind in enumerate(("pattern", "latent features", "reconstruction")):
-            axes = canvas.place(figure, left=0.6 + 1.42 * column, top=1.0 + 1.42 * row, width=1.3, height=1.3)
+            axes = canvas.add_axes(figure, left=0.6 + 1.42 * column, top=1.0 + 1.42 * row, width=1.3, height=1.3)
             if row == 1:
                 image = axes.imshow(
                     square[column].reshape(side, side), cmap="PuOr", vmin=-3, vmax=3, interpolation="nearest"
@@ -129,9 +137,9 @@ def encodings(
                 axes.imshow(shown[column], cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
             axes.set(xticks=[], yticks=[])
             if column == 0:
-                axes.set_ylabel(kind, size=TEXT, color=INK)
+                axes.set_ylabel(kind, size=TEXT_PT, color=INK_COLOUR)
             if row == 0:
-                axes.set_title(names[column], size=SMALL, color=INK, pad=4)
-    bar = canvas.place(figure, left=0.72 + 1.42 * n, top=1.0 + 1.42, width=0.13, height=1.3)
-    figure.colorbar(image, cax=bar, extend="both").set_label("standard deviations\nfrom the mean", size=SMALL)
+                axes.set_title(names[column], size=SMALL_TEXT_PT, color=INK_COLOUR, pad=4)
+    bar = canvas.add_axes(figure, left=0.72 + 1.42 * n, top=1.0 + 1.42, width=0.13, height=1.3)
+    figure.colorbar(image, cax=bar, extend="both").set_label("standard deviations\nfrom the mean", size=SMALL_TEXT_PT)
     return figure

@@ -10,9 +10,9 @@ from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemai
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from laue_dask.runtime import silence
-from laue_dask.runtime.printable import printable
+from laue_dask.runtime import activity
 from laue_dask.runtime.progress import Advance, duration
+from laue_dask.runtime.safe_text import printable
 
 LINE_EVERY = 30.0
 """Seconds between two lines of a stage where stderr is not a terminal."""
@@ -56,7 +56,7 @@ class RichProgress:
         tally = _Tally(name=name, total=total, unit=unit, done=done, clock=self._clock)
         show = self._bar(tally) if self._console.is_terminal else self._lines(tally)
         try:
-            with silence.doing(name), show as advance:
+            with activity.note_activity(name), show as advance:
                 yield advance
         except BaseException:
             self._say(f"{name}: stopped after {tally.count:,} of {total:,} {unit}")
@@ -76,7 +76,7 @@ class RichProgress:
             self._bars.advance(task, count)
 
         try:
-            with silence.animated():
+            with activity.while_animated():
                 yield advance
         finally:
             self._bars.remove_task(task)
@@ -106,7 +106,7 @@ class RichProgress:
 
     def _say(self, line: str) -> None:
         self._console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
-        silence.heard()
+        activity.note_output()
 
 
 class _RateColumn(ProgressColumn):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 
-OF_WORKERS = (
+WORKER_MODULES = (
     "distributed",
     "laue_dask.pipeline.stages.ingest",
     "laue_dask.pipeline.stages.extraction",
@@ -16,7 +16,7 @@ OF_WORKERS = (
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
+def without_garbage_collection() -> Iterator[None]:
     """Imports without garbage collections, whose objects all later ones leave out.
 
     Nearly a million objects come to stay: going through them again and again takes a quarter of the time that PyTorch,
@@ -32,9 +32,9 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def of_workers() -> None:
+def import_worker_modules() -> None:
     """Import what workers need; what is missing is missed where it is used."""
-    with uncollected():
-        for name in OF_WORKERS:
+    with without_garbage_collection():
+        for name in WORKER_MODULES:
             with suppress(ImportError):
                 import_module(name)

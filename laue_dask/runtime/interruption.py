@@ -15,20 +15,20 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-SAID = "interrupted: the same command goes on where it stopped"
+INTERRUPTED_MESSAGE = "interrupted: the same command goes on where it stopped"
 
-INSISTING = 0.5, 1.5
+RAISE_AGAIN_AFTER_S = 0.5, 1.5
 """Seconds, from and to, after which an interruption that was dropped is raised again."""
 
-ENDING_S = 4.25
+CLEANUP_TIMEOUT_S = 4.25
 """Time for cleaning up, after which the command is ended all the same."""
 
-LOOK_S = 0.2
+POLL_INTERVAL_S = 0.2
 """Time between two looks whether the command ends."""
 
-STATUS = Path("/proc/self/status")
+PROCESS_STATUS_FILE = Path("/proc/self/status")
 
-SIGNALS = signal.SIGINT, signal.SIGTERM
+HANDLED_SIGNALS = signal.SIGINT, signal.SIGTERM
 
 _waited_s = 0.0
 
@@ -36,7 +36,7 @@ _begun, _over, _heard = threading.Event(), threading.Event(), threading.Event()
 """Whether the command was told to end in order; whether it has ended; whether it has taken note of a signal."""
 
 
-def at_once() -> None:
+def exit_at_once() -> None:
     """From now on an interruption ends the process with its line."""
     for event in (_begun, _over, _heard):
         event.clear()
@@ -49,39 +49,39 @@ def at_once() -> None:
         os.set_blocking(end, False)
     # Told of a signal even where Python does not come to its handler.
     signal.set_wakeup_fd(waking, warn_on_full_buffer=False)
-    threading.Thread(target=_end_at_last, args=(woken,), name="end", daemon=True).start()
+    threading.Thread(target=_force_exit, args=(woken,), name="end", daemon=True).start()
 
 
-def heard() -> None:
+def acknowledge() -> None:
     """A command that has its own way to end has taken note of a signal: it is not ended by force."""
     _heard.set()
 
 
-def expect_end(waited_s: float = 0.0) -> None:
+def expect_exit(waited_s: float = 0.0) -> None:
     """The command ends now by itself, or is ended by force; somebody has waited for it so long already."""
     global _waited_s
     _waited_s = waited_s
     _begun.set()
 
 
-def in_order() -> None:
-    """From now on an interruption raises KeyboardInterrupt; only in a process that has called `at_once`."""
-    for number in SIGNALS:
+def raise_on_interrupt() -> None:
+    """From now on an interruption raises KeyboardInterrupt; only in a process that has called `exit_at_once`."""
+    for number in HANDLED_SIGNALS:
         if signal.getsignal(number) is _leave:
             signal.signal(number, _raise)
 
 
-def over() -> None:
+def command_over() -> None:
     """The command has ended: it cannot be interrupted any more, and what fails in taking it apart is not told."""
     _over.set()
     if threading.current_thread() is threading.main_thread() and (waking := signal.set_wakeup_fd(-1)) >= 0:
         os.close(waking)
-    for number in SIGNALS:
+    for number in HANDLED_SIGNALS:
         if signal.getsignal(number) in (_leave, _raise):
             signal.signal(number, signal.SIG_IGN)
 
 
-def ends(error: BaseException | None) -> bool:
+def is_interruption(error: BaseException | None) -> bool:
     """Whether an exception is an interruption on its way out, or was raised in cleaning up after one.
 
     One that was raised `from None` stands for itself, whatever it was raised in.
@@ -92,21 +92,21 @@ def ends(error: BaseException | None) -> bool:
     return error is not None
 
 
-def _end_at_last(woken: int) -> None:
+def _force_exit(woken: int) -> None:
     """End the command if it does not end by itself in time, whatever its main thread waits for."""
     told, since = False, 0.0
-    while not _over.wait(LOOK_S):
+    while not _over.wait(POLL_INTERVAL_S):
         noted = _heard.is_set()
         if noted:
             _heard.clear()
         with suppress(BlockingIOError):
-            told |= bool(set(os.read(woken, 4096)) & set(SIGNALS))
+            told |= bool(set(os.read(woken, 4096)) & set(HANDLED_SIGNALS))
         told &= not noted
         if not (told or _begun.is_set() or _pending()):
             since = 0.0
         elif not since:
             since = time.monotonic() - _waited_s
-        elif time.monotonic() - since >= ENDING_S:
+        elif time.monotonic() - since >= CLEANUP_TIMEOUT_S:
             _leave()
     os.close(woken)
 
@@ -114,36 +114,36 @@ def _end_at_last(woken: int) -> None:
 def _pending() -> bool:
     """Whether a signal waits for a main thread that the system does not wake, as on a dead mount."""
     with suppress(OSError, ValueError):
-        lines = STATUS.read_bytes().splitlines()
+        lines = PROCESS_STATUS_FILE.read_bytes().splitlines()
         waiting = [int(line.split()[1], 16) for line in lines if line.startswith((b"SigPnd:", b"ShdPnd:"))]
-        return any(pending & 1 << number - 1 for pending in waiting for number in SIGNALS)
+        return any(pending & 1 << number - 1 for pending in waiting for number in HANDLED_SIGNALS)
     return False
 
 
 def _leave(*_: object) -> None:
     with suppress(OSError):  # nobody listens
-        os.write(2, f"laue-dask: {SAID}\n".encode())
-    forks = sys.modules.get("laue_dask.compute.forks")
-    if forks is not None:
-        forks.abandon()
+        os.write(2, f"laue-dask: {INTERRUPTED_MESSAGE}\n".encode())
+    fork_server = sys.modules.get("laue_dask.compute.fork_server")
+    if fork_server is not None:
+        fork_server.stop()
     os._exit(1)
 
 
 def _raise(number: int, _: object) -> None:
     # Batch systems and systemd end a command by SIGTERM, which is to end as on Ctrl-C. Some say it twice, to the job
     # and to its script: the second time must not end what the first one began.
-    if _over.is_set() or (number == signal.SIGTERM and ends(sys.exception())):
+    if _over.is_set() or (number == signal.SIGTERM and is_interruption(sys.exception())):
         return
     if not _begun.is_set():
         _begun.set()
-        threading.Thread(target=_insist, daemon=True).start()
+        threading.Thread(target=_raise_again, daemon=True).start()
     raise KeyboardInterrupt
 
 
-def _insist() -> None:
+def _raise_again() -> None:
     # One that is raised within a finalizer, a callback of the garbage collector or an import is dropped.
     main = threading.main_thread().ident
-    while main is not None and not _over.wait(random.uniform(*INSISTING)):  # noqa: S311  never in step with a finalizer
+    while main is not None and not _over.wait(random.uniform(*RAISE_AGAIN_AFTER_S)):  # noqa: S311  never in step with a finalizer
         signal.pthread_kill(main, signal.SIGTERM)
 
 

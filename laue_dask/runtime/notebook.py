@@ -8,10 +8,10 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any
 
-from laue_dask.runtime.printable import printable
 from laue_dask.runtime.progress import Advance, Progress
+from laue_dask.runtime.safe_text import printable
 
-REDRAW_S = 0.5
+REDRAW_INTERVAL_S = 0.5
 """Time between two looks of the line."""
 
 
@@ -75,7 +75,7 @@ class NotebookProgress:
 
     def _draw(self, *, now: bool = False) -> None:
         with self._lock:
-            if not now and time.monotonic() - self._shown < REDRAW_S:
+            if not now and time.monotonic() - self._shown < REDRAW_INTERVAL_S:
                 return
             self._shown = time.monotonic()
             text = printable(" · ".join(self._lines.values()))

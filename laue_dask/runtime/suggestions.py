@@ -8,7 +8,7 @@ from pathlib import Path
 MIN_SIMILARITY = 0.65
 """Least ratio of matching characters (difflib's, 0 to 1) at which a word is proposed for another."""
 
-MAX_NEIGHBOURS = 10_000
+MAX_COMPARED_NAMES = 10_000
 """Names of a folder that are looked through for one that is near to a missing one."""
 
 
@@ -28,7 +28,7 @@ def nearest_path(path: Path) -> Path | None:
     """Find the file or folder beside a missing one whose name is near to its name; None where there is none."""
     try:
         with os.scandir(path.parent) as entries:
-            names = [entry.name for entry, _ in zip(entries, range(MAX_NEIGHBOURS), strict=False)]
+            names = [entry.name for entry, _ in zip(entries, range(MAX_COMPARED_NAMES), strict=False)]
     except OSError:
         return None
     near = nearest(path.name, names)

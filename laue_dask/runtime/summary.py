@@ -3,16 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from laue_dask.runtime.printable import escape, printable
+from laue_dask.runtime.safe_text import escape, printable
 
-_TABLE = (
+_TABLE_HTML = (
     '<div style="font: .92em/1.4 system-ui, sans-serif; color: inherit; max-width: 60em; overflow-wrap: anywhere">'
     '<div style="border-bottom: 1px solid rgba(128, 128, 128, .5); margin-bottom: .2em">'
     '<strong>{kind}</strong> <span style="opacity: .75">{name}</span></div>{body}</div>'
 )
 """Colours are the notebook's own, so that it can be read in light and in dark."""
 
-_ROW = (
+_ROW_HTML = (
     '<tr style="background: none"><th style="text-align: left; vertical-align: top; font-weight: normal; opacity: .75; '
     'padding: 0 1em 0 0">{name}</th><td style="text-align: left; padding: 0">{value}</td></tr>'
 )
@@ -49,11 +49,11 @@ class Summary:
 
     def html(self) -> str:
         """The same for a notebook; all text is escaped."""
-        rows = [_ROW.format(name=escape(label), value=escape(text)) for label, text in self.facts.items() if text]
+        rows = [_ROW_HTML.format(name=escape(label), value=escape(text)) for label, text in self.facts.items() if text]
         table = f'<table style="border: none; margin: 0">{"".join(rows)}</table>'
-        image = f'<img src="{escape(self.image)}" alt="" style="{_IMAGE}">' if self.image else ""
+        image = f'<img src="{escape(self.image)}" alt="" style="{_IMAGE_STYLE}">' if self.image else ""
         body = f'<div style="display: flex; gap: 1em; align-items: flex-start">{image}{table}</div>'
-        return _TABLE.format(kind=escape(self.kind), name=escape(self.name), body=body)
+        return _TABLE_HTML.format(kind=escape(self.kind), name=escape(self.name), body=body)
 
 
-_IMAGE = "max-width: 10em; max-height: 10em; image-rendering: pixelated; margin: .2em 0"
+_IMAGE_STYLE = "max-width: 10em; max-height: 10em; image-rendering: pixelated; margin: .2em 0"

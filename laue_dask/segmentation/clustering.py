@@ -23,7 +23,7 @@ from sklearn.utils.validation import check_is_fitted
 from laue_dask.errors import InputError
 from laue_dask.segmentation.pca import Array, block_rows, each_block, slabs
 from laue_dask.segmentation.seeding import (
-    WORTH,
+    MIN_INERTIA_GAIN,
     distinct_rows,
     finalists,
     improve,
@@ -34,32 +34,32 @@ from laue_dask.segmentation.seeding import (
 )
 from laue_dask.segmentation.validation import table_of
 
-SETTLING_STEPS = 20
+MAX_SETTLING_STEPS = 20
 """Steps to a partition that does not change any more, at most, after the tolerance is reached (8 to 22 were seen)."""
 
-IN_MEMORY = 2**23
+MAX_IN_MEMORY_VALUES = 2**23
 """Values of a table that one process takes whole (32 MiB of float32): a step costs a hundredth of one on workers."""
 
-SCANT = 200
+MIN_SAMPLE_ROWS_PER_CLUSTER = 200
 """Rows of the sample for each cluster below which what is best on it is often not best on all rows: out of core, the
 best partitions of the sample and moves from them are then compared on all rows."""
 
-ROUNDS = 10
+MAX_MOVES = 10
 """Moves made out of core, at most."""
 
-TRIED = 24
+MAX_TRIED_MOVES = 24
 """Moves tried out of core before the partition is taken as it is."""
 
-TOGETHER = 8
+N_PARTITIONS_TOGETHER = 8
 """Partitions compared in the same passes over all rows."""
 
-TOGETHER_STEPS = 4
+N_TOGETHER_STEPS = 4
 """Lloyd steps after which they are compared, a pass each."""
 
-HELD_SHARE = 0.5
+MAX_HELD_MEMORY_SHARE = 0.5
 """Share of what workers have free that a table may take between the steps; a larger one is read again for each step."""
 
-TARGET = 0.6
+SPILL_MEMORY_SHARE = 0.6
 """Share of its memory limit from which on a worker of Dask puts data on the disk."""
 
 
@@ -119,7 +119,7 @@ def nearest(X: Array, centers: Array) -> Array:
     InputError
         A row has a value that is not finite.
     """
-    bad = unusable(X)
+    bad = count_unusable_rows(X)
     if bad:
         raise InputError(
             f"{bad} of {len(X)} rows have values that are not finite (NaN or inf): leave those patterns out"
@@ -169,7 +169,7 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     -----
     After Lloyd has reached the tolerance, assignment and means are repeated until the assignment stays the same, then
     `labels_` are exactly the nearest centres and `cluster_centers_` exactly the members' means. Where that takes more
-    than `SETTLING_STEPS`, the assignment has the last word: ``predict(X)`` equals `labels_` and the centres are the
+    than `MAX_SETTLING_STEPS`, the assignment has the last word: ``predict(X)`` equals `labels_` and the centres are the
     means of the assignment before.
 
     Examples
@@ -203,9 +203,10 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     def fit(self, X: Any, y: None = None) -> Self:
         """Find the clusters of X, (n, M) NumPy or dask array of finite values.
 
-        A table of up to `IN_MEMORY` values is taken into this process whole. A larger dask array is read once and then
-        held by the scheduler's workers where it takes less than `HELD_SHARE` of what they have free, or else read for
-        each step; a larger NumPy array is worked on by threads of this process, whatever Dask client exists.
+        A table of up to `MAX_IN_MEMORY_VALUES` values is taken into this process whole. A larger dask array is read
+        once and then held by the scheduler's workers where it takes less than `MAX_HELD_MEMORY_SHARE` of what they have
+        free, or else read for each step; a larger NumPy array is worked on by threads of this process, whatever Dask
+        client exists.
 
         Raises
         ------
@@ -215,12 +216,12 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         X = table_of(self, X, reset=True)
         if not 1 <= self.n_clusters <= len(X):
             raise InputError(f"{self.n_clusters} clusters of {len(X)} patterns: K must be 1 to the number of patterns")
-        if X.shape[0] * X.shape[1] <= IN_MEMORY:
+        if X.shape[0] * X.shape[1] <= MAX_IN_MEMORY_VALUES:
             return self._fit(np.asarray(X.compute() if isinstance(X, da.Array) else X))
         chunks = (block_rows(X.shape[1]), X.shape[1])
         if isinstance(X, da.Array):
             X = X.rechunk(chunks)
-            return self._fit(X.persist() if X.nbytes <= HELD_SHARE * _workers_memory() else X)
+            return self._fit(X.persist() if X.nbytes <= MAX_HELD_MEMORY_SHARE * _workers_memory() else X)
         with dask_config.set(scheduler="threads"):
             return self._fit(da.from_array(np.asarray(X), chunks=chunks, name=False))
 
@@ -234,7 +235,7 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         return assign(X)
 
     def _fit(self, X: Any) -> Self:
-        bad = sum(each_block(unusable, X))
+        bad = sum(each_block(count_unusable_rows, X))
         if bad:
             raise InputError(
                 f"{bad} of {len(X)} rows have values that are not finite (NaN or inf): leave those patterns out"
@@ -244,14 +245,18 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         tol = max(self.tol * spread, np.finfo(np.float64).tiny)
         self.n_iter_ = 0
         seeds = self._seeds(X)
-        scant = isinstance(X, da.Array) and self.n_clusters > 1 and self._sampled(X) < SCANT * self.n_clusters
+        scant = (
+            isinstance(X, da.Array)
+            and self.n_clusters > 1
+            and self._sampled(X) < MIN_SAMPLE_ROWS_PER_CLUSTER * self.n_clusters
+        )
         if scant and len(seeds) > 1:
             seeds, inertia = self._together(X, seeds)
             seeds = seeds[[np.argmin(inertia)]]
         found = self._converge(X, seeds[0], tol)
         centers, labels, members = self._moved(X, *found, tol) if scant else found
 
-        self.labels_, order = canonical(labels)
+        self.labels_, order = numbered_by_size(labels)
         self.cluster_centers_ = centers[order]
         self.n_clusters_ = self.n_clusters
         self.inertia_ = float(members.ssd.sum() + members.n @ _square(members.mean - centers))
@@ -267,9 +272,11 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             if len(distinct) < self.n_clusters:  # the surplus seeds stay empty and are placed by the repair
                 return np.asarray(rows[np.resize(distinct, self.n_clusters)], dtype=np.float64)[None]
             found = finalists(rows, self.n_clusters, n_init=self.n_init, seed=self.random_state, **settings)
-            centers = np.array(found[:TOGETHER])
+            centers = np.array(found[:N_PARTITIONS_TOGETHER])
         else:
-            centers = np.asarray(self.init, dtype=np.float64).reshape(-1, self.n_clusters, X.shape[1])[:TOGETHER]
+            centers = np.asarray(self.init, dtype=np.float64).reshape(-1, self.n_clusters, X.shape[1])[
+                :N_PARTITIONS_TOGETHER
+            ]
         # what is best on the sample need not be so on all rows
         return centers if len(X) <= size or isinstance(X, da.Array) else improve(X, centers[0], **settings)[None]
 
@@ -285,13 +292,13 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         Only the halves of the clusters are sought in the sample; what a move costs and saves is seen on all rows.
         """
         rows = _rows(X, sample_rows(len(X), self._sampled(X), self.random_state))
-        for _ in range(ROUNDS):
+        for _ in range(MAX_MOVES):
             loss = np.sum(each_block(_dissolved, X, labels, centers=centers), axis=0)
-            promising = moves(rows, nearest(rows, centers), centers, members.ssd, loss)[:TRIED]
-            for start in range(0, len(promising), TOGETHER):
-                trials, inertia = self._together(X, np.array(promising[start : start + TOGETHER]))
+            promising = moves(rows, nearest(rows, centers), centers, members.ssd, loss)[:MAX_TRIED_MOVES]
+            for start in range(0, len(promising), N_PARTITIONS_TOGETHER):
+                trials, inertia = self._together(X, np.array(promising[start : start + N_PARTITIONS_TOGETHER]))
                 best = np.argmin(inertia)
-                if inertia[best] < (1 - WORTH) * members.ssd.sum():
+                if inertia[best] < (1 - MIN_INERTIA_GAIN) * members.ssd.sum():
                     centers, labels, members = self._converge(X, trials[best], tol)
                     break
             else:
@@ -300,7 +307,7 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
 
     def _together(self, X: Any, trials: Array) -> tuple[Array, Array]:
         """Several sets of centres, (T, K, M), after some Lloyd steps, and the inertia of each, (T,)."""
-        for _ in range(TOGETHER_STEPS):
+        for _ in range(N_TOGETHER_STEPS):
             self.n_iter_ += 1
             parts = zip(*each_block(_assign_all, X, trials=trials), strict=True)
             found = [reduce(ClusterMoments.merge, part) for part in parts]
@@ -340,7 +347,7 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
 
     def _settle(self, X: Any, centers: Array) -> tuple[Array, Array, ClusterMoments]:
         labels, members = _assign(X, centers)
-        for _ in range(SETTLING_STEPS):
+        for _ in range(MAX_SETTLING_STEPS):
             if not members.n.all() or np.array_equal(members.mean, centers):
                 break
             self.n_iter_ += 1
@@ -354,7 +361,7 @@ def seed_sample(size: int, n_clusters: int) -> int:
     return max(size, 10 * n_clusters)
 
 
-def canonical(labels: Array) -> tuple[Array, Array]:
+def numbered_by_size(labels: Array) -> tuple[Array, Array]:
     """Number clusters from the largest; of equals, from the one whose first row comes first.
 
     Parameters
@@ -402,11 +409,11 @@ def _workers_memory() -> float:
     except ValueError:
         return free
     # 0 stands for no limit; what a worker has imported, PyTorch above all, takes its part of it
-    limits = [TARGET * worker["memory_limit"] - worker["metrics"]["memory"] for worker in workers]
+    limits = [SPILL_MEMORY_SHARE * worker["memory_limit"] - worker["metrics"]["memory"] for worker in workers]
     return sum(max(0.0, left) if worker["memory_limit"] else free for left, worker in zip(limits, workers, strict=True))
 
 
-def unusable(X: Array) -> int:
+def count_unusable_rows(X: Array) -> int:
     """Number of rows of X, (n, M), with a value that is not finite."""
     return int((~np.isfinite(X).all(axis=1)).sum())
 

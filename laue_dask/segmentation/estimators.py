@@ -19,23 +19,23 @@ from sklearn.utils.validation import check_is_fitted
 
 from laue_dask.errors import InputError
 from laue_dask.runtime.threads import one_thread
-from laue_dask.segmentation.clustering import canonical, nearest, unusable
+from laue_dask.segmentation.clustering import count_unusable_rows, nearest, numbered_by_size
 from laue_dask.segmentation.pca import Array, each_block
 from laue_dask.segmentation.seeding import distinct_rows, sample_rows, search
 from laue_dask.segmentation.validation import table_of
 
 Kind = Literal["kmeans", "bgm", "gmm", "hdbscan", "mean_shift"]
 
-FINDS_K: tuple[Kind, ...] = ("hdbscan", "mean_shift")
+ESTIMATORS_FINDING_K: tuple[Kind, ...] = ("hdbscan", "mean_shift")
 """Estimators that find the number of clusters themselves."""
 
-MIXTURE_STEPS = 500
+MAX_MIXTURE_STEPS = 500
 """Steps of expectation and maximisation at most."""
 
-NEIGHBOURS = 0.05
+BANDWIDTH_SAMPLE_SHARE = 0.05
 """Share of the sample within the bandwidth of mean shift, on average, where none is given."""
 
-SHIFTED = 500
+N_SHIFTED_PATTERNS = 500
 """Patterns from which mean shift climbs to the modes."""
 
 
@@ -60,7 +60,7 @@ class Estimator(Protocol):
         """Label of every row of X, (n, M), as int32 (n,); of a dask array lazily, block by block."""
 
 
-class OnSample(ClusterMixin, BaseEstimator):  # type: ignore[misc]
+class SampleEstimator(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     """Base of the estimators that are fitted to a sample and applied out of core.
 
     Parameters
@@ -91,7 +91,7 @@ class OnSample(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             A row has a value that is not finite, or the sample has no such clusters.
         """
         X = table_of(self, X, reset=True)
-        bad = sum(each_block(unusable, X))
+        bad = sum(each_block(count_unusable_rows, X))
         if bad:
             raise InputError(
                 f"{bad} of {len(X)} rows have values that are not finite (NaN or inf): leave those patterns out"
@@ -107,7 +107,7 @@ class OnSample(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             self._fit_sample((rows - self.mean_) / self.scale_)
         self.order_ = np.arange(self._n_found())
         labels = np.concatenate(each_block(self._label, X))
-        self.labels_, self.order_ = canonical(labels)
+        self.labels_, self.order_ = numbered_by_size(labels)
         self.n_clusters_ = len(self.order_)
         return self
 
@@ -138,7 +138,7 @@ class OnSample(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         raise NotImplementedError
 
 
-class Mixture(OnSample):
+class GaussianMixtureClusters(SampleEstimator):
     """Gaussian mixture (future work of the paper) or Bayesian Gaussian mixture (g_BGM) of full covariances.
 
     Parameters
@@ -150,7 +150,7 @@ class Mixture(OnSample):
     n_init
         Starts of the k-means from which a Gaussian mixture begins; the Bayesian one makes its own k-means start.
     sample, random_state
-        See `OnSample`.
+        See `SampleEstimator`.
 
     Attributes
     ----------
@@ -181,7 +181,7 @@ class Mixture(OnSample):
                 f"{self.n_components} clusters were asked for, but the {len(rows)} rows of the sample fall into "
                 f"{found} distinct ones only: ask for at most {found}"
             )
-        common = {"max_iter": MIXTURE_STEPS, "random_state": self.random_state}
+        common = {"max_iter": MAX_MIXTURE_STEPS, "random_state": self.random_state}
         if self.bayesian:
             self.mixture_ = BayesianGaussianMixture(n_components=self.n_components, **common)
         else:
@@ -202,7 +202,7 @@ class Mixture(OnSample):
         return np.asarray(self.mixture_.weights_[self.order_])
 
 
-class DensityClusters(OnSample):
+class DensityClusters(SampleEstimator):
     """HDBSCAN (the paper's future work, there DBSCAN): dense regions of any shape; it finds K itself.
 
     Rows that HDBSCAN takes for noise, and those outside the sample, join the cluster of the nearest member in the
@@ -213,7 +213,7 @@ class DensityClusters(OnSample):
     min_cluster_size
         Fewest rows of the sample in a cluster.
     sample, random_state
-        See `OnSample`.
+        See `SampleEstimator`.
 
     Attributes
     ----------
@@ -250,7 +250,7 @@ class DensityClusters(OnSample):
         return np.asarray(place[self.own_[pairwise_distances_argmin(rows, self.members_)]])
 
 
-class Modes(OnSample):
+class MeanShiftClusters(SampleEstimator):
     """Mean shift (the paper's future work): one cluster for each mode of the density; it finds K itself.
 
     Every row belongs to the mode that is nearest.
@@ -259,9 +259,9 @@ class Modes(OnSample):
     ----------
     bandwidth
         Radius of the flat kernel in the units of the components; by default the mean distance within which a row of
-        the sample has `NEIGHBOURS` of the others.
+        the sample has `BANDWIDTH_SAMPLE_SHARE` of the others.
     sample, random_state
-        See `OnSample`.
+        See `SampleEstimator`.
     """
 
     def __init__(self, *, bandwidth: float | None = None, sample: int = 20_000, random_state: int = 0) -> None:
@@ -270,10 +270,12 @@ class Modes(OnSample):
 
     def _fit_sample(self, rows: Array) -> None:
         given = None if self.bandwidth is None else self.bandwidth / self.scale_
-        width = given or estimate_bandwidth(rows, quantile=NEIGHBOURS, n_samples=2_000, random_state=self.random_state)
+        width = given or estimate_bandwidth(
+            rows, quantile=BANDWIDTH_SAMPLE_SHARE, n_samples=2_000, random_state=self.random_state
+        )
         if not width > 0:
             raise InputError("mean shift: most patterns are equal, so no bandwidth follows: give clustering.bandwidth")
-        starts = rows[sample_rows(len(rows), SHIFTED, self.random_state)]
+        starts = rows[sample_rows(len(rows), N_SHIFTED_PATTERNS, self.random_state)]
         self.modes_ = MeanShift(bandwidth=width, seeds=starts).fit(rows).cluster_centers_
 
     def _n_found(self) -> int:

@@ -12,7 +12,7 @@ from laue_dask.errors import InputError
 from laue_dask.segmentation.clustering import cluster_moments, squared_distances
 from laue_dask.segmentation.pca import Array, IncrementalPCA, each_block
 
-GREY = 128
+NEUTRAL_GREY = 128
 """Value of a colour channel along which nothing varies."""
 
 
@@ -182,7 +182,7 @@ def direct_rgb(components: Array, *, quantiles: tuple[float, float] = (0.005, 0.
     result = np.zeros((len(components), 3), np.uint8)
     if not exist.any():
         return result
-    result[exist] = GREY
+    result[exist] = NEUTRAL_GREY
     values = components[exist, :3].astype(np.float64)
     low, high = np.quantile(values, quantiles, axis=0)
     full = high <= low

@@ -11,12 +11,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from laue_dask.runtime.compiling import compiled
+from laue_dask.runtime.compiled_loops import compiled
 
 Table = NDArray[np.float64]
 Numbers = NDArray[np.intp]
 
-BLOCK = 512
+BLOCK_ROWS = 512
 """Rows whose distances are held at a time."""
 
 
@@ -112,9 +112,9 @@ def _drawn(columns: Table, chance: Table) -> Numbers:
 def _assign(columns: Table, centers: Table, labels: Numbers, distance: Table) -> bool:
     """Set the nearest centre of each row and its squared distance; whether a label changed."""
     n, changed = columns.shape[1], False
-    away, nearest = np.empty(BLOCK), np.empty(BLOCK, np.intp)
-    for first in range(0, n, BLOCK):
-        length = min(BLOCK, n - first)
+    away, nearest = np.empty(BLOCK_ROWS), np.empty(BLOCK_ROWS, np.intp)
+    for first in range(0, n, BLOCK_ROWS):
+        length = min(BLOCK_ROWS, n - first)
         least = distance[first : first + length]
         _squares(columns, centers[0], first, least)
         nearest[:length] = 0

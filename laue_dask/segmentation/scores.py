@@ -15,17 +15,17 @@ from laue_dask.segmentation.clustering import ClusterMoments, cluster_moments, n
 from laue_dask.segmentation.pca import Array
 from laue_dask.segmentation.seeding import distinct_rows, search
 
-MIN_MEMBERS = 30
+MIN_SAMPLE_MEMBERS = 30
 """Members of a small cluster in the silhouette's sample, where the sample's size allows."""
 
-BLOCK_DISTANCES = 2**20
+DISTANCES_PER_BLOCK = 2**20
 """Distances held at a time: 8 MiB of float64, which caches hold."""
 
-FEW, COLUMNS = 64, 256
+MAX_TABLE_CLUSTERS, TABLE_COLUMNS = 64, 256
 """Clusters of a segmentation up to which distances are summed by a product with a table of who is in which, and the
 columns of that table."""
 
-PROMINENCE = 0.1
+MIN_PEAK_PROMINENCE = 0.1
 """A local peak of a score counts from this share of the score's range."""
 
 
@@ -61,8 +61,8 @@ def _calinski_harabasz(clusters: ClusterMoments) -> float:
 def silhouette(X: Any, labels: Array, *, size: int = 10_000, seed: int = 0) -> float:
     """Mean silhouette coefficient, exact for up to `size` patterns and estimated from a stratified sample beyond.
 
-    Every cluster is in the sample with its share of the members, a small one with `MIN_MEMBERS` where possible and
-    never with a single one of several. Each member counts for those that it stands for, so that the mean estimates
+    Every cluster is in the sample with its share of the members, a small one with `MIN_SAMPLE_MEMBERS` where possible
+    and never with a single one of several. Each member counts for those that it stands for, so that the mean estimates
     the mean of all patterns. Beside the sample, 8 MiB of distances and who is in which cluster are held.
 
     Parameters
@@ -96,7 +96,7 @@ def _stratified(codes: Array, counts: Array, size: int, seed: int) -> Array:
     n = len(codes)
     if n <= size:
         return np.arange(n)
-    least = max(2, min(MIN_MEMBERS, size // (2 * len(counts))))
+    least = max(2, min(MIN_SAMPLE_MEMBERS, size // (2 * len(counts))))
     wanted = np.minimum(counts, np.maximum(least, np.rint(counts * (size / n)).astype(int)))
     shuffled = np.random.default_rng(seed).permutation(n)
     shuffled = shuffled[np.argsort(codes[shuffled], kind="stable")]
@@ -128,7 +128,7 @@ def silhouette_samples(X: Array, labelings: Sequence[Array], rows: slice = slice
     squares, ones = np.einsum("ij,ij->i", X, X), np.ones(len(X))
     left, right = np.column_stack([X, squares, ones]), np.vstack([-2 * X.T, ones, squares])
     first, last, _ = rows.indices(len(X))
-    height = max(1, BLOCK_DISTANCES // max(1, len(X)))
+    height = max(1, DISTANCES_PER_BLOCK // max(1, len(X)))
     result = np.empty((len(labelings), max(0, last - first)))
     done = 0
     with one_thread():
@@ -152,11 +152,11 @@ def silhouette_samples(X: Array, labelings: Sequence[Array], rows: slice = slice
 
 
 def _together(labelings: Sequence[Array]) -> Iterator[list["_Members"]]:
-    """Segmentations whose memberships are held at a time: of `COLUMNS` clusters, or a single segmentation."""
+    """Segmentations whose memberships are held at a time: of `TABLE_COLUMNS` clusters, or a single segmentation."""
     held: list[_Members] = []
     for labels in labelings:
         one = _Members.of(labels)
-        if held and sum(min(other.k, FEW) for other in [*held, one]) > COLUMNS:
+        if held and sum(min(other.k, MAX_TABLE_CLUSTERS) for other in [*held, one]) > TABLE_COLUMNS:
             yield held
             held = []
         held.append(one)
@@ -201,7 +201,7 @@ class _Members:
     @property
     def few(self) -> bool:
         """Whether sums over clusters are a product with a table of who is in which."""
-        return self.k <= FEW
+        return self.k <= MAX_TABLE_CLUSTERS
 
     @classmethod
     def of(cls, labels: Array) -> Self:
@@ -283,7 +283,7 @@ def suggest_k(
         highest = int(np.argmax(values))
         (rising if highest == len(ks) - 1 > 0 else best).append(ks[highest])
         span = max(values) - min(values)
-        at, found = find_peaks([min(values), *values], prominence=max(PROMINENCE * span, np.finfo(float).tiny))
+        at, found = find_peaks([min(values), *values], prominence=max(MIN_PEAK_PROMINENCE * span, np.finfo(float).tiny))
         peaks += [(-height / span, ks[i - 1]) for i, height in zip(at, found["prominences"], strict=True)]
     ranked = dict.fromkeys(best + [k for _, k in sorted(peaks)] or rising)
     return tuple(sorted(list(ranked)[:3]))

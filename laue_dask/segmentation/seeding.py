@@ -17,46 +17,46 @@ from laue_dask.runtime.threads import one_thread
 from laue_dask.segmentation.lloyd import lloyd, plus_plus
 from laue_dask.segmentation.pca import Array
 
-START_STEPS = 10
+N_START_STEPS = 10
 """Lloyd steps after which the starts are compared."""
 
-FINALISTS = 2
+N_FINALISTS = 2
 """Starts from which moves go on."""
 
-SMALL = 2**16
+MAX_SMALL_TABLE_VALUES = 2**16
 """Rows times clusters up to which starts take all their steps, scikit-learn's own are among them, all that differ go
 on, and more moves are tried: a few rows decide there. Most steps are cheap; where columns are many, the better
 partition is paid for with time."""
 
-TRIALS = 4
+MAX_FAILED_MOVES = 4
 """Moves tried before the partition is taken as it is."""
 
-THOROUGH_TRIALS = 16
+MAX_FAILED_MOVES_SMALL_TABLE = 16
 """Moves tried in a small table before the best partitions are taken as they are."""
 
-THOROUGH_FINALISTS = 2
+N_FINALISTS_SMALL_TABLE = 2
 """Partitions from which that many moves are tried."""
 
-TRIAL_STEPS = 20
+N_TRIAL_STEPS = 20
 """Lloyd steps after which a move must have paid."""
 
-TOL = 1e-4
+DEFAULT_TOLERANCE = 1e-4
 """Tolerance of Lloyd where none is given, as scikit-learn's."""
 
-WORTH = 1e-4
+MIN_INERTIA_GAIN = 1e-4
 """Share of the inertia that a move must save."""
 
-CANDIDATES = 16
+N_SPLIT_CANDIDATES = 16
 """Clusters that may be split in one round: those with the largest spread."""
 
-CHEAPEST = 8
+N_DISSOLVE_CANDIDATES = 8
 """Clusters that may be dissolved in one round: those that cost least."""
 
-COMPILED = 2**19
+MAX_COMPILED_OPERATIONS = 2**19
 """Rows times columns times clusters up to which a fit of `laue_dask.segmentation.lloyd` is faster than one of
 scikit-learn's, whose products of matrices win in larger tables."""
 
-BLOCK_DISTANCES = 2**22
+DISTANCES_PER_BLOCK = 2**22
 """Distances held at a time: 32 MiB of float64."""
 
 
@@ -86,7 +86,7 @@ def sample_kmeans(
     seed: int,
     init: Any = "k-means++",
     max_iter: int = 300,
-    tol: float = TOL,
+    tol: float = DEFAULT_TOLERANCE,
 ) -> Any:
     """scikit-learn's k-means, fitted to the rows of X in memory; the same on any number of cores.
 
@@ -97,31 +97,45 @@ def sample_kmeans(
 
 
 def search(
-    X: Array, n_clusters: int, *, n_init: int, seed: int, max_iter: int = 300, tol: float = TOL, thorough: bool = True
+    X: Array,
+    n_clusters: int,
+    *,
+    n_init: int,
+    seed: int,
+    max_iter: int = 300,
+    tol: float = DEFAULT_TOLERANCE,
+    thorough: bool = True,
 ) -> Array:
     """Centres of the best partition of the rows of X, (n, M), that starts and moves find; (K, M) float64.
 
-    X needs at least K distinct rows. Each of `n_init` starts takes a few Lloyd steps; from the `FINALISTS` that are
+    X needs at least K distinct rows. Each of `n_init` starts takes a few Lloyd steps; from the `N_FINALISTS` that are
     best by then, moves go on, because two local optima may be moves apart of which none pays. `thorough` is for small
-    tables (`SMALL`), where more is tried.
+    tables (`MAX_SMALL_TABLE_VALUES`), where more is tried.
     """
     return finalists(X, n_clusters, n_init=n_init, seed=seed, max_iter=max_iter, tol=tol, thorough=thorough)[0]
 
 
 def finalists(
-    X: Array, n_clusters: int, *, n_init: int, seed: int, max_iter: int = 300, tol: float = TOL, thorough: bool = True
+    X: Array,
+    n_clusters: int,
+    *,
+    n_init: int,
+    seed: int,
+    max_iter: int = 300,
+    tol: float = DEFAULT_TOLERANCE,
+    thorough: bool = True,
 ) -> list[Array]:
     """Centres of all partitions in which the moves of `search` end, the best first."""
-    small = thorough and len(X) * n_clusters <= SMALL
-    steps, going_on = (max_iter, n_init) if small else (START_STEPS, FINALISTS)
+    small = thorough and len(X) * n_clusters <= MAX_SMALL_TABLE_VALUES
+    steps, going_on = (max_iter, n_init) if small else (N_START_STEPS, N_FINALISTS)
     with one_thread():
         fits = [_started(X, n_clusters, seed + i, steps) for i in range(n_init)]
         if small:
             fits.append(_fit(X, n_clusters, n_init=n_init, max_iter=max_iter, tol=tol, random_state=seed))
         ends = [_improved(X, start.cluster_centers_, max_iter, tol) for start in _different(fits)[:going_on]]
         if small:
-            best, others = _different(ends)[:THOROUGH_FINALISTS], _different(ends)[THOROUGH_FINALISTS:]
-            better = [_improved(X, end.cluster_centers_, max_iter, tol, THOROUGH_TRIALS) for end in best]
+            best, others = _different(ends)[:N_FINALISTS_SMALL_TABLE], _different(ends)[N_FINALISTS_SMALL_TABLE:]
+            better = [_improved(X, end.cluster_centers_, max_iter, tol, MAX_FAILED_MOVES_SMALL_TABLE) for end in best]
             ends = [*better, *others]
     return [np.asarray(end.cluster_centers_, dtype=np.float64) for end in _different(ends)]
 
@@ -132,7 +146,7 @@ def _different(fits: list[Any]) -> list[Any]:
     return sorted(places.values(), key=_inertia)
 
 
-def improve(X: Array, centers: Array, *, max_iter: int = 300, tol: float = TOL) -> Array:
+def improve(X: Array, centers: Array, *, max_iter: int = 300, tol: float = DEFAULT_TOLERANCE) -> Array:
     """Centres, (K, M) float64, in which Lloyd and moves on the rows of X end that start from given centres."""
     with one_thread():
         return np.asarray(_improved(X, centers, max_iter, tol).cluster_centers_, dtype=np.float64)
@@ -143,9 +157,9 @@ def _started(X: Array, n_clusters: int, seed: int, max_iter: int) -> Any:
     return _continued(X, plus_plus(X, n_clusters, seed), max_iter)
 
 
-def _continued(X: Array, centers: Array, max_iter: int, tol: float = TOL) -> Any:
+def _continued(X: Array, centers: Array, max_iter: int, tol: float = DEFAULT_TOLERANCE) -> Any:
     """The fitted k-means in which Lloyd from `centers` ends."""
-    if X.size * len(centers) <= COMPILED:
+    if X.size * len(centers) <= MAX_COMPILED_OPERATIONS:
         return lloyd(X, centers, max_iter=max_iter, tol=tol)
     return _fit(X, len(centers), init=centers, max_iter=max_iter, tol=tol)
 
@@ -162,7 +176,7 @@ def _inertia(fitted: Any) -> float:
     return float(fitted.inertia_)
 
 
-def _improved(X: Array, centers: Array, max_iter: int, tol: float, tried: int = TRIALS) -> Any:
+def _improved(X: Array, centers: Array, max_iter: int, tol: float, tried: int = MAX_FAILED_MOVES) -> Any:
     """The fitted k-means in which Lloyd from `centers` and then moves end, after `tried` of which none paid."""
     while True:
         fitted = _continued(X, centers, max_iter, tol)
@@ -181,8 +195,8 @@ def _moved(X: Array, fitted: Any, tried: int) -> Array | None:
     spread = np.bincount(labels, weights=nearest, minlength=len(centers))
     loss = np.bincount(labels, weights=second - nearest, minlength=len(centers))
     for trial in moves(X, labels, centers, spread, loss)[:tried]:
-        moved = _continued(X, trial, TRIAL_STEPS)
-        if moved.inertia_ < (1 - WORTH) * fitted.inertia_:
+        moved = _continued(X, trial, N_TRIAL_STEPS)
+        if moved.inertia_ < (1 - MIN_INERTIA_GAIN) * fitted.inertia_:
             return np.asarray(moved.cluster_centers_)
     return None
 
@@ -206,13 +220,13 @@ def moves(rows: Array, labels: Array, centers: Array, spread: Array, loss: Array
     members = np.split(order, np.cumsum(np.bincount(labels, minlength=n_clusters))[:-1])
     halves: dict[int, Array] = {}
     found: list[tuple[float, int, int]] = []
-    cheapest = np.argsort(loss, kind="stable")[: CHEAPEST + 1]
+    cheapest = np.argsort(loss, kind="stable")[: N_DISSOLVE_CANDIDATES + 1]
     with one_thread():
-        for split in map(int, np.argsort(-spread, kind="stable")[:CANDIDATES]):
+        for split in map(int, np.argsort(-spread, kind="stable")[:N_SPLIT_CANDIDATES]):
             own = rows[members[split]]
             if len(own) < 2 or (own == own[0]).all():
                 continue
-            two = _started(own, 2, 0, TRIAL_STEPS)
+            two = _started(own, 2, 0, N_TRIAL_STEPS)
             halves[split] = two.cluster_centers_
             gain = spread[split] * (1 - two.inertia_ / (own.var(axis=0, dtype=np.float64).sum() * len(own)))
             found += [(float(loss[gone] - gain), split, int(gone)) for gone in cheapest if gone != split]
@@ -231,7 +245,7 @@ def two_distances(X: Array, centers: Array) -> tuple[Array, Array]:
     squares = np.einsum("ij,ij->i", away, away)
     doubled = -2 * away.T
     first, second = np.empty(len(X)), np.empty(len(X))
-    height = max(1, BLOCK_DISTANCES // len(centers))
+    height = max(1, DISTANCES_PER_BLOCK // len(centers))
     for start in range(0, len(X), height):
         block = slice(start, start + height)
         rows = X[block] - origin

@@ -12,13 +12,13 @@ from laue_dask.segmentation.clustering import nearest
 from laue_dask.segmentation.pca import Array
 from laue_dask.segmentation.seeding import distinct_rows, search
 
-WEAK, CLEAR = 0.25, 0.5
+WEAK_SILHOUETTE, CLEAR_SILHOUETTE = 0.25, 0.5
 """Silhouettes below which there is hardly a structure, and from which there is a clear one (Kaufman and Rousseeuw)."""
 
-STABLE = 0.9
+STABLE_RAND_INDEX = 0.9
 """Mean adjusted Rand index of repetitions from which a segmentation counts as reproducible."""
 
-CONTIGUOUS = 0.1
+MIN_CONTIGUITY = 0.1
 """Contiguity below which labels are strewn over the specimen as if by chance."""
 
 
@@ -118,7 +118,7 @@ def advise(
         Repeated fits of these K, or of some of them: say how far the scores scatter, and whether the partition is
         found again.
     contiguity
-        `mapscores.contiguity` score of the label maps that were made, by K.
+        `map_scores.contiguity` score of the label maps that were made, by K.
     suggested
         Numbers of clusters to give reasons for, `scores.suggest_k` of the scores by default.
     """
@@ -135,23 +135,23 @@ def advise(
         for k in chosen
     )
     best = float(np.nanmax(curves["silhouette"]))
-    strewn = bool(apart) and max(apart.values()) < CONTIGUOUS
-    if strewn and best < CLEAR:
+    strewn = bool(apart) and max(apart.values()) < MIN_CONTIGUITY
+    if strewn and best < CLEAR_SILHOUETTE:
         verdict = (
             f"No structure: the best silhouette is {best:.2f} and labels are strewn over the specimen as if by chance."
         )
         return Advice(chosen, reasons, verdict, structure=False)
-    if best < WEAK and not apart:
+    if best < WEAK_SILHOUETTE and not apart:
         verdict = f"Hardly any structure: the best silhouette is {best:.2f}; clusters of noise reach as much."
         return Advice(chosen, reasons, verdict, structure=False)
-    if best >= CLEAR:
+    if best >= CLEAR_SILHOUETTE:
         verdict = f"Clear structure: the best silhouette is {best:.2f}."
     else:
         verdict = (
             f"The clusters touch each other (best silhouette {best:.2f}): no K is the right one, each shows the map at "
             "another level of detail."
         )
-    if best < WEAK:
+    if best < WEAK_SILHOUETTE:
         verdict += " Labels are contiguous on the specimen, so it is no noise; bent grains look like that."
     return Advice(chosen, reasons, verdict, structure=True)
 
@@ -175,7 +175,7 @@ def _peaks(k: int, k_values: list[int], curves: dict[str, Array], again: Repeate
         known = np.where(np.isfinite(values), values, np.nanmin(values))
         at, found = find_peaks(np.concatenate([[known.min()], known, [known.min()]]), prominence=0)
         height = dict(zip((at - 1).tolist(), found["prominences"].tolist(), strict=True)).get(k_values.index(k), 0.0)
-        if k != k_values[-1] and span > 0 and height >= scores.PROMINENCE * span:
+        if k != k_values[-1] and span > 0 and height >= scores.MIN_PEAK_PROMINENCE * span:
             doubt = ", no higher than these scatter" if high - low > height else ""
             said.append(f"{name} has a peak ({shown}, {100 * height / span:.0f} % of its range{around}{doubt})")
     return said or ["asked for; no score peaks here"]
@@ -184,9 +184,9 @@ def _peaks(k: int, k_values: list[int], curves: dict[str, Array], again: Repeate
 def _others(k: int, again: Repeated | None, contiguity: dict[int, float]) -> list[str]:
     said = []
     if again and np.isfinite(again.stability):
-        same = "the same partition in repeated fits" if again.stability >= STABLE else "repeated fits differ"
+        same = "the same partition in repeated fits" if again.stability >= STABLE_RAND_INDEX else "repeated fits differ"
         said.append(f"{same} (ARI {again.stability:.2f})")
     if np.isfinite(contiguity.get(k, np.nan)):
-        strewn = "strewn over the specimen" if contiguity[k] < CONTIGUOUS else "contiguous on the specimen"
+        strewn = "strewn over the specimen" if contiguity[k] < MIN_CONTIGUITY else "contiguous on the specimen"
         said.append(f"labels {strewn} ({contiguity[k]:.2f} of 1)")
     return said

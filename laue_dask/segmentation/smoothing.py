@@ -15,7 +15,7 @@ from laue_dask.errors import InputError
 from laue_dask.segmentation.labeling import label_map
 from laue_dask.segmentation.pca import Array, each_block
 
-MOST_SWEEPS = 100
+MAX_SWEEPS = 100
 
 
 def potts(X: Any, labels: Array, centroids: Array, *, valid: Array, shape: tuple[int, int], weight: float) -> Array:
@@ -56,7 +56,7 @@ def potts(X: Any, labels: Array, centroids: Array, *, valid: Array, shape: tuple
     y, x = np.indices(shape)
     colours = [row[((y + x) % 2 == colour) & (row >= 0)] for colour in (0, 1)]
     flat = np.flatnonzero(valid)
-    for _ in range(MOST_SWEEPS):
+    for _ in range(MAX_SWEEPS):
         changed = False
         for rows in colours:
             total = cost[rows] - weight * _agreeing(painted, len(centroids), flat[rows])

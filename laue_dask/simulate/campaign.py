@@ -16,22 +16,22 @@ from laue_dask.compute import cluster
 from laue_dask.compute.run import run_blocks, write_array
 from laue_dask.config import Config, Recipe
 from laue_dask.errors import InputError
-from laue_dask.io.places import require_space, require_writable
+from laue_dask.io.output_paths import require_space, require_writable
 from laue_dask.reduction.detector_mask import detector_mask
 from laue_dask.reduction.reduce import reduce_frames
 from laue_dask.runtime.progress import Progress
 from laue_dask.schema import PATTERN_SIZE
 from laue_dask.simulate import specimens
 from laue_dask.simulate.detector import detector as named_detector
-from laue_dask.simulate.scan import Order, acquired, frame_name, write_frame, write_truth
+from laue_dask.simulate.scan import Order, acquired_point, frame_name, write_frame, write_truth
 from laue_dask.simulate.specimens import Specimen
 from laue_dask.simulate.training import N_CONFIGURATIONS, N_VIEWS, experiment, training_frame
 
-RECORD = "simulation.json"
+SIMULATION_FILE = "simulation.json"
 
 FRAMES_PER_TASK = 32
 
-MASK_FRAMES = 12
+N_MASK_FRAMES = 12
 """Frames of an experiment that its detector mask is found from."""
 
 
@@ -64,7 +64,7 @@ def write_scan(
     folder = folder.absolute()  # workers may have another working directory
     folder.mkdir(parents=True, exist_ok=True)
     # First of all: a folder without it is not gone on with.
-    (folder / RECORD).write_text(json.dumps(made_by), encoding="utf-8")
+    (folder / SIMULATION_FILE).write_text(json.dumps(made_by), encoding="utf-8")
     write_truth(specimen, folder / "truth.npz")
     n = shape[0] * shape[1]
     starts = range(0, n, FRAMES_PER_TASK)
@@ -81,7 +81,7 @@ def _check_folder(folder: Path, made_by: dict[str, Any]) -> None:
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     try:
-        found = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        found = json.loads((folder / SIMULATION_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         found = "other files"
     if found != made_by:
@@ -94,7 +94,7 @@ def _write_frames(made_by: dict[str, Any], folder: str, start: int, stop: int) -
     for number in range(start, stop):
         path = Path(folder) / frame_name(made_by["kind"], screen, number)
         if not path.exists():
-            point = acquired(specimen, number, order=made_by["order"])
+            point = acquired_point(specimen, number, order=made_by["order"])
             write_frame(specimen, screen, point, path, seed=made_by["seed"])
     return {"start": start, "stop": stop}
 
@@ -132,7 +132,7 @@ def write_training_store(
     each = N_CONFIGURATIONS * N_VIEWS
     n = experiments * each
     header: dict[str, Any] = {
-        "laue_dask_schema": schema.VERSION,
+        "laue_dask_schema": schema.SCHEMA_VERSION,
         "seed": seed,
         "experiments": experiments,
         "binning": binning,
@@ -170,7 +170,7 @@ def _experiment(
     if block_id is None:
         raise ValueError("block_id is needed to know which experiment to simulate")
     number = block_id[0]
-    places = np.linspace(0, N_CONFIGURATIONS - 1, MASK_FRAMES).astype(int)
+    places = np.linspace(0, N_CONFIGURATIONS - 1, N_MASK_FRAMES).astype(int)
     mask = detector_mask(np.stack([training_frame(seed, number, int(c), 0, binning=binning)[0] for c in places]))
     reduced = np.empty((N_CONFIGURATIONS * N_VIEWS, PATTERN_SIZE, PATTERN_SIZE), dtype=np.uint8)
     for i in range(len(reduced)):

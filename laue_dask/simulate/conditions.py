@@ -8,12 +8,12 @@ import numpy.typing as npt
 from laue_dask.simulate.crystal import FloatArray
 from laue_dask.simulate.pattern import ENERGY_RANGE_KEV
 
-_WAVES = 3
-_MOST_TURNS = 2.5
+_N_WAVES = 3
+_MAX_TURNS = 2.5
 
 
 @dataclass(frozen=True, eq=False)
-class Wander:
+class SmoothVariation:
     """A factor that changes smoothly over a scan, as a beam that drifts or a layer whose thickness varies.
 
     Attributes
@@ -37,10 +37,10 @@ class Wander:
         return self.low + (self.high - self.low) * (1 + wave) / 2
 
 
-def wander(low: float, high: float, rng: np.random.Generator, *, along_x: bool = True) -> Wander:
-    """Draw a `Wander` between two values; without `along_x` it changes from row to row alone, as time does."""
-    turns = rng.uniform(-_MOST_TURNS, _MOST_TURNS, size=(_WAVES, 2)) * (1.0, float(along_x))
-    return Wander(low, high, turns, rng.uniform(0, 2 * np.pi, size=_WAVES))
+def smooth_variation(low: float, high: float, rng: np.random.Generator, *, along_x: bool = True) -> SmoothVariation:
+    """Draw a `SmoothVariation` between two values; without `along_x` it changes from row to row alone, as time does."""
+    turns = rng.uniform(-_MAX_TURNS, _MAX_TURNS, size=(_N_WAVES, 2)) * (1.0, float(along_x))
+    return SmoothVariation(low, high, turns, rng.uniform(0, 2 * np.pi, size=_N_WAVES))
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,5 +59,5 @@ class Conditions:
 
     time: float = 1.0
     energy_range_keV: tuple[float, float] = ENERGY_RANGE_KEV  # noqa: N815
-    beam: Wander = field(default_factory=Wander)
-    background: Wander = field(default_factory=Wander)
+    beam: SmoothVariation = field(default_factory=SmoothVariation)
+    background: SmoothVariation = field(default_factory=SmoothVariation)

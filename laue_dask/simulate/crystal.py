@@ -22,10 +22,10 @@ Atom = tuple[int, float, float, float]
 HC_KEV_ANGSTROM = 12.398419843
 """Photon energy times wavelength."""
 
-_DEBYE_WALLER = 0.45
+_DEBYE_WALLER_B_A2 = 0.45
 """Isotropic B factor in Å², a metal or oxide at room temperature."""
 
-_WEAKEST = 1e-5
+_MIN_RELATIVE_STRENGTH = 1e-5
 """Reflections below this share of the strongest one, at equal energy, are left out of the tables."""
 
 _CENTRING: dict[str, tuple[tuple[float, float, float], ...]] = {
@@ -168,7 +168,7 @@ def structure_factors(crystal: Crystal, hkl: npt.NDArray[np.integer]) -> npt.NDA
             ]
             phases += waves[0][hkl[:, 0] - low[0]] * waves[1][hkl[:, 1] - low[1]] * waves[2][hkl[:, 2] - low[2]]
         total += phases * number / (1 + s_squared / (0.45 * (number / 14) ** (1 / 3)) ** 2)
-    return np.asarray(total * lattice * np.exp(-_DEBYE_WALLER * s_squared))
+    return np.asarray(total * lattice * np.exp(-_DEBYE_WALLER_B_A2 * s_squared))
 
 
 @lru_cache(maxsize=96)
@@ -187,12 +187,15 @@ def reflections(crystal: Crystal, max_energy_keV: float) -> Reflections:
     strength = np.abs(structure_factors(crystal, hkl)) ** 2 * np.linalg.det(basis) ** 2
     g = hkl @ basis.T
     visible = strength / (g**2).sum(axis=1)
-    keep = visible > _WEAKEST * visible.max()
+    keep = visible > _MIN_RELATIVE_STRENGTH * visible.max()
     hkl, g, strength = hkl[keep], g[keep], strength[keep]
     primitive = hkl // np.gcd.reduce(hkl, axis=1)[:, None]
     _, ray = np.unique(primitive, axis=0, return_inverse=True)
     return Reflections(
-        hkl, g.astype(np.float32), (strength / _SILICON_220).astype(np.float32), ray.reshape(-1).astype(np.int32)
+        hkl,
+        g.astype(np.float32),
+        (strength / _SILICON_220_STRENGTH).astype(np.float32),
+        ray.reshape(-1).astype(np.int32),
     )
 
 
@@ -237,4 +240,4 @@ def _silicon_220() -> float:
     return float(abs(factor) ** 2 * np.linalg.det(reciprocal_basis(silicon)) ** 2)
 
 
-_SILICON_220 = _silicon_220()
+_SILICON_220_STRENGTH = _silicon_220()

@@ -241,14 +241,14 @@ def _wide(
     return Detector(name, shape, (pixel, pixel), *geometry, module=module, gap=gap, bad_pixels=20)
 
 
-_REAL = (_pilatus1m(), _pilatus6m(), _marccd165(), _scmos())
-_WIDE = (
+_CALIBRATED_DETECTORS = (_pilatus1m(), _pilatus6m(), _marccd165(), _scmos())
+_WIDE_DETECTORS = (
     _wide("eiger500k", (514, 1030), 75.0, 60.0, (514, 1030), (0, 0)),
     _wide("lambda750k", (516, 1556), 55.0, 60.0, (516, 1556), (0, 0)),
     _wide("pilatus300kw", (195, 1475), 172.0, 120.0, (195, 487), (17, 7)),
 )
 
-DETECTORS = {d.name: d for d in (*_REAL, *_WIDE)}
+DETECTORS = {d.name: d for d in (*_CALIBRATED_DETECTORS, *_WIDE_DETECTORS)}
 """Detectors of the beamlines that publish frames, with a real calibration each (pilatus6m: a plausible one), and some
 that are far from square, with plausible ones."""
 

@@ -7,7 +7,7 @@ import numpy as np
 from laue_dask.errors import InputError
 from laue_dask.simulate.crystal import Atom, Crystal, lattice_operations
 
-SYSTEMS = ("cubic", "tetragonal", "orthorhombic", "hexagonal", "trigonal", "monoclinic", "triclinic")
+CRYSTAL_SYSTEMS = ("cubic", "tetragonal", "orthorhombic", "hexagonal", "trigonal", "monoclinic", "triclinic")
 
 
 def _cubic(a: float) -> tuple[float, float, float, float, float, float]:
@@ -54,7 +54,7 @@ def _centrosymmetric(*atoms: Atom) -> tuple[Atom, ...]:
     return atoms + tuple((n, -x, -y, -z) for n, x, y, z in atoms if (x, y, z) != (0, 0, 0))
 
 
-_CRYSTALS = (
+_CRYSTAL_LIST = (
     Crystal(
         "BaTiO3",
         (3.994, 3.994, 4.038, 90.0, 90.0, 90.0),
@@ -91,7 +91,7 @@ _CRYSTALS = (
     ),
 )  # fmt: skip
 
-CRYSTALS: Mapping[str, Crystal] = {crystal.name: crystal for crystal in _CRYSTALS}
+CRYSTALS: Mapping[str, Crystal] = {crystal.name: crystal for crystal in _CRYSTAL_LIST}
 """Crystals by name. Motifs of the martensites and of the hydrate are stand-ins with the right cell and density."""
 
 
@@ -114,7 +114,7 @@ def random_crystal(rng: np.random.Generator) -> Crystal:
     One or two atoms sit on special positions, none or one on a general orbit, so that strong and weak families
     differ the way they do in real phases.
     """
-    system = SYSTEMS[rng.integers(len(SYSTEMS))]
+    system = CRYSTAL_SYSTEMS[rng.integers(len(CRYSTAL_SYSTEMS))]
     a, b, c = rng.uniform(2.8, 7.5, size=3)
     alpha = beta = gamma = 90.0
     if system in ("hexagonal", "trigonal"):

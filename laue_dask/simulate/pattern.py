@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from laue_dask.simulate.counting import Frame, add_spots, background
 from laue_dask.simulate.crystal import HC_KEV_ANGSTROM, Crystal, FloatArray, reflections
 from laue_dask.simulate.detector import Detector, blind_pixels
+from laue_dask.simulate.rendering import Frame, add_spots, background
 
 ENERGY_RANGE_KEV = (5.0, 23.0)
 CRITICAL_ENERGY_KEV = 7.5
@@ -22,11 +22,11 @@ CRITICAL_ENERGY_KEV = 7.5
 _ESCAPE_ENERGY_KEV = 15.0
 """Above it the beam crosses the specimen; below, the illuminated depth grows as E³."""
 
-_EXTINCTION = 20.0
+_EXTINCTION_COEFFICIENT = 20.0
 """Coefficient of the Zachariasen correction. With it, the energies above and the fall-off of the atoms, the integrated
 intensities of 27 reflections of a real silicon frame (results_00001.IND) are met within a factor of 1.5 (rms)."""
 
-_UNIT = 10.0
+_INTENSITY_UNIT = 10.0
 """Brings the strongest spots to about 1."""
 
 
@@ -155,8 +155,8 @@ def spots(
     polarisation = 1 - direction[:, 1] ** 2
     escape = 1 - np.exp(-((energy / _ESCAPE_ENERGY_KEV) ** 3))
     strength = table.strength[rays] * (10 / energy) ** 3
-    strength /= np.sqrt(1 + 2 * _EXTINCTION * strength / np.sqrt(sine_squared))
-    intensity = _UNIT * strength * spectrum(energy) * polarisation * escape / sine_squared
+    strength /= np.sqrt(1 + 2 * _EXTINCTION_COEFFICIENT * strength / np.sqrt(sine_squared))
+    intensity = _INTENSITY_UNIT * strength * spectrum(energy) * polarisation * escape / sine_squared
     first, total = _merge_harmonics(table.ray[rays], intensity)
     smear = np.zeros((len(first), 2))
     if spread is not None and len(first):

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laue_dask.config import Recipe
-from laue_dask.io.places import replace_file
+from laue_dask.io.output_paths import write_atomically
 from laue_dask.reduction.detector_mask import detector_mask
 from laue_dask.reduction.reduce import Substrate, reduce_frames
 from laue_dask.schema import PATTERN_SIZE
@@ -24,25 +24,25 @@ from laue_dask.simulate.detector import Detector
 from laue_dask.simulate.detector import detector as named_detector
 from laue_dask.simulate.materials import CRYSTALS
 from laue_dask.simulate.pattern import Grain, expose
-from laue_dask.simulate.scan import Scanned, default_exposure, frame
+from laue_dask.simulate.scan import ScannedSpecimen, default_exposure, frame
 from laue_dask.simulate.specimens import specimen
 
-VERSION = 1
+SIMULATION_VERSION = 1
 """Of what is simulated here; kept files of other versions are made again."""
 
-MASK_FRAMES = 12
+N_MASK_FRAMES = 12
 """Frames that a scan's detector mask is found from."""
 
-REPEAT_EVERY = 4
+POINTS_PER_REPEAT = 4
 """One point of so many is repeated."""
 
 PAIR_CRYSTALS = ("Cu", "BaTiO3", "Ti", "Si")
-PAIR_VIEWS = 12
+N_PAIR_VIEWS = 12
 
-PAIR_TIME = 3e-3
+PAIR_RELATIVE_TIME = 3e-3
 """Counting time of the pairs, the usual one being 1. With a hundred times the photons 0.05° is nothing to anyone."""
 
-_PAIR_MOSAIC = np.array([0.06, 0.0, 0.0])
+_PAIR_MOSAIC_DEG = np.array([0.06, 0.0, 0.0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class _Kept:
         """Write to `path`, which appears only when complete."""
         file = io.BytesIO()
         np.savez_compressed(file, **{f.name: getattr(self, f.name) for f in fields(self)})
-        replace_file(path, file.getvalue())
+        write_atomically(path, file.getvalue())
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -114,20 +114,20 @@ def reduced_scan(kind: str, detector: str, shape: tuple[int, int], seed: int, re
     """
     made, screen = specimen(kind, shape, seed), named_detector(detector)
     n = shape[0] * shape[1]
-    mask = detector_mask(sample_frames(made, screen, seed, MASK_FRAMES))
+    mask = detector_mask(sample_frames(made, screen, seed, N_MASK_FRAMES))
     patterns = partial(reduced_points, made, screen, mask, recipe, seed=seed)
-    repeated = np.arange(0, n, REPEAT_EVERY)
+    repeated = np.arange(0, n, POINTS_PER_REPEAT)
     return ReducedScan(patterns(np.arange(n)), patterns(repeated, repeat=1), repeated, made.domain, made.edge)
 
 
-def sample_frames(made: Scanned, screen: Detector, seed: int, count: int) -> NDArray[Any]:
+def sample_frames(made: ScannedSpecimen, screen: Detector, seed: int, count: int) -> NDArray[Any]:
     """Frames (count, rows, columns) spread over a scan, of all points where there are no more."""
     points = np.unique(np.linspace(0, made.shape[0] * made.shape[1] - 1, count).astype(int))
     return np.stack([frame(made, screen, int(point), seed=seed) for point in points])
 
 
 def reduced_points(
-    made: Scanned,
+    made: ScannedSpecimen,
     screen: Detector,
     mask: NDArray[np.bool_],
     recipe: Recipe,
@@ -150,18 +150,22 @@ def reduced_pairs(angles: Sequence[float], seed: int, recipe: Recipe) -> Reduced
     screen = named_detector("pilatus1m")
     usual = default_exposure(screen)
     low, high = usual.background
-    exposure = replace(usual, counts=PAIR_TIME * usual.counts, background=(PAIR_TIME * low, PAIR_TIME * high))
+    exposure = replace(
+        usual,
+        counts=PAIR_RELATIVE_TIME * usual.counts,
+        background=(PAIR_RELATIVE_TIME * low, PAIR_RELATIVE_TIME * high),
+    )
     rng = np.random.default_rng([seed, 0])
     crystals = [CRYSTALS[name] for name in PAIR_CRYSTALS]
     first = random_orientations(len(crystals), rng)
     axes = rng.normal(size=(len(crystals), len(angles), 3))
-    made = np.empty((len(crystals), 1 + len(angles), PAIR_VIEWS, PATTERN_SIZE, PATTERN_SIZE), dtype=np.uint8)
+    made = np.empty((len(crystals), 1 + len(angles), N_PAIR_VIEWS, PATTERN_SIZE, PATTERN_SIZE), dtype=np.uint8)
     for c, crystal in enumerate(crystals):
         turned = [rotation_about(axis, angle) @ first[c] for axis, angle in zip(axes[c], angles, strict=True)]
         mask = None
         for a, orientation in enumerate([first[c], *turned]):
-            grain = Grain(crystal, orientation, 1.0, _PAIR_MOSAIC)
-            views = [np.random.default_rng([seed, c, a, view]) for view in range(PAIR_VIEWS)]
+            grain = Grain(crystal, orientation, 1.0, _PAIR_MOSAIC_DEG)
+            views = [np.random.default_rng([seed, c, a, view]) for view in range(N_PAIR_VIEWS)]
             frames = np.stack(
                 [
                     expose(

@@ -12,11 +12,11 @@ from typing import Literal, Protocol
 import numpy as np
 
 from laue_dask.errors import InputError
-from laue_dask.io.places import replace_file
+from laue_dask.io.output_paths import write_atomically
 from laue_dask.simulate.conditions import Conditions
-from laue_dask.simulate.counting import Frame
 from laue_dask.simulate.detector import Detector
 from laue_dask.simulate.pattern import Exposure, Grain, expose
+from laue_dask.simulate.rendering import Frame
 from laue_dask.simulate.specimens import Specimen
 from laue_dask.simulate.tiff import Stage, write_tiff
 
@@ -26,11 +26,11 @@ STEP_MM = 0.005
 """Distance of neighbouring points (the paper's 5 µm)."""
 
 _ORIGIN_MM = (6.0, 6.0)
-_SECONDS = 2.5
+_EXPOSURE_S = 2.5
 _BEAM_NOISE = 0.03
 
 
-class Scanned(Protocol):
+class ScannedSpecimen(Protocol):
     """What a scan needs to know of its specimen: a `Specimen`, or the grains that someone indexed."""
 
     @property
@@ -60,7 +60,13 @@ def default_exposure(detector: Detector) -> Exposure:
 
 
 def frame(
-    specimen: Scanned, detector: Detector, point: int, *, seed: int, exposure: Exposure | None = None, repeat: int = 0
+    specimen: ScannedSpecimen,
+    detector: Detector,
+    point: int,
+    *,
+    seed: int,
+    exposure: Exposure | None = None,
+    repeat: int = 0,
 ) -> Frame:
     """Frame (rows, columns) of one point.
 
@@ -107,7 +113,7 @@ def write_frame(
     made = frame(specimen, detector, point, seed=seed, exposure=exposure)
     y, x = divmod(point, specimen.shape[1])
     monitor = 2750 * _monitor(seed, point)
-    stage = Stage(_ORIGIN_MM[0] + x * STEP_MM, _ORIGIN_MM[1] + y * STEP_MM, monitor, _SECONDS)
+    stage = Stage(_ORIGIN_MM[0] + x * STEP_MM, _ORIGIN_MM[1] + y * STEP_MM, monitor, _EXPOSURE_S)
     write_tiff(path, made, detector, stage)
 
 
@@ -116,7 +122,7 @@ def frame_name(prefix: str, detector: Detector, number: int) -> str:
     return f"{prefix}_{number + (1 if detector.dtype == 'int32' else 0):05d}.tif"
 
 
-def acquired(specimen: Specimen, number: int, *, order: Order = "raster") -> int:
+def acquired_point(specimen: Specimen, number: int, *, order: Order = "raster") -> int:
     """Point (row-major) that is acquired as `number`, from 0: in `snake` order every second row runs backwards."""
     _check(specimen, number)
     y, x = divmod(number, specimen.shape[1])
@@ -151,7 +157,9 @@ def write_scan(
     chosen = range(specimen.shape[0] * specimen.shape[1]) if numbers is None else numbers
     for done, number in enumerate(chosen, start=1):
         path = folder / frame_name(prefix, detector, number)
-        write_frame(specimen, detector, acquired(specimen, number, order=order), path, seed=seed, exposure=exposure)
+        write_frame(
+            specimen, detector, acquired_point(specimen, number, order=order), path, seed=seed, exposure=exposure
+        )
         if progress is not None:
             progress(done)
 
@@ -173,7 +181,7 @@ def write_truth(specimen: Specimen, path: Path) -> None:
         crystal=np.array([c.name for c in specimen.crystals]),
         cell=np.array([c.cell for c in specimen.crystals]),
     )
-    replace_file(path, file.getvalue())
+    write_atomically(path, file.getvalue())
 
 
 def _monitor(seed: int, point: int) -> float:
@@ -181,7 +189,7 @@ def _monitor(seed: int, point: int) -> float:
     return float(np.exp(_BEAM_NOISE * np.random.default_rng([seed, point, 1]).standard_normal()))
 
 
-def _check(specimen: Scanned, point: int) -> None:
+def _check(specimen: ScannedSpecimen, point: int) -> None:
     n = specimen.shape[0] * specimen.shape[1]
     if not 0 <= point < n:
         raise InputError(f"point {point}: specimen '{specimen.kind}' of shape {specimen.shape} has points 0 to {n - 1}")

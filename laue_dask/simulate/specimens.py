@@ -17,7 +17,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from laue_dask.errors import InputError
-from laue_dask.simulate.conditions import Conditions, Wander, wander
+from laue_dask.simulate.conditions import Conditions, SmoothVariation, smooth_variation
 from laue_dask.simulate.crystal import (
     Crystal,
     FloatArray,
@@ -35,12 +35,12 @@ from laue_dask.simulate.pattern import Grain
 SAMPLE_TILT_DEG = 40.0
 """Between the incident beam and the specimen's surface (BM32)."""
 
-BEAM_RADIUS = 0.3
+BEAM_RADIUS_STEPS = 0.3
 """Of the beam on the specimen, in steps: a point this near to a boundary sees both sides."""
 
-_EDGE_SHARE = 0.05
+_MIN_EDGE_SHARE = 0.05
 _MOSAIC_DEG = 0.06
-_SUBGRAIN_DEG = (0.4, 1.2)
+_SUBGRAIN_RANGE_DEG = (0.4, 1.2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +106,7 @@ class Specimen:
     layout: Layout
     bending: FloatArray
     mosaic: FloatArray
-    below: tuple[tuple[Self, Wander], ...] = ()
+    below: tuple[tuple[Self, SmoothVariation], ...] = ()
     conditions: Conditions = field(default_factory=Conditions)
 
     def at(self, point: int) -> list[Grain]:
@@ -172,7 +172,7 @@ class Specimen:
         largest = np.take_along_axis(shares, best, axis=1)[:, 0]
         return (
             np.take_along_axis(domains, best, axis=1).reshape(self.shape),
-            (1 - largest >= _EDGE_SHARE).reshape(self.shape),
+            (1 - largest >= _MIN_EDGE_SHARE).reshape(self.shape),
             np.take_along_axis(grains, best, axis=1).reshape(self.shape),
         )
 
@@ -199,7 +199,7 @@ class Specimen:
 
     def _spread(self, grain: np.integer) -> FloatArray:
         """Orientation spread under the beam: the mosaic, and the bending over the beam's width."""
-        return np.asarray(self.mosaic[grain] + self.bending[grain].sum(axis=0) * 2 * BEAM_RADIUS)
+        return np.asarray(self.mosaic[grain] + self.bending[grain].sum(axis=0) * 2 * BEAM_RADIUS_STEPS)
 
 
 def surface_normal() -> FloatArray:
@@ -259,13 +259,15 @@ def specimen(
         raise InputError(f"specimen '{kind}': shape {shape} has no points: both lengths must be 1 or more")
     if grains is not None and grains < 2:
         raise InputError(f"specimen '{kind}': {grains} grains: ask for 2 or more")
-    if crystal is not None and kind not in _PHASES:
-        raise InputError(f"specimen '{kind}' has crystals of its own: only {', '.join(_PHASES)} are made of others")
+    if crystal is not None and kind not in _MAKERS_BY_PHASE:
+        raise InputError(
+            f"specimen '{kind}' has crystals of its own: only {', '.join(_MAKERS_BY_PHASE)} are made of others"
+        )
     rng = np.random.default_rng([seed, KINDS.index(kind)])
     # Larger scans show more grains, and larger ones.
     n_grains = grains or max(2, round(6 * (shape[0] * shape[1] / 900) ** 0.25))
-    if kind in _PHASES:
-        maker, usual = _PHASES[kind]
+    if kind in _MAKERS_BY_PHASE:
+        maker, usual = _MAKERS_BY_PHASE[kind]
         return maker(shape, seed, n_grains, rng, named_crystal(crystal or usual))
     return _MAKERS[kind](shape, seed, n_grains, rng)
 
@@ -364,8 +366,8 @@ def _subgrains(shape: tuple[int, int], seed: int, n: int, rng: np.random.Generat
     orientations = [random_orientations(1, rng)[0]]
     while len(orientations) < n:
         other = orientations[rng.integers(len(orientations))]
-        turned = rotation_about(rng.normal(size=3), rng.uniform(*_SUBGRAIN_DEG)) @ other
-        if min(misorientation(copper, turned, u) for u in orientations) >= _SUBGRAIN_DEG[0]:
+        turned = rotation_about(rng.normal(size=3), rng.uniform(*_SUBGRAIN_RANGE_DEG)) @ other
+        if min(misorientation(copper, turned, u) for u in orientations) >= _SUBGRAIN_RANGE_DEG[0]:
             orientations.append(turned)
     return _assemble("subgrains", shape, seed, [[(copper, u)] for u in orientations], (1, 1), (0, 0.05), rng)
 
@@ -380,7 +382,7 @@ def _substrate_film(shape: tuple[int, int], seed: int, n: int, rng: np.random.Ge
     barium_titanate, kind = CRYSTALS["BaTiO3"], "substrate_film"
     grains = [[(barium_titanate, u)] for u in random_orientations(n, rng)]
     wafer = _wafer(kind, shape, seed, random_orientations(1, rng)[0], rng)
-    return _assemble(kind, shape, seed, grains, (1, 1), (0, 0.1), rng, below=((wafer, Wander(12.0, 12.0)),))
+    return _assemble(kind, shape, seed, grains, (1, 1), (0, 0.1), rng, below=((wafer, SmoothVariation(12.0, 12.0)),))
 
 
 def _gan_on_si(shape: tuple[int, int], seed: int, n: int, rng: np.random.Generator) -> Specimen:
@@ -398,7 +400,7 @@ def _gan_on_si(shape: tuple[int, int], seed: int, n: int, rng: np.random.Generat
         tilt = rotation_about([np.cos(azimuth), np.sin(azimuth), 0], rng.uniform(0, 2))
         grains.append([(gallium_nitride, laboratory @ tilt @ twist @ in_nitride)])
     wafer = _wafer(kind, shape, seed, laboratory @ in_silicon, rng)
-    return _assemble(kind, shape, seed, grains, (1, 1), (0, 0.1), rng, below=((wafer, Wander(8.0, 8.0)),))
+    return _assemble(kind, shape, seed, grains, (1, 1), (0, 0.1), rng, below=((wafer, SmoothVariation(8.0, 8.0)),))
 
 
 def _low_counts(shape: tuple[int, int], seed: int, n: int, rng: np.random.Generator) -> Specimen:
@@ -434,9 +436,10 @@ def _mess(
         (2, 3),
         rng,
         mosaic=_streaks(n, rng),
-        below=((buried, wander(0.0, 0.6, rng)),),
+        below=((buried, smooth_variation(0.0, 0.6, rng)),),
         conditions=Conditions(
-            beam=wander(0.6, 1.4, rng, along_x=False), background=wander(0.5, 2.5, rng, along_x=False)
+            beam=smooth_variation(0.6, 1.4, rng, along_x=False),
+            background=smooth_variation(0.5, 2.5, rng, along_x=False),
         ),
     )
 
@@ -472,9 +475,9 @@ def _a_axes(crystal: Crystal) -> FloatArray:
 
 def _beam() -> FloatArray:
     """Offsets (n, 2) that sample the round beam evenly."""
-    line = np.linspace(-1, 1, 7) * BEAM_RADIUS
+    line = np.linspace(-1, 1, 7) * BEAM_RADIUS_STEPS
     offsets = np.stack(np.meshgrid(line, line, indexing="ij"), axis=-1).reshape(-1, 2)
-    return np.asarray(offsets[(offsets**2).sum(axis=1) <= BEAM_RADIUS**2 * 1.001])
+    return np.asarray(offsets[(offsets**2).sum(axis=1) <= BEAM_RADIUS_STEPS**2 * 1.001])
 
 
 _TWIN_PLANES: Mapping[str, tuple[tuple[int, int, int], ...]] = {
@@ -482,7 +485,9 @@ _TWIN_PLANES: Mapping[str, tuple[tuple[int, int, int], ...]] = {
     "CuAlNi-2H": ((1, 2, 1), (-1, 2, 1), (1, 2, -1), (1, 0, 1)),
 }
 
-_PHASES: Mapping[str, tuple[Callable[[tuple[int, int], int, int, np.random.Generator, Crystal], Specimen], str]] = {
+_MAKERS_BY_PHASE: Mapping[
+    str, tuple[Callable[[tuple[int, int], int, int, np.random.Generator, Crystal], Specimen], str]
+] = {
     "grains": (_grains, "Cu"),
     "twins": (_twins, "BaTiO3"),
     "bent": (_bent, "BaTiO3"),

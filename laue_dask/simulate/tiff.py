@@ -8,9 +8,9 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from laue_dask.io.places import replace_file
-from laue_dask.simulate.counting import Frame
+from laue_dask.io.output_paths import write_atomically
 from laue_dask.simulate.detector import Detector
+from laue_dask.simulate.rendering import Frame
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def write_tiff(path: Path, frame: Frame, detector: Detector, stage: Stage) -> No
     if counting:
         texts[272] = f"PILATUS {'1M' if detector.shape[0] == 1043 else detector.name}, simulated".encode() + b"\0"
     data = frame.astype("<i4" if counting else "<u2", copy=False).tobytes()
-    replace_file(path, _header(frame.shape, 4 if counting else 2, len(data), texts) + data)
+    write_atomically(path, _header(frame.shape, 4 if counting else 2, len(data), texts) + data)
 
 
 def _header(shape: tuple[int, ...], itemsize: int, n_bytes: int, texts: dict[int, bytes]) -> bytes:

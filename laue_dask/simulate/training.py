@@ -17,31 +17,31 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
-from laue_dask.simulate.counting import Frame
 from laue_dask.simulate.crystal import Crystal, FloatArray, misorientation, random_orientations, twin
 from laue_dask.simulate.detector import DETECTORS, Detector
 from laue_dask.simulate.materials import CRYSTALS, random_crystal
 from laue_dask.simulate.pattern import Exposure, Grain, expose, spots
+from laue_dask.simulate.rendering import Frame
 
 N_CONFIGURATIONS = 32
 N_VIEWS = 4
-JITTER_DEG = (0.1, 1.0)
+JITTER_RANGE_DEG = (0.1, 1.0)
 """Range of the largest rotation between a configuration and its views, one for each experiment: what belongs to one
 domain differs from specimen to specimen. Over all experiments the features learn to grow apart with the angle."""
 
-SAME_JITTERS = 1.5
+MAX_SAME_JITTERS = 1.5
 """Configurations turned by less than so many times the experiment's jitter are one: views differ by as much."""
 
-HARD_DEG = 5.0
+MAX_HARD_ANGLE_DEG = 5.0
 """Largest misorientation of the configurations that are turned copies of another."""
 
-NEIGHBOUR_SHARE = 0.25
+MAX_NEIGHBOUR_SHARE = 0.25
 """Largest share of a neighbour's pattern, or of a buried grain's, in a view."""
 
-MOST_GRAINS = 6
+MAX_OVERLAPPING_GRAINS = 6
 """Most grains that overlap in one configuration."""
 
-_SHARES = {"pilatus1m": 0.63, "pilatus6m": 0.07, "scmos": 0.15, "marccd165": 0.15}
+_DETECTOR_SHARES = {"pilatus1m": 0.63, "pilatus6m": 0.07, "scmos": 0.15, "marccd165": 0.15}
 _TWIN_PLANES = ((1, 0, 1), (0, 1, 1), (1, 1, 1), (1, 0, 2), (1, 1, 2), (0, 0, 1))
 
 
@@ -81,7 +81,7 @@ class Experiment:
         for i, j in itertools.combinations(lone, 2):
             a, b = self.configurations[i][0], self.configurations[j][0]
             apart = misorientation(a.crystal, a.orientation, b.orientation)
-            if first[j] == j and apart < SAME_JITTERS * self.jitter_deg:
+            if first[j] == j and apart < MAX_SAME_JITTERS * self.jitter_deg:
                 first[j] = first[i]
         return first
 
@@ -91,13 +91,13 @@ class Experiment:
         turn = _small_rotation(rng, self.jitter_deg)
         grains = [replace(g, orientation=turn @ g.orientation) for g in self.configurations[configuration]]
         if rng.random() < 0.35 and len(self.configurations) > 1:
-            share = NEIGHBOUR_SHARE * rng.random()
+            share = MAX_NEIGHBOUR_SHARE * rng.random()
             other = (configuration + int(rng.integers(1, len(self.configurations)))) % len(self.configurations)
             grains = [replace(g, weight=g.weight * (1 - share)) for g in grains]
             grains += [replace(g, weight=g.weight * share) for g in self.configurations[other]]
         if rng.random() < 0.3:
             ghost = self.buried[int(rng.integers(len(self.buried)))]
-            grains.append(replace(ghost, weight=NEIGHBOUR_SHARE * float(rng.random())))
+            grains.append(replace(ghost, weight=MAX_NEIGHBOUR_SHARE * float(rng.random())))
         streak = rng.uniform(0.4, 1.6)
         grains = [
             replace(g, weight=g.weight * float(rng.uniform(0.85, 1.15)), spread=streak * g.spread) for g in grains
@@ -135,11 +135,11 @@ def experiment(
     """
     rng = np.random.default_rng([seed, number])
     phase = random_crystal(rng) if rng.random() < 0.6 else list(CRYSTALS.values())[rng.integers(len(CRYSTALS))]
-    name = detector or str(rng.choice(list(_SHARES), p=list(_SHARES.values())))
+    name = detector or str(rng.choice(list(_DETECTOR_SHARES), p=list(_DETECTOR_SHARES.values())))
     screen = _moved(DETECTORS[name], rng).binned(binning)
     energy_range = (float(rng.uniform(4.5, 6.5)), float(rng.choice([18.0, 20.0, 22.0, 23.0, 24.0])))
     spread = _small_vector(rng, 1.0 if rng.random() < 0.4 else 0.08)
-    jitter = float(np.exp(rng.uniform(*np.log(JITTER_DEG))))
+    jitter = float(np.exp(rng.uniform(*np.log(JITTER_RANGE_DEG))))
     configurations = _configurations(phase, n_configurations, spread, 2.5 * jitter, rng)
     buried = tuple(Grain(phase, u, 1.0, spread) for u in random_orientations(4, rng))
     substrate: tuple[Grain, ...] = ()
@@ -174,10 +174,10 @@ def _configurations(
             orientation = made[rng.integers(i)][0].orientation @ twin(phase, _TWIN_PLANES[planes])
         elif kind == 2:
             axis = rng.normal(size=3)
-            angle = np.radians(rng.uniform(least_deg, HARD_DEG))
+            angle = np.radians(rng.uniform(least_deg, MAX_HARD_ANGLE_DEG))
             turn = Rotation.from_rotvec(angle * axis / np.linalg.norm(axis)).as_matrix()
             orientation = turn @ made[rng.integers(i)][0].orientation
-        others = int(rng.integers(1, MOST_GRAINS)) if rng.random() < 0.2 else 0
+        others = int(rng.integers(1, MAX_OVERLAPPING_GRAINS)) if rng.random() < 0.2 else 0
         weights = rng.dirichlet(np.full(others + 1, 4.0)) if others else np.ones(1)
         orientations = [orientation, *random_orientations(others, rng)] if others else [orientation]
         made.append(tuple(Grain(phase, u, float(w), spread) for u, w in zip(orientations, weights, strict=True)))

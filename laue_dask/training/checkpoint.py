@@ -18,9 +18,9 @@ from torch import Tensor
 
 from laue_dask.errors import StoreError
 from laue_dask.features.network import Autoencoder
-from laue_dask.io.places import replace_file
+from laue_dask.io.output_paths import write_atomically
 
-VERSION = 1
+CHECKPOINT_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,10 @@ def write(
     tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in state.items()}
-    about = {"version": VERSION, "identity": identity, "position": asdict(position)}
+    about = {"version": CHECKPOINT_VERSION, "identity": identity, "position": asdict(position)}
     # a copy of each: safetensors refuses tensors that share memory
     content = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    replace_file(path, safetensors.torch.save(content, metadata={"training": json.dumps(about)}))
+    write_atomically(path, safetensors.torch.save(content, metadata={"training": json.dumps(about)}))
 
 
 def read(
@@ -114,7 +114,7 @@ def read(
         with safetensors.safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["training"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
-        if about["version"] != VERSION:
+        if about["version"] != CHECKPOINT_VERSION:
             raise KeyError("version")
         theirs = about["identity"]
         values = about["position"]

@@ -11,16 +11,16 @@ from laue_dask.config import Recipe
 from laue_dask.errors import ComputeError, InputError
 from laue_dask.features import weights
 from laue_dask.features.network import Autoencoder
-from laue_dask.io.places import replace_file, require_writable
+from laue_dask.io.output_paths import require_writable, write_atomically
 from laue_dask.reduction.reduce import reduce_frames
 from laue_dask.schema import PATTERN_SIZE
 from laue_dask.simulate.training import training_frame
-from laue_dask.training.training import scaled
+from laue_dask.training.training import as_network_input
 
-TOLERANCE = 1e-4
+MAX_FEATURE_DIFFERENCE = 1e-4
 """Largest difference of any feature between the exported encoder and the network."""
 
-_BATCHES, _SIMULATED = (1, 3, 32), 6
+_CHECKED_BATCH_SIZES, _N_SIMULATED_PATTERNS = (1, 3, 32), 6
 
 
 class Encoder(nn.Module):
@@ -45,7 +45,7 @@ def export(name: str, out: Path) -> float:
     Returns
     -------
     float
-        The largest difference of any feature from the network's own, at most `TOLERANCE`.
+        The largest difference of any feature from the network's own, at most `MAX_FEATURE_DIFFERENCE`.
 
     Raises
     ------
@@ -70,10 +70,12 @@ def export(name: str, out: Path) -> float:
     torch.export.save(program, content)
     content.seek(0)
     difference = largest_difference(encoder, torch.export.load(content).module(), card.recipe)
-    if not difference <= TOLERANCE:
-        raise ComputeError(f"{out}: not written: exported features differ by {difference:.2g}, allowed is {TOLERANCE}")
+    if not difference <= MAX_FEATURE_DIFFERENCE:
+        raise ComputeError(
+            f"{out}: not written: exported features differ by {difference:.2g}, allowed is {MAX_FEATURE_DIFFERENCE}"
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(out, content.getvalue())
+    write_atomically(out, content.getvalue())
     return difference
 
 
@@ -81,7 +83,7 @@ def export(name: str, out: Path) -> float:
 def largest_difference(one: nn.Module, other: nn.Module, recipe: Recipe) -> float:
     """Of the features of noise, of empty and of simulated patterns, in batches of several sizes."""
     worst, simulated = 0.0, _simulated(recipe)
-    for size in _BATCHES:
+    for size in _CHECKED_BATCH_SIZES:
         noise = torch.rand(size, 1, PATTERN_SIZE, PATTERN_SIZE, generator=torch.Generator().manual_seed(size))
         for patterns in (noise, torch.zeros_like(noise), simulated[torch.arange(size) % len(simulated)]):
             worst = max(worst, float((one(patterns) - other(patterns)).abs().max()))
@@ -90,6 +92,6 @@ def largest_difference(one: nn.Module, other: nn.Module, recipe: Recipe) -> floa
 
 def _simulated(recipe: Recipe) -> Tensor:
     """Patterns (n, 1, 128, 128) of a training set's first experiment."""
-    frames = [training_frame(0, 0, configuration, 0, binning=2)[0] for configuration in range(_SIMULATED)]
+    frames = [training_frame(0, 0, configuration, 0, binning=2)[0] for configuration in range(_N_SIMULATED_PATTERNS)]
     reduced = [reduce_frames(frame, np.zeros(frame.shape, dtype=np.bool_), recipe)[0] for frame in frames]
-    return scaled(torch.from_numpy(np.stack(reduced)))
+    return as_network_input(torch.from_numpy(np.stack(reduced)))

@@ -14,19 +14,19 @@ from scipy.spatial import cKDTree
 
 Image = npt.NDArray[np.floating]
 
-BRIGHTEST = 30
+MAX_PEAKS = 30
 """Peaks of a pattern that are looked for in its reconstruction."""
 
-WINDOW = 5
+WINDOW_SIDE_PX = 5
 """Side in pixels of the window in which a peak is the highest."""
 
-NEAR = 2.0
+MAX_PEAK_DISTANCE_PX = 2.0
 """Pixels between a peak and its counterpart, at most."""
 
-SHARE = 0.3
+MIN_KEPT_HEIGHT_SHARE = 0.3
 """Of its height that a peak must keep to survive."""
 
-FAINTEST = 0.05
+MIN_PEAK_HEIGHT = 0.05
 """Anything lower is no peak."""
 
 
@@ -51,7 +51,7 @@ class Fidelity(NamedTuple):
     Attributes
     ----------
     peaks
-        Peaks that were looked for: the brightest, `BRIGHTEST` at most.
+        Peaks that were looked for: the brightest, `MAX_PEAKS` at most.
     survived
         How many of them the reconstruction has.
     drawn
@@ -66,7 +66,7 @@ class Fidelity(NamedTuple):
     false: int
 
 
-def find_peaks(image: Image, *, window: int = WINDOW, faintest: float = FAINTEST) -> Peaks:
+def find_peaks(image: Image, *, window: int = WINDOW_SIDE_PX, faintest: float = MIN_PEAK_HEIGHT) -> Peaks:
     """Local maxima of an image, each the highest within a square window about it.
 
     Parameters
@@ -91,12 +91,13 @@ def find_peaks(image: Image, *, window: int = WINDOW, faintest: float = FAINTEST
     return Peaks(position[order], height[order])
 
 
-def fidelity(target: Image, reconstruction: Image, *, brightest: int = BRIGHTEST) -> Fidelity:
+def fidelity(target: Image, reconstruction: Image, *, brightest: int = MAX_PEAKS) -> Fidelity:
     """Compare a reconstruction with its target.
 
-    A peak of the target survives if the reconstruction has a local maximum (the highest of 3 × 3 pixels) within `NEAR`
-    pixels that keeps at least `SHARE` of its height. A peak of the reconstruction is false if the target has no peak
-    of any height within `NEAR` pixels; those that are lower than `SHARE` of the faintest peak looked for do not count.
+    A peak of the target survives if the reconstruction has a local maximum (the highest of 3 × 3 pixels) within
+    `MAX_PEAK_DISTANCE_PX` pixels that keeps at least `MIN_KEPT_HEIGHT_SHARE` of its height. A peak of the
+    reconstruction is false if the target has no peak of any height within `MAX_PEAK_DISTANCE_PX` pixels; those that are
+    lower than `MIN_KEPT_HEIGHT_SHARE` of the faintest peak looked for do not count.
 
     Parameters
     ----------
@@ -110,11 +111,13 @@ def fidelity(target: Image, reconstruction: Image, *, brightest: int = BRIGHTEST
     if not len(height):
         made_up = len(find_peaks(reconstruction).height)
         return Fidelity(0, 0, made_up, made_up)
-    maxima = find_peaks(reconstruction, window=3, faintest=SHARE * float(height[-1]))
+    maxima = find_peaks(reconstruction, window=3, faintest=MIN_KEPT_HEIGHT_SHARE * float(height[-1]))
     if not len(maxima.height):
         return Fidelity(len(height), 0, 0, 0)
-    near = cKDTree(maxima.position).query_ball_point(position, NEAR)
-    survived = sum(bool((maxima.height[at] >= SHARE * h).any()) for at, h in zip(near, height, strict=True))
-    drawn = find_peaks(reconstruction, faintest=SHARE * float(height[-1]))
+    near = cKDTree(maxima.position).query_ball_point(position, MAX_PEAK_DISTANCE_PX)
+    survived = sum(
+        bool((maxima.height[at] >= MIN_KEPT_HEIGHT_SHARE * h).any()) for at, h in zip(near, height, strict=True)
+    )
+    drawn = find_peaks(reconstruction, faintest=MIN_KEPT_HEIGHT_SHARE * float(height[-1]))
     distance, _ = cKDTree(find_peaks(target, window=3).position).query(drawn.position)
-    return Fidelity(len(height), survived, len(drawn.height), int(np.count_nonzero(distance > NEAR)))
+    return Fidelity(len(height), survived, len(drawn.height), int(np.count_nonzero(distance > MAX_PEAK_DISTANCE_PX)))

@@ -24,31 +24,31 @@ from laue_dask.errors import InputError
 from laue_dask.features.losses import pair_loss, reconstruction_bce, reconstruction_mse, weighted
 from laue_dask.features.network import Autoencoder
 from laue_dask.training.fitting import Batch, Check, random_numbers
-from laue_dask.training.relations import Relations, find_relations, wander
-from laue_dask.training.training import scaled
+from laue_dask.training.relations import Relations, feature_drift, find_relations
+from laue_dask.training.training import as_network_input
 from laue_dask.training.training_config import FineTuningConfig
 
-LEAST_WANDER = 0.1
+MIN_WANDER_SHARE = 0.1
 """Share of the features' scatter that is steady change inside grains, below which there is nothing to gain: between
 that of flat grains and twins, and that of bent ones, which are far apart on the development scans of the benchmark."""
 
-SKETCH_LENGTH = 0.05
+FINETUNED_SKETCH_LENGTH = 0.05
 """Of the sketches after a fine-tuning, where they are longer before: of several, with which k-means did best on the
 development scans (messy twins, seeds 201 to 207)."""
 
-MOST = 4096
+MAX_PATTERNS = 4096
 """Patterns of a scan that are learnt from: of a larger one every second, third, ... one."""
 
-LEAST_STEPS = 4
+MIN_STEPS_PER_EPOCH = 4
 """Steps of an epoch of a small scan, whose patterns then come several times."""
 
-CHECKED = 512
+MAX_CHECKED_PATTERNS = 512
 """Patterns that an epoch is judged by."""
 
-_BLOCK = 512
+_PATTERNS_PER_BLOCK = 512
 
 
-class Unlabelled:
+class UnlabelledObjective:
     """The objective of a fine-tuning.
 
     Parameters
@@ -88,23 +88,23 @@ class Unlabelled:
         # neighbours must be seen side by side: the relations are those of all patterns, whatever is learnt from
         features = np.concatenate(
             [
-                _encode(model, torch.from_numpy(np.asarray(reduced.oindex[rows[start : start + _BLOCK]])))
-                for start in range(0, len(rows), _BLOCK)
+                _encode(model, torch.from_numpy(np.asarray(reduced.oindex[rows[start : start + _PATTERNS_PER_BLOCK]])))
+                for start in range(0, len(rows), _PATTERNS_PER_BLOCK)
             ]
         )
         found = find_relations(features, valid, shape, lambda points: np.asarray(reduced.oindex[points]))
-        _require_gain(found, wander(features, found, valid, shape))
+        _require_gain(found, feature_drift(features, found, valid, shape))
         chosen = np.flatnonzero(found.grain >= 0)
-        chosen = chosen[:: -(-len(chosen) // MOST)]
+        chosen = chosen[:: -(-len(chosen) // MAX_PATTERNS)]
         self.used = len(chosen)
         self._relations = Relations(found.grain[chosen], found.apart)
         self._patterns = torch.from_numpy(np.asarray(reduced.oindex[rows[chosen]]))
         self._position = np.stack(np.divmod(rows[chosen], shape[1]), axis=1).astype(np.int64)
-        self.n_steps = max(LEAST_STEPS, -(-self.used // config.patterns_per_batch))
+        self.n_steps = max(MIN_STEPS_PER_EPOCH, -(-self.used // config.patterns_per_batch))
         self.n_patterns = 2 * self.n_steps * config.patterns_per_batch
         self._learned = model.architecture.learned
         self._before = nn.functional.normalize(torch.from_numpy(features[chosen, : self._learned]), dim=1)
-        model.shorten_sketches(SKETCH_LENGTH)
+        model.shorten_sketches(FINETUNED_SKETCH_LENGTH)
 
     def read(self, epoch: int, step: int) -> Batch:
         """Patterns, twice: each is seen in two views; `relation` is the place of each among the used patterns."""
@@ -118,7 +118,7 @@ class Unlabelled:
         """Contrastive term and anchor over the batch's pairs, and the reconstruction's BCE and MSE."""
         model.eval()  # a single scan's statistics are no replacement for those of the training
         with torch.no_grad():
-            patterns = _perturbed(scaled(batch.patterns))
+            patterns = _perturbed(as_network_input(batch.patterns))
             target = _jittered(model.smooth(patterns))
         chosen = slice(None, None, 16)  # what the decoder learns of a scan it learns from few patterns
         logits: Tensor | None = None
@@ -143,10 +143,10 @@ class Unlabelled:
         The neighbour score is the share of patterns whose nearest neighbour in feature space, among all that are used,
         is next to them in the scan.
         """
-        places = random_numbers(self._config.seed, 0, 0).permutation(len(self._patterns))[:CHECKED]
+        places = random_numbers(self._config.seed, 0, 0).permutation(len(self._patterns))[:MAX_CHECKED_PATTERNS]
         batch = self._batch(places)
         device = next(model.parameters()).device
-        patterns = scaled(batch.patterns.to(device))
+        patterns = as_network_input(batch.patterns.to(device))
         target = model.smooth(patterns)
         latent = model.encode(patterns, target)
         logits = model.decode(latent)
@@ -181,10 +181,10 @@ def _require_gain(found: Relations, wandering: float) -> None:
     """Refuse a scan that fine-tuning can do no good to."""
     if not found.apart.any():
         raise InputError("the scan shows one grain alone: nothing to learn from, keep the weights as they are")
-    if wandering < LEAST_WANDER:
+    if wandering < MIN_WANDER_SHARE:
         raise InputError(
             f"inside the grains of the scan features hardly change from one end to the other ({wandering:.3f} of their "
-            f"scatter, fine-tuning is of use from {LEAST_WANDER} on): nothing to gain, keep the weights as they are"
+            f"scatter, fine-tuning is of use from {MIN_WANDER_SHARE} on): nothing to gain, keep the weights as they are"
         )
 
 
@@ -193,15 +193,18 @@ def _encode(model: Autoencoder, patterns: Tensor) -> NDArray[np.float32]:
     """Features (n, M_AE) of patterns (n, 128, 128) uint8."""
     device = next(model.parameters()).device
     return np.concatenate(
-        [model.encode(scaled(part.to(device))).float().cpu().numpy() for part in patterns.split(_BLOCK)]
+        [
+            model.encode(as_network_input(part.to(device))).float().cpu().numpy()
+            for part in patterns.split(_PATTERNS_PER_BLOCK)
+        ]
     )
 
 
 def _nearest(features: Tensor) -> NDArray[np.int64]:
     """Place (n,) of the nearest other of each of the features (n, M_AE)."""
     found = []
-    for start in range(0, len(features), _BLOCK):
-        distance = torch.cdist(features[start : start + _BLOCK], features)
+    for start in range(0, len(features), _PATTERNS_PER_BLOCK):
+        distance = torch.cdist(features[start : start + _PATTERNS_PER_BLOCK], features)
         rows = torch.arange(len(distance))
         distance[rows, start + rows] = torch.inf
         found.append(distance.argmin(dim=1).numpy())

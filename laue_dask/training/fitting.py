@@ -183,7 +183,7 @@ class _Fitting:
         name = f"epoch {number} of {self._config.epochs}{left}"
         with (
             progress.stage(name, total=objective.n_patterns, done=position.seen) as advance,
-            closing(_ahead(objective, number, position.step, pin=self._device.type == "cuda")) as batches,
+            closing(_prefetched_batches(objective, number, position.step, pin=self._device.type == "cuda")) as batches,
         ):
             for batch in batches:
                 done = self._done(minutes)
@@ -272,7 +272,7 @@ def best_epoch(history: list[Epoch]) -> Epoch:
     return min(history, key=lambda epoch: epoch.validation_loss if math.isfinite(epoch.validation_loss) else math.inf)
 
 
-def _ahead(objective: Objective, epoch: int, first: int, *, pin: bool) -> Generator[Batch]:
+def _prefetched_batches(objective: Objective, epoch: int, first: int, *, pin: bool) -> Generator[Batch]:
     """Batches of an epoch from step `first` on; the next is read while one is trained on."""
 
     def read(step: int) -> Batch:

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from laue_dask.grains.neighbourhood import NeighbourhoodGrains, neighbours
 from laue_dask.segmentation import labeling
 
-UNLIKE = 0.4
+MAX_UNLIKE_COSINE = 0.4
 """Cosine of mean features below which regions that do not touch are different grains."""
 
-FEWEST = 3
+MIN_INNER_PATTERNS = 3
 """Patterns away from its boundary, without which all of a region's patterns stand for it."""
 
 
@@ -77,16 +77,16 @@ def find_relations(
     apart[region[ends[0]], region[ends[1]]] = True
     inner = region.copy()
     inner[np.concatenate(ends)] = -1
-    thin = np.bincount(inner[inner >= 0], minlength=count) < FEWEST
+    thin = np.bincount(inner[inner >= 0], minlength=count) < MIN_INNER_PATTERNS
     grain = np.where(thin[region], region, inner)
     means = _means(features, grain, count)
     means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
-    apart |= apart.T | (means @ means.T < UNLIKE)
+    apart |= apart.T | (means @ means.T < MAX_UNLIKE_COSINE)
     np.fill_diagonal(apart, False)
     return Relations(grain, apart)
 
 
-def wander(
+def feature_drift(
     features: NDArray[np.float32], relations: Relations, valid: NDArray[np.bool_], shape: tuple[int, int]
 ) -> float:
     """How much of the features' scatter is steady change inside grains, from neighbour to neighbour.

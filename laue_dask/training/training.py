@@ -28,7 +28,7 @@ from laue_dask import schema
 from laue_dask.errors import InputError, StoreError
 from laue_dask.features.losses import contrastive_loss, reconstruction_bce, reconstruction_mse, weighted
 from laue_dask.features.network import Autoencoder, build
-from laue_dask.io.places import replace_file
+from laue_dask.io.output_paths import write_atomically
 from laue_dask.runtime.progress import Progress
 from laue_dask.schema import TRAINING
 from laue_dask.training.checkpoint import Epoch
@@ -115,15 +115,15 @@ class TrainingSet:
     def read(self, experiment: int) -> tuple[Tensor, Tensor]:
         """As `load`, with patterns (n, 1, 128, 128) float32 in [0, 1]."""
         patterns, configuration = self.load(experiment)
-        return scaled(patterns), configuration
+        return as_network_input(patterns), configuration
 
 
-def scaled(patterns: Tensor) -> Tensor:
+def as_network_input(patterns: Tensor) -> Tensor:
     """Patterns (n, 128, 128) uint8 as the network takes them: (n, 1, 128, 128) float32 in [0, 1]."""
     return patterns[:, None].float().div_(255)
 
 
-class Supervised:
+class SupervisedObjective:
     """The objective of a training on simulated experiments, whose configurations are known.
 
     Parameters
@@ -152,7 +152,7 @@ class Supervised:
     def losses(self, model: Autoencoder, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
         """Contrastive term and, of every other view, the reconstruction's BCE and MSE."""
         config = self._config
-        experiments = scaled(batch.patterns).split(batch.groups)
+        experiments = as_network_input(batch.patterns).split(batch.groups)
         patterns = torch.cat([_augment(views, config.max_shift, rng) for views in experiments])
         with torch.no_grad():
             target = model.smooth(patterns)
@@ -204,7 +204,7 @@ def train(
     """
     return fit(
         start or build(config.architecture, seed=config.seed),
-        Supervised(config, training, validation),
+        SupervisedObjective(config, training, validation),
         config,
         progress=progress,
         minutes=minutes,
@@ -219,7 +219,7 @@ def write_history(epochs: list[Epoch], path: Path) -> None:
     writer = csv.DictWriter(text, list(asdict(epochs[0])))
     writer.writeheader()
     writer.writerows(asdict(epoch) for epoch in epochs)
-    replace_file(path, text.getvalue().encode())
+    write_atomically(path, text.getvalue().encode())
 
 
 @torch.inference_mode()

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from laue_dask.config import Model
 from laue_dask.features.architecture import ARCHITECTURES, Architecture
 
-HOUSEKEEPING = frozenset({"device", "checkpoint_minutes"})
+FIELDS_WITHOUT_EFFECT = frozenset({"device", "checkpoint_minutes"})
 """Fields that say where and how often, not what is learnt: a checkpoint may be gone on with under other values."""
 
 

@@ -12,17 +12,17 @@ from laue_dask.segmentation import scores
 from laue_dask.segmentation.seeding import distinct_rows, sample_kmeans, sample_rows
 from laue_dask.watch.preview import Maps
 
-SAMPLE = 1_000
+MAX_SCORED_PATTERNS = 1_000
 """Patterns whose segmentations are scored."""
 
-STARTS = 3
+N_STARTS = 3
 
-FEWEST = 50
+MIN_PATTERNS = 50
 """Patterns from which on there are suggestions."""
 
-REGIONS = 3
+MAX_REGIONS = 3
 
-GROWTH = 1.25
+GROWTH_FACTOR = 1.25
 """The next suggestions are due when there are so many times as many patterns: their cost stays a share of the scan."""
 
 
@@ -79,11 +79,11 @@ def advise(maps: Maps, shape: tuple[int, int], config: ClusteringConfig, scale: 
     scale
         Of its map.
     """
-    sample = maps.components[sample_rows(len(maps.components), SAMPLE, config.seed)]
+    sample = maps.components[sample_rows(len(maps.components), MAX_SCORED_PATTERNS, config.seed)]
     first, last = config.score_k
     values = list(range(first, min(last, len(distinct_rows(sample)) - 1) + 1))
     # A start or two less thorough than the run's own: that would take a core away from the frames for seconds.
-    fits = [sample_kmeans(sample, k, n_init=STARTS, seed=config.seed).labels_ for k in values]
+    fits = [sample_kmeans(sample, k, n_init=N_STARTS, seed=config.seed).labels_ for k in values]
     found = [scores.score_labels(sample, labels, seed=config.seed) for labels in fits]
     suggested = scores.suggest_k(
         values, [one["silhouette"] for one in found], [one["calinski_harabasz"] for one in found]
@@ -92,5 +92,5 @@ def advise(maps: Maps, shape: tuple[int, int], config: ClusteringConfig, scale: 
     grains = NeighbourhoodGrains().fit(maps.components, shape=shape, valid=where.valid)
     boundary = where.paint(grains.boundary_, fill=np.float32(np.nan))
     labels = where.paint(grains.labels_, fill=np.int32(-1))
-    regions = propose(boundary, labels, size=quarter(shape), count=REGIONS)
+    regions = propose(boundary, labels, size=quarter(shape), count=MAX_REGIONS)
     return Advice(len(maps.components), suggested, tuple(regions), scale)

@@ -11,25 +11,25 @@ from numpy.typing import NDArray
 
 from laue_dask.features.drift import Drift
 
-IN_A_ROW = 5
+MIN_AGREEING_FRAMES = 5
 """Frames that must agree before there is an alarm."""
 
-DARK_SHARE = 0.2
+DARK_SIGNAL_SHARE = 0.2
 """Share of the usual signal below which a frame is dark."""
 
-USUAL = 201
+N_REFERENCE_FRAMES = 201
 """Frames, before the dark ones, whose median is the usual signal."""
 
-SATURATED_SHARE = 1e-4
+MIN_SATURATED_SHARE = 1e-4
 """Share of saturated pixels from which a frame counts: a hundred of a million, some ten reflections."""
 
-KEPT = 50
+MAX_KEPT_ALARMS = 50
 """Alarms that are kept, those that last and the latest of the others: a beam may flicker all night."""
 
-LEAST_KNOWN = 50
+MIN_COMPARED_PATTERNS = 50
 """Patterns from which on their errors are compared with the training's."""
 
-SAMPLED = (slice(None, None, 4), slice(None, None, 4))
+SAMPLED_PIXELS = (slice(None, None, 4), slice(None, None, 4))
 """Pixels whose signal is measured."""
 
 
@@ -65,7 +65,7 @@ class Alarms:
     def __init__(self, say: Callable[[str], Any]) -> None:
         self.raised: list[Alarm] = []
         self._say = say
-        self._usual: deque[float] = deque(maxlen=USUAL)
+        self._usual: deque[float] = deque(maxlen=N_REFERENCE_FRAMES)
         self._dark: list[tuple[str, float]] = []
         self._light = self._saturated = self._clean = 0
 
@@ -80,7 +80,7 @@ class Alarms:
             lasting.message = message
             return
         self.raised.append(Alarm(kind, message, time.time()))
-        if len(self.raised) > KEPT:
+        if len(self.raised) > MAX_KEPT_ALARMS:
             self.raised.remove(next(alarm for alarm in self.raised if alarm.until is not None))
         self._say(f"alarm: {message}")
 
@@ -99,37 +99,39 @@ class Alarms:
         name
             Of its file.
         signal, saturated
-            See `measure`.
+            See `measure_signal`.
         """
         self._see_signal(name, signal)
         self._saturated, self._clean = (
-            (self._saturated + 1, 0) if saturated >= SATURATED_SHARE else (0, self._clean + 1)
+            (self._saturated + 1, 0) if saturated >= MIN_SATURATED_SHARE else (0, self._clean + 1)
         )
-        if self._saturated >= IN_A_ROW:
+        if self._saturated >= MIN_AGREEING_FRAMES:
             share = f"{100 * saturated:.2g} % of the pixels of {name} are saturated"
-            self.begin("saturation", f"the detector saturates: {share}, in {IN_A_ROW} or more frames in a row")
-        elif self._clean >= IN_A_ROW:
+            self.begin(
+                "saturation", f"the detector saturates: {share}, in {MIN_AGREEING_FRAMES} or more frames in a row"
+            )
+        elif self._clean >= MIN_AGREEING_FRAMES:
             self.end("saturation", f"the detector saturates no more ({name})")
 
     def _see_signal(self, name: str, signal: float) -> None:
-        usual = float(np.median(self._usual)) if len(self._usual) >= IN_A_ROW else None
-        if usual is None or signal >= DARK_SHARE * usual:
+        usual = float(np.median(self._usual)) if len(self._usual) >= MIN_AGREEING_FRAMES else None
+        if usual is None or signal >= DARK_SIGNAL_SHARE * usual:
             self._usual.append(signal)
             self._light += 1
-            if self._light >= IN_A_ROW or len(self._dark) < IN_A_ROW:
+            if self._light >= MIN_AGREEING_FRAMES or len(self._dark) < MIN_AGREEING_FRAMES:
                 self.end("beam", f"the beam is back since {name}")
                 self._dark.clear()
             return
         self._light = 0
         self._dark.append((name, signal))
-        if len(self._dark) >= IN_A_ROW:
+        if len(self._dark) >= MIN_AGREEING_FRAMES:
             level = 100 * float(np.median([value for _, value in self._dark])) / usual
             since = f"{len(self._dark)} frames since {self._dark[0][0]}"
             self.begin("beam", f"the beam is lost, or what it hits: {since} have {level:.0f} % of the usual signal")
 
     def compare(self, drift: Drift | None) -> None:
         """Look at how the patterns so far compare with those that the encoder was checked on."""
-        if drift is None or drift.patterns < LEAST_KNOWN:
+        if drift is None or drift.patterns < MIN_COMPARED_PATTERNS:
             return
         if drift.warning:
             self.begin("training", drift.warning)
@@ -137,7 +139,9 @@ class Alarms:
             self.end("training", f"{100 * drift.beyond:.0f} % of the patterns are unlike the encoder's training")
 
 
-def measure(frame: NDArray[Any], mask: NDArray[np.bool_], saturation: float | None = None) -> tuple[float, float]:
+def measure_signal(
+    frame: NDArray[Any], mask: NDArray[np.bool_], saturation: float | None = None
+) -> tuple[float, float]:
     """Signal of a frame and its share of saturated pixels.
 
     Parameters
@@ -154,7 +158,7 @@ def measure(frame: NDArray[Any], mask: NDArray[np.bool_], saturation: float | No
     saturated
         Of the usable pixels.
     """
-    live = frame[SAMPLED][~mask[SAMPLED]].astype(np.float64)
+    live = frame[SAMPLED_PIXELS][~mask[SAMPLED_PIXELS]].astype(np.float64)
     live = live[np.isfinite(live)]
     if not live.size:
         return 0.0, 0.0

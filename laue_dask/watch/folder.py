@@ -7,33 +7,33 @@ from itertools import islice
 
 from laue_dask.errors import InputError
 from laue_dask.io import hdf5
-from laue_dask.io.contents import MASTER, EmptyError, add_in_order
+from laue_dask.io.file_kinds import suffix_of
+from laue_dask.io.folder_contents import MASTER_SUFFIX, EmptyError, add_in_order
 from laue_dask.io.frames import FrameRef, frames_of
-from laue_dask.io.identity import State
-from laue_dask.io.kinds import suffix_of
 from laue_dask.io.listing import Listing
+from laue_dask.io.source_identity import State
 
-SETTLED = 0.5
+SETTLE_TIME_S = 0.5
 """Seconds for which size and time of change of a file must stay as they are before it is read."""
 
-SETTLED_STACK = 2.0
+STACK_SETTLE_TIME_S = 2.0
 """The same for a file that may hold several frames, which a detector may leave alone between two of them. If it changes
 after that all the same, the wait doubles."""
 
-RETRY = (2.0, 60.0)
+RETRY_WAITS_S = (2.0, 60.0)
 """Seconds after which a file that could not be read is read again, though it did not change: the first and the longest
 wait, which doubles each time. What is readable is told by the file itself, not by its size alone."""
 
-SKEW = 60.0
+MAX_CLOCK_SKEW_S = 60.0
 """Seconds by which a file's own time may lie before its first sight and be believed."""
 
-AGAIN = 120.0
+RECHECK_TIME_S = 120.0
 """Seconds for which a frame that was read is looked at: a detector may make a file in its full size and fill it."""
 
-LOOKED_AT = 1_000
+MAX_FILES_PER_LOOK = 1_000
 """Files that are not read yet whose states are asked for at a look, at most, and as many of those that were."""
 
-GIVEN = 256
+MAX_FRAMES_PER_LOOK = 256
 """Frames that a look gives, about, at most."""
 
 
@@ -84,7 +84,7 @@ class _Source:
     listings: int = 0
 
 
-class Folder:
+class WatchedFolder:
     """Frames of a folder, or of a glob, in the order in which `laue-dask run` takes them.
 
     A file of several frames is waited for until it is complete: it has settled, and HDF5 does not say that it is open
@@ -157,7 +157,7 @@ class Folder:
         ready: list[tuple[FrameRef, State]] = []
         asked = 0
         for path in self._open:
-            if asked >= LOOKED_AT or len(ready) >= GIVEN:
+            if asked >= MAX_FILES_PER_LOOK or len(ready) >= MAX_FRAMES_PER_LOOK:
                 break
             asked += path not in self._failures
             ready += self._complete(path, now)
@@ -169,8 +169,8 @@ class Folder:
 
     def _remembered(self, state: State) -> float:
         """Since when a frame of an earlier watch is looked at: that which is older is looked at once."""
-        old = time.time() - state.changed / 1e9 > AGAIN
-        return self._clock() - (AGAIN if old else 0.0)
+        old = time.time() - state.changed / 1e9 > RECHECK_TIME_S
+        return self._clock() - (RECHECK_TIME_S if old else 0.0)
 
     # Files
 
@@ -237,9 +237,9 @@ class Folder:
         if known is None or known.state != state:
             self._files[path], self.news = _File(state, now, fresh=known is not None or self._looked), now
             return None
-        wait = SETTLED
+        wait = SETTLE_TIME_S
         if self._may_be_stack(path) and self._single is None:
-            wait = min(SETTLED_STACK * 2 ** self._reopened.get(path, 0), RETRY[1])
+            wait = min(STACK_SETTLE_TIME_S * 2 ** self._reopened.get(path, 0), RETRY_WAITS_S[1])
         return state if state.size and now - known.since >= wait else None
 
     def _complete(self, path: str, now: float) -> list[tuple[FrameRef, State]]:
@@ -250,7 +250,7 @@ class Folder:
         holders = {holder: state if holder == path else self._settled(holder, now) for holder in source.told or [path]}
         new = any(one is not None and one != source.told.get(holder) for holder, one in holders.items())
         due = self._due(path, state, now)
-        if path.endswith(MASTER):
+        if path.endswith(MASTER_SUFFIX):
             # It links to files before they are there.
             new |= source.listings != self._listings or (due and path in self._failures)
         else:
@@ -272,11 +272,11 @@ class Folder:
     def _open_source(self, path: str, source: _Source, holders: Mapping[str, State | None]) -> None:
         """Find out which frames a file holds, while its holders are in these states."""
         single, before = self._single, source.frames
-        linked = hdf5.linked_files(path) if path.endswith(MASTER) else []
+        linked = hdf5.linked_files(path) if path.endswith(MASTER_SUFFIX) else []
         source.told |= {holder: holders.get(holder) for holder in linked}
         frames = [FrameRef(path, single.dataset)] if single else frames_of(path, self._dataset, closed=True)
         self._failures.pop(path, None)
-        if path.endswith(MASTER):
+        if path.endswith(MASTER_SUFFIX):
             files = {name: hdf5.holder(path, name) for name in {ref.dataset for ref in frames} if name is not None}
             source.holders = [files.get(ref.dataset or "", path) for ref in frames]
             self._owner.update(dict.fromkeys(files.values(), path))
@@ -297,17 +297,17 @@ class Folder:
 
     def _is_done(self, path: str) -> bool:
         source = self._sources[path]
-        if source.frames is None or source.left or path.endswith(MASTER):
+        if source.frames is None or source.left or path.endswith(MASTER_SUFFIX):
             return False
         self._files.pop(path, None)
         return True
 
     def _look_again(self, now: float) -> None:
-        for holder in list(islice(self._recent, LOOKED_AT)):
+        for holder in list(islice(self._recent, MAX_FILES_PER_LOOK)):
             state, since = self._recent.pop(holder)
             if State.of(holder) not in (None, state):
                 self._read_again(self._owner.get(holder, holder), holder)
-            elif now - since < AGAIN:
+            elif now - since < RECHECK_TIME_S:
                 self._recent[holder] = state, since  # behind the others, whose turn is next
 
     def _read_again(self, path: str, holder: str) -> None:
@@ -332,10 +332,12 @@ class Folder:
 
     def _fail(self, name: str, reason: str, state: State) -> None:
         before = self._failures.get(name)
-        wait = min(2 * before.wait, RETRY[1]) if before is not None and before.state == state else RETRY[0]
+        wait = (
+            min(2 * before.wait, RETRY_WAITS_S[1]) if before is not None and before.state == state else RETRY_WAITS_S[0]
+        )
         self._failures[name] = _Failure(reason, state, self._clock() + wait, wait)
 
-    def was_read(self, ref: FrameRef, state: State) -> None:
+    def mark_read(self, ref: FrameRef, state: State) -> None:
         """Take down that a frame was read while its file was in this state."""
         name = str(ref)
         self._sources[ref.path].left.pop(name, None)
@@ -343,7 +345,7 @@ class Folder:
         self._read[name] = state
         self._recent[state.path] = (state, self._clock())
 
-    def cannot_be_read(self, ref: FrameRef, reason: str, state: State) -> None:
+    def mark_unreadable(self, ref: FrameRef, reason: str, state: State) -> None:
         """Take down that a frame could not be read: it is not complete yet, or will be set aside in the end."""
         self._fail(str(ref), reason, state)
 
@@ -357,7 +359,7 @@ class Folder:
             return None
         now, told = time.time(), state.changed / 1e9
         seen = now - (self._clock() - one.since)
-        return told if seen - SKEW < told <= seen else seen
+        return told if seen - MAX_CLOCK_SKEW_S < told <= seen else seen
 
     @property
     def unread(self) -> int:

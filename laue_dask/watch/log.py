@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from laue_dask.io.identity import State
-from laue_dask.io.places import replace_file
+from laue_dask.io.output_paths import write_atomically
+from laue_dask.io.source_identity import State
 
-LINES, FEATURES = "frames.jsonl", "features.f32"
+ENTRIES_FILE, FEATURES_FILE = "frames.jsonl", "features.f32"
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Log:
 
     def __init__(self, folder: Path, *, width: int, key: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._lines, self._features, self._width = folder / LINES, folder / FEATURES, width
+        self._lines, self._features, self._width = folder / ENTRIES_FILE, folder / FEATURES_FILE, width
         header = {"key": key, "width": width}
         found, whole = _read(self._lines, header)
         row = 4 * width
@@ -83,7 +83,7 @@ class Log:
         self.entries = found[:there]
         if not whole or len(self.entries) < len(found):
             lines = [json.dumps(header), *(json.dumps(asdict(entry)) for entry in self.entries)]
-            replace_file(self._lines, "".join(f"{line}\n" for line in lines).encode())
+            write_atomically(self._lines, "".join(f"{line}\n" for line in lines).encode())
         with self._features.open("ab") as file:
             file.truncate(len(self.entries) * row)
         self._row = {entry.file: i for i, entry in enumerate(self.entries)}

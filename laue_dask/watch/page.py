@@ -6,15 +6,15 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from laue_dask.io.places import replace_file
-from laue_dask.report.html import facts_list, shell
-from laue_dask.runtime.printable import escape
+from laue_dask.io.output_paths import write_atomically
+from laue_dask.report.html import facts_list, page_shell
 from laue_dask.runtime.progress import duration
+from laue_dask.runtime.safe_text import escape
 
-RELOAD = 2
+RELOAD_INTERVAL_S = 2
 """Seconds after which the page is loaded again."""
 
-_STYLE = """:root { color-scheme: light; }
+_PAGE_STYLE = """:root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; margin: 0 auto; max-width: 116rem;
   padding: .6rem 1.2rem 3rem; }
 h1 { font-size: 1.4rem; margin: .4rem 0; overflow-wrap: anywhere; }
@@ -30,14 +30,14 @@ dd { margin: 0; font-size: 1.15rem; font-variant-numeric: tabular-nums; }
 .bar div { height: 100%; background: #0077bb; }
 """
 
-_BODY = Template("""$alarms
+_PAGE_BODY = Template("""$alarms
 <div class="bar"><div style="width: $percent%"></div></div>
 $facts
 <div class="maps">$maps</div>
 $suggestions
 $trouble""")
 
-_STATES = {
+_STATE_IN_WORDS = {
     "waiting": "waiting for the first frames",
     "scanning": "scanning",
     "finishing": "the scan is over, the whole of it is segmented",
@@ -64,7 +64,7 @@ def write_page(state: Mapping[str, Any], maps: Mapping[str, Path], path: Path) -
         for caption, file in maps.items()
         if file.is_file()
     )
-    body = _BODY.substitute(
+    body = _PAGE_BODY.substitute(
         # Those that last first, then the others, the latest first.
         alarms="".join(map(_alarm, sorted(state["alarms"], key=_urgency, reverse=True))),
         percent=f"{100 * state['frames'] / max(1, state['points']):.1f}",
@@ -75,9 +75,9 @@ def write_page(state: Mapping[str, Any], maps: Mapping[str, Path], path: Path) -
             "Not readable yet, or damaged", [f"{one['file']}: {one['reason']}" for one in state["unreadable"]]
         ),
     )
-    again = "" if over else f'<meta http-equiv="refresh" content="{RELOAD}">\n'
-    text = shell(f"Laue scan {state['source']}", body, style=_STYLE, meta=again)
-    replace_file(path, text.encode(errors="backslashreplace"))
+    again = "" if over else f'<meta http-equiv="refresh" content="{RELOAD_INTERVAL_S}">\n'
+    text = page_shell(f"Laue scan {state['source']}", body, style=_PAGE_STYLE, meta=again)
+    write_atomically(path, text.encode(errors="backslashreplace"))
 
 
 def _urgency(alarm: Mapping[str, Any]) -> tuple[bool, str]:
@@ -95,7 +95,7 @@ def _facts(state: Mapping[str, Any]) -> str:
     ny, nx = state["scan_shape"]
     latency, store = state["latency_s"], state["store"]
     facts = {
-        "state": _STATES[state["state"]] + (f": {state['reason']}" if state["reason"] else ""),
+        "state": _STATE_IN_WORDS[state["state"]] + (f": {state['reason']}" if state["reason"] else ""),
         "frames": f"{state['frames']:,} of {state['points']:,} ({ny} × {nx})",
         "frames/s": f"{state['frames_per_s']:.1f}",
         "backlog": f"{state['backlog']:,}",

@@ -11,25 +11,25 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from laue_dask.config import PCAConfig
-from laue_dask.pipeline.stages.specimen import Map
+from laue_dask.pipeline.stages.specimen import SpecimenMap
 from laue_dask.segmentation.clustering import nearest
 from laue_dask.segmentation.labeling import direct_rgb
 from laue_dask.segmentation.pca import IncrementalPCA, Moments
 from laue_dask.segmentation.seeding import distinct_rows, improve, sample_rows, search
 
-FEWEST = 8
+MIN_PATTERNS = 8
 """Patterns from which on there are maps."""
 
-COMPONENTS = 32
+MAX_COMPONENTS = 32
 """Components that the preview uses, at most: what is beyond them hardly moves a label."""
 
-SAMPLE = 2_000
+MAX_SAMPLE_PATTERNS = 2_000
 """Patterns that k-means sees."""
 
-ROWS = 8_192
+ROWS_PER_PROJECTION = 8_192
 """Rows that are projected at a time."""
 
-STARTS = 3
+N_STARTS = 3
 """Starts of k-means, where it does not go on from the last centres."""
 
 
@@ -57,11 +57,11 @@ class Maps:
     rgb: NDArray[np.uint8]
     k: int
 
-    def where(self, shape: tuple[int, int]) -> Map:
+    def where(self, shape: tuple[int, int]) -> SpecimenMap:
         """Which points of a scan (ny, nx) have a row."""
         valid = np.zeros(shape[0] * shape[1], dtype=bool)
         valid[self.patterns] = True
-        return Map(valid, shape)
+        return SpecimenMap(valid, shape)
 
 
 class Preview:
@@ -105,14 +105,14 @@ class Preview:
         Maps
             None while there are too few patterns.
         """
-        if len(rows) < FEWEST:
+        if len(rows) < MIN_PATTERNS:
             return None
         self._merge(features, rows)
-        m = max(3, min(int(self._pca.n_components_), COMPONENTS))
-        basis = self._basis = aligned(self._pca.components_[:m], self._basis)
+        m = max(3, min(int(self._pca.n_components_), MAX_COMPONENTS))
+        basis = self._basis = aligned_axes(self._pca.components_[:m], self._basis)
         components = np.empty((len(rows), m), dtype=np.float32)
-        for start in range(0, len(rows), ROWS):
-            part = slice(start, start + ROWS)
+        for start in range(0, len(rows), ROWS_PER_PROJECTION):
+            part = slice(start, start + ROWS_PER_PROJECTION)
             components[part] = (features[rows[part]].astype(np.float64) - self._pca.mean_) @ basis.T
         labels, k = self._cluster(components, basis, rows, k)
         self._labels = np.full(len(features), -1, dtype=np.int32)
@@ -135,22 +135,22 @@ class Preview:
     def _cluster(
         self, components: NDArray[np.float32], basis: NDArray[np.float64], rows: NDArray[np.int64], k: int
     ) -> tuple[NDArray[np.int32], int]:
-        sample = components[sample_rows(len(components), SAMPLE, self._seed)]
+        sample = components[sample_rows(len(components), MAX_SAMPLE_PATTERNS, self._seed)]
         k = max(1, min(k, len(distinct_rows(sample))))
         if self._means is not None and len(self._means) == k:
             centers = improve(sample, (self._means - self._pca.mean_) @ basis.T)
         else:
-            centers = search(sample, k, n_init=STARTS, seed=self._seed)
+            centers = search(sample, k, n_init=N_STARTS, seed=self._seed)
         found = nearest(components, centers)
         known = rows < len(self._labels)
-        number = renamed(found[known], self._labels[rows[known]], k)
+        number = matched_labels(found[known], self._labels[rows[known]], k)
         # Kept as features: the components turn from refresh to refresh.
         self._means = np.empty((k, basis.shape[1]))
         self._means[number] = centers @ basis + self._pca.mean_
         return number[found], k
 
 
-def aligned(components: NDArray[np.float64], before: NDArray[np.float64] | None) -> NDArray[np.float64]:
+def aligned_axes(components: NDArray[np.float64], before: NDArray[np.float64] | None) -> NDArray[np.float64]:
     """Principal axes (m, M) with the first three in the order and with the signs of those of the last time."""
     basis = np.array(components)
     if before is None:
@@ -162,7 +162,7 @@ def aligned(components: NDArray[np.float64], before: NDArray[np.float64] | None)
     return basis
 
 
-def renamed(labels: NDArray[np.int32], before: NDArray[np.int32], k: int) -> NDArray[np.int32]:
+def matched_labels(labels: NDArray[np.int32], before: NDArray[np.int32], k: int) -> NDArray[np.int32]:
     """New number of each of k clusters, so that most patterns keep the label that they had.
 
     Parameters

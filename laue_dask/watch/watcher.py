@@ -31,76 +31,76 @@ from laue_dask.features.extractors import Extractor
 from laue_dask.io import deadline
 from laue_dask.io.coordinates import UM, coordinates_of
 from laue_dask.io.deadline import Call
+from laue_dask.io.file_kinds import is_frame
 from laue_dask.io.frames import FrameRef
-from laue_dask.io.identity import State
-from laue_dask.io.kinds import is_frame
-from laue_dask.io.lock import locked
-from laue_dask.io.patterns import is_pattern
+from laue_dask.io.lock import locked_folder
+from laue_dask.io.output_paths import free_space, is_disk_full, write_atomically
+from laue_dask.io.path_patterns import is_pattern
 from laue_dask.io.placement import Placement
-from laue_dask.io.places import free_space, is_full, replace_file
-from laue_dask.io.receipts import release
+from laue_dask.io.receipts import drop_receipts
+from laue_dask.io.source_identity import State
 from laue_dask.pipeline import pipeline
 from laue_dask.pipeline import record as records
 from laue_dask.pipeline.folders import check_folder
 from laue_dask.pipeline.record import Record
-from laue_dask.pipeline.stages import extraction, ingest, placing
-from laue_dask.pipeline.stages.source import require_growing
+from laue_dask.pipeline.stages import extraction, frame_placement, ingest
+from laue_dask.pipeline.stages.scan_source import require_growing
 from laue_dask.report import canvas
 from laue_dask.report.canvas import COUNTED, MapScale
 from laue_dask.report.maps import label_figure, rgb_figure
 from laue_dask.runtime import interruption
 from laue_dask.runtime.progress import Progress
 from laue_dask.runtime.suggestions import did_you_mean
-from laue_dask.watch.advice import FEWEST as ENOUGH_FOR_ADVICE
-from laue_dask.watch.advice import GROWTH, Advice, advise
-from laue_dask.watch.ahead import ENOUGH, Ahead
+from laue_dask.watch.advice import GROWTH_FACTOR, Advice, advise
+from laue_dask.watch.advice import MIN_PATTERNS as ENOUGH_FOR_ADVICE
 from laue_dask.watch.alarms import Alarms
-from laue_dask.watch.folder import Folder
+from laue_dask.watch.early_ingest import MIN_MASK_FRAMES, EarlyIngest
+from laue_dask.watch.folder import WatchedFolder
 from laue_dask.watch.intake import Intake
 from laue_dask.watch.log import Log
 from laue_dask.watch.page import write_page
 from laue_dask.watch.preview import Maps, Preview
 
-NAME, PAGE, FOLDER = "watch.json", "watch.html", "watch"
+STATE_FILE, PAGE_FILE, WATCH_FOLDER = "watch.json", "watch.html", "watch"
 """In the run's folder: the state, the page, and what belongs to them."""
 
-MAPS = {"Direct colouring": "direct_colouring.png", "Labels": "labels.png"}
-"""Caption and file of each map, in `FOLDER`."""
+MAP_FILES = {"Direct colouring": "direct_colouring.png", "Labels": "labels.png"}
+"""Caption and file of each map, in `WATCH_FOLDER`."""
 
-MISSING = "no pattern yet"
+MISSING_LABEL = "no pattern yet"
 """What is said of the points of a map that have none."""
 
-POLL = 0.25
+POLL_INTERVAL_S = 0.25
 """Seconds between two looks at the folder, at least; looking takes half of the time at most."""
 
-BATCH = 16
+FRAMES_PER_INTAKE = 16
 """Frames that are taken in before the folder is looked at again."""
 
-REFRESH = 1.0
+REFRESH_INTERVAL_S = 1.0
 """Seconds between the beginnings of two refreshes of the maps, at least; they take half of a core at most."""
 
-TELL = 10.0
+STATUS_INTERVAL_S = 10.0
 """Seconds between two lines on the console."""
 
-LINGER = 60.0
+LAST_FRAMES_WAIT_S = 60.0
 """Seconds for which a scan whose frames are all there waits for those that cannot be read."""
 
-FIRST_K = 6
+INITIAL_K = 6
 """Clusters before there is a suggestion."""
 
-RATE = 60.0
+RATE_WINDOW_S = 60.0
 """Seconds over which frames/s are counted."""
 
-RESERVE = 50_000_000
+RESERVED_BYTES = 50_000_000
 """Bytes of the disk that the scan store leaves free while the scan goes on: the maps come first."""
 
-RESERVE_PER_POINT = 3_000
+RESERVED_BYTES_PER_POINT = 3_000
 """The same, for each point of the scan."""
 
-AGAIN = 10.0
+DISK_FULL_RETRY_S = 10.0
 """Seconds after which is written again what a full disk did not take."""
 
-LATENCIES = 10_000
+MAX_LATENCIES = 10_000
 """Frames over which the time from file to map is summed up."""
 
 
@@ -156,19 +156,19 @@ def watch(
     """
     if config.scan.shape is None:
         raise InputError("watch has to know the scan's shape before it is measured: give --shape NY NX")
-    if not (part := placing.part_of(config.scan)).is_whole:
+    if not (part := frame_placement.part_of(config.scan)).is_whole:
         raise InputError(f"scan: {part}: watch follows the whole scan: leave this out of --config")
     _check_origin(origin)
     check_folder(folder)
-    deadline.allow(config.cluster.read_deadline)
+    deadline.set_deadline(config.cluster.read_deadline)
     folder, source = folder.absolute(), ingest.absolute(origin)
     require_growing(source, folder, config.scan)
-    if (folder / records.NAME).exists() and ingest.absolute(held := records.read(folder)["source"]) != source:
+    if (folder / records.RECORD_FILE).exists() and ingest.absolute(held := records.read(folder)["source"]) != source:
         raise InputError(f"{folder}: holds a run of {held}, not of {origin}: choose another --out")
     extractor = extraction.extractor_of(config.encoder, config.recipe)
-    with locked(folder, command):
+    with locked_folder(folder, command):
         with suppress(StoreError):  # of a run that is not finished there are none
-            release(folder, records.LIVE)
+            drop_receipts(folder, records.WATCH_FILES)
         watcher = Watcher(source, folder, config, extractor, say=say)
         try:
             watcher.follow(timeout, stop)
@@ -181,9 +181,9 @@ def watch(
     except BaseException as error:
         watcher.failed(error)
         raise
-    release(folder, records.LIVE)
+    drop_receipts(folder, records.WATCH_FILES)
     watcher.write("finished")
-    records.vouch(folder, records.LIVE)
+    records.write_receipts(folder, records.WATCH_FILES)
     return record
 
 
@@ -236,10 +236,10 @@ class Watcher:
     ) -> None:
         self._shape = config.scan.shape or (1, 1)
         self._source, self._run, self._config, self._say = source, folder, config, say
-        self._folder = folder / FOLDER
+        self._folder = folder / WATCH_FOLDER
         key = f"{source} {config.recipe.digest()} {extractor.digest}"
         self._log = Log(self._folder, width=extractor.n_features, key=key)
-        self._files = Folder(source, self._log.states)
+        self._files = WatchedFolder(source, self._log.states)
         self._alarms = Alarms(say)
         self._intake = Intake(
             self._files,
@@ -252,7 +252,7 @@ class Watcher:
         )
         # So few frames are no sign of a wrong shape yet.
         self._scan = config.scan.model_copy(update={"aborted": True})
-        self._ahead = Ahead(source, folder, config.model_copy(update={"scan": self._scan}), self._locate)
+        self._ahead = EarlyIngest(source, folder, config.model_copy(update={"scan": self._scan}), self._locate)
         self._counted = (0, 0)
         """Frames that were known when those of the scan were counted, and how many these were."""
         self._first: int | None = None
@@ -262,10 +262,10 @@ class Watcher:
         self._shown: _Refreshed | None = None
         self._advice: Advice | None = None
         self._scale = COUNTED
-        self._latency: deque[float] = deque(maxlen=LATENCIES)
+        self._latency: deque[float] = deque(maxlen=MAX_LATENCIES)
         self._taken: deque[tuple[float, int]] = deque()
         self._kept = len(self._log.entries)
-        self._refused = -AGAIN
+        self._refused = -DISK_FULL_RETRY_S
         """When the disk was full the last time."""
 
     @property
@@ -276,19 +276,19 @@ class Watcher:
     def _k(self) -> int:
         if self._config.clustering.k:
             return self._config.clustering.k[0]
-        return self._advice.suggested_k[0] if self._advice and self._advice.suggested_k else FIRST_K
+        return self._advice.suggested_k[0] if self._advice and self._advice.suggested_k else INITIAL_K
 
     def follow(self, timeout: float, stop: Event) -> None:
         """Take in frames until the scan is over; see `watch`."""
         found = f"{self._kept:,} frames are known from before" if self._kept else "no frame is known yet"
         self._say(f"watch: {self._source}, {self._shape[0]} × {self._shape[1]} points; {found}")
-        self._say(f"watch: the live map is {self._run / PAGE}")
+        self._say(f"watch: the live map is {self._run / PAGE_FILE}")
         missing = _missing_folder(self._source)
         if missing:
             meant = did_you_mean(missing, other_than=self._run)
             self._say(f"watch: {missing}: no such folder yet{meant}; waiting {timeout:.0f} s for it")
         given_up = time.monotonic() + timeout
-        with self._room():
+        with self._tolerating_full_disk():
             self.write("waiting")
         drawing: Future[_Refreshed] | None = None
         aside: Future[Any] | None = None
@@ -298,34 +298,34 @@ class Watcher:
             while True:
                 begun = time.monotonic()
                 ready: list[tuple[FrameRef, State]] = []
-                if listed := looking.ended(POLL):
+                if listed := looking.ended(POLL_INTERVAL_S):
                     looked, ready = time.monotonic() - asked, looking.result()
                 else:
-                    self._no_answer(begun - asked, timeout, stop)
-                new = self._take(ready[:BATCH])
+                    self._end_hung_listing(begun - asked, timeout, stop)
+                new = self._take(ready[:FRAMES_PER_INTAKE])
                 now = time.monotonic()
                 if new:
                     self._taken.append((now, new))
-                self._hear()
+                self._update_alarms()
                 if drawing is not None and drawing.done():
-                    with self._room():
+                    with self._tolerating_full_disk():
                         self._take_over(drawing.result())
                     drawing, written = None, 0.0
                 behind = len(self._log.entries) > (self._shown.rows if self._shown else 0)
-                if drawing is None and behind and now - drawn >= REFRESH:
+                if drawing is None and behind and now - drawn >= REFRESH_INTERVAL_S:
                     drawing, drawn = maps.submit(self._refresh, tuple(self._files.refs), self._k), now
                 if aside is None or aside.done():
                     if aside is not None:
-                        with self._room():
+                        with self._tolerating_full_disk():
                             aside.result()
-                    work = self._next_aside()
+                    work = self._next_background_task()
                     aside = slow.submit(work) if work else None
-                if now - told >= (TELL if told else 0.0) and self._files.refs:
+                if now - told >= (STATUS_INTERVAL_S if told else 0.0) and self._files.refs:
                     told = now
                     self._say(self._line())
-                if now - written >= REFRESH:
+                if now - written >= REFRESH_INTERVAL_S:
                     written = now
-                    with self._room():
+                    with self._tolerating_full_disk():
                         self.write("scanning" if self._files.refs else "waiting")
                 why = self._over(timeout, stop)
                 if why:
@@ -333,20 +333,20 @@ class Watcher:
                 if now > given_up and missing and not self._files.refs and _missing_folder(self._source):
                     raise InputError(f"{missing}: no such folder came within {timeout:.0f} s: check its name")
                 # At once where there is more to take in.
-                if not new or len(ready) <= BATCH:
-                    stop.wait(max(0.0, begun + max(POLL, 2 * looked) - time.monotonic()))
+                if not new or len(ready) <= FRAMES_PER_INTAKE:
+                    stop.wait(max(0.0, begun + max(POLL_INTERVAL_S, 2 * looked) - time.monotonic()))
                 if listed:
                     looking, asked = Call(self._files.look), time.monotonic()
         if self._log.entries:
-            with self._room():
+            with self._tolerating_full_disk():
                 self._take_over(self._refresh(tuple(self._files.refs), self._k))
-                self._hear()
+                self._update_alarms()
         elif stop.is_set() and not self._files.refs:
             raise KeyboardInterrupt  # nothing has come that could be segmented
         self._say(self._line())
         self._say(f"watch: {why}; the scan is segmented as a whole now")
 
-    def _no_answer(self, seconds: float, timeout: float, stop: Event) -> None:
+    def _end_hung_listing(self, seconds: float, timeout: float, stop: Event) -> None:
         """See to it that a listing that hangs, of so many seconds, holds nobody up.
 
         Raises
@@ -356,10 +356,10 @@ class Watcher:
         KeyboardInterrupt
             The watch is told to end: what lies on a file system that does not answer cannot be segmented.
         """
-        if stop.is_set() and seconds > deadline.HURRY_S:
-            interruption.expect_end(deadline.HURRY_S)
+        if stop.is_set() and seconds > deadline.LAST_WAIT_S:
+            interruption.expect_exit(deadline.LAST_WAIT_S)
             raise KeyboardInterrupt
-        if seconds < min(timeout, deadline.allowed_s()):
+        if seconds < min(timeout, deadline.deadline_s()):
             return
         self._files.problem = f"{self._source} has not answered for {seconds:.0f} s: is its file system there?"
         if not self._files.refs and seconds >= timeout:
@@ -368,7 +368,7 @@ class Watcher:
     def finish(self) -> Config:
         """Leave the folder to `pipeline.run`; the configuration for it."""
         self._ahead.finish()
-        with self._room():
+        with self._tolerating_full_disk():
             self.write("finishing")
         few = self._of_scan() < 0.5 * self._points
         scan = self._scan if few else self._config.scan
@@ -381,7 +381,7 @@ class Watcher:
         refs = self._files.refs
         positions = self._log.positions([str(ref) for ref in refs])
         try:
-            placing.locate(self._source, refs, scan, positions)
+            frame_placement.locate(self._source, refs, scan, positions)
         except InputError:
             return True
         return False
@@ -389,7 +389,7 @@ class Watcher:
     def _locate(self, refs: Sequence[FrameRef]) -> Placement:
         """Where frames belong by now: the first that is there is the first point's."""
         positions = self._log.positions([str(ref) for ref in refs])
-        found = placing.locate(self._source, refs, self._scan, positions, from_first=True)
+        found = frame_placement.locate(self._source, refs, self._scan, positions, from_first=True)
         if found.assumed is not None and found.assumed != self._first:
             self._say(f"watch: the first point is that of the file with number {found.assumed} (--first-number)")
         self._first = found.assumed
@@ -414,20 +414,20 @@ class Watcher:
             self.write("failed", str(error) or "interrupted: the same command goes on")
 
     @contextmanager
-    def _room(self) -> Iterator[None]:
+    def _tolerating_full_disk(self) -> Iterator[None]:
         """What a full disk refuses is no end of the scan: it is tried again; see `_hear`."""
         try:
             yield
         except (OSError, LaueDaskError) as error:
-            if not is_full(error):
+            if not is_disk_full(error):
                 raise
             self._refused = time.monotonic()
 
     def _take(self, ready: Sequence[tuple[FrameRef, State]]) -> int:
         """Take frames in, as far as the disk has room for what is known of them; how many were."""
         before = len(self._log.entries)
-        if time.monotonic() - self._refused >= AGAIN or self._free() > 0:
-            with self._room():
+        if time.monotonic() - self._refused >= DISK_FULL_RETRY_S or self._free() > 0:
+            with self._tolerating_full_disk():
                 self._intake.take(ready)
         return len(self._log.entries) - before
 
@@ -437,7 +437,7 @@ class Watcher:
 
     @property
     def _reserve(self) -> int:
-        return RESERVE + RESERVE_PER_POINT * self._points
+        return RESERVED_BYTES + RESERVED_BYTES_PER_POINT * self._points
 
     def _over(self, timeout: float, stop: Event) -> str:
         """Why the scan is over; empty while it is not."""
@@ -445,13 +445,13 @@ class Watcher:
         quiet = time.monotonic() - files.news
         if stop.is_set():
             return f"ended after {len(files.refs):,} of {self._points:,} frames"
-        if self._of_scan() - files.assumed >= self._points and (not files.unread or files.quiet(LINGER)):
+        if self._of_scan() - files.assumed >= self._points and (not files.unread or files.quiet(LAST_FRAMES_WAIT_S)):
             return f"all {self._points:,} frames are there"
         if files.refs and quiet >= timeout:
             return f"nothing new for {quiet:.0f} s, after {len(files.refs):,} of {self._points:,} frames"
         return ""
 
-    def _hear(self) -> None:
+    def _update_alarms(self) -> None:
         """Raise and end the alarms that are not about single frames."""
         if self._files.problem and (self._files.refs or not self._files.empty):
             self._alarms.begin("files", self._files.problem)
@@ -460,7 +460,7 @@ class Watcher:
         else:
             self._alarms.end("files", "the frames can be placed again")
         missing, free = self._ahead.missing, self._free()
-        if missing > free or time.monotonic() - self._refused < AGAIN:
+        if missing > free or time.monotonic() - self._refused < DISK_FULL_RETRY_S:
             self._alarms.begin("disk", self._no_room(missing, free + self._reserve))
         else:
             self._alarms.end("disk", f"the disk of {self._run} has room again")
@@ -470,16 +470,16 @@ class Watcher:
         waits = "what cannot be written waits for room"
         return f"the disk is too full: {needed}, {self._run} has {free / 1e9:.2f} GB free: make room; {waits}"
 
-    def _next_aside(self) -> Callable[[], None] | None:
+    def _next_background_task(self) -> Callable[[], None] | None:
         """What takes seconds and is due."""
         refs, known = self._files.refs, len(self._log.entries)
-        room = time.monotonic() - self._refused >= AGAIN and self._free() > 0
-        enough = known >= min(ENOUGH, max(1, self._points // 2))
-        if room and enough and not self._ahead.begun and self._files.unread < BATCH:
+        room = time.monotonic() - self._refused >= DISK_FULL_RETRY_S and self._free() > 0
+        enough = known >= min(MIN_MASK_FRAMES, max(1, self._points // 2))
+        if room and enough and not self._ahead.begun and self._files.unread < FRAMES_PER_INTAKE:
             return partial(self._begin, tuple(refs))
         maps = self._shown.maps if self._shown else None
         if maps is not None:
-            due = GROWTH * self._advice.patterns if self._advice else ENOUGH_FOR_ADVICE
+            due = GROWTH_FACTOR * self._advice.patterns if self._advice else ENOUGH_FOR_ADVICE
             if len(maps.patterns) >= due:
                 return partial(self._advise, maps)
         return partial(self._write, tuple(refs)) if room and self._ahead.begun else None
@@ -494,7 +494,7 @@ class Watcher:
 
     def _write(self, refs: Sequence[FrameRef]) -> None:
         if not self._fits(refs) or not self._ahead.write(refs, self._log.states):
-            time.sleep(REFRESH)  # nothing is due: not to be asked for again at once
+            time.sleep(REFRESH_INTERVAL_S)  # nothing is due: not to be asked for again at once
 
     def _fits(self, refs: Sequence[FrameRef]) -> bool:
         """Whether the frames can be placed; they may be too many for a while, and an alarm says so meanwhile."""
@@ -550,7 +550,7 @@ class Watcher:
                 title="Direct colouring so far",
                 facts=facts,
                 over="its middle 99 %",
-                absent=MISSING,
+                absent=MISSING_LABEL,
                 scale=self._scale,
             ),
             label_figure(
@@ -559,12 +559,12 @@ class Watcher:
                 delegates=None,
                 title=f"K = {maps.k} so far",
                 facts=facts,
-                absent=MISSING,
+                absent=MISSING_LABEL,
                 scale=self._scale,
             ),
         )
-        for figure, name in zip(figures, MAPS.values(), strict=True):
-            replace_file(self._folder / name, canvas.png(figure))
+        for figure, name in zip(figures, MAP_FILES.values(), strict=True):
+            write_atomically(self._folder / name, canvas.png(figure))
 
     def _take_over(self, found: _Refreshed) -> None:
         self._shown = found
@@ -575,9 +575,11 @@ class Watcher:
     def write(self, state: str, reason: str = "") -> None:
         """Write the state and the page."""
         content = self._state(state, reason)
-        write_page(content, {caption: self._folder / name for caption, name in MAPS.items()}, self._run / PAGE)
+        write_page(
+            content, {caption: self._folder / name for caption, name in MAP_FILES.items()}, self._run / PAGE_FILE
+        )
         text = json.dumps(content, indent=1, ensure_ascii=False)
-        replace_file(self._run / NAME, text.encode(errors="backslashreplace"))  # the last of all
+        write_atomically(self._run / STATE_FILE, text.encode(errors="backslashreplace"))  # the last of all
 
     def _state(self, state: str, reason: str) -> dict[str, Any]:
         maps, now = self._shown.maps if self._shown else None, time.monotonic()
@@ -619,7 +621,7 @@ class Watcher:
         }
 
     def _rate(self, now: float) -> float:
-        while self._taken and now - self._taken[0][0] > RATE:
+        while self._taken and now - self._taken[0][0] > RATE_WINDOW_S:
             self._taken.popleft()
         if len(self._taken) < 2:
             return 0.0

@@ -66,5 +66,5 @@ def test_type_checkers_see_the_names_that_there_are():
     tree = ast.parse(Path(laue_dask.__file__).read_text())
     checked = next(node for node in tree.body if isinstance(node, ast.If))
     seen = {alias.name: node.module for node in checked.body for alias in node.names}
-    assert seen == laue_dask._MODULES
+    assert seen == laue_dask._MODULE_OF_NAME
     assert sorted(seen) == laue_dask.__all__

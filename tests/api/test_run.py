@@ -22,7 +22,7 @@ def test_results_are_those_on_disk_with_labels_masked(run, small_run):
     on_disk = xr.open_zarr(small_run / "results.zarr", mask_and_scale=False)
     assert set(run.results.variables) >= set(on_disk.variables)
     for name in on_disk.variables:
-        if name not in io_results.MASKED:
+        if name not in io_results.MASKED_ARRAYS:
             np.testing.assert_array_equal(run.results[name].values, on_disk[name].values)
     labels, raw = run.labels(3), on_disk["labels"].sel(k=3).values
     np.testing.assert_array_equal(np.isnan(labels.values), raw < 0)
@@ -133,8 +133,8 @@ def test_points_outside_of_the_scan_are_refused(run, point):
 
 def test_a_dataset_taken_before_segment_stays_what_it_was(copied_run, on_workers):
     before, unmasked, map_of_3 = copied_run.results, copied_run.unmasked, copied_run.labels(3)
-    kept = {name: before[name].values.copy() for name in before.variables if name not in io_results.LARGE}
-    large = {name: xr.open_zarr(copied_run.path / "results.zarr")[name].values for name in io_results.LARGE}
+    kept = {name: before[name].values.copy() for name in before.variables if name not in io_results.BLOCK_ARRAYS}
+    large = {name: xr.open_zarr(copied_run.path / "results.zarr")[name].values for name in io_results.BLOCK_ARRAYS}
     assert copied_run.segment(k=5, estimator="gmm", progress=False) is copied_run
     assert 5 in copied_run.k
     assert 5 in copied_run.results["k"]

@@ -61,7 +61,7 @@ def test_frames_are_lazy_and_lie_in_the_order_of_the_specimen(snake, recorded):
 def test_frames_are_the_same_in_chunks_of_any_size(snake, frames_of_a_chunk):
     whole = snake.frames.compute()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scans, "CHUNK_BYTES", frames_of_a_chunk * 130 * 140 * 2)
+        patch.setattr(scans, "MAX_CHUNK_BYTES", frames_of_a_chunk * 130 * 140 * 2)
         cut = ld.open_scan(snake.path).frames
         assert max(y * x for y in cut.chunks[0] for x in cut.chunks[1]) <= frames_of_a_chunk
         np.testing.assert_array_equal(cut.compute(), whole)

@@ -47,7 +47,7 @@ def test_a_check_that_fails_says_what_to_do_and_the_command_ends_with_1(command,
 
 def test_a_folder_that_cannot_be_written_to_ends_the_examination(tmp_path):
     (tmp_path / "file").touch()
-    *_, last = doctor.examine(Config(), tmp_path / "file")
+    *_, last = doctor.run_checks(Config(), tmp_path / "file")
     assert (last.name, last.passed) == ("storage", False)
     assert "Not a directory: choose a folder that you may write to" in last.said
 
@@ -57,7 +57,7 @@ def test_workers_that_do_not_come_are_a_finding_with_its_reason(place, monkeypat
         raise ComputeError("no worker for 30 min 00 s: 2 jobs PENDING (Resources)")
 
     monkeypatch.setattr(doctor.cluster, "start", refuse)
-    *_, last = doctor.examine(Config(), place)
+    *_, last = doctor.run_checks(Config(), place)
     assert str(last) == "FAIL  cluster      no worker for 30 min 00 s: 2 jobs PENDING (Resources)"
     assert list(place.iterdir())  # what the cluster wrote is kept
 
@@ -74,7 +74,7 @@ def test_workers_of_another_environment_or_blind_ones_are_found(place, monkeypat
     monkeypatch.setattr(doctor, "_here", Versions())
     monkeypatch.setattr(doctor, "_read", blind)
     monkeypatch.setattr(doctor, "_run", lambda config, place, workers: "ran")
-    findings = {finding.name: finding for finding in doctor.examine(Config(), place)}
+    findings = {finding.name: finding for finding in doctor.run_checks(Config(), place)}
     assert not findings["workers"].passed
     assert "set cluster.python" in findings["workers"].said
     assert not findings["shared"].passed

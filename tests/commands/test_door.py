@@ -13,7 +13,11 @@ ABOVE = ("api", "commands", "config", "errors", "runtime")
 """What every command may import."""
 
 OWN = {
-    "main.py": {"laue_dask", "laue_dask.compute.forks", "laue_dask.io.places"},  # how a process ends, and full disks
+    "main.py": {
+        "laue_dask",
+        "laue_dask.compute.fork_server",
+        "laue_dask.io.output_paths",
+    },  # how a process ends, and full disks
     "process.py": {"laue_dask.io.deadline"},  # signals
     "housekeeping.py": {"laue_dask.nightly.config"},  # another configuration
     "answers.py": {"laue_dask.pipeline.record"},  # a type

@@ -23,11 +23,11 @@ from distributed import Client, Nanny, SpecCluster
 from distributed.comm import CommClosedError
 from distributed.utils import LoopRunner
 
-from laue_dask.compute import cluster, credentials, crews, local, supervisor
+from laue_dask.compute import cluster, credentials, local, supervisor, worker_pools
 from laue_dask.compute.cluster import start
 from laue_dask.compute.local import available_cores
 from laue_dask.compute.run import map_tasks, run_blocks
-from laue_dask.config import BatchConfig, ClusterConfig, SchedulerConfig
+from laue_dask.config import BatchWorkersConfig, LocalWorkersConfig, SchedulerWorkersConfig
 from laue_dask.errors import ComputeError, ConfigError
 
 
@@ -43,7 +43,7 @@ def no_cluster(monkeypatch):
 
 def refused(**values):
     """The one-line message with which a cluster is refused."""
-    with pytest.raises(ConfigError) as caught, start(ClusterConfig(**values)):
+    with pytest.raises(ConfigError) as caught, start(LocalWorkersConfig(**values)):
         pass
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -74,13 +74,13 @@ def test_the_default_memory_is_a_share_of_what_is_available(monkeypatch):
     machine = type("Memory", (), {"available": 8 * 10**9, "total": 10 * 10**9})
     monkeypatch.setattr(psutil, "virtual_memory", machine)
     monkeypatch.setattr(local, "MEMORY_LIMIT", 9 * 10**9)
-    assert local.memory_limit(ClusterConfig(), 4) == 1_500_000_000
-    assert local.memory_limit(ClusterConfig(), 1000) == local.SMALLEST_MEMORY
+    assert local.memory_limit(LocalWorkersConfig(), 4) == 1_500_000_000
+    assert local.memory_limit(LocalWorkersConfig(), 1000) == local.MIN_WORKER_BYTES
     monkeypatch.setattr(local, "MEMORY_LIMIT", 4 * 10**9)
-    assert local.memory_limit(ClusterConfig(), 4) == local.SMALLEST_MEMORY
+    assert local.memory_limit(LocalWorkersConfig(), 4) == local.MIN_WORKER_BYTES
     monkeypatch.setattr(local, "MEMORY_LIMIT", 6 * 10**9)
-    assert local.memory_limit(ClusterConfig(), 4) == 1_125_000_000
-    assert local.memory_limit(ClusterConfig(memory="2.5GB"), 4) == 2_500_000_000
+    assert local.memory_limit(LocalWorkersConfig(), 4) == 1_125_000_000
+    assert local.memory_limit(LocalWorkersConfig(memory="2.5GB"), 4) == 2_500_000_000
 
 
 @pytest.mark.usefixtures("no_cluster")
@@ -110,7 +110,7 @@ def test_gpus_are_asked_for_unless_never(monkeypatch, tmp_path):
 
     monkeypatch.setattr(local, "start_cluster", started)
     for gpu in ("auto", "require", "never"):
-        with pytest.raises(StartedError), start(ClusterConfig(gpu=gpu)):
+        with pytest.raises(StartedError), start(LocalWorkersConfig(gpu=gpu)):
             pass
     assert asked == [3, 3, 0]
 
@@ -168,7 +168,7 @@ except (OSError, RuntimeError, TypeError):
 
 def test_every_port_of_a_local_run_is_closed_to_who_has_not_its_credentials(tmp_path):
     before = listening_ports()
-    with start(ClusterConfig(workers=1, memory="1GiB", gpu="never", scratch=tmp_path)) as running:
+    with start(LocalWorkersConfig(workers=1, memory="1GiB", gpu="never", scratch=tmp_path)) as running:
         ports = listening_ports() - before
         assert len(ports) == 3  # the scheduler, a nanny, a worker
         assert all(knock(port)[:1] in (b"", b"\x15") for port in ports)  # nothing, or an alert of TLS
@@ -185,7 +185,7 @@ def test_a_local_cluster_without_tls_is_made_with_a_warning(monkeypatch):
     said = []
     monkeypatch.setattr(cluster.logger, "warning", lambda text, *values: said.append(text % values))
     before = listening_ports()
-    with start(ClusterConfig(workers=1, memory="1GiB", gpu="never", security="none")) as running:
+    with start(LocalWorkersConfig(workers=1, memory="1GiB", gpu="never", security="none")) as running:
         assert running.client.submit(len, "ab").result() == 2
         assert any(b"compression" in knock(port) for port in listening_ports() - before)  # the test can fail
     [warning] = said
@@ -228,7 +228,7 @@ def test_a_scan_from_the_network_finds_no_open_port(workers):
 
 
 def test_a_cluster_is_what_was_asked_for_and_leaves_nothing_behind(tmp_path):
-    config = ClusterConfig(workers=1, memory="1GiB", scratch=tmp_path, gpu="never", dashboard=True)
+    config = LocalWorkersConfig(workers=1, memory="1GiB", scratch=tmp_path, gpu="never", dashboard=True)
     with start(config) as running:
         information = running.client.scheduler_info(n_workers=-1)["workers"]
         [worker] = information.values()
@@ -244,10 +244,10 @@ def test_a_cluster_is_what_was_asked_for_and_leaves_nothing_behind(tmp_path):
 
 
 def test_a_worker_that_dask_gives_up_is_started_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(supervisor, "LOOK", 0.1)
+    monkeypatch.setattr(supervisor, "CHECK_INTERVAL_S", 0.1)
     with (
         dask.config.set({"distributed.deploy.lost-worker-timeout": "100ms"}),
-        start(ClusterConfig(workers=1, memory="1GiB", scratch=tmp_path, gpu="never")) as running,
+        start(LocalWorkersConfig(workers=1, memory="1GiB", scratch=tmp_path, gpu="never")) as running,
     ):
         client = running.client
         [before] = client.run(os.getpid).values()
@@ -265,20 +265,20 @@ def test_a_worker_that_dies_while_all_are_told_what_to_forward_ends_nothing(monk
         return forward(client, *arguments)
 
     monkeypatch.setattr(Client, "forward_logging", dying)
-    with start(ClusterConfig(workers=1, gpu="never")) as running:
+    with start(LocalWorkersConfig(workers=1, gpu="never")) as running:
         assert running.client.submit(len, "ab").result() == 2
     assert told == [("laue_dask.features", logging.WARNING)] * 3
 
 
 def test_workers_that_never_start_end_the_command_in_time_with_the_cause(tmp_path, monkeypatch):
-    monkeypatch.setattr(supervisor, "LOOK", 0.1)
+    monkeypatch.setattr(supervisor, "CHECK_INTERVAL_S", 0.1)
     monkeypatch.setattr(local, "start_cluster", lambda config, *_: SpecCluster({}, local.scheduler(False)))
     begun = time.monotonic()
     with (
         pytest.raises(
             ComputeError, match=r"^no worker for \d\.\d s: the worker processes .*\(the cluster's state is in "
         ),
-        start(ClusterConfig(workers=1, gpu="never", timeout=1), folder=tmp_path),
+        start(LocalWorkersConfig(workers=1, gpu="never", timeout=1), folder=tmp_path),
     ):
         pytest.fail("it started")
     assert time.monotonic() - begun < 20
@@ -302,12 +302,12 @@ async def nothing(*_):
     ids=["blocks", "tasks", "shared", "array", "future"],
 )
 def test_whatever_waits_for_workers_that_are_gone_for_good_ends_in_time(ask, monkeypatch, tmp_path):
-    monkeypatch.setattr(supervisor, "LOOK", 0.1)
-    monkeypatch.setattr(crews.LocalCrew, "mend", nothing)
+    monkeypatch.setattr(supervisor, "CHECK_INTERVAL_S", 0.1)
+    monkeypatch.setattr(worker_pools.LocalWorkerPool, "restart_missing", nothing)
     lost = []
 
     def work():
-        config = ClusterConfig(workers=1, memory="1GiB", gpu="never", timeout=2)
+        config = LocalWorkersConfig(workers=1, memory="1GiB", gpu="never", timeout=2)
         with start(config, folder=tmp_path) as running:
             running.client.sync(running.client.cluster.workers["cpu-0"].close)
             lost.append(time.monotonic())
@@ -324,9 +324,9 @@ def test_whatever_waits_for_workers_that_are_gone_for_good_ends_in_time(ask, mon
 @pytest.mark.parametrize(
     "config",
     [
-        ClusterConfig(workers=1, gpu="never"),
-        BatchConfig(kind="slurm", workers=1, memory="1GiB", walltime="00:10:00"),
-        SchedulerConfig(kind="scheduler", address="tcp://127.0.0.1:1"),
+        LocalWorkersConfig(workers=1, gpu="never"),
+        BatchWorkersConfig(kind="slurm", workers=1, memory="1GiB", walltime="00:10:00"),
+        SchedulerWorkersConfig(kind="scheduler", address="tcp://127.0.0.1:1"),
     ],
     ids=["local", "batch", "scheduler"],
 )
@@ -336,7 +336,7 @@ def test_a_machine_too_busy_to_start_the_event_loop_is_told_in_one_line(config, 
         raise AssertionError
 
     monkeypatch.setattr(LoopRunner, "_start_unlocked", stalled)
-    with pytest.raises(ComputeError, match=local.NO_LOOP[:40]) as caught, start(config, folder=tmp_path):
+    with pytest.raises(ComputeError, match=local.EVENT_LOOP_ERROR[:40]) as caught, start(config, folder=tmp_path):
         pass
     assert "\n" not in str(caught.value)
     del caught
@@ -344,32 +344,32 @@ def test_a_machine_too_busy_to_start_the_event_loop_is_told_in_one_line(config, 
 
 
 def test_workers_that_are_gone_while_nothing_is_asked_of_them_end_nothing(monkeypatch):
-    monkeypatch.setattr(supervisor, "LOOK", 0.1)
-    monkeypatch.setattr(crews.LocalCrew, "mend", nothing)
-    with start(ClusterConfig(workers=1, memory="1GiB", gpu="never", timeout=1)) as running:
+    monkeypatch.setattr(supervisor, "CHECK_INTERVAL_S", 0.1)
+    monkeypatch.setattr(worker_pools.LocalWorkerPool, "restart_missing", nothing)
+    with start(LocalWorkersConfig(workers=1, memory="1GiB", gpu="never", timeout=1)) as running:
         running.client.sync(running.client.cluster.workers["cpu-0"].close)
         time.sleep(2)
         assert running.client.status == "running"
 
 
 def test_a_run_in_which_nothing_begins_or_ends_is_given_up(monkeypatch):
-    monkeypatch.setattr(supervisor, "LOOK", 0.1)
-    monkeypatch.setattr(supervisor, "STUCK", 1.0)
+    monkeypatch.setattr(supervisor, "CHECK_INTERVAL_S", 0.1)
+    monkeypatch.setattr(supervisor, "NO_PROGRESS_TIMEOUT_S", 1.0)
     with (
         pytest.raises(ComputeError, match=r"^no task has begun or ended for 1\.0 s \(1 to be done, 1 workers\)"),
-        start(ClusterConfig(workers=1, memory="1GiB", gpu="never")) as running,
+        start(LocalWorkersConfig(workers=1, memory="1GiB", gpu="never")) as running,
     ):
         running.client.submit(time.sleep, 60).result()
 
 
 def test_a_run_whose_workers_are_all_paused_is_given_up(monkeypatch):
-    monkeypatch.setattr(supervisor, "LOOK", 0.1)
-    monkeypatch.setattr(supervisor, "PAUSED", 1.0)
+    monkeypatch.setattr(supervisor, "CHECK_INTERVAL_S", 0.1)
+    monkeypatch.setattr(supervisor, "ALL_PAUSED_TIMEOUT_S", 1.0)
     full = {f"distributed.worker.memory.{name}": 0.01 for name in ("target", "spill", "pause")}
     with (
         pytest.raises(ComputeError, match=r"^all 1 workers have been paused for 1\.0 s, with 1 tasks to be done: "),
         dask.config.set(full),
-        start(ClusterConfig(workers=1, memory="1GiB", gpu="never")) as running,
+        start(LocalWorkersConfig(workers=1, memory="1GiB", gpu="never")) as running,
     ):
         running.client.submit(time.sleep, 60).result()
 
@@ -380,7 +380,7 @@ def test_a_command_that_knows_itself_how_to_end_is_left_to_it():
 
     before = signal.signal(signal.SIGTERM, own)
     try:
-        with start(ClusterConfig(workers=1, memory="1GiB", gpu="never")):
+        with start(LocalWorkersConfig(workers=1, memory="1GiB", gpu="never")):
             assert signal.getsignal(signal.SIGTERM) is own
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -399,7 +399,7 @@ def test_a_command_that_is_told_to_end_leaves_no_worker(tmp_path):
     pids = []
 
     def work():
-        with start(ClusterConfig(workers=1, memory="1GiB", gpu="never")) as running:
+        with start(LocalWorkersConfig(workers=1, memory="1GiB", gpu="never")) as running:
             pids.extend(running.client.run(os.getpid).values())
             threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGTERM]).start()
             running.client.submit(time.sleep, 60).result()
@@ -411,7 +411,7 @@ def test_a_command_that_is_told_to_end_leaves_no_worker(tmp_path):
 
 
 def test_a_run_leaves_a_report_that_needs_no_network(tmp_path):
-    config = ClusterConfig(workers=1, memory="1GiB", gpu="never")
+    config = LocalWorkersConfig(workers=1, memory="1GiB", gpu="never")
     with start(config, folder=tmp_path, report=True) as running:
         running.client.gather(running.client.map(str, range(20)))
     assert not (tmp_path / "dask-report.html").exists()  # of a run that may be refused yet
@@ -425,10 +425,12 @@ def test_a_run_leaves_a_report_that_needs_no_network(tmp_path):
 def test_a_report_that_cannot_be_written_fails_nothing(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "dask-report.html").mkdir()
-    with start(ClusterConfig(workers=1, memory="1GiB", gpu="never"), folder=tmp_path / "run", report=True) as running:
+    with start(
+        LocalWorkersConfig(workers=1, memory="1GiB", gpu="never"), folder=tmp_path / "run", report=True
+    ) as running:
         assert running.client.submit(len, "abc").result() == 3
     with start(
-        ClusterConfig(workers=1, memory="1GiB", gpu="never", report=False), folder=tmp_path / "none", report=True
+        LocalWorkersConfig(workers=1, memory="1GiB", gpu="never", report=False), folder=tmp_path / "none", report=True
     ):
         pass
     assert not (tmp_path / "none").exists()
@@ -458,7 +460,7 @@ def test_a_scheduler_that_is_there_already_is_used_and_left_running(elsewhere, t
     address, files = elsewhere
     (tmp_path / "scheduler.json").write_text(json.dumps({"address": address}))
     for where in ({"address": address}, {"file": tmp_path / "scheduler.json"}):
-        with start(SchedulerConfig(kind="scheduler", **where, **files)) as running:
+        with start(SchedulerWorkersConfig(kind="scheduler", **where, **files)) as running:
             assert running.client.submit(len, "abc").result() == 3
             assert (running.count, running.gpu) == (1, None)
             assert running.described == f"1 CPU worker and 0 GPU workers of {address}"
@@ -474,7 +476,7 @@ def test_a_scheduler_that_cannot_be_used_is_refused_in_one_line(elsewhere, tmp_p
         ({"address": address, "gpu": "require", **files}, ConfigError, "no worker of .* has the resource GPU"),
     ]
     for values, error, message in cases:
-        config = SchedulerConfig(kind="scheduler", timeout=2, **values)
+        config = SchedulerWorkersConfig(kind="scheduler", timeout=2, **values)
         with pytest.raises(error, match=message) as caught, start(config):
             pytest.fail("it was used")
         assert "\n" not in str(caught.value)
@@ -490,7 +492,7 @@ def asked(port, path, cookie=""):
 def test_the_way_to_the_dashboard_is_told(monkeypatch):
     said = []
     monkeypatch.setattr(cluster.logger, "info", lambda text, *values: said.append(text % values))
-    with start(ClusterConfig(workers=1, memory="1GiB", gpu="never", dashboard=True)) as running:
+    with start(LocalWorkersConfig(workers=1, memory="1GiB", gpu="never", dashboard=True)) as running:
         port = running.client.dashboard_link.split(":")[2].split("/")[0]
         assert b"403" in knock(int(port)).splitlines()[0]
         assert b"302" in asked(port, f"/status?token={running.client.cluster.scheduler.token}").splitlines()[0]
@@ -508,7 +510,7 @@ def test_workers_that_were_to_have_a_gpu_and_have_none_are_told_and_cpu_workers_
     said = []
     monkeypatch.setattr(local, "gpu_count", lambda: 1)
     monkeypatch.setattr(cluster.logger, "warning", lambda text, *values: said.append(text % values))
-    with start(ClusterConfig(workers=1, memory="1GiB")) as running:
+    with start(LocalWorkersConfig(workers=1, memory="1GiB")) as running:
         assert running.described == "1 CPU worker of 1.00 GiB and 1 GPU worker"
         assert running.gpu is None
         assert running.gpu is None
@@ -519,7 +521,7 @@ def test_a_gpu_that_is_required_must_be_seen_by_its_worker(monkeypatch):
     monkeypatch.setattr(local, "gpu_count", lambda: 1)
 
     def work():
-        with start(ClusterConfig(workers=1, memory="1GiB", gpu="require")) as running:
+        with start(LocalWorkersConfig(workers=1, memory="1GiB", gpu="require")) as running:
             return running.gpu
 
     with pytest.raises(ComputeError, match=r"PyTorch finds no GPU on .*: no GPU, but cluster\.gpu = require"):
@@ -533,7 +535,7 @@ def refusing(tmp_path, monkeypatch):
     command.write_text("#!/bin/sh\necho 'sbatch: error: Invalid account' >&2\nexit 1\n")
     command.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setattr(supervisor, "LOOK", 0.1)
+    monkeypatch.setattr(supervisor, "CHECK_INTERVAL_S", 0.1)
     monkeypatch.chdir(tmp_path)
 
 
@@ -544,7 +546,7 @@ def test_a_cluster_without_tls_is_made_with_a_warning_alone_and_leaves_nothing(s
     monkeypatch.setattr(cluster.logger, "warning", lambda text, *values: said.append(text % values))
     with (
         pytest.raises(ComputeError, match=r"^no worker: sbatch: error: Invalid account$"),
-        start(BatchConfig(kind="slurm", security=security)),
+        start(BatchWorkersConfig(kind="slurm", security=security)),
     ):
         pytest.fail("it started")
     assert len(said) == (security == "none")
@@ -556,7 +558,7 @@ def test_a_cluster_without_tls_is_made_with_a_warning_alone_and_leaves_nothing(s
 def test_an_interface_that_is_not_there_is_refused_with_those_that_are():
     with (
         pytest.raises(ComputeError, match=r"^cluster\.interface = ib9: .* Valid network interfaces are: \['lo'"),
-        start(BatchConfig(kind="slurm", interface="ib9")),
+        start(BatchWorkersConfig(kind="slurm", interface="ib9")),
     ):
         pytest.fail("it started")
 
@@ -564,19 +566,19 @@ def test_an_interface_that_is_not_there_is_refused_with_those_that_are():
 def test_gpus_that_are_required_must_be_asked_for():
     with (
         pytest.raises(ConfigError, match=r"there are no cluster\.gpu_jobs"),
-        start(BatchConfig(kind="slurm", gpu="require")),
+        start(BatchWorkersConfig(kind="slurm", gpu="require")),
     ):
         pytest.fail("it started")
 
 
 def test_a_worker_that_dies_while_it_starts_is_started_again(tmp_path):
     left = tmp_path / "left"
-    left.write_text(str(local.STARTS - 1))
+    left.write_text(str(local.MAX_WORKER_STARTS - 1))
     (tmp_path / "die.py").write_text(
         f"import os, pathlib\nleft = pathlib.Path({str(left)!r})\ncount = int(left.read_text())\n"
         "if count:\n    left.write_text(str(count - 1))\n    os.kill(os.getpid(), 9)\n"
     )
-    config = ClusterConfig(workers=1, memory="1GiB", gpu="never")
+    config = LocalWorkersConfig(workers=1, memory="1GiB", gpu="never")
     with dask.config.set({"distributed.worker.preload": [str(tmp_path / "die.py")]}), start(config) as running:
         assert running.client.submit(sum, [1, 2]).result() == 3
     assert left.read_text() == "0"

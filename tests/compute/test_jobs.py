@@ -168,7 +168,10 @@ def test_workers_have_one_thread_end_before_their_job_and_show_nothing_on_the_ne
     assert "--resources" not in cpu
     assert dict(itertools.pairwise(gpu))["--resources"] == "GPU=1"
     loaded = [[after for option, after in itertools.pairwise(one) if option == "--preload"] for one in (cpu, gpu)]
-    assert loaded == [["laue_dask.compute.memory"], ["laue_dask.compute.memory", "laue_dask.compute.preload"]]
+    assert loaded == [
+        ["laue_dask.compute.memory_preload"],
+        ["laue_dask.compute.memory_preload", "laue_dask.compute.gpu_preload"],
+    ]
 
 
 @given(walltime=st.integers(4, 10**6))
@@ -187,17 +190,17 @@ def test_credentials_are_named_in_the_command_whatever_the_folder_is_called(ever
         command = worker_command(script(made))
         options = dict(itertools.pairwise(command))
         for name in ("ca-file", "cert", "key"):
-            path = folder / credentials.FOLDER / f"{name.removesuffix('-file')}.pem"
+            path = folder / credentials.CREDENTIALS_FOLDER / f"{name.removesuffix('-file')}.pem"
             assert options[f"--tls-{name}"] == str(path)
             assert "\n" in path.read_text()
-        assert here.tls_worker_key == (folder / credentials.FOLDER / "key.pem").read_text()
+        assert here.tls_worker_key == (folder / credentials.CREDENTIALS_FOLDER / "key.pem").read_text()
         # no batch system takes a folder with a space in a directive
         assert str(folder) not in made.spec["cls"]("tls://x:1", name="a", **made.spec["options"]).job_header
-    assert not (folder / credentials.FOLDER).exists()
+    assert not (folder / credentials.CREDENTIALS_FOLDER).exists()
 
 
 def test_what_a_killed_command_left_is_replaced_and_others_can_never_read_it(tmp_path):
-    left = tmp_path / credentials.FOLDER
+    left = tmp_path / credentials.CREDENTIALS_FOLDER
     left.mkdir(mode=0o777)
     (left / "key.pem").write_text("old")
     with credentials.temporary(tmp_path):
@@ -316,7 +319,7 @@ job-ID  prior   name       user         state submit/start at     queue         
     ],
 )
 def test_what_a_batch_system_says_of_its_jobs_is_understood(kind, text, wanted):
-    assert jobs.SYSTEMS[kind].read(text) == wanted
+    assert jobs.BATCH_SYSTEMS[kind].read(text) == wanted
 
 
 @pytest.mark.parametrize(
@@ -337,7 +340,7 @@ def test_a_batch_system_that_does_not_answer_tells_nothing_and_one_that_does_not
     command.write_text(f"#!/bin/sh\n{answer}\n")
     command.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert asyncio.run(jobs.states(jobs.SYSTEMS["slurm"], ["7.server", "8"])) == wanted
+    assert asyncio.run(jobs.states(jobs.BATCH_SYSTEMS["slurm"], ["7.server", "8"])) == wanted
 
 
 DRIVERS = {
@@ -370,7 +373,7 @@ CONFIGURATIONS = sorted(
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)
 def test_every_configuration_that_comes_with_us_can_be_used(path, everywhere):
     config = load(path).cluster
-    if config.kind in jobs.SYSTEMS:
+    if config.kind in jobs.BATCH_SYSTEMS:
         made = [jobs.cpu_jobs(config, security=None, logs=everywhere)]
         if config.gpu_jobs:
             made.append(jobs.gpu_jobs(config, config.gpu_jobs, security=None, logs=everywhere))

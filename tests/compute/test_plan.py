@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laue_dask.compute.plan import (
-    IMPORTED,
-    WITH_TORCH,
+    WORKER_BASE_BYTES,
+    WORKER_BASE_BYTES_WITH_TORCH,
     Packing,
     Plan,
     Scan,
@@ -19,7 +19,7 @@ from laue_dask.compute.plan import (
 )
 from laue_dask.errors import ConfigError
 from laue_dask.io.blocks import block_size
-from laue_dask.io.frame_array import CHUNK_BYTES
+from laue_dask.io.frame_array import TARGET_CHUNK_BYTES
 
 WORK = Work(
     n_features=256,
@@ -95,8 +95,10 @@ def test_memory_is_the_same_and_bytes_grow_in_proportion_for_a_scan_of_any_lengt
 
 @given(scans(), packings)
 def test_a_worker_holds_one_chunk_and_a_frame_however_large_a_shard_is(scan, packing):
-    arrays = stage(plan(scan, WORK, packing), "ingest").peak - (WITH_TORCH if WORK.fused else IMPORTED)
-    chunk = max(CHUNK_BYTES, scan.frame_bytes)
+    arrays = stage(plan(scan, WORK, packing), "ingest").peak - (
+        WORKER_BASE_BYTES_WITH_TORCH if WORK.fused else WORKER_BASE_BYTES
+    )
+    chunk = max(TARGET_CHUNK_BYTES, scan.frame_bytes)
     one = 2 * scan.frame_bytes + 8 * scan.frame_shape[0] * scan.frame_shape[1]
     assert scan.frame_bytes + one <= arrays <= 3 * chunk + one + 20 * 2**20
 

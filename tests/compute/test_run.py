@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from laue_dask.compute import run
-from laue_dask.compute.local import GPU, start_cluster
-from laue_dask.compute.run import Alongside, begin_tasks, map_tasks, run_blocks, write_array, write_tasks
-from laue_dask.config import ClusterConfig
+from laue_dask.compute.local import GPU_RESOURCE, start_cluster
+from laue_dask.compute.run import ConcurrentWriter, begin_tasks, map_tasks, run_blocks, write_array, write_tasks
+from laue_dask.config import LocalWorkersConfig
 from laue_dask.errors import ComputeError, ConfigError, FrameError, StoreError
 from laue_dask.io.block_files import checksum
 from laue_dask.io.journal import Journal
@@ -355,7 +355,7 @@ def test_the_window_bounds_the_blocks_in_flight(client, monkeypatch, window):
 
 
 def test_a_run_in_which_nothing_moves_ends_with_its_cause(client, monkeypatch):
-    monkeypatch.setattr(run, "PATIENCE", 0.3)
+    monkeypatch.setattr(run, "NO_BLOCK_TIMEOUT_S", 0.3)
     with pytest.raises(ComputeError, match=r"no block finished for 0 s \(2 in flight, first: block 0; 2 workers\)"):
         run_blocks(tasks_of(lambda block: {}, 2), client=client, resources={"unobtainable": 1})
 
@@ -426,7 +426,7 @@ def test_a_block_that_always_kills_its_worker_ends_with_its_number(workers, monk
 
 def test_gpu_blocks_run_on_the_gpu_s_worker_alone(tmp_path):
     with (
-        start_cluster(ClusterConfig(), 1, 1, 2**30, str(tmp_path)) as cluster,
+        start_cluster(LocalWorkersConfig(), 1, 1, 2**30, str(tmp_path)) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         client.wait_for_workers(2, timeout=60)
@@ -434,7 +434,7 @@ def test_gpu_blocks_run_on_the_gpu_s_worker_alone(tmp_path):
         def where(block):
             return {"name": get_worker().name, "visible": os.environ.get("CUDA_VISIBLE_DEVICES")}
 
-        placed = run_blocks(tasks_of(where, 40), client=client, resources=GPU)
+        placed = run_blocks(tasks_of(where, 40), client=client, resources=GPU_RESOURCE)
         assert {(receipt["name"], receipt["visible"]) for receipt in placed} == {("gpu-0", "0")}
         target = empty(tmp_path / "t", 40, unit=2)
 
@@ -443,7 +443,7 @@ def test_gpu_blocks_run_on_the_gpu_s_worker_alone(tmp_path):
 
         blocks = da.zeros((40, *SHAPE), chunks=(2, -1, -1), dtype=np.int32)
         blocks = blocks.map_blocks(named, dtype=np.int32, meta=np.empty((0, 0, 0), np.int32))
-        write_array(blocks, target, stage="t", client=client, progress=QuietProgress(), resources=GPU)
+        write_array(blocks, target, stage="t", client=client, progress=QuietProgress(), resources=GPU_RESOURCE)
         assert (target[...] == 1).all()
 
 
@@ -468,7 +468,7 @@ def test_blocks_alongside_are_written_and_those_that_fail_are_left(client, tmp_p
         return {"block": block}
 
     target = empty(tmp_path / "t", 10, unit=2)
-    alongside = Alongside(target, client=client, resources=None)
+    alongside = ConcurrentWriter(target, client=client, resources=None)
     for task in tasks_of(work, 5):
         alongside.submit(task)
     alongside.finish()
@@ -482,7 +482,7 @@ def test_what_has_landed_is_kept_by_whoever_stops(client, tmp_path):
         done.touch()
         return {"block": block}
 
-    alongside = Alongside(target, client=client, resources=None)
+    alongside = ConcurrentWriter(target, client=client, resources=None)
     alongside.submit(tasks_of(work, 1)[0])
     while not (done.exists() and all(future.status == "finished" for future in client.futures.values())):
         time.sleep(0.01)
@@ -491,9 +491,9 @@ def test_what_has_landed_is_kept_by_whoever_stops(client, tmp_path):
 
 
 def test_no_more_blocks_than_fit_are_alongside_and_nothing_waits_for_them(client, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "LANDING", 0.01)
+    monkeypatch.setattr(run, "IN_FLIGHT_TIMEOUT_S", 0.01)
     dropped, before = Dropped(client), set(client.futures)
-    alongside = Alongside(empty(tmp_path / "t", 100, unit=1), client=dropped, resources=None)
+    alongside = ConcurrentWriter(empty(tmp_path / "t", 100, unit=1), client=dropped, resources=None)
     for task in tasks_of(lambda block: {}, 100):
         alongside.submit(task)
     workers = len(client.scheduler_info(n_workers=-1)["workers"])
@@ -598,14 +598,14 @@ def test_block_that_was_lost_after_the_end_is_computed_again_alone(client, tmp_p
     values[4:8] = 0  # a block of fill values is on disk as well
     blocks = da.from_array(values, chunks=(4, -1, -1))
     write_array(blocks, target, stage="t", client=client, progress=QuietProgress())
-    assert run.complete(target)
+    assert run.is_complete(target)
     root, member = run.location(target)
     files = {block: Path(root) / member / target.metadata.encode_chunk_key((block, 0, 0)) for block in range(6)}
     files[1].unlink()
     files[4].unlink()
-    assert not run.complete(target)
+    assert not run.is_complete(target)
     kept = {block: files[block].stat().st_mtime_ns for block in (0, 2, 3, 5)}
     write_array(blocks, target, stage="t", client=client, progress=QuietProgress())
-    assert run.complete(target)
+    assert run.is_complete(target)
     np.testing.assert_array_equal(target[...], values)
     assert {block: files[block].stat().st_mtime_ns for block in kept} == kept

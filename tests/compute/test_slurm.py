@@ -17,7 +17,7 @@ import pytest
 from dask.delayed import delayed
 from distributed import Client, SchedulerPlugin
 
-from laue_dask.compute import cluster, crews, supervisor
+from laue_dask.compute import cluster, supervisor, worker_pools
 from laue_dask.compute.run import run_blocks
 from laue_dask.config import dump
 from laue_dask.errors import ComputeError
@@ -58,8 +58,8 @@ def at_home(small_run):
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
     """The supervisor looks more often than it should on a machine that others use."""
-    monkeypatch.setattr(supervisor, "LOOK", 0.5)
-    monkeypatch.setattr(crews, "ASK", 1.0)
+    monkeypatch.setattr(supervisor, "CHECK_INTERVAL_S", 0.5)
+    monkeypatch.setattr(worker_pools, "QUEUE_POLL_INTERVAL_S", 1.0)
 
 
 def called(*command, **options):

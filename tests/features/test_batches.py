@@ -108,9 +108,9 @@ LOG = []
 def test_on_a_gpu_a_batch_is_sent_before_the_one_before_is_collected(monkeypatch):
     LOG.clear()
     gpu = torch.device("cuda")
-    lane = batches._Lane
+    lane = batches._TransferBuffer
     monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(batches._Lane, "_there", lambda self: self._patterns)
+    monkeypatch.setattr(batches._TransferBuffer, "_there", lambda self: self._patterns)
     made = lane.__init__
 
     def init(self, batch_size, frame, shape, device):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from laue_dask.features.drift import LARGEST_SHARE, Drift, reference
+from laue_dask.features.drift import MAX_SHARE_BEYOND_Q99, Drift, reference
 from laue_dask.features.losses import unexplained
 
 REFERENCE = {"error_q50": 0.5, "error_q95": 0.8, "error_q99": 0.9}
@@ -89,7 +89,7 @@ def test_a_scan_beyond_the_training_is_warned_of_with_both_values_and_what_to_do
 def test_the_warning_begins_above_the_largest_share(beyond):
     errors = np.where(np.arange(100) < beyond, 1.0, 0.1).astype(np.float32)
     found = Drift.between(errors, REFERENCE)
-    assert (found.warning is not None) == (beyond / 100 > LARGEST_SHARE)
+    assert (found.warning is not None) == (beyond / 100 > MAX_SHARE_BEYOND_Q99)
 
 
 @pytest.mark.parametrize("known", [{}, {"error_q50": 0.5}])

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laue_dask.features.peaks import WIDTH, Peaks, embed
-from laue_dask.reduction.pattern_peaks import BRIGHTEST
+from laue_dask.features.peaks import PEAK_TOLERANCE_PX, Peaks, embed
+from laue_dask.reduction.pattern_peaks import MAX_PEAKS
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -15,14 +15,14 @@ def scattered(seed, count):
     return np.column_stack([rng.uniform(4, 124, (count, 2)), rng.uniform(0.2, 1, count)])
 
 
-@given(seeds, st.integers(1, BRIGHTEST))
+@given(seeds, st.integers(1, MAX_PEAKS))
 def test_the_order_of_the_peaks_does_not_matter(seed, count):
     peaks = scattered(seed, count)
     shuffled = np.random.default_rng(seed).permutation(peaks)
     np.testing.assert_allclose(embed(shuffled), embed(peaks), atol=1e-6)
 
 
-@given(seeds, st.integers(1, BRIGHTEST), st.floats(0.1, 10))
+@given(seeds, st.integers(1, MAX_PEAKS), st.floats(0.1, 10))
 def test_vectors_have_unit_length_whatever_the_exposure(seed, count, exposure):
     peaks = scattered(seed, count)
     assert np.linalg.norm(embed(peaks)) == pytest.approx(1, abs=1e-5)
@@ -36,10 +36,10 @@ def test_no_peaks_are_the_origin():
 
 @pytest.mark.parametrize("direction", [(1, 0), (0, 1), (0.6, 0.8), (0.6, -0.8)])
 def test_the_scalar_product_is_the_gaussian_of_the_distance_in_every_direction(direction):
-    distance = np.linspace(0, 3 * WIDTH, 13)
+    distance = np.linspace(0, 3 * PEAK_TOLERANCE_PX, 13)
     here = embed(np.array([[60.0, 70.0, 1.0]]))
     there = [embed(np.array([[60 + d * direction[0], 70 + d * direction[1], 1.0]])) for d in distance]
-    np.testing.assert_allclose(np.array(there) @ here, np.exp(-(distance**2) / (2 * WIDTH**2)), atol=0.05)
+    np.testing.assert_allclose(np.array(there) @ here, np.exp(-(distance**2) / (2 * PEAK_TOLERANCE_PX**2)), atol=0.05)
 
 
 @given(seeds)

@@ -103,7 +103,7 @@ def test_a_missing_file_says_what_may_be_given(tmp_path):
 
 
 def test_missing_default_weights_are_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "DEFAULT", tmp_path / "default.safetensors")
+    monkeypatch.setattr(weights, "DEFAULT_WEIGHTS_FILE", tmp_path / "default.safetensors")
     with pytest.raises(StoreError, match=r"default\.safetensors: no such weights file"):
         weights.digest("default")
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laue_dask.grains.continuity import FEWEST, JUMP, MOST, SeenPeaks, lines, motion
+from laue_dask.grains.continuity import MAX_CROSSINGS, MIN_CROSSINGS, MIN_FIELD_JUMP_PX, PeakCache, lines, motion
 from laue_dask.grains.neighbourhood import NeighbourhoodGrains
 
 SIDE = 128
@@ -83,7 +83,7 @@ def scan(left, right, *, below=None, below_from=0):
 
 
 def strength(patterns, regions=HALVES):
-    found = lines(regions, SeenPeaks(lambda rows: patterns[rows]))
+    found = lines(regions, PeakCache(lambda rows: patterns[rows]))
     assert found.first.tolist() == [0]
     assert found.second.tolist() == [1]
     return found.strength[0], found.length[0]
@@ -108,7 +108,7 @@ def test_a_grain_goes_on_where_one_buried_below_it_ends():
 
 def test_a_jump_of_the_bending_is_a_boundary():
     one = bent(np.random.default_rng(3), 0.5)
-    for jump, boundary in ((0.0, False), (3 * JUMP, True)):
+    for jump, boundary in ((0.0, False), (3 * MIN_FIELD_JUMP_PX, True)):
         twin = [moved(peaks, np.array([[0, 0], [0, 0], [jump, 0]])) for peaks in one]
         assert (strength(scan(one, twin))[0] > 1) == boundary
 
@@ -123,20 +123,20 @@ def test_short_lines_are_not_judged_and_long_ones_by_a_selection():
         return np.repeat(image[None], len(rows), axis=0)
 
     short = np.zeros((5, 6), int)
-    short[: FEWEST - 1, 3:], short[FEWEST - 1 :, :] = 1, -1
-    peaks = SeenPeaks(read)
+    short[: MIN_CROSSINGS - 1, 3:], short[MIN_CROSSINGS - 1 :, :] = 1, -1
+    peaks = PeakCache(read)
     assert not len(lines(short, peaks).first)
     assert not len(lines(np.zeros((4, 4), int), peaks).first)
     assert not asked
-    long = np.repeat([[0, 0, 0, 0, 1, 1, 1, 1]], 5 * MOST, axis=0)
+    long = np.repeat([[0, 0, 0, 0, 1, 1, 1, 1]], 5 * MAX_CROSSINGS, axis=0)
     found = lines(long, peaks)
-    assert found.length.tolist() == [5 * MOST]
-    assert len(asked) == 4 * MOST
+    assert found.length.tolist() == [5 * MAX_CROSSINGS]
+    assert len(asked) == 4 * MAX_CROSSINGS
     assert asked == sorted(set(asked))
     # what is known is not judged again, and what was seen is not read again
-    assert lines(long, SeenPeaks(read), {(0, 1): 0.25}).strength.tolist() == [0.25]
+    assert lines(long, PeakCache(read), {(0, 1): 0.25}).strength.tolist() == [0.25]
     assert lines(long, peaks).strength == found.strength
-    assert len(asked) == 4 * MOST
+    assert len(asked) == 4 * MAX_CROSSINGS
 
 
 def test_grains_by_neighbourhood_ask_the_peaks_where_there_is_no_gap():

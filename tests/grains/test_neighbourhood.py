@@ -7,7 +7,7 @@ from scipy.ndimage import label
 
 from laue_dask.errors import InputError
 from laue_dask.grains import neighbourhood as grains
-from laue_dask.grains.neighbourhood import NeighbourhoodGrains, Neighbours, absorb, cut, join, neighbours
+from laue_dask.grains.neighbourhood import NeighbourhoodGrains, Neighbours, cut, join, merge_small_regions, neighbours
 from laue_dask.segmentation.scores import adjusted_rand
 
 
@@ -88,7 +88,7 @@ def test_regions_are_joined_as_if_one_by_one(scan, share):
     X, valid, shape = scan
     pairs = neighbours(X, valid, shape)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grains, "LEAST_SHARE", share)
+        patch.setattr(grains, "MIN_JOINS_PER_BOUNDARY", share)
         merges = join(len(X), pairs)
     assert np.sort(merges.height) == pytest.approx(one_by_one(len(X), pairs))
     assert (merges.left < merges.right).all()
@@ -104,7 +104,7 @@ def test_small_regions_are_given_away_and_no_two_large_ones_are_joined(scan, min
     X, valid, shape = scan
     pairs = neighbours(X, valid, shape)
     before = cut(len(X), join(len(X), pairs), threshold)
-    after = absorb(before, pairs, min_size)
+    after = merge_small_regions(before, pairs, min_size)
     size = np.bincount(before, minlength=1)
     large = size[before] >= min_size
     assert len(np.unique(after[large])) == len(np.unique(before[large])) or not large.any()

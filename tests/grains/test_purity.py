@@ -12,9 +12,9 @@ from laue_dask.reduction.reduce import reduce_frames
 
 
 def flagged(X, valid, shape):
-    """`purity.between` as a mask of the rows."""
+    """`purity.opposite_neighbours` as a mask of the rows."""
     pairs = neighbours(X, valid, shape, connectivity=8)
-    return purity.between(X, pairs, np.flatnonzero(valid), shape[1])
+    return purity.opposite_neighbours(X, pairs, np.flatnonzero(valid), shape[1])
 
 
 @given(st.integers(1, 7), st.integers(1, 7), st.integers(0, 2**32 - 1), st.integers(1, 40))
@@ -35,10 +35,10 @@ def test_a_pattern_is_between_two_that_are_far_from_it_and_from_each_other(ny, n
         for other in (at(*np.add(divmod(p, nx), (0, 1))), at(*np.add(divmod(p, nx), (1, 0))))
         if other >= 0
     ]
-    limit = purity.UNLIKE * np.median(straight) if straight else np.inf
+    limit = purity.UNLIKE_DISTANCE_FACTOR * np.median(straight) if straight else np.inf
     for pattern, i in row.items():
         y, x = divmod(pattern, nx)
-        for line, (down, across) in enumerate(purity.LINES):
+        for line, (down, across) in enumerate(purity.NEIGHBOUR_STEPS):
             a, b = at(y - down, x - across), at(y + down, x + across)
             assert beside[i, line].tolist() == [a, b]
             apart = [np.linalg.norm(X[p] - X[q]) for p, q in ((i, a), (i, b), (a, b))] if min(a, b) >= 0 else [0]
@@ -66,12 +66,12 @@ def test_a_sum_of_both_neighbours_is_mixed_and_either_alone_is_not(straddled):
     patterns = reduce_frames(straddled([(30_000 * p, 20_000 * (1 - p)) for p in shares], seed=3), None, Recipe())
     first, second = np.full((8, 2), -1), np.full((8, 2), -1)
     first[:, 1], second[:, 1] = 0, 1
-    found = purity.mixed(patterns, first, second, patterns[:2], Recipe())
+    found = purity.is_mixed(patterns, first, second, patterns[:2], Recipe())
     assert found[2:].tolist() == [True, True, True, False, False, False]
-    assert not purity.mixed(patterns, np.full((8, 1), -1), np.full((8, 1), -1), patterns[:2], Recipe()).any()
+    assert not purity.is_mixed(patterns, np.full((8, 1), -1), np.full((8, 1), -1), patterns[:2], Recipe()).any()
 
 
 def test_a_crystal_of_its_own_is_no_sum_of_its_neighbours(straddled):
     sides = reduce_frames(straddled([(30_000, 0), (0, 30_000)], seed=3), None, Recipe())
     other = reduce_frames(straddled([(30_000, 0)], seed=9), None, Recipe())
-    assert not purity.mixed(other, np.zeros((1, 1), int), np.ones((1, 1), int), sides, Recipe()).any()
+    assert not purity.is_mixed(other, np.zeros((1, 1), int), np.ones((1, 1), int), sides, Recipe()).any()

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laue_dask.errors import InputError
-from laue_dask.grains.regions import EXPECTED, Region, box_sums, interest, propose, stage_box
+from laue_dask.grains.regions import MIN_INTEREST_FACTOR, Region, box_sums, interest, propose, stage_box
 
 
 @st.composite
@@ -28,7 +28,7 @@ def test_regions_lie_inside_do_not_overlap_and_come_in_the_order_of_their_score(
         assert covered[box].shape == (min(size[0], labels.shape[0]), min(size[1], labels.shape[1]))
         covered[box] += 1
         assert region.score == pytest.approx((variation[box].mean() + smallness[box].mean()) / 2)
-        assert region.score >= EXPECTED
+        assert region.score >= MIN_INTEREST_FACTOR
         assert region.reason
     assert covered.max() <= 1
     assert [region.score for region in found] == sorted((region.score for region in found), reverse=True)

@@ -20,7 +20,7 @@ from PIL import Image
 
 from laue_dask.errors import FrameError, InputError
 from laue_dask.io import headers
-from laue_dask.io.contents import natural_key
+from laue_dask.io.folder_contents import natural_key
 from laue_dask.io.frames import FrameRef, discover, frame_info, read_frame, read_position
 
 REAL = [

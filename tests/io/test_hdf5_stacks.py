@@ -326,7 +326,7 @@ def test_groups_in_a_circle_and_too_many_of_them_end(tmp_path, frames, monkeypat
         group["away"] = h5py.SoftLink("/some/where/deep/away")
         group["frames"] = frames
     assert len(discover(tmp_path / "a.h5")) == 24
-    monkeypatch.setattr("laue_dask.io.hdf5.finding.MAX_OBJECTS", 2)
+    monkeypatch.setattr("laue_dask.io.hdf5.discovery.MAX_SEARCHED_OBJECTS", 2)
     with pytest.raises(InputError, match="name their dataset"):
         discover(tmp_path / "a.h5")
 

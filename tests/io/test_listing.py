@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laue_dask.errors import FrameError, InputError
-from laue_dask.io.contents import EmptyError
+from laue_dask.io.file_kinds import is_frame, suffix_of
+from laue_dask.io.folder_contents import EmptyError
 from laue_dask.io.frames import discover, frame_info
-from laue_dask.io.kinds import is_frame, suffix_of
 from laue_dask.io.listing import Listing
 
 

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from laue_dask.errors import InputError
 from laue_dask.io.frames import FrameRef
-from laue_dask.io.geometry import MOST_HEADERS
+from laue_dask.io.geometry import MAX_CHECKED_HEADERS
 from laue_dask.io.listing import natural_key
-from laue_dask.io.placement import frames_of_scan, place
+from laue_dask.io.placement import frames_of_scan, place_frames
 from laue_dask.io.positions import acquisition
 
 NY, NX = SHAPE = (4, 6)
@@ -42,7 +42,7 @@ def refs_of(names, folder="/data/scan 1"):
 
 def placed(refs, **known):
     """Name → pattern of every frame that was placed."""
-    found = place(refs, **known)
+    found = place_frames(refs, **known)
     assert found.pattern.max() < found.shape[0] * found.shape[1]
     at = [p for p in found.pattern.tolist() if p >= 0]
     assert len(set(at)) == len(at)
@@ -75,9 +75,9 @@ def test_rows_columns_and_folders_of_lines_are_a_grid_without_a_shape(naming):
     for lost in (5, 13):
         truth = scan(IN_LINES[naming], set(range(NY * NX)) - {lost})
         assert placed(refs_of(truth)) == truth
-        assert place(refs_of(truth)).shape == SHAPE
+        assert place_frames(refs_of(truth)).shape == SHAPE
     with pytest.raises(InputError, match=r"--shape 6 4, but .* 4 × 6: .*--insist"):
-        place(refs_of(scan(IN_LINES[naming])), shape=(6, 4))
+        place_frames(refs_of(scan(IN_LINES[naming])), shape=(6, 4))
 
 
 def test_a_missing_folder_of_a_line_leaves_an_empty_line():
@@ -90,7 +90,7 @@ def test_a_missing_folder_of_a_line_leaves_an_empty_line():
 def test_a_count_alone_asks_for_the_shape_and_proposes_those_of_all_points(naming):
     truth = scan(COUNTED[naming], set(range(24)) - {5})
     with pytest.raises(InputError, match=r"give --shape NY NX \(23 files, numbered .*, 24 points .*: 4 × 6"):
-        place(refs_of(truth))
+        place_frames(refs_of(truth))
 
 
 ODD = {
@@ -113,7 +113,7 @@ def test_files_that_are_none_of_the_scan_are_named_and_no_points(odd, lost):
         return  # then it is the frame
     truth = scan(COUNTED["plain"], set(range(24)) - set(lost))
     refs = refs_of([*truth, *ODD[odd]])
-    found = place(refs, shape=SHAPE)
+    found = place_frames(refs, shape=SHAPE)
     assert placed(refs, shape=SHAPE) == truth | dict.fromkeys(ODD[odd], -1)
     assert {refs[i].path.rpartition("/")[2] for i in found.left_out} == set(ODD[odd])
     assert ODD[odd][0] in found.warning(refs) or len(ODD[odd]) > 1
@@ -139,7 +139,7 @@ def test_files_that_are_none_of_the_scan_are_named_and_no_points(odd, lost):
 )
 def test_files_of_which_nobody_knows_which_are_the_scan_are_refused_by_name(names, words):
     with pytest.raises(InputError) as caught:
-        place(refs_of(names), shape=SHAPE)
+        place_frames(refs_of(names), shape=SHAPE)
     assert all(word in str(caught.value) for word in words)
     assert "\n" not in str(caught.value)
 
@@ -153,38 +153,38 @@ def test_a_stack_for_each_row_may_be_short_at_its_end(short, order):
         if short is None or i // NX != short or i % NX < 4:
             refs.append(FrameRef(f"/d/row_{i // NX:02d}.h5", "/data", i % NX))
             truth.append(pattern)
-    assert place(refs, shape=SHAPE, order=order).pattern.tolist() == truth
+    assert place_frames(refs, shape=SHAPE, order=order).pattern.tolist() == truth
     without = [ref for ref in refs if "row_01" not in ref.path]
     left = [pattern for ref, pattern in zip(refs, truth, strict=True) if "row_01" not in ref.path]
-    assert place(without, shape=SHAPE, order=order).pattern.tolist() == left
+    assert place_frames(without, shape=SHAPE, order=order).pattern.tolist() == left
 
 
 def test_stacks_of_other_lengths_are_only_placed_where_no_frame_is_missing():
     lengths = [5, 9, 10]
     refs = [FrameRef(f"/d/a_{f}.h5", "/d", i) for f, length in enumerate(lengths) for i in range(length)]
-    assert place(refs, shape=SHAPE).pattern.tolist() == list(range(24))
+    assert place_frames(refs, shape=SHAPE).pattern.tolist() == list(range(24))
     with pytest.raises(InputError, match=r"3 files hold 4 to 10 frames each, 23 of 24: which are missing is not known"):
-        place(refs[1:5] + refs[5:], shape=SHAPE)
+        place_frames(refs[1:5] + refs[5:], shape=SHAPE)
 
 
 def test_a_file_that_tells_its_own_grid_is_believed():
     refs = [FrameRef("/d/grid.h5", "/entry/data", i) for i in range(24)]
-    assert place(refs, grid_hint=SHAPE).shape == SHAPE
+    assert place_frames(refs, grid_hint=SHAPE).shape == SHAPE
     with pytest.raises(InputError, match=r"--shape 6 4, but the file says 4 × 6"):
-        place(refs, grid_hint=SHAPE, shape=(6, 4))
-    assert place(refs, grid_hint=SHAPE, shape=(6, 4), insist=True).shape == (6, 4)
+        place_frames(refs, grid_hint=SHAPE, shape=(6, 4))
+    assert place_frames(refs, grid_hint=SHAPE, shape=(6, 4), insist=True).shape == (6, 4)
 
 
 def test_a_list_is_in_the_order_of_the_acquisition_and_may_not_contradict_the_numbers():
     names = [COUNTED["plain"](i) for i in range(24)]
     swapped = [FrameRef(f"/d/{name}") for name in [*names[:4], names[5], names[4], *names[6:]]]
     with pytest.raises(InputError, match=r"the list has img_0005.tif before img_0004.tif"):
-        place(swapped, shape=SHAPE, listed=True)
-    assert place(swapped, shape=SHAPE, listed=True, insist=True).pattern.tolist() == list(range(24))
+        place_frames(swapped, shape=SHAPE, listed=True)
+    assert place_frames(swapped, shape=SHAPE, listed=True, insist=True).pattern.tolist() == list(range(24))
     kept = [i for i in range(24) if i != 9]
-    assert place([FrameRef(f"/d/{names[i]}") for i in kept], shape=SHAPE, listed=True).pattern.tolist() == kept
+    assert place_frames([FrameRef(f"/d/{names[i]}") for i in kept], shape=SHAPE, listed=True).pattern.tolist() == kept
     anyhow = [FrameRef(f"/d/{name}.tif") for name in "qwertyuiopasdfghjklzxcvb"]
-    assert place(anyhow, shape=SHAPE, listed=True).pattern.tolist() == list(range(24))
+    assert place_frames(anyhow, shape=SHAPE, listed=True).pattern.tolist() == list(range(24))
 
 
 def positions_of(pattern, shape=SHAPE, jitter=0.0):
@@ -200,7 +200,7 @@ class TestHeaders:
     @pytest.mark.parametrize("shape", [None, SHAPE])
     @pytest.mark.parametrize("order", [None, "snake"])
     def test_say_the_order(self, shape, order):
-        found = place(self.refs, shape=shape, order=order, positions=positions_of(self.snake, jitter=0.2))
+        found = place_frames(self.refs, shape=shape, order=order, positions=positions_of(self.snake, jitter=0.2))
         assert found.pattern.tolist() == self.snake.tolist()
         assert (found.shape, found.order) == (SHAPE, "snake")
         assert "frame 1 of row 2 is img_0006.tif" in found.line
@@ -216,9 +216,9 @@ class TestHeaders:
     )
     def test_that_contradict_an_option_are_both_named(self, known, words):
         with pytest.raises(InputError, match=words) as caught:
-            place(self.refs, **known, positions=positions_of(self.snake))
+            place_frames(self.refs, **known, positions=positions_of(self.snake))
         assert "\n" not in str(caught.value)
-        found = place(self.refs, **known, positions=positions_of(self.snake), insist=True)
+        found = place_frames(self.refs, **known, positions=positions_of(self.snake), insist=True)
         wanted = acquisition(known.get("shape", SHAPE), known.get("order", "raster"))
         assert found.pattern.tolist() == wanted.tolist()
 
@@ -227,14 +227,14 @@ class TestHeaders:
     def test_tell_which_frame_is_missing(self, lost, shape):
         kept = np.delete(np.arange(24), lost)
         refs = [self.refs[i] for i in kept]
-        found = place(refs, shape=shape, positions=positions_of(self.snake[kept]))
+        found = place_frames(refs, shape=shape, positions=positions_of(self.snake[kept]))
         assert found.pattern.tolist() == self.snake[kept].tolist()
         assert found.missing == 1
 
     @pytest.mark.parametrize("first", [0, 1])
     def test_tell_which_number_is_the_first_points_of_an_aborted_scan(self, first):
         refs = refs_of([f"img_{i + first:04d}.tif" for i in range(14)])
-        assert place(refs, shape=SHAPE, positions=positions_of(self.snake[:14])).pattern.tolist() == (
+        assert place_frames(refs, shape=SHAPE, positions=positions_of(self.snake[:14])).pattern.tolist() == (
             self.snake[:14].tolist()
         )
 
@@ -242,9 +242,9 @@ class TestHeaders:
         refs = refs_of(scan(IN_LINES["rows and columns"]))
         mirrored = positions_of(np.arange(24).reshape(6, 4).T.ravel())
         with pytest.raises(InputError, match=r"row and column numbers in the names say 4 × 6, but .*--insist"):
-            place(refs, positions=mirrored)
-        assert place(refs, positions=mirrored, insist=True).pattern.tolist() == list(range(24))
-        assert place(refs, positions=positions_of(np.arange(24))).pattern.tolist() == list(range(24))
+            place_frames(refs, positions=mirrored)
+        assert place_frames(refs, positions=mirrored, insist=True).pattern.tolist() == list(range(24))
+        assert place_frames(refs, positions=positions_of(np.arange(24))).pattern.tolist() == list(range(24))
 
     def test_of_a_large_scan_with_a_known_shape_are_read_here_and_there(self):
         shape = (60, 70)
@@ -257,12 +257,12 @@ class TestHeaders:
             asked.append(len(chosen))
             return stage[list(chosen)]
 
-        found = place(refs, shape=shape, positions=read)
+        found = place_frames(refs, shape=shape, positions=read)
         assert found.pattern.tolist() == sequence.tolist()
-        assert max(asked) <= MOST_HEADERS
+        assert max(asked) <= MAX_CHECKED_HEADERS
         with pytest.raises(InputError, match=r"--shape 70 60, but the stage positions in 4200 headers say 60 × 70"):
-            place(refs, shape=(70, 60), positions=read)
-        assert place(refs, positions=read).pattern.tolist() == sequence.tolist()
+            place_frames(refs, shape=(70, 60), positions=read)
+        assert place_frames(refs, positions=read).pattern.tolist() == sequence.tolist()
         assert asked[-1] == 4200
 
 
@@ -304,33 +304,33 @@ def test_stage_positions_that_are_no_rectangle_are_never_woven_together(stage, s
     refs = refs_of(scan(COUNTED["plain"], range(len(stage))))
     for known in ({}, {"shape": shape}):
         with pytest.raises(InputError) as caught:
-            place(refs, positions=stage, **known)
+            place_frames(refs, positions=stage, **known)
         assert "\n" not in str(caught.value)
-    assert place(refs, positions=stage, shape=shape, insist=True).shape == shape
+    assert place_frames(refs, positions=stage, shape=shape, insist=True).shape == shape
 
 
 def test_a_hexagonal_grid_is_called_so():
     with pytest.raises(InputError, match="hexagonal"):
-        place(refs_of(scan(COUNTED["plain"], range(63))), positions=hexagonal(7, 9), shape=(7, 9))
+        place_frames(refs_of(scan(COUNTED["plain"], range(63))), positions=hexagonal(7, 9), shape=(7, 9))
     with pytest.raises(InputError, match="hexagonal"):
-        place(refs_of(scan(COUNTED["plain"], range(63))), positions=hexagonal(7, 9))
+        place_frames(refs_of(scan(COUNTED["plain"], range(63))), positions=hexagonal(7, 9))
 
 
 @pytest.mark.parametrize("degrees", [0, 2, 10])
 def test_a_grid_that_is_turned_a_little_is_placed_truly_where_its_shape_is_given(degrees):
     refs = refs_of(scan(COUNTED["plain"]))
-    assert place(refs, positions=turned(degrees), shape=SHAPE).pattern.tolist() == list(range(24))
+    assert place_frames(refs, positions=turned(degrees), shape=SHAPE).pattern.tolist() == list(range(24))
 
 
 def test_while_a_scan_is_measured_its_first_file_is_the_first_point():
     for there in (range(3, 4), range(3, 9), [3, 4, 6, 7, 12]):
         refs = refs_of(scan(COUNTED["plain"], there))
-        found = place(refs, shape=SHAPE, from_first=True, aborted=True)
+        found = place_frames(refs, shape=SHAPE, from_first=True, aborted=True)
         assert found.pattern.tolist() == [i - 3 for i in there]
         assert found.assumed == 3
     with pytest.raises(InputError, match="--first-number"):
-        place(refs_of(scan(COUNTED["plain"], range(3, 20))), shape=SHAPE)
-    again = place(refs_of(scan(COUNTED["plain"], range(3, 20))), shape=SHAPE, first_number=3)
+        place_frames(refs_of(scan(COUNTED["plain"], range(3, 20))), shape=SHAPE)
+    again = place_frames(refs_of(scan(COUNTED["plain"], range(3, 20))), shape=SHAPE, first_number=3)
     assert again.pattern.tolist() == list(range(17))
 
 
@@ -368,7 +368,7 @@ def test_no_frame_of_a_generated_scan_is_silently_at_the_wrong_place(data):
     if data.draw(st.booleans()):
         known["shape"] = shape
     try:
-        found = place(refs, **known)
+        found = place_frames(refs, **known)
     except InputError as error:
         assert "\n" not in str(error)  # noqa: PT017
         assert lost or odd or "shape" not in known

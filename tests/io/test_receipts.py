@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laue_dask.errors import StoreError
-from laue_dask.io.receipts import IN_STORE, Receipts, of_file
+from laue_dask.io.receipts import STORE_RECEIPTS_FILE, Receipts, of_file
 
 
 def closed(content):
@@ -29,7 +29,7 @@ def test_receipts_of_an_earlier_version_are_refused_as_such(tmp_path):
     (tmp_path / "a").write_bytes(b"content")
     Receipts.of(tmp_path, ["a"]).write()
     Receipts.read(tmp_path).check(remedy="")
-    path = tmp_path / IN_STORE
+    path = tmp_path / STORE_RECEIPTS_FILE
     header = json.loads(path.read_text())
     header["attributes"]["crc32c"] = header["attributes"].pop("crc32")
     path.write_text(json.dumps(header))

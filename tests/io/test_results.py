@@ -8,7 +8,7 @@ import zarr
 from laue_dask import schema
 from laue_dask.errors import StoreError
 from laue_dask.io import results
-from laue_dask.io.results import NAME, ResultsWriter
+from laue_dask.io.results import RESULTS_STORE, ResultsWriter
 from laue_dask.schema import RESULTS
 
 SIZES = {
@@ -52,7 +52,7 @@ def files_below(folder):
 
 def test_what_was_written_is_read_with_its_attributes(run):
     with results.read(run) as dataset:
-        assert dataset.attrs == {"laue_dask_schema": schema.VERSION, "scan_shape": [2, 3]}
+        assert dataset.attrs == {"laue_dask_schema": schema.SCHEMA_VERSION, "scan_shape": [2, 3]}
         assert set(dataset.variables) == set(RESULTS)
         for name, spec in RESULTS.items():
             assert dataset[name].dims == spec.dims
@@ -80,11 +80,11 @@ def test_padding_is_read_as_it_was_written(tmp_path):
 def test_nothing_is_visible_before_it_is_finished(tmp_path):
     writer = ResultsWriter(tmp_path, {})
     fill(writer)
-    assert not (tmp_path / NAME).exists()
+    assert not (tmp_path / RESULTS_STORE).exists()
     with pytest.raises(StoreError, match="no finished run"):
         results.read(tmp_path)
     writer.finish()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [NAME]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [RESULTS_STORE]
 
 
 def test_incomplete_results_are_not_finished_and_leave_the_last_ones(run):
@@ -104,7 +104,7 @@ def test_new_results_take_the_place_of_the_old(run):
         assert dataset.attrs["scan_shape"] == [3, 2]
         for name in RESULTS:
             np.testing.assert_array_equal(dataset[name].values, values_of(name, seed=1))
-    assert sorted(path.name for path in run.iterdir()) == [NAME]
+    assert sorted(path.name for path in run.iterdir()) == [RESULTS_STORE]
 
 
 def test_an_unfinished_array_of_the_same_key_is_gone_on_with(tmp_path):
@@ -119,20 +119,20 @@ def test_an_unfinished_array_of_the_same_key_is_gone_on_with(tmp_path):
 def test_an_array_of_another_key_or_shape_is_begun_anew(tmp_path, key, shape):
     first = ResultsWriter(tmp_path, {}).blocks("features", (6, 16), block=4, key="one")
     first[...] = 7
-    (tmp_path / f"{NAME}.part" / "features" / "journal.jsonl").write_text('{"block":0}')
+    (tmp_path / f"{RESULTS_STORE}.part" / "features" / "journal.jsonl").write_text('{"block":0}')
     second = ResultsWriter(tmp_path, {}).blocks("features", shape, block=4, key=key)
     assert second.shape == shape
     assert np.isnan(second[...]).all()
     assert second.attrs["key"] == key
-    assert not (tmp_path / f"{NAME}.part" / "features" / "journal.jsonl").exists()
+    assert not (tmp_path / f"{RESULTS_STORE}.part" / "features" / "journal.jsonl").exists()
 
 
 def test_a_finished_array_of_the_last_run_is_taken_over_without_a_copy_of_its_data(run):
-    old = files_below(run / NAME / "features")
+    old = files_below(run / RESULTS_STORE / "features")
     array = ResultsWriter(run, {}).blocks("features", (6, 16), block=4, key="one")
     np.testing.assert_array_equal(array[...], values_of("features"))
     assert array.attrs["finished"] is True
-    new = files_below(run / f"{NAME}.part" / "features")
+    new = files_below(run / f"{RESULTS_STORE}.part" / "features")
     assert new.keys() == old.keys()
     assert all(new[name].samefile(old[name]) == (name.name != "zarr.json") for name in old)
 
@@ -157,7 +157,7 @@ def test_a_kill_while_an_array_is_taken_over_leaves_no_array_with_gaps(run, monk
     np.testing.assert_array_equal(array[...], values_of("features"))
     fill(writer)
     writer.finish()
-    assert sorted(path.name for path in run.iterdir()) == [NAME]
+    assert sorted(path.name for path in run.iterdir()) == [RESULTS_STORE]
 
 
 def test_attributes_of_an_array_taken_over_do_not_reach_the_last_run(run):
@@ -178,14 +178,16 @@ def test_where_files_cannot_be_shared_they_are_copied(run, monkeypatch):
 
 @pytest.mark.parametrize("changed", ["unfinished", "key"])
 def test_an_array_of_the_last_run_that_does_not_fit_is_not_taken_over(run, changed):
-    last = zarr.open_array(str(run / NAME), path="features", mode="r+")
+    last = zarr.open_array(str(run / RESULTS_STORE), path="features", mode="r+")
     last.attrs.update({"finished": False} if changed == "unfinished" else {"key": "two"})
     array = ResultsWriter(run, {}).blocks("features", (6, 16), block=4, key="one")
     assert np.isnan(array[...]).all()
 
 
 def test_what_an_earlier_writer_left_in_the_store_does_not_become_results(tmp_path):
-    zarr.open_group(str(tmp_path / f"{NAME}.part"), mode="a", zarr_format=3).create_array("old", shape=(3,), dtype="i4")
+    zarr.open_group(str(tmp_path / f"{RESULTS_STORE}.part"), mode="a", zarr_format=3).create_array(
+        "old", shape=(3,), dtype="i4"
+    )
     writer = ResultsWriter(tmp_path, {})
     fill(writer)
     writer.finish()
@@ -225,11 +227,11 @@ def damage(store, how):
 
 @pytest.mark.parametrize("how", ["missing", "version", "metadata", "array", "empty"])
 def test_a_damaged_store_is_refused_in_one_line(run, how):
-    damage(run / NAME, how)
+    damage(run / RESULTS_STORE, how)
     with pytest.raises(StoreError) as caught:
         results.read(run)
     assert "\n" not in str(caught.value)
-    assert NAME in str(caught.value)
+    assert RESULTS_STORE in str(caught.value)
 
 
 def test_a_folder_without_a_run_says_how_to_make_one(tmp_path):

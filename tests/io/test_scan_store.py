@@ -25,8 +25,8 @@ ROWS, COLUMNS = 40, 30
 @pytest.fixture
 def small_shards(monkeypatch):
     """Shards of four frames and chunks of one or two, so that small scans have several."""
-    monkeypatch.setattr(frame_array, "SHARD_BYTES", 4 * ROWS * COLUMNS * 4)
-    monkeypatch.setattr(frame_array, "CHUNK_BYTES", ROWS * COLUMNS * 4)
+    monkeypatch.setattr(frame_array, "TARGET_SHARD_BYTES", 4 * ROWS * COLUMNS * 4)
+    monkeypatch.setattr(frame_array, "TARGET_CHUNK_BYTES", ROWS * COLUMNS * 4)
 
 
 def some_frames(n, dtype, seed=0):
@@ -74,10 +74,10 @@ def test_layout_keeps_single_frames_apart_and_shards_bounded(rows, columns, dtyp
     chunk, shard = layout.chunk_frames, layout.shard_frames
     assert chunk.bit_count() == shard.bit_count() == 1
     assert shard % chunk == 0
-    assert shard == 1 or shard * size <= frame_array.SHARD_BYTES
-    assert shard == block_size(1000) or 2 * shard * size > frame_array.SHARD_BYTES
+    assert shard == 1 or shard * size <= frame_array.TARGET_SHARD_BYTES
+    assert shard == block_size(1000) or 2 * shard * size > frame_array.TARGET_SHARD_BYTES
     assert block_size(1000) % shard == 0
-    assert chunk == 1 or chunk * size <= frame_array.CHUNK_BYTES
+    assert chunk == 1 or chunk * size <= frame_array.TARGET_CHUNK_BYTES
 
 
 @pytest.mark.parametrize(

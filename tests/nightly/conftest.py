@@ -84,7 +84,7 @@ class Beamtime:
         return NightlyConfig.model_validate({"out": self.out, "limits": limits, "retry": retry, **sections})
 
     def night(self, *, again=(), **sections):
-        code = run_night(self.root, self.config(**sections), again=again, say=self.said.append, hand=self.hand)
+        code = run_night(self.root, self.config(**sections), again=again, say=self.said.append, scan_process=self.hand)
         return int(code)
 
     @property

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from laue_dask.commands import main
 from laue_dask.errors import BusyError, ConfigError, InputError
-from laue_dask.io.lock import locked
+from laue_dask.io.lock import locked_folder
 from laue_dask.nightly import night as nights
 from laue_dask.nightly.config import NightlyConfig, load
-from laue_dask.nightly.hand import DiedError, StoppedError
 from laue_dask.nightly.ledger import Ledger
 from laue_dask.nightly.night import plan_night
-from laue_dask.nightly.runs import Place
+from laue_dask.nightly.runs import NightRun
+from laue_dask.nightly.scan_process import ProcessDiedError, ScanStoppedError
 
 BAD = {"failed": "input", "reason": "none of 4 frames can be used"}
 PASSING = {"failed": "compute", "reason": "no block finished"}
@@ -104,7 +104,7 @@ def test_a_person_brings_a_scan_back_by_its_name(beamtime):
         beamtime.night(again=["nobody"])
 
 
-@pytest.mark.parametrize("failure", [PASSING, DiedError("its process was killed")])
+@pytest.mark.parametrize("failure", [PASSING, ProcessDiedError("its process was killed")])
 def test_a_passing_failure_is_tried_again_after_the_others_and_then_done(beamtime, failure):
     beamtime.record("a", age=5000)
     beamtime.record("z")
@@ -169,7 +169,7 @@ def test_a_folder_that_is_not_a_nights_is_left_alone(beamtime):
 def test_no_scan_is_begun_that_would_fill_the_disk(beamtime, monkeypatch):
     beamtime.record("a")
     free = shutil.disk_usage(beamtime.path).free
-    monkeypatch.setattr(nights, "REDUCED_BYTES", 10 * free)
+    monkeypatch.setattr(nights, "REDUCED_BYTES_PER_PATTERN", 10 * free)
     assert beamtime.night() == 1
     assert beamtime.hand.jobs == []
     assert "a needs" in beamtime.summary["stopped"]
@@ -189,7 +189,7 @@ def test_a_disk_that_fills_up_ends_the_night_and_the_scan_goes_on_in_the_next(be
 
 def test_when_time_is_up_what_is_under_way_goes_on_next_night_before_the_others(beamtime):
     beamtime.record("a", "b", "c")
-    beamtime.hand.answers["b"] = [StoppedError("time is up")]
+    beamtime.hand.answers["b"] = [ScanStoppedError("time is up")]
     assert beamtime.night() == 0
     assert beamtime.summary["stopped"] == "time is up"
     assert beamtime.states == {"a": "done", "b": "left", "c": "left"}
@@ -219,7 +219,7 @@ def test_after_its_end_a_night_begins_nothing(beamtime):
 
 def test_two_nights_do_not_share_a_folder(beamtime):
     beamtime.record("a")
-    with locked(beamtime.out, "another"), pytest.raises(BusyError, match="another"):
+    with locked_folder(beamtime.out, "another"), pytest.raises(BusyError, match="another"):
         beamtime.night()
 
 
@@ -228,7 +228,7 @@ def test_a_folder_holds_the_runs_of_one_beamtime(beamtime, tmp_path):
     beamtime.night()
     (tmp_path / "other").mkdir()
     with pytest.raises(InputError, match="choose another"):
-        nights.run_night(tmp_path / "other", beamtime.config(), hand=beamtime.hand)
+        nights.run_night(tmp_path / "other", beamtime.config(), scan_process=beamtime.hand)
 
 
 # Retention, dry run, pages
@@ -300,7 +300,7 @@ def test_names_of_scans_may_be_anything_that_a_disk_allows(beamtime, capfd):
     assert beamtime.night() == 3
     assert beamtime.states == {**dict.fromkeys(odd, "done"), odd[0]: "aside"}
     (beamtime.out / "runs" / odd[2] / "report.html").touch()
-    Place(beamtime.out, odd[0]).log.touch()
+    NightRun(beamtime.out, odd[0]).log.touch()
     assert beamtime.night(again=[odd[0]]) == 3
     # A terminal and a log take every line, and a line is a line.
     for line in (*planned, *beamtime.said):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from laue_dask.errors import InputError
 from laue_dask.io.frames import discover
 from laue_dask.nightly.config import FindConfig
-from laue_dask.nightly.scans import find, matches
+from laue_dask.nightly.scans import find_scans, matches
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def tree(tmp_path):
 
 
 def names(root, **rules):
-    return [scan.name for scan in find(root, FindConfig(**rules), leave_out=root / "out")]
+    return [scan.name for scan in find_scans(root, FindConfig(**rules), leave_out=root / "out")]
 
 
 def frames(folder, count=4):
@@ -61,7 +61,7 @@ def test_lines_are_one_scan_unless_a_pattern_matches_only_them(tree):
     assert names(root, patterns=("*",)) == ["s"]
     assert names(root) == ["s"]
     assert names(root, patterns=("*/line*",)) == ["s/line_01", "s/line_02"]
-    (scan,) = find(root, FindConfig(), leave_out=root / "out")
+    (scan,) = find_scans(root, FindConfig(), leave_out=root / "out")
     assert (scan.frames, scan.size) == (8, 800)
 
 
@@ -78,7 +78,7 @@ def test_a_night_finds_what_run_takes_as_one_scan(tree, layout):
     root = tree(*LAYOUTS[layout])
     for path in root.glob("numbers/*"):
         path.write_bytes(b"II*\0" + bytes(100))
-    (scan,) = find(root, FindConfig(), leave_out=root / "out")
+    (scan,) = find_scans(root, FindConfig(), leave_out=root / "out")
     assert scan.frames == len(LAYOUTS[layout]) == len(discover(scan.path))
 
 
@@ -102,11 +102,11 @@ def test_a_stack_is_a_scan_by_the_frames_that_it_holds(tree):
     for name in ("s/one.h5", "two.h5", "t/e_master.h5", "t/e_data_000001.h5"):
         with h5py.File(root / name, "w") as file:
             file["entry/data/data"] = np.zeros((6, 32, 32), np.uint16)
-    found = {scan.name: scan.frames for scan in find(root, FindConfig(), leave_out=root / "out")}
+    found = {scan.name: scan.frames for scan in find_scans(root, FindConfig(), leave_out=root / "out")}
     assert found == {"s": 6, "t": 6, "two.h5": 6}
     (path,) = root.glob("*.h5")
     os.utime(path, (1, 1))
-    (scan,) = [one for one in find(root, FindConfig(), leave_out=root / "out") if one.name == "two.h5"]
+    (scan,) = [one for one in find_scans(root, FindConfig(), leave_out=root / "out") if one.name == "two.h5"]
     assert scan.waits(FindConfig(), time.time()) == ""
 
 
@@ -114,7 +114,7 @@ def test_a_named_pipe_is_no_frame_and_is_not_opened(tree):
     root = tree(*frames("a", 3))
     os.mkfifo(root / "a" / "img_7.tif")
     os.mkfifo(root / "a" / "log.1")
-    (scan,) = find(root, FindConfig(), leave_out=root / "out")
+    (scan,) = find_scans(root, FindConfig(), leave_out=root / "out")
     assert scan.frames == 3
 
 
@@ -123,7 +123,7 @@ def test_a_scan_waits_until_it_is_complete_quiet_and_marked(tree):
     now = time.time()
 
     def why(**rules):
-        (scan,) = find(root, FindConfig(**rules), leave_out=root / "out")
+        (scan,) = find_scans(root, FindConfig(**rules), leave_out=root / "out")
         return scan.waits(FindConfig(**rules), now)
 
     assert why() == "3 of 4 frames"
@@ -139,22 +139,22 @@ def test_a_scan_waits_until_it_is_complete_quiet_and_marked(tree):
 def test_an_empty_folder_waits(tree):
     root = tree(*frames("a"))
     (root / "b").mkdir()
-    (scan,) = [scan for scan in find(root, FindConfig(), leave_out=root / "out") if scan.name == "b"]
+    (scan,) = [scan for scan in find_scans(root, FindConfig(), leave_out=root / "out") if scan.name == "b"]
     assert scan.waits(FindConfig(), time.time()) == "no frames yet"
 
 
 def test_a_marker_beside_a_file_carries_its_name(tree):
     rules = FindConfig(patterns=("*.h5",), done_marker=".done")
     root = tree("a.h5", "b.h5", "a.h5.done")
-    found = {scan.name: scan.waits(rules, time.time()) for scan in find(root, rules, leave_out=root / "out")}
+    found = {scan.name: scan.waits(rules, time.time()) for scan in find_scans(root, rules, leave_out=root / "out")}
     assert found == {"a.h5": "", "b.h5": "no .done yet"}
 
 
 @pytest.mark.parametrize("change", ["grow", "touch", "rename", "fewer"])
 def test_any_change_of_the_files_is_another_fingerprint(tree, change):
     root = tree(*frames("s", 5))
-    (before,) = find(root, FindConfig(), leave_out=root / "out")
-    assert find(root, FindConfig(), leave_out=root / "out") == [before]
+    (before,) = find_scans(root, FindConfig(), leave_out=root / "out")
+    assert find_scans(root, FindConfig(), leave_out=root / "out") == [before]
     path = root / "s" / "img_4.tif"
     match change:
         case "grow":
@@ -166,7 +166,7 @@ def test_any_change_of_the_files_is_another_fingerprint(tree, change):
             path.rename(path.with_name("img_9.tif"))
         case "fewer":
             path.unlink()
-    (after,) = find(root, FindConfig(), leave_out=root / "out")
+    (after,) = find_scans(root, FindConfig(), leave_out=root / "out")
     assert after.fingerprint != before.fingerprint
 
 
@@ -175,13 +175,13 @@ def test_links_that_lead_back_or_nowhere_do_no_harm(tree):
     (root / "a" / "loop").symlink_to(root)
     (root / "a" / "img_9.tif").symlink_to(root / "nowhere.tif")
     (root / "a" / "img_8.tif").symlink_to(root / "a" / "img_8.tif")
-    (scan,) = [scan for scan in find(root, FindConfig(), leave_out=root / "out") if scan.name == "a"]
+    (scan,) = [scan for scan in find_scans(root, FindConfig(), leave_out=root / "out") if scan.name == "a"]
     assert scan.frames == 4
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(InputError, match="is it mounted"):
-        find(tmp_path / "no", FindConfig(), leave_out=tmp_path)
+        find_scans(tmp_path / "no", FindConfig(), leave_out=tmp_path)
 
 
 @given(st.lists(st.text("ab", min_size=1, max_size=3), min_size=1, max_size=4))

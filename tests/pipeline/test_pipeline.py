@@ -18,7 +18,7 @@ from laue_dask.features.architecture import ARCHITECTURES
 from laue_dask.features.network import build
 from laue_dask.io.geometry import acquisition
 from laue_dask.io.journal import Journal
-from laue_dask.io.lock import locked
+from laue_dask.io.lock import locked_folder
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.pipeline import folders, pipeline
 from laue_dask.pipeline.stages import reduction
@@ -402,7 +402,7 @@ def test_more_components_than_features_are_refused_before_anything_is_made(small
 def test_a_run_has_one_owner(small_run, tmp_path, quick):
     folder = shutil.copytree(small_run, tmp_path / "run")
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
-    with locked(folder, "laue-dask run elsewhere"):
+    with locked_folder(folder, "laue-dask run elsewhere"):
         commands = (
             lambda: segmented(folder / "scan.zarr", folder, quick()),
             lambda: pipeline.segment(folder, {"clustering": {"k": [3]}}, command="b", progress=QuietProgress()),

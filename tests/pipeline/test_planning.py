@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from laue_dask.compute import local
-from laue_dask.compute.plan import WITH_TORCH
+from laue_dask.compute.plan import WORKER_BASE_BYTES_WITH_TORCH
 
 COLUMNS = ["tasks", "read", "written", "memory of a worker", "time"]
 
@@ -36,8 +36,8 @@ def test_a_disk_without_room_is_refused_with_both_numbers(command, small_scan, t
 @pytest.mark.usefixtures("on_workers")
 def test_a_worker_with_too_little_memory_is_refused_with_both_numbers(command, small_scan, tmp_path, monkeypatch):
     file = tmp_path / "c.yaml"
-    limit = WITH_TORCH
-    monkeypatch.setattr(local, "SMALLEST_MEMORY", limit)
+    limit = WORKER_BASE_BYTES_WITH_TORCH
+    monkeypatch.setattr(local, "MIN_WORKER_BYTES", limit)
     assert limit < psutil.virtual_memory().total
     file.write_text(yaml.safe_dump({"cluster": {"memory": str(limit), "workers": 1}}))
     outcome = command("plan", small_scan, "--config", file)

@@ -129,7 +129,7 @@ def test_exactly_the_stages_that_depend_on_a_change_are_redone_and_told(
     for stage in before:
         assert (after[stage] != before[stage]) == (stage in redone), stage
     assert {path: after["reduce"][path] for path in before["reduce"]} == before["reduce"]
-    assert record.stages == said == json.loads((own_run / records.NAME).read_text())["stages"]
+    assert record.stages == said == json.loads((own_run / records.RECORD_FILE).read_text())["stages"]
 
 
 def test_another_k_is_made_beside_those_that_are_kept(own_run, again, quick, tmp_path, monkeypatch):
@@ -151,7 +151,7 @@ def test_another_k_is_made_beside_those_that_are_kept(own_run, again, quick, tmp
     assert set(ours) == set(theirs)
     for name in theirs:
         assert np.asarray(ours[name]).tobytes() == np.asarray(theirs[name]).tobytes(), name
-    assert record.k == json.loads((fresh / records.NAME).read_text())["k"]
+    assert record.k == json.loads((fresh / records.RECORD_FILE).read_text())["k"]
     for name in ("grains.csv", "delegates.csv", "regions.csv"):
         assert (own_run / name).read_bytes() == (fresh / name).read_bytes()
 
@@ -190,10 +190,10 @@ def test_another_recipe_in_a_shared_store_is_told_by_its_nearest(own_run, again,
 
 def test_a_warning_about_labels_outlives_the_run_that_made_them(own_run, again, monkeypatch):
     never = property(lambda self: False, lambda self, value: None)
-    monkeypatch.setattr(segmentation.Mixture, "converged_", never, raising=False)
+    monkeypatch.setattr(segmentation.GaussianMixtureClusters, "converged_", never, raising=False)
     change = {"clustering": {"estimator": "gmm", "k": (3,)}}
     first, _ = again(**change)
-    assert any(one.text.endswith(segmentation.PROVISIONAL) for one in first.warnings)
+    assert any(one.text.endswith(segmentation.NOT_CONVERGED_WARNING) for one in first.warnings)
     monkeypatch.undo()
     monkeypatch.setattr(segmenting, "report", lambda *args, **kwargs: None)
     second, said = again(**change)

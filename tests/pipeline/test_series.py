@@ -9,7 +9,7 @@ import xarray as xr
 
 from laue_dask.compute import cluster
 from laue_dask.errors import ConfigError, InputError
-from laue_dask.io.lock import locked
+from laue_dask.io.lock import locked_folder
 from laue_dask.pipeline import pipeline, series
 from laue_dask.pipeline.describe import describe
 from laue_dask.pipeline.verify import verify
@@ -193,7 +193,7 @@ def test_a_folder_of_other_things_is_refused(parts, quick, small_run):
 
 
 def test_a_member_in_use_stops_the_series(parts, quick, tmp_path):
-    with locked(tmp_path / "out" / "upper", "another"):
+    with locked_folder(tmp_path / "out" / "upper", "another"):
         (tmp_path / "out" / "series.json").write_text("{}")
         with pytest.raises(InputError, match="in use"):
             grouped([parts / "upper", parts / "lower"], tmp_path / "out", quick())

@@ -162,7 +162,7 @@ def test_a_run_killed_just_before_its_first_record_is_no_damaged_one(run, comman
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(records, "replace_file", kill)
+        patch.setattr(records, "write_atomically", kill)
         with pytest.raises(KeyboardInterrupt):
             records.write(run, record)
     assert (run / "receipts.json").exists()
@@ -179,7 +179,7 @@ def test_a_run_killed_just_before_its_first_record_is_no_damaged_one(run, comman
 
 def test_an_unfinished_run_is_no_damaged_one(run, command, monkeypatch):
     def killed(path, **_):
-        if path.name == records.IN_RUN:
+        if path.name == records.RUN_RECEIPTS_FILE:
             raise KeyboardInterrupt
         return unlink(path, missing_ok=True)
 
@@ -204,8 +204,8 @@ def test_a_store_and_results_can_be_checked_by_themselves(run, command):
 
 
 def test_weights_have_a_checksum(tmp_path, command):
-    content = weights.DEFAULT.read_bytes()
-    assert command("verify", weights.DEFAULT).code == 0
+    content = weights.DEFAULT_WEIGHTS_FILE.read_bytes()
+    assert command("verify", weights.DEFAULT_WEIGHTS_FILE).code == 0
     rng = random.Random(3)  # noqa: S311
     for place in [3, 20, 400, *(rng.randrange(len(content)) for _ in range(10))]:
         path = tmp_path / "w.safetensors"

@@ -58,7 +58,7 @@ def test_columns_are_interpolated_as_numpy_does(grid):
         np.testing.assert_allclose(found, np.interp(np.arange(side), centres, row), atol=1e-12)
     i, below, w = 0, min(1, grid[1] - 1), 0.25
     expected = wide[i] * (1 - w) + wide[below] * w
-    own = [kernels.between(values, i, below, w, columns.nodes[x], columns.weights[x]) for x in range(side)]
+    own = [kernels.interpolate_pixel(values, i, below, w, columns.nodes[x], columns.weights[x]) for x in range(side)]
     np.testing.assert_array_equal(own, expected)
 
 

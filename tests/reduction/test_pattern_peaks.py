@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter, maximum_filter
 
 from laue_dask.reduction import pattern_peaks
-from laue_dask.reduction.pattern_peaks import BRIGHTEST, SMOOTHING, find_peaks
+from laue_dask.reduction.pattern_peaks import MAX_PEAKS, SMOOTHING_SIGMA_PX, find_peaks
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -24,8 +24,8 @@ def test_peaks_are_the_local_maxima_of_the_smoothed_pattern(seed, count):
     rng = np.random.default_rng(seed)
     pattern = np.zeros((128, 128), dtype=np.uint8)
     pattern[tuple(rng.integers(0, 128, (2, count)))] = rng.integers(1, 256, count)
-    found = pattern_peaks._maxima(pattern, pattern_peaks._KERNEL)
-    smooth = gaussian_filter(pattern.astype(np.float64), SMOOTHING, mode="constant", truncate=3)
+    found = pattern_peaks._maxima(pattern, pattern_peaks._SMOOTHING_KERNEL)
+    smooth = gaussian_filter(pattern.astype(np.float64), SMOOTHING_SIGMA_PX, mode="constant", truncate=3)
     wanted = np.argwhere((smooth > 1e-9) & (smooth >= maximum_filter(smooth, 3, mode="constant") * (1 - 1e-12)))
     at = {tuple(p) for p in found[:, :2].round().astype(int)}
     # A maximum half a pixel off rounds to its neighbour, and equal neighbours are one maximum.
@@ -54,10 +54,10 @@ def test_two_equal_pixels_are_one_peak_between_them():
 
 
 def test_the_brightest_peaks_count_above_the_first_that_does_not():
-    places = [(10 + 12 * (i // 10), 8 + 12 * (i % 10)) for i in range(BRIGHTEST + 20)]
+    places = [(10 + 12 * (i // 10), 8 + 12 * (i % 10)) for i in range(MAX_PEAKS + 20)]
     heights = np.arange(len(places)) * 2 + 60
     found = find_peaks(pattern_of([(*place, h) for place, h in zip(places, heights, strict=True)]))
-    assert len(found) == BRIGHTEST
+    assert len(found) == MAX_PEAKS
     assert (np.diff(found[:, 2]) <= 0).all()
     np.testing.assert_array_equal(found[:3, :2].round(), places[-1:-4:-1])
     assert 0 < found[-1, 2] < 0.1 * found[0, 2]

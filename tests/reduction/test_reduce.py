@@ -12,7 +12,7 @@ from scipy import ndimage
 from laue_dask.config import Recipe
 from laue_dask.errors import InputError
 from laue_dask.reduction.reduce import (
-    FAINTEST_WHITE,
+    MIN_SATURATION_SIGMAS,
     Substrate,
     bin_edges,
     detector_mask,
@@ -295,7 +295,9 @@ def test_white_is_never_less_than_twenty_sigmas():
     frame = rng.normal(100, 1, (512, 512))
     frame[::40, ::40] += 10
     reduced = reduce_frames(frame, None, RECIPE)[0]
-    expected = 255 * np.arcsinh(10 / RECIPE.softening_sigma) / np.arcsinh(FAINTEST_WHITE / RECIPE.softening_sigma)
+    expected = (
+        255 * np.arcsinh(10 / RECIPE.softening_sigma) / np.arcsinh(MIN_SATURATION_SIGMAS / RECIPE.softening_sigma)
+    )
     assert np.median(reduced[reduced > 0.4 * 255]) == pytest.approx(expected, rel=0.1)
 
 

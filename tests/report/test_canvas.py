@@ -42,7 +42,7 @@ def test_qualitative_colours_can_be_told_apart(k, at_least, vision):
 
 @pytest.mark.parametrize("vision", VISION)
 def test_qualitative_colours_differ_from_missing_points_and_from_paper(vision):
-    others = [to_rgb(canvas.MISSING), (1.0, 1.0, 1.0)]
+    others = [to_rgb(canvas.MISSING_COLOUR), (1.0, 1.0, 1.0)]
     for colour in canvas.cluster_colours(12)(range(12))[:, :3]:
         assert min(smallest_difference([colour, other], vision) for other in others) > 15
 

@@ -204,10 +204,10 @@ def test_patterns_set_aside_are_listed_with_reasons(written):
 
 
 def test_a_long_list_is_cut_and_says_so(written):
-    aside = [{"pattern": i, "reason": "empty"} for i in range(page.ROWS_UP_TO + 44)]
+    aside = [{"pattern": i, "reason": "empty"} for i in range(page.MAX_TABLE_ROWS + 44)]
     reader = written({"set_aside": aside, "n_set_aside": 4000})
-    assert len(table_with(reader, "reason")) == 1 + page.ROWS_UP_TO
-    assert f"the first {page.ROWS_UP_TO} of 4,000" in reader.texts
+    assert len(table_with(reader, "reason")) == 1 + page.MAX_TABLE_ROWS
+    assert f"the first {page.MAX_TABLE_ROWS} of 4,000" in reader.texts
 
 
 def test_evaluation_is_shown_where_there_is_one(written):

@@ -39,7 +39,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 from laue_dask.commands import main
 from laue_dask.runtime import interruption
 
-interruption.ENDING_S = 60.0  # a busy machine takes longer
+interruption.CLEANUP_TIMEOUT_S = 60.0  # a busy machine takes longer
 left = [1, 2, 3]  # by turns it is told to end, and insists itself
 
 def tell():
@@ -49,7 +49,7 @@ def tell():
 
 {drop}
 def work(**_):
-    interruption.in_order()
+    interruption.raise_on_interrupt()
     try:
         for _ in range(100):
             drop()

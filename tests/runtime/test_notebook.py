@@ -30,7 +30,7 @@ def page():
 
 @pytest.fixture
 def at_once(monkeypatch):
-    monkeypatch.setattr(notebook, "REDRAW_S", 0.0)
+    monkeypatch.setattr(notebook, "REDRAW_INTERVAL_S", 0.0)
 
 
 def test_one_line_says_how_far_it_is_and_goes(page, at_once):

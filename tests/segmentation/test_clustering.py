@@ -20,7 +20,7 @@ from laue_dask.segmentation.seeding import distinct_rows, sample_rows
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of 50 rows and no room for a whole table, so that small tables go the way of the large."""
-    monkeypatch.setattr(clustering, "IN_MEMORY", 0)
+    monkeypatch.setattr(clustering, "MAX_IN_MEMORY_VALUES", 0)
     for module in (pca, clustering):
         monkeypatch.setattr(module, "block_rows", lambda columns: 50)
 

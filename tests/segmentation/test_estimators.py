@@ -10,14 +10,14 @@ from sklearn.metrics import adjusted_rand_score
 from laue_dask.errors import InputError
 from laue_dask.segmentation import estimators, pca
 from laue_dask.segmentation.clustering import KMeans
-from laue_dask.segmentation.estimators import DensityClusters, Mixture, Modes
+from laue_dask.segmentation.estimators import DensityClusters, GaussianMixtureClusters, MeanShiftClusters
 
 MAKERS = {
     "kmeans": lambda **options: KMeans(3, **options),
-    "gmm": lambda **options: Mixture(3, bayesian=False, **options),
-    "bgm": lambda **options: Mixture(5, bayesian=True, **options),
+    "gmm": lambda **options: GaussianMixtureClusters(3, bayesian=False, **options),
+    "bgm": lambda **options: GaussianMixtureClusters(5, bayesian=True, **options),
     "hdbscan": lambda **options: DensityClusters(min_cluster_size=8, **options),
-    "mean_shift": lambda **options: Modes(**options),
+    "mean_shift": lambda **options: MeanShiftClusters(**options),
 }
 
 
@@ -68,7 +68,7 @@ def test_chunks_do_not_change_a_label(name):
 
 def test_bayesian_mixture_leaves_superfluous_components_empty():
     X, of = clouds(400)
-    fitted = Mixture(10, bayesian=True).fit(X)
+    fitted = GaussianMixtureClusters(10, bayesian=True).fit(X)
     assert 3 <= fitted.n_clusters_ < 10
     assert fitted.weights_.shape == (fitted.n_clusters_,)
     assert fitted.weights_.min() > 0
@@ -82,7 +82,10 @@ def test_mixture_finds_ellipsoids_that_k_means_cuts():
     X[of == 1] += [0, 6]
     X = X.astype(np.float32)
     assert adjusted_rand_score(of, KMeans(2).fit(X).labels_) < 0.1
-    best = max(adjusted_rand_score(of, Mixture(2, bayesian=True, random_state=s).fit(X).labels_) for s in range(3))
+    best = max(
+        adjusted_rand_score(of, GaussianMixtureClusters(2, bayesian=True, random_state=s).fit(X).labels_)
+        for s in range(3)
+    )
     assert best > 0.9
 
 
@@ -108,20 +111,23 @@ def test_noise_joins_the_nearest_member():
 
 
 def test_a_mixture_that_does_not_converge_says_so_without_a_warning(monkeypatch):
-    monkeypatch.setattr(estimators, "MIXTURE_STEPS", 1)
+    monkeypatch.setattr(estimators, "MAX_MIXTURE_STEPS", 1)
     X = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert not Mixture(8, bayesian=True).fit(X).converged_
-    assert Mixture(1, bayesian=False).fit(X).n_clusters_ == 1
+        assert not GaussianMixtureClusters(8, bayesian=True).fit(X).converged_
+    assert GaussianMixtureClusters(1, bayesian=False).fit(X).n_clusters_ == 1
 
 
 @pytest.mark.parametrize(
     ("estimator", "text"),
     [
-        (Mixture(9, bayesian=True), "9 clusters were asked for, but the 60 rows of the sample fall into 3 distinct"),
+        (
+            GaussianMixtureClusters(9, bayesian=True),
+            "9 clusters were asked for, but the 60 rows of the sample fall into 3 distinct",
+        ),
         (DensityClusters(min_cluster_size=61), "clusters of at least 61 among 60 patterns"),
-        (Modes(), "most patterns are equal"),
+        (MeanShiftClusters(), "most patterns are equal"),
     ],
 )
 def test_impossible_parameters_are_refused_in_one_line(estimator, text):

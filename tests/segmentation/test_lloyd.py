@@ -7,10 +7,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
-from laue_dask.segmentation.lloyd import BLOCK, lloyd, plus_plus
+from laue_dask.segmentation.lloyd import BLOCK_ROWS, lloyd, plus_plus
 
 seeds = st.integers(0, 2**32 - 1)
-sizes = st.sampled_from([1, 2, 3, 40, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 3])
+sizes = st.sampled_from([1, 2, 3, 40, BLOCK_ROWS - 1, BLOCK_ROWS, BLOCK_ROWS + 1, 2 * BLOCK_ROWS + 3])
 
 
 def table(n, m, seed, kinds=None):

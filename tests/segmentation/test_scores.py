@@ -61,7 +61,7 @@ def test_silhouette_of_all_patterns_is_scikit_learns(table, rows):
     X, labels = table
     expected = sklearn.metrics.silhouette_score(X, labels)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scores, "BLOCK_DISTANCES", rows * len(X))
+        patch.setattr(scores, "DISTANCES_PER_BLOCK", rows * len(X))
         assert silhouette(X, labels, size=len(X)) == pytest.approx(expected, abs=1e-6)
         lazy = da.from_array(X, chunks=(rows, -1))
         assert silhouette(lazy, labels, size=len(X)) == silhouette(X, labels, size=len(X))
@@ -227,9 +227,9 @@ def test_silhouettes_of_several_segmentations_are_those_of_each(table, first, co
     others.append(np.arange(n))
     rows = slice(min(first, n), min(first, n) + data.draw(st.integers(0, 60)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scores, "FEW", data.draw(st.integers(1, 6)))
-        patch.setattr(scores, "COLUMNS", columns)
-        patch.setattr(scores, "BLOCK_DISTANCES", data.draw(st.integers(1, 3 * n)))
+        patch.setattr(scores, "MAX_TABLE_CLUSTERS", data.draw(st.integers(1, 6)))
+        patch.setattr(scores, "TABLE_COLUMNS", columns)
+        patch.setattr(scores, "DISTANCES_PER_BLOCK", data.draw(st.integers(1, 3 * n)))
         found = silhouette_samples(X, [labels, *others], rows)
     assert found.shape == (5, len(X[rows]))
     for row, own in zip(found, [labels, *others], strict=True):

@@ -88,8 +88,8 @@ def test_a_move_leaves_the_local_optimum_that_lloyd_cannot():
 def test_compiled_and_scikit_learns_steps_end_alike(k, monkeypatch):
     X = clumps(400, 4, 9, apart=3.0, seed=k)
     found = []
-    for limit in (0, seeding.COMPILED):
-        monkeypatch.setattr(seeding, "COMPILED", limit)
+    for limit in (0, seeding.MAX_COMPILED_OPERATIONS):
+        monkeypatch.setattr(seeding, "MAX_COMPILED_OPERATIONS", limit)
         found.append(inertia(X, search(X, k, n_init=5, seed=0)))
     assert found[0] == pytest.approx(found[1], rel=2e-3)
 

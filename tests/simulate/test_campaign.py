@@ -13,7 +13,7 @@ from laue_dask.io.frames import FrameRef, frame_info, read_frame
 from laue_dask.runtime.progress import QuietProgress
 from laue_dask.simulate import campaign
 from laue_dask.simulate.detector import DETECTORS
-from laue_dask.simulate.scan import acquired, frame
+from laue_dask.simulate.scan import acquired_point, frame
 from laue_dask.simulate.specimens import specimen
 from laue_dask.simulate.training import N_CONFIGURATIONS, N_VIEWS
 
@@ -51,7 +51,7 @@ def test_every_frame_is_that_of_its_point_in_the_order_of_acquisition(tmp_path, 
     made = specimen("twins", SHAPE, 4)
     assert [path.name for path in files] == [f"twins_{number:05d}.tif" for number in range(1, 7)]
     for number, path in enumerate(files):
-        point = acquired(made, number, order=order)
+        point = acquired_point(made, number, order=order)
         expected = frame(made, DETECTORS["pilatus1m"], point, seed=4)
         np.testing.assert_array_equal(read_frame(FrameRef(str(path))), expected)
         y, x = frame_info(FrameRef(str(path))).position

@@ -17,7 +17,7 @@ from laue_dask.simulate.crystal import (
     symmetry_rotations,
     twin,
 )
-from laue_dask.simulate.materials import CRYSTALS, SYSTEMS, crystal, random_crystal
+from laue_dask.simulate.materials import CRYSTAL_SYSTEMS, CRYSTALS, crystal, random_crystal
 
 lengths = st.floats(2.5, 12.0)
 angles = st.floats(75.0, 105.0)
@@ -108,7 +108,7 @@ def test_random_crystals_diffract_with_the_symmetry_of_their_lattice(seed):
 
 def test_random_crystals_are_of_all_systems():
     names = {random_crystal(np.random.default_rng(seed)).name.split("-")[0] for seed in range(80)}
-    assert names == set(SYSTEMS)
+    assert names == set(CRYSTAL_SYSTEMS)
 
 
 @pytest.mark.parametrize(

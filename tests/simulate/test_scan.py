@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from laue_dask.errors import InputError
-from laue_dask.simulate.conditions import Conditions, wander
+from laue_dask.simulate.conditions import Conditions, smooth_variation
 from laue_dask.simulate.detector import DETECTORS
 from laue_dask.simulate.pattern import Exposure, spots
-from laue_dask.simulate.scan import acquired, default_exposure, frame, frame_name, write_frame, write_scan
+from laue_dask.simulate.scan import acquired_point, default_exposure, frame, frame_name, write_frame, write_scan
 from laue_dask.simulate.specimens import specimen
 
 PILATUS = DETECTORS["pilatus1m"]
@@ -65,8 +65,8 @@ def test_scan_in_snake_order_numbers_the_frames_as_they_were_recorded(grains, tm
     assert calls == [1, 2, 3]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["s_00001.tif", "s_00005.tif", "s_00006.tif", "truth.npz"]
     np.testing.assert_array_equal(fabio.open(tmp_path / "s_00005.tif").data, frame(grains, PILATUS, 7, seed=1))
-    assert [acquired(grains, n, order="snake") for n in range(12)] == [0, 1, 2, 3, 7, 6, 5, 4, 8, 9, 10, 11]
-    assert [acquired(grains, n) for n in range(12)] == list(range(12))
+    assert [acquired_point(grains, n, order="snake") for n in range(12)] == [0, 1, 2, 3, 7, 6, 5, 4, 8, 9, 10, 11]
+    assert [acquired_point(grains, n) for n in range(12)] == list(range(12))
     assert frame_name("nw", CAMERA, 0) == "nw_00000.tif"
 
 
@@ -116,7 +116,7 @@ def test_counting_time_scales_signal_and_background(grains):
 
 def test_beam_and_background_drift_from_row_to_row(grains):
     rng = np.random.default_rng(1)
-    drift = Conditions(background=wander(0.2, 5.0, rng, along_x=False))
+    drift = Conditions(background=smooth_variation(0.2, 5.0, rng, along_x=False))
     made = replace(grains, conditions=drift)
     medians = np.array([np.median(frame(made, PILATUS, point, seed=3)) for point in (0, 4, 8)])
     levels = np.array([drift.background.at(made.place(point)) for point in (0, 4, 8)])

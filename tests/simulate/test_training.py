@@ -3,7 +3,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from laue_dask.simulate.crystal import misorientation
-from laue_dask.simulate.training import HARD_DEG, MOST_GRAINS, experiment, training_frame
+from laue_dask.simulate.training import MAX_HARD_ANGLE_DEG, MAX_OVERLAPPING_GRAINS, experiment, training_frame
 
 
 def test_training_frame_follows_from_its_five_numbers():
@@ -33,11 +33,11 @@ def test_configurations_hold_independent_twinned_and_slightly_turned_orientation
             for i in range(32)
             for j in range(i)
         ]
-        close += sum(2.49 * made.jitter_deg < angle < HARD_DEG + 0.01 for angle in angles)
+        close += sum(2.49 * made.jitter_deg < angle < MAX_HARD_ANGLE_DEG + 0.01 for angle in angles)
         overlapping += sum(len(c) > 1 for c in made.configurations)
         for configuration in made.configurations:
             assert sum(g.weight for g in configuration) == pytest.approx(1)
-            assert 1 <= len(configuration) <= MOST_GRAINS
+            assert 1 <= len(configuration) <= MAX_OVERLAPPING_GRAINS
     assert close >= 3 * 5
     assert overlapping >= 5
 

@@ -34,7 +34,7 @@ def write_store() -> Callable[..., Path]:
         root = zarr.open_group(str(path), mode="w", zarr_format=3)
         recipe = (recipe or Recipe()).model_dump(mode="json")
         root.attrs.update(
-            {"laue_dask_schema": schema.VERSION, "recipe": recipe, "seed": seed, "experiments": experiments}
+            {"laue_dask_schema": schema.SCHEMA_VERSION, "recipe": recipe, "seed": seed, "experiments": experiments}
         )
         n = experiments * PATTERNS
         patterns = np.zeros((n, 128, 128), dtype=np.uint8)

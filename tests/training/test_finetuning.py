@@ -19,10 +19,10 @@ from laue_dask.simulate.detector import DETECTORS
 from laue_dask.simulate.scan import write_scan
 from laue_dask.simulate.specimens import specimen
 from laue_dask.training import finetuning
-from laue_dask.training.finetuning import SKETCH_LENGTH, Unlabelled, _jittered, _perturbed
+from laue_dask.training.finetuning import FINETUNED_SKETCH_LENGTH, UnlabelledObjective, _jittered, _perturbed
 from laue_dask.training.fitting import Checkpointing, fit
 from laue_dask.training.relations import Relations
-from laue_dask.training.training import scaled
+from laue_dask.training.training import as_network_input
 from laue_dask.training.training_config import FineTuningConfig
 
 TINY = Architecture(name="tiny", channels=(4, 8, 8, 8, 8), latent=16, dropout=0.0, batch_norm=True, smoothing=1.0)
@@ -60,14 +60,14 @@ def two_grains():
 def centred(reduced, seed=0, architecture=TINY, share=1.0):
     """Random weights, which give all patterns nearly the same features, less those features or a share of them."""
     model = build(architecture, seed=seed).eval()
-    common = model.encoder(model.smooth(scaled(torch.from_numpy(reduced[:])))).flatten(1).mean(dim=0)
+    common = model.encoder(model.smooth(as_network_input(torch.from_numpy(reduced[:])))).flatten(1).mean(dim=0)
     model.encoder[-1].bias -= share * common
     return model
 
 
 def objective(two_grains, config=CONFIG, model=None):
     reduced, domain = two_grains
-    return Unlabelled(config, model or centred(reduced), reduced, np.ones(domain.size, bool), SHAPE)
+    return UnlabelledObjective(config, model or centred(reduced), reduced, np.ones(domain.size, bool), SHAPE)
 
 
 def test_a_batch_holds_every_pattern_twice_and_an_epoch_all_that_lie_inside_grains(two_grains):
@@ -77,7 +77,7 @@ def test_a_batch_holds_every_pattern_twice_and_an_epoch_all_that_lie_inside_grai
     inside = valid.copy()
     inside[:, 4:6] = False  # on either side of the boundary
     valid = valid.ravel()
-    made = Unlabelled(CONFIG, centred(reduced), reduced, valid, SHAPE)
+    made = UnlabelledObjective(CONFIG, centred(reduced), reduced, valid, SHAPE)
     shown = set()
     for step in range(made.n_steps):
         batch = made.read(1, step)
@@ -121,7 +121,7 @@ def test_what_may_be_the_same_crystal_keeps_its_similarity(two_grains):
 def similarity(model, reduced, first, second):
     """Mean cosine of the learned features of two sets of patterns."""
     with torch.no_grad():
-        features = model.encode(scaled(torch.from_numpy(reduced[:])))[:, : model.architecture.learned]
+        features = model.encode(as_network_input(torch.from_numpy(reduced[:])))[:, : model.architecture.learned]
     unit = torch.nn.functional.normalize(features, dim=1)
     return float((unit[first.ravel()] @ unit[second.ravel()].T).mean())
 
@@ -177,21 +177,21 @@ def test_a_fine_tuning_that_was_killed_ends_with_the_bits_of_one_that_was_not(tw
 
 def test_sketches_are_shortened_once_the_relations_are_found(two_grains):
     model = centred(two_grains[0], architecture=SKETCHED)
-    patterns = scaled(torch.from_numpy(two_grains[0][:8]))
+    patterns = as_network_input(torch.from_numpy(two_grains[0][:8]))
     with torch.no_grad():
         before = model.encode(patterns)
         objective(two_grains, model=model)
         after = model.encode(patterns)
-    assert model.architecture.sketch_length == SKETCH_LENGTH
+    assert model.architecture.sketch_length == FINETUNED_SKETCH_LENGTH
     assert torch.equal(before[:, :16], after[:, :16])
-    torch.testing.assert_close(before[:, 16:] * SKETCH_LENGTH / SKETCHED.sketch_length, after[:, 16:])
+    torch.testing.assert_close(before[:, 16:] * FINETUNED_SKETCH_LENGTH / SKETCHED.sketch_length, after[:, 16:])
     model.shorten_sketches(1.0)
-    assert model.architecture.sketch_length == SKETCH_LENGTH
+    assert model.architecture.sketch_length == FINETUNED_SKETCH_LENGTH
 
 
 def test_of_a_large_scan_some_patterns_are_learnt_from_and_all_are_neighbours(two_grains, monkeypatch):
     whole = objective(two_grains)
-    monkeypatch.setattr(finetuning, "MOST", 50)
+    monkeypatch.setattr(finetuning, "MAX_PATTERNS", 50)
     some = objective(two_grains)
     assert (whole.used, some.used) == (96, 48)
     np.testing.assert_array_equal(some._relations.grain, whole._relations.grain[::2])
@@ -202,7 +202,7 @@ def test_of_a_large_scan_some_patterns_are_learnt_from_and_all_are_neighbours(tw
 def test_a_scan_of_one_grain_is_nothing_to_learn_from(two_grains):
     reduced, domain = two_grains
     with pytest.raises(InputError, match="one grain alone"):
-        Unlabelled(CONFIG, centred(reduced), reduced, domain.ravel() == 0, SHAPE)
+        UnlabelledObjective(CONFIG, centred(reduced), reduced, domain.ravel() == 0, SHAPE)
 
 
 def test_grains_that_are_not_bent_have_nothing_to_gain():

@@ -13,7 +13,7 @@ from laue_dask.runtime.progress import QuietProgress
 from laue_dask.training import checkpoint, fitting
 from laue_dask.training.checkpoint import Epoch
 from laue_dask.training.fitting import Check, Checkpointing, best_epoch, choose_device, fit
-from laue_dask.training.training import Supervised, train
+from laue_dask.training.training import SupervisedObjective, train
 from laue_dask.training.training_config import TrainingConfig
 
 TINY = Architecture(name="tiny", channels=(4, 8, 8, 8, 8), latent=16, dropout=0.2, batch_norm=True, smoothing=1.0)
@@ -155,7 +155,7 @@ def test_a_checkpoint_is_replaced_whole(sets, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == [kept.path.name]
 
 
-class Judged(Supervised):
+class Judged(SupervisedObjective):
     """A training whose validation loss is given."""
 
     def __init__(self, sets, checks):
@@ -218,9 +218,9 @@ def test_progress_names_the_epoch_and_from_the_second_on_the_time_left(sets):
 
 
 def test_reading_ahead_gives_every_step_once_in_order(sets):
-    objective = Supervised(SHORT, *sets)
+    objective = SupervisedObjective(SHORT, *sets)
     direct = [objective.read(2, step) for step in range(STEPS)]
-    ahead = list(fitting._ahead(objective, 2, 1, pin=False))
+    ahead = list(fitting._prefetched_batches(objective, 2, 1, pin=False))
     assert len(ahead) == STEPS - 1
     for found, wanted in zip(ahead, direct[1:], strict=True):
         assert torch.equal(found.patterns, wanted.patterns)

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from laue_dask.training.relations import UNLIKE, Relations, find_relations, wander
+from laue_dask.training.relations import MAX_UNLIKE_COSINE, Relations, feature_drift, find_relations
 
 SHAPE = (12, 12)
 ALL = np.ones(SHAPE[0] * SHAPE[1], bool)
@@ -48,7 +48,7 @@ def test_regions_that_touch_are_apart_however_alike(seed):
 
 
 @settings(max_examples=20)
-@given(seed=st.integers(0, 2**32 - 1), cosine=st.floats(UNLIKE + 0.05, 1.0))
+@given(seed=st.integers(0, 2**32 - 1), cosine=st.floats(MAX_UNLIKE_COSINE + 0.05, 1.0))
 def test_alike_regions_that_do_not_touch_may_be_one_crystal(seed, cosine):
     domain = stripes(0, 2, 1)
     found = find_relations(features_of(domain, twins(cosine), seed=seed), ALL, SHAPE, no_patterns)
@@ -99,7 +99,7 @@ def test_features_that_scatter_about_their_grains_mean_do_not_wander(seed, noise
     domain = stripes(0, 1)
     features = features_of(domain, twins(0.0), noise=noise, seed=seed)
     known = Relations(domain.ravel().astype(np.int64), ~np.eye(2, dtype=bool))
-    assert abs(wander(features, known, ALL, SHAPE)) < 0.05
+    assert abs(feature_drift(features, known, ALL, SHAPE)) < 0.05
 
 
 @settings(max_examples=20)
@@ -107,11 +107,11 @@ def test_features_that_scatter_about_their_grains_mean_do_not_wander(seed, noise
 def test_wandering_is_the_variance_of_the_trend_over_that_of_the_scan(seed, drift):
     domain = stripes(0, 1)
     known = Relations(domain.ravel().astype(np.int64), ~np.eye(2, dtype=bool))
-    found = wander(features_of(domain, twins(0.0), drift=drift, seed=seed), known, ALL, SHAPE)
+    found = feature_drift(features_of(domain, twins(0.0), drift=drift, seed=seed), known, ALL, SHAPE)
     trend = drift**2 * np.linspace(-0.5, 0.5, SHAPE[0]).var()
     assert found == pytest.approx(trend / (trend + 0.5), rel=0.1)
 
 
 def test_nothing_wanders_where_nothing_is_known():
     features = features_of(stripes(0, 1), twins(0.0), drift=1.0)
-    assert wander(features, Relations(np.full(ALL.size, -1), np.zeros((0, 0), bool)), ALL, SHAPE) == 0.0
+    assert feature_drift(features, Relations(np.full(ALL.size, -1), np.zeros((0, 0), bool)), ALL, SHAPE) == 0.0

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laue_dask.features.drift import Drift
-from laue_dask.watch.alarms import IN_A_ROW, KEPT, SATURATED_SHARE, Alarms, measure
+from laue_dask.watch.alarms import MAX_KEPT_ALARMS, MIN_AGREEING_FRAMES, MIN_SATURATED_SHARE, Alarms, measure_signal
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def shown(alarms, signals, saturated=0.0):
 
 def test_lost_beam_is_told_once_and_so_is_its_return(said):
     alarms = Alarms(said.append)
-    shown(alarms, [100, 90, 120, 100, 100, 110, 100] + [2.0] * 8 + [1.0] + [95] * IN_A_ROW)
+    shown(alarms, [100, 90, 120, 100, 100, 110, 100] + [2.0] * 8 + [1.0] + [95] * MIN_AGREEING_FRAMES)
     assert [line.split(",")[0] for line in said] == ["alarm: the beam is lost", "over: the beam is back since f_20.tif"]
     assert alarms.on("beam") is None
     assert alarms.raised[0].message.endswith("9 frames since f_7.tif have 2 % of the usual signal")
@@ -38,14 +38,14 @@ def test_dark_from_the_first_frame_on_is_not_known_to_be_dark(said):
 
 def test_saturation_is_told_from_some_frames_in_a_row_on(said):
     alarms = Alarms(said.append)
-    shown(alarms, [10] * (IN_A_ROW - 1), 2 * SATURATED_SHARE)
+    shown(alarms, [10] * (MIN_AGREEING_FRAMES - 1), 2 * MIN_SATURATED_SHARE)
     shown(alarms, [10], 0.0)
     assert said == []
-    shown(alarms, [10] * IN_A_ROW, 2 * SATURATED_SHARE)
+    shown(alarms, [10] * MIN_AGREEING_FRAMES, 2 * MIN_SATURATED_SHARE)
     assert said == [
         "alarm: the detector saturates: 0.02 % of the pixels of f_4.tif are saturated, in 5 or more frames in a row"
     ]
-    shown(alarms, [10] * IN_A_ROW, 0.0)
+    shown(alarms, [10] * MIN_AGREEING_FRAMES, 0.0)
     assert said[1:] == ["over: the detector saturates no more (f_4.tif)"]
 
 
@@ -72,30 +72,30 @@ def test_saturated_pixels_are_counted_outside_the_mask(dtype, limit, full):
     mask = np.zeros((100, 100), bool)
     mask[:50] = True
     frame[:60, :5] = full
-    assert measure(frame, mask, limit)[1] == pytest.approx(50 / 5000)
+    assert measure_signal(frame, mask, limit)[1] == pytest.approx(50 / 5000)
 
 
 @given(pedestal=st.integers(0, 1000), level=st.integers(0, 200))
 def test_signal_is_that_above_the_pedestal(pedestal, level):
     frame = np.full((80, 80), pedestal, np.int32)
     frame[:, 40:] += level
-    assert measure(frame, np.zeros((80, 80), bool))[0] == pytest.approx(level / 2)
+    assert measure_signal(frame, np.zeros((80, 80), bool))[0] == pytest.approx(level / 2)
 
 
 def test_frame_without_a_usable_pixel_has_no_signal():
-    assert measure(np.ones((8, 8), np.int32), np.ones((8, 8), bool)) == (0.0, 0.0)
+    assert measure_signal(np.ones((8, 8), np.int32), np.ones((8, 8), bool)) == (0.0, 0.0)
 
 
 def test_a_beam_that_flickers_for_ever_is_told_each_time_and_fills_no_memory():
     said = []
     alarms = Alarms(said.append)
     alarms.begin("files", "too many")
-    for i in range(2 * KEPT):
+    for i in range(2 * MAX_KEPT_ALARMS):
         alarms.begin("beam", f"lost {i}")
         alarms.begin("beam", f"lost {i}, still")
         alarms.end("beam", f"back {i}")
-    assert len(said) == 4 * KEPT + 1
+    assert len(said) == 4 * MAX_KEPT_ALARMS + 1
     assert [alarm.message for alarm in alarms.raised] == [
         "too many",
-        *(f"lost {i}, still" for i in range(KEPT + 1, 2 * KEPT)),
+        *(f"lost {i}, still" for i in range(MAX_KEPT_ALARMS + 1, 2 * MAX_KEPT_ALARMS)),
     ]

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laue_dask.io.identity import State
+from laue_dask.io.source_identity import State
 from laue_dask.watch import log as module
-from laue_dask.watch.log import FEATURES, LINES, Entry, Log
+from laue_dask.watch.log import ENTRIES_FILE, FEATURES_FILE, Entry, Log
 
 WIDTH = 4
 
@@ -48,17 +48,17 @@ def test_other_features_make_an_earlier_log_worthless(tmp_path):
     log = Log(tmp_path, width=WIDTH, key="other")
     assert log.entries == []
     assert log.features().shape == (0, WIDTH)
-    assert (tmp_path / FEATURES).stat().st_size == 0
+    assert (tmp_path / FEATURES_FILE).stat().st_size == 0
 
 
 @given(lines=st.integers(0, 600), features=st.integers(0, 70))
 def test_log_that_was_cut_off_anywhere_keeps_what_is_whole(tmp_path_factory, lines, features):
     folder = tmp_path_factory.mktemp("cut")
     filled(folder, 4)
-    for name, left in ((LINES, lines), (FEATURES, features)):
+    for name, left in ((ENTRIES_FILE, lines), (FEATURES_FILE, features)):
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(content[:left])
-    whole = (folder / LINES).read_text().count("\n") - 1
+    whole = (folder / ENTRIES_FILE).read_text().count("\n") - 1
     expected = max(0, min(whole, features // (4 * WIDTH), 4))
     log = Log(folder, width=WIDTH, key="key")
     assert log.entries == [entry(i) for i in range(expected)]
@@ -67,7 +67,7 @@ def test_log_that_was_cut_off_anywhere_keeps_what_is_whole(tmp_path_factory, lin
     again = Log(folder, width=WIDTH, key="key")
     assert again.entries == [*(entry(i) for i in range(expected)), entry(7)]
     assert again.features()[:, 0].tolist() == [*range(expected), 7]
-    for line in (folder / LINES).read_text().splitlines():
+    for line in (folder / ENTRIES_FILE).read_text().splitlines():
         json.loads(line)
     shutil.rmtree(folder)
 

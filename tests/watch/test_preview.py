@@ -7,7 +7,7 @@ from sklearn.metrics import adjusted_rand_score
 from laue_dask.config import PCAConfig
 from laue_dask.segmentation.pca import IncrementalPCA
 from laue_dask.watch import preview as module
-from laue_dask.watch.preview import FEWEST, Preview, aligned, renamed
+from laue_dask.watch.preview import MIN_PATTERNS, Preview, aligned_axes, matched_labels
 
 SHAPE = (12, 20)
 N = SHAPE[0] * SHAPE[1]
@@ -39,7 +39,7 @@ def assert_same_axes(found, expected):
 
 
 def test_there_is_no_map_of_a_few_patterns(features):
-    assert refreshed(Preview(PCAConfig()), features, FEWEST - 1) is None
+    assert refreshed(Preview(PCAConfig()), features, MIN_PATTERNS - 1) is None
 
 
 def test_growing_map_ends_with_the_domains_and_the_principal_components_of_all(features, domains):
@@ -84,7 +84,7 @@ def test_patterns_that_are_all_alike_are_one_cluster():
 
 
 def test_large_scans_are_clustered_from_a_sample(features, domains, monkeypatch):
-    monkeypatch.setattr(module, "SAMPLE", 40)
+    monkeypatch.setattr(module, "MAX_SAMPLE_PATTERNS", 40)
     maps = refreshed(Preview(PCAConfig()), features, N)
     assert adjusted_rand_score(domains, maps.labels) == 1.0
 
@@ -94,7 +94,7 @@ def test_renaming_is_undone(seed, k):
     rng = np.random.default_rng(seed)
     before = np.concatenate([np.arange(k), rng.integers(0, k, 60)]).astype(np.int32)
     shuffled = rng.permutation(k).astype(np.int32)
-    assert np.array_equal(renamed(shuffled[before], before, k)[shuffled[before]], before)
+    assert np.array_equal(matched_labels(shuffled[before], before, k)[shuffled[before]], before)
 
 
 @given(seed=st.integers(0, 10_000))
@@ -103,5 +103,5 @@ def test_axes_keep_their_order_and_signs(seed):
     basis = np.linalg.qr(rng.normal(size=(12, 12)))[0][:5]
     turned = basis.copy()
     turned[:3] = basis[rng.permutation(3)] * rng.choice([-1.0, 1.0], (3, 1))
-    np.testing.assert_allclose(aligned(turned, basis), basis)
-    np.testing.assert_array_equal(aligned(turned, None), turned)
+    np.testing.assert_allclose(aligned_axes(turned, basis), basis)
+    np.testing.assert_array_equal(aligned_axes(turned, None), turned)

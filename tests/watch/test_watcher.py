@@ -38,12 +38,12 @@ def frames(small_scan):
 @pytest.fixture
 def soon(monkeypatch):
     """Nothing waits for longer than it must in a test."""
-    monkeypatch.setattr(folder, "SETTLED", 0.1)
-    monkeypatch.setattr(folder, "SETTLED_STACK", 0.3)
-    monkeypatch.setattr(folder, "RETRY", (0.2, 0.2))
-    monkeypatch.setattr(watcher, "POLL", 0.05)
-    monkeypatch.setattr(watcher, "REFRESH", 0.2)
-    monkeypatch.setattr(watcher, "LINGER", 0.6)
+    monkeypatch.setattr(folder, "SETTLE_TIME_S", 0.1)
+    monkeypatch.setattr(folder, "STACK_SETTLE_TIME_S", 0.3)
+    monkeypatch.setattr(folder, "RETRY_WAITS_S", (0.2, 0.2))
+    monkeypatch.setattr(watcher, "POLL_INTERVAL_S", 0.05)
+    monkeypatch.setattr(watcher, "REFRESH_INTERVAL_S", 0.2)
+    monkeypatch.setattr(watcher, "LAST_FRAMES_WAIT_S", 0.6)
     monkeypatch.setattr(segmenting, "report", lambda *args, **kwargs: None)  # figures take longer than all the rest
 
 
@@ -266,7 +266,7 @@ def test_full_disk_is_told_and_stops_neither_map_nor_scan(frames, tmp_path, quic
         return real(*arguments)
 
     monkeypatch.setattr(watcher, "free_space", lambda path: free[0])
-    monkeypatch.setattr(watcher, "AGAIN", 0.3)
+    monkeypatch.setattr(watcher, "DISK_FULL_RETRY_S", 0.3)
     monkeypatch.setattr(ingest, "write_ahead", write_ahead)
     copied(frames[:60], source)
     scan = Scan(source, tmp_path / "run", config)
@@ -289,7 +289,7 @@ def test_full_disk_is_told_and_stops_neither_map_nor_scan(frames, tmp_path, quic
 @pytest.mark.usefixtures("on_workers", "soon")
 def test_maps_that_a_full_disk_does_not_take_are_drawn_later(frames, tmp_path, quick, monkeypatch):
     source, config, full = tmp_path / "frames", quick(scan={"shape": SHAPE}), threading.Event()
-    real_maps, real_log = watcher.replace_file, Log.add
+    real_maps, real_log = watcher.write_atomically, Log.add
 
     def replace_file(path, content):
         if full.is_set():
@@ -301,9 +301,9 @@ def test_maps_that_a_full_disk_does_not_take_are_drawn_later(frames, tmp_path, q
             raise OSError(errno.ENOSPC, "No space left on device")
         real_log(log, *arguments)
 
-    monkeypatch.setattr(watcher, "replace_file", replace_file)
+    monkeypatch.setattr(watcher, "write_atomically", replace_file)
     monkeypatch.setattr(Log, "add", add)
-    monkeypatch.setattr(watcher, "AGAIN", 0.3)
+    monkeypatch.setattr(watcher, "DISK_FULL_RETRY_S", 0.3)
     copied(frames[:20], source)
     scan = Scan(source, tmp_path / "run", config)
     scan.until(lambda state: state.get("mapped") == 20)

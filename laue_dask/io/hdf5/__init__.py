@@ -7,8 +7,8 @@ Strings of variable length are never read: h5py can crash on them when several t
 HDF5's file lock, so that a folder which may only be read, or a file still being written, can be used.
 """
 
+from laue_dask.io.hdf5.discovery import Stack, find_frames, grid_of, parts
 from laue_dask.io.hdf5.files import SUFFIXES, UnreadableError, holder, linked_files
-from laue_dask.io.hdf5.finding import Stack, find_frames, grid_of, parts
 from laue_dask.io.hdf5.masks import PixelMask, pixel_mask
 from laue_dask.io.hdf5.reading import read_frame, read_header
 

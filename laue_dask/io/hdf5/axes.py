@@ -15,19 +15,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SMALLEST_FRAME = 16
+MIN_FRAME_SIDE_PX = 16
 """Rows and columns of a frame, at least: datasets with fewer are tables."""
 
-IMAGES_OF_A_POINT = {2: 0, 3: 0, 4: 3, 8: 2, 16: 1}
+MIN_POINTS_PER_IMAGE = {2: 0, 3: 0, 4: 3, 8: 2, 16: 1}
 """Thresholds or modules that detectors have, and of how many times as many points they must be to be taken for some:
 4 × 6 is a grid, 24 × 2 and 100 × 4 may be two or four images of each point."""
 
-IMAGE_AXES = frozenset(
+IMAGE_AXIS_NAMES = frozenset(
     ("depth", "depths", "energy", "energies", "photon_energy", "wavelength", "threshold", "thresholds")
 ) | {"threshold_energy", "module", "modules", "channel", "channels"}
 """Names of the values along an axis that counts images of a point."""
 
-_CHOSEN = re.compile(r"(?P<name>.*)\[(?P<items>[\d:,.\s]+)\]", re.DOTALL)
+_DATASET_WITH_CHOICE = re.compile(r"(?P<name>.*)\[(?P<items>[\d:,.\s]+)\]", re.DOTALL)
 
 Choice = tuple[int | None, ...]
 """Of each axis the index that was chosen, or None for all of it; axes beyond its end are all of it."""
@@ -92,7 +92,7 @@ class Axes:
 
 def split(dataset: str) -> tuple[str, str]:
     """Name of a dataset and what was chosen of it: `/d[:,0]` → `/d` and `:,0`."""
-    found = _CHOSEN.fullmatch(dataset)
+    found = _DATASET_WITH_CHOICE.fullmatch(dataset)
     return (found["name"], found["items"]) if found else (dataset, "")
 
 
@@ -139,10 +139,14 @@ def interpret(shape: tuple[int, ...], chosen: Choice = ()) -> Axes:
     of_choice = {axis for axis, _ in fixed}
     long = [axis for axis, length in enumerate(shape) if length != 1 and axis not in of_choice]
     after = 0
-    if len(long) > 2 and shape[long[-1]] < SMALLEST_FRAME and min(shape[long[-3]], shape[long[-2]]) >= SMALLEST_FRAME:
+    if (
+        len(long) > 2
+        and shape[long[-1]] < MIN_FRAME_SIDE_PX
+        and min(shape[long[-3]], shape[long[-2]]) >= MIN_FRAME_SIDE_PX
+    ):
         after = 1  # colours or thresholds behind rows and columns
     image = long[len(long) - 2 - after : len(long) - after]
-    if len(image) < 2 or min(shape[axis] for axis in image) < SMALLEST_FRAME:
+    if len(image) < 2 or min(shape[axis] for axis in image) < MIN_FRAME_SIDE_PX:
         raise AxesError(f"shape {_text(shape)} is not a stack of frames")
     points = tuple(axis for axis in long if axis not in image)
     if 0 in (shape[axis] for axis in points):
@@ -167,7 +171,7 @@ def question(
     scan_shape
         (ny, nx) that the user gave.
     named
-        Name of the values along an axis, by its length; see `IMAGE_AXES`.
+        Name of the values along an axis, by its length; see `IMAGE_AXIS_NAMES`.
     moved
         Lengths of the lists of stage positions beside the dataset.
     """
@@ -193,7 +197,7 @@ def question(
         if b in known:
             return slow
     few, many = min(a, b), max(a, b)
-    times = IMAGES_OF_A_POINT.get(few)
+    times = MIN_POINTS_PER_IMAGE.get(few)
     if times is None or many < times * few or a == b:
         return None
     return fast if b == few else slow

@@ -20,21 +20,21 @@ from laue_dask.io.limits import require_frame
 MAX_CHUNK_BYTES = 2**30
 """Of one chunk, unpacked, which may hold many frames: HDF5 unpacks all of it for one of them."""
 
-MAX_CHUNKS_OF_A_FRAME = 2**16
+MAX_CHUNKS_PER_FRAME = 2**16
 
 MAX_VIRTUAL_LEVELS = 4
 """Virtual datasets whose sources are virtual datasets, and so on."""
 
-MAX_SOURCES_COUNTED = 64
+MAX_COUNTED_SOURCES = 64
 """Sources of a virtual dataset that are opened to count what they hold."""
 
-FEWEST_WRITTEN = 0.01
+MIN_WRITTEN_SHARE = 0.01
 """Share of the declared frames below which nothing was measured: the shape is damaged or made up."""
 
-FEW_FRAMES = 1_000
+MAX_UNWRITTEN_FRAMES = 1_000
 """So many frames may be declared without any being written: they are set aside one by one."""
 
-_FILTERS = {
+_FILTER_NAMES = {
     4: "szip",
     307: "bzip2",
     32000: "LZF",
@@ -95,7 +95,7 @@ def check_filters(node: h5py.Dataset) -> None:
         code, _, _, name = plist.get_filter(place)
         if not h5py.h5z.filter_avail(code):
             told = name.decode("utf-8", errors="replace").split(";")[0].strip()
-            known = _FILTERS.get(code) or told or "unknown"
+            known = _FILTER_NAMES.get(code) or told or "unknown"
             raise FrameError(f"was packed by the HDF5 filter '{known}' ({code}), which is not installed here")
         if code == h5py.h5z.FILTER_SZIP and not h5py.h5z.get_filter_info(code) & h5py.h5z.FILTER_CONFIG_DECODE_ENABLED:
             raise FrameError(f"was packed by the HDF5 filter 'szip' ({code}), which is not installed here")
@@ -146,10 +146,10 @@ def frames_written(node: h5py.Dataset, axes: Axes, *, level: int = 0) -> int:
 
 def check_written(node: h5py.Dataset, axes: Axes) -> None:
     """Raise `FrameError` where hardly any of many declared frames can be there."""
-    if axes.frames <= FEW_FRAMES:
+    if axes.frames <= MAX_UNWRITTEN_FRAMES:
         return
     there = frames_written(node, axes)
-    if there < FEWEST_WRITTEN * axes.frames:
+    if there < MIN_WRITTEN_SHARE * axes.frames:
         raise FrameError(
             f"{axes.frames} frames are declared, and there is room for {there or 'none'} of them in what was written: "
             "the file is damaged, or nothing was measured"
@@ -169,8 +169,8 @@ def _check_chunks(node: h5py.Dataset, place: Sequence[int | None]) -> None:
         range(where // chunk, where // chunk + 1) if where is not None else range(-(-length // chunk))
         for where, chunk, length in zip(place, node.chunks, node.shape, strict=True)
     ]
-    if math.prod(map(len, counts)) > MAX_CHUNKS_OF_A_FRAME:
-        raise FrameError(f"is cut into more than {MAX_CHUNKS_OF_A_FRAME} chunks of {tuple(node.chunks)}")
+    if math.prod(map(len, counts)) > MAX_CHUNKS_PER_FRAME:
+        raise FrameError(f"is cut into more than {MAX_CHUNKS_PER_FRAME} chunks of {tuple(node.chunks)}")
     size, missing, total = _file_size(node), 0, 0
     for number in itertools.product(*counts):
         corner = tuple(one * chunk for one, chunk in zip(number, node.chunks, strict=True))
@@ -268,7 +268,7 @@ def _check_source(file: h5py.File, piece: Piece, level: int) -> None:
 def _count_virtual(node: h5py.Dataset, axes: Axes, level: int) -> int:
     sources = table(node, axes)
     counts = sources.files()
-    if len(counts) > MAX_SOURCES_COUNTED or level >= MAX_VIRTUAL_LEVELS:
+    if len(counts) > MAX_COUNTED_SOURCES or level >= MAX_VIRTUAL_LEVELS:
         return sources.written
     there = 0
     for (name, dataset), count in counts.items():

@@ -12,17 +12,17 @@ import h5py
 import hdf5plugin  # noqa: F401  registers the filters of EIGER files
 
 from laue_dask.errors import FrameError, InputError
-from laue_dask.io.deadline import touch
+from laue_dask.io.deadline import read_byte
 
 SUFFIXES = (".h5", ".hdf5", ".hdf", ".nxs")
 
-SERIES = re.compile(r"data_\d{6}$")
+SERIES_NAME = re.compile(r"data_\d{6}$")
 """Names under which an EIGER master links its data files."""
 
-MAX_LINKS = 8
+MAX_FOLLOWED_LINKS = 8
 """Links that are followed one after the other to say where the last one leads."""
 
-_WRITING = "already open for write"
+_OPEN_FOR_WRITE_ERROR = "already open for write"
 """What HDF5 says of a file that is marked as being written, such as every file for SWMR."""
 
 
@@ -33,13 +33,13 @@ class UnreadableError(InputError):
 def open_file(path: str) -> h5py.File:
     """Open a file for reading; one that is written for readers (SWMR) as it is now. Raises what h5py raises."""
     with suppress(OSError):  # which HDF5 has its own words for
-        touch(path)
+        read_byte(path)
     if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
         raise OSError("not a regular file")
     try:
         return h5py.File(path, "r", locking=False)
     except OSError as error:
-        if _WRITING not in str(error):
+        if _OPEN_FOR_WRITE_ERROR not in str(error):
             raise
         try:
             return h5py.File(path, "r", locking=False, swmr=True)
@@ -71,7 +71,7 @@ def reading(path: str, *, closed: bool = False) -> Iterator[h5py.File]:
     try:
         with open_file(path) as file:
             if closed and is_growing(file):
-                raise OSError(_WRITING)
+                raise OSError(_OPEN_FOR_WRITE_ERROR)
             yield file
     except (InputError, MemoryError):
         raise
@@ -80,7 +80,7 @@ def reading(path: str, *, closed: bool = False) -> Iterator[h5py.File]:
     except FileNotFoundError as error:
         raise UnreadableError(f"{path}: no such file") from error
     except Exception as error:
-        if _WRITING in str(error):
+        if _OPEN_FOR_WRITE_ERROR in str(error):
             raise InputError(
                 f"{path}: is still open for writing: its frames can be read when it is closed (`h5clear -s` closes one "
                 "whose writer was killed)"
@@ -131,7 +131,7 @@ def linked_files(path: str) -> list[str]:
     try:
         with open_file(path) as file:
             groups = [group for name in file if isinstance(group := file.get(f"{name}/data"), h5py.Group)]
-            links = [group.get(name, getlink=True) for group in groups for name in group if SERIES.match(name)]
+            links = [group.get(name, getlink=True) for group in groups for name in group if SERIES_NAME.match(name)]
             names = [link.filename for link in links if isinstance(link, h5py.ExternalLink)]
     except Exception as error:
         raise InputError(f"{path}: truncated or unreadable HDF5: {line(error)}") from error
@@ -163,13 +163,13 @@ def _why(file: h5py.File | h5py.Group, name: str, followed: int = 0) -> str:
                 return f"its file {link.filename} is missing"
             try:
                 with open_file(found) as other:
-                    if link.path in other and followed < MAX_LINKS:
+                    if link.path in other and followed < MAX_FOLLOWED_LINKS:
                         return _why(other, "/".join((link.path, *parts[place + 1 :])), followed + 1)
             except Exception as error:
                 return f"its file {link.filename} cannot be read: {line(error)}"
             return f"its file {link.filename} has no '{link.path}'"
         if isinstance(link, h5py.SoftLink) and group.get(part) is None:
-            if followed < MAX_LINKS:
+            if followed < MAX_FOLLOWED_LINKS:
                 reason = _why(group, link.path, followed + 1)
                 return reason if reason.startswith("its file") else f"'{where}' is a link to '{link.path}': {reason}"
             return f"'{where}' is a link that leads to itself"

@@ -17,7 +17,7 @@ UNUSABLE_BITS = 0xFFFF
 """NeXus: gap, dead, too weak, too strong, noisy, …, of the user. The upper bits tell of pixels that are data all the
 same, such as those whose value is shared out between two chips."""
 
-MOST_MASKED = 0.95
+MAX_MASKED_SHARE = 0.95
 """A mask of more than this share of the pixels says the opposite of what it should, or nothing."""
 
 MAX_DETECTORS = 32
@@ -106,7 +106,7 @@ def _mask(name: str, node: Any, axes: Axes) -> PixelMask:
     values = np.asarray(node[select]).reshape(shape)
     mask = _unusable(values)
     count = int(mask.sum())
-    if count > MOST_MASKED * mask.size:
+    if count > MAX_MASKED_SHARE * mask.size:
         raise FrameError(f"it marks {count} of {mask.size} pixels")
     return PixelMask(mask, f"{name}: {count} of {mask.size} pixels")
 

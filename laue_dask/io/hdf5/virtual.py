@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from laue_dask.io.hdf5.axes import Axes
 
-MAX_BLOCKS = 4_096
+MAX_SELECTION_PIECES = 4_096
 """Pieces of a selection that is no regular one, at most."""
 
 _Slab = tuple[int, int, int, int]
 """Start, stride, count and block along an axis."""
 
-_ENDLESS = 2**62
+_UNLIMITED_LENGTH = 2**62
 
 
 @dataclass(frozen=True)
@@ -196,8 +196,12 @@ def _slabs(space: h5py.h5s.SpaceID) -> list[tuple[_Slab, ...]] | None:
         return None
     if space.is_regular_hyperslab():
         parts = zip(*space.get_regular_hyperslab(), strict=True)
-        return [tuple((int(a), int(b), min(int(c), _ENDLESS), min(int(d), _ENDLESS)) for a, b, c, d in parts)]
-    if space.get_select_hyper_nblocks() > MAX_BLOCKS:
+        return [
+            tuple(
+                (int(a), int(b), min(int(c), _UNLIMITED_LENGTH), min(int(d), _UNLIMITED_LENGTH)) for a, b, c, d in parts
+            )
+        ]
+    if space.get_select_hyper_nblocks() > MAX_SELECTION_PIECES:
         return None
     blocks = space.get_select_hyper_blocklist()
     return [
@@ -208,7 +212,7 @@ def _slabs(space: h5py.h5s.SpaceID) -> list[tuple[_Slab, ...]] | None:
 def _reach(slabs: tuple[_Slab, ...]) -> tuple[int, ...]:
     """Lengths of the axes that a selection asks for; 0 where it takes what there is."""
     return tuple(
-        0 if _ENDLESS in (count, block) else start + (count - 1) * stride + block
+        0 if _UNLIMITED_LENGTH in (count, block) else start + (count - 1) * stride + block
         for start, stride, count, block in slabs
     )
 

@@ -19,27 +19,27 @@ from laue_dask.compute.run import map_tasks
 from laue_dask.config import Recipe
 from laue_dask.grains import purity
 from laue_dask.grains.neighbourhood import neighbours
-from laue_dask.pipeline.stages.specimen import Map
-from laue_dask.pipeline.stages.straddling import Patterns, Places, read_places
-from laue_dask.segmentation import labeling, shares
+from laue_dask.pipeline.stages.mixed_points import Patterns, Places, read_patterns
+from laue_dask.pipeline.stages.specimen import SpecimenMap
+from laue_dask.segmentation import beam_shares, labeling
 
 if TYPE_CHECKING:
     from laue_dask.pipeline.stages.segmentation import Segmentation
 
-RANKS = 4
+N_RANKS = 4
 """The delegate of a cluster and three members that stand in for it."""
 
-LOOKED_AT = 32
+MAX_CHECKED_MEMBERS = 32
 """Members of a cluster, at most, whose patterns are looked at where too few are like their neighbours."""
 
-ONE, TWO, NOT_KNOWN = 0, 1, -1
+ONE_DOMAIN, TWO_DOMAINS, DOMAINS_UNKNOWN = 0, 1, -1
 """Whether the beam lies on one domain or on two, as `delegates_mixed` has it; −1 also where there is no delegate."""
 
-SHOW_TWO = "their delegates show two domains"
+TWO_DOMAINS_WARNING = "their delegates show two domains"
 """How warnings end about clusters without a member that lies in one domain."""
 
 
-class Chooser:
+class DelegateChooser:
     """Chooses delegates for segmentations of the same components of one scan.
 
     Parameters
@@ -54,11 +54,13 @@ class Chooser:
         Of workers that read these; None for threads of this process.
     """
 
-    def __init__(self, samples: da.Array, where: Map, patterns: Patterns | None, *, client: Client | None) -> None:
+    def __init__(
+        self, samples: da.Array, where: SpecimenMap, patterns: Patterns | None, *, client: Client | None
+    ) -> None:
         self._samples, self._where, self._client = samples, where, client
-        self._patterns = patterns if patterns is not None and shares.invertible(patterns.recipe) else None
+        self._patterns = patterns if patterns is not None and beam_shares.invertible(patterns.recipe) else None
         pairs = neighbours(samples, where.valid, where.shape, connectivity=8)
-        self._beside, self._unlike = purity.between(samples, pairs, where.patterns, where.shape[1])
+        self._beside, self._unlike = purity.opposite_neighbours(samples, pairs, where.patterns, where.shape[1])
 
     def choose(self, labels: NDArray[np.int32], centres: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
         """The delegates of labels, (n,) int32, of clusters with centroids (K, M_PCA).
@@ -68,11 +70,11 @@ class Chooser:
         delegates
             (K, RANKS) int64 pattern indices, the delegate first; −1 where a cluster has no more members.
         mixed
-            (K, RANKS) int8: `ONE`, `TWO` or `NOT_KNOWN` of each.
+            (K, RANKS) int8: `ONE_DOMAIN`, `TWO_DOMAINS` or `DOMAINS_UNKNOWN` of each.
         """
         doubtful: NDArray[np.bool_] = np.asarray(self._unlike.any(axis=1))
         order: NDArray[np.int8] = doubtful.astype(np.int8)
-        nearest = labeling.ranked_delegates(self._samples, labels, centres, count=LOOKED_AT, after=order)
+        nearest = labeling.ranked_delegates(self._samples, labels, centres, count=MAX_CHECKED_MEMBERS, after=order)
         asked = self._asked(nearest, doubtful)
         if self._patterns is not None and asked:
             items = [self._item(rows, self._patterns) for rows in asked]
@@ -81,19 +83,23 @@ class Chooser:
             ):
                 order[rows] = np.where(both, 2, 1)
             order[doubtful & ~np.isin(np.arange(len(order)), np.concatenate(asked))] = 3  # too far away to be asked
-            nearest = labeling.ranked_delegates(self._samples, labels, centres, count=RANKS, after=order)
-        chosen = nearest[:, :RANKS]
-        seen = np.array([ONE, ONE, TWO, NOT_KNOWN] if self._patterns is not None else [ONE, NOT_KNOWN])[order]
+            nearest = labeling.ranked_delegates(self._samples, labels, centres, count=N_RANKS, after=order)
+        chosen = nearest[:, :N_RANKS]
+        seen = np.array(
+            [ONE_DOMAIN, ONE_DOMAIN, TWO_DOMAINS, DOMAINS_UNKNOWN]
+            if self._patterns is not None
+            else [ONE_DOMAIN, DOMAINS_UNKNOWN]
+        )[order]
         there = chosen >= 0
         patterns = np.where(there, self._where.patterns[chosen], -1)
-        return patterns, np.where(there, seen[chosen], NOT_KNOWN).astype(np.int8)
+        return patterns, np.where(there, seen[chosen], DOMAINS_UNKNOWN).astype(np.int8)
 
     def _asked(self, nearest: NDArray[np.int64], doubtful: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
-        """Doubtful rows of each cluster that has fewer than `RANKS` others."""
+        """Doubtful rows of each cluster that has fewer than `N_RANKS` others."""
         found = []
         for members in nearest:
             rows = members[members >= 0]
-            if np.count_nonzero(~doubtful[rows]) < RANKS and doubtful[rows].any():
+            if np.count_nonzero(~doubtful[rows]) < N_RANKS and doubtful[rows].any():
                 found.append(np.sort(rows[doubtful[rows]]))
         return found
 
@@ -104,34 +110,36 @@ class Chooser:
         beside = np.where(self._unlike[rows][:, :, None], self._beside[rows], -1)
         needed = np.unique(beside[beside >= 0])
         place = np.where(beside >= 0, np.searchsorted(needed, beside), -1)
-        return patterns.places(rows), patterns.places(needed), place[:, :, 0], place[:, :, 1]
+        return patterns.locate(rows), patterns.locate(needed), place[:, :, 0], place[:, :, 1]
 
 
-def with_delegates(one: "Segmentation", chooser: Chooser, where: Map, m_pca: int) -> "Segmentation":
-    """A segmentation with the delegates of `Chooser.choose`."""
+def with_delegates(one: "Segmentation", chooser: DelegateChooser, where: SpecimenMap, m_pca: int) -> "Segmentation":
+    """A segmentation with the delegates of `DelegateChooser.choose`."""
     labels = one.labels.ravel()[where.patterns]
     delegates, mixed = chooser.choose(labels, one.centroids[:, :m_pca])
     return replace(one, delegate=delegates[:, 0], delegates=delegates, delegates_mixed=mixed)
 
 
-def of_two_domains(found: Sequence["Segmentation"]) -> list[str]:
+def two_domain_warnings(found: Sequence["Segmentation"]) -> list[str]:
     """A line for each segmentation with clusters none of whose members lies in one domain."""
     lines = []
     for one in found:
         if one.delegates_mixed is None:
             continue
-        which = np.flatnonzero(one.delegates_mixed[:, 0] == TWO).tolist()
+        which = np.flatnonzero(one.delegates_mixed[:, 0] == TWO_DOMAINS).tolist()
         if which:
-            named = ", ".join(map(str, which[:NAMED])) + (f" and {len(which) - NAMED} more" if which[NAMED:] else "")
+            named = ", ".join(map(str, which[:MAX_NAMED_CLUSTERS])) + (
+                f" and {len(which) - MAX_NAMED_CLUSTERS} more" if which[MAX_NAMED_CLUSTERS:] else ""
+            )
             points = "points where the beam lies between domains"
-            lines.append(f"K = {one.k}: cluster{'s' * (len(which) > 1)} {named} of {points}: {SHOW_TWO}")
+            lines.append(f"K = {one.k}: cluster{'s' * (len(which) > 1)} {named} of {points}: {TWO_DOMAINS_WARNING}")
     return lines
 
 
-NAMED = 8
+MAX_NAMED_CLUSTERS = 8
 """Clusters that a line names, at most."""
 
 
 def _mixed(item: tuple[Places, Places, NDArray[np.int64], NDArray[np.int64]], recipe: Recipe) -> NDArray[np.bool_]:
     places, beside, first, second = item
-    return purity.mixed(read_places(places), first, second, read_places(beside), recipe)
+    return purity.is_mixed(read_patterns(places), first, second, read_patterns(beside), recipe)

@@ -17,26 +17,26 @@ from numpy.typing import NDArray
 
 from laue_dask.compute.cluster import Workers
 from laue_dask.compute.run import Begun, begin_tasks
+from laue_dask.io import block_reader
 from laue_dask.io import results as io_results
-from laue_dask.io import stored
 from laue_dask.io.block_files import location
-from laue_dask.report.html import GALLERY_UP_TO
+from laue_dask.report.html import MAX_GALLERY_DELEGATES
 from laue_dask.report.page import write_page
 
-HELD = 2**28
+MAX_IN_MEMORY_BYTES = 2**28
 """Bytes of results up to which all of them are read at once: figures look at the same variables again and again."""
 
-SMALL = 2**26
+MAX_PARALLEL_DRAWING_BYTES = 2**26
 """Bytes of results up to which workers draw: each of them reads all."""
 
-PARTS = 8
+MAX_DRAWING_WORKERS = 8
 """Workers that draw, at most: there are some twenty figures."""
 
-PLOTS, REPORT = "plots", "report.html"
+PLOTS_FOLDER, REPORT_FILE = "plots", "report.html"
 
 
 @dataclass(frozen=True)
-class Material:
+class FigureData:
     """What figures and page are made of.
 
     Attributes
@@ -51,21 +51,23 @@ class Material:
     patterns: Mapping[int, NDArray[np.uint8]]
 
     @classmethod
-    def of(cls, folder: Path, reduced: zarr.Array[Any]) -> "Material":
+    def of(cls, folder: Path, reduced: zarr.Array[Any]) -> "FigureData":
         """Of a run, whose results are in their place."""
         results = io_results.read(folder).drop_vars("features")
-        if results.nbytes <= HELD:
+        if results.nbytes <= MAX_IN_MEMORY_BYTES:
             results = results.load()
-        shown = np.unique(results["delegate"].values[:, :GALLERY_UP_TO])  # labels count from the largest cluster
+        shown = np.unique(
+            results["delegate"].values[:, :MAX_GALLERY_DELEGATES]
+        )  # labels count from the largest cluster
         shown = shown[shown >= 0]
-        return cls(results, dict(zip(shown.tolist(), stored.read_rows(reduced, shown), strict=True)))
+        return cls(results, dict(zip(shown.tolist(), block_reader.read_rows(reduced, shown), strict=True)))
 
 
-def begin(folder: Path, reduced: zarr.Array[Any], material: Material, *, workers: Workers) -> Begun:
+def begin(folder: Path, reduced: zarr.Array[Any], material: FigureData, *, workers: Workers) -> Begun:
     """Have workers draw the figures of small results, a part each."""
-    if material.results.nbytes > SMALL:
+    if material.results.nbytes > MAX_PARALLEL_DRAWING_BYTES:
         return {}
-    parts = min(workers.count, PARTS)
+    parts = min(workers.count, MAX_DRAWING_WORKERS)
     shared = (parts, str(folder), *location(reduced))
     return begin_tasks(_draw, range(parts), shared, client=workers.client)
 
@@ -74,9 +76,9 @@ def _draw(part: int, parts: int, folder: str, root: str, member: str) -> list[st
     from laue_dask.report import plots
 
     with dask_config.set(scheduler="synchronous"):  # or what is read here would be asked of the workers, this one too
-        material = Material.of(Path(folder), zarr.open_array(root, path=member, mode="r"))
+        material = FigureData.of(Path(folder), zarr.open_array(root, path=member, mode="r"))
         names = plots.names(material.results, material.patterns)[part::parts]
-        plots.draw_some(material.results, Path(folder) / PLOTS, names, material.patterns)
+        plots.draw_some(material.results, Path(folder) / PLOTS_FOLDER, names, material.patterns)
     return names
 
 
@@ -92,7 +94,7 @@ def drawn(begun: Begun) -> list[str]:
 def draw(
     folder: Path,
     record: dict[str, Any],
-    material: Material,
+    material: FigureData,
     *,
     unchanged: Collection[int] = (),
     changed: Collection[str] = ("scores",),
@@ -115,11 +117,11 @@ def draw(
     errors: Sequence[Mapping[str, float | int]] = record.get("approximation", ())
     written = plots.write_plots(
         material.results,
-        folder / PLOTS,
+        folder / PLOTS_FOLDER,
         patterns=material.patterns,
         unchanged=unchanged,
         changed=changed,
         errors=errors,
         drawn=drawn,
     )
-    write_page(material.results, written, record, folder / REPORT)
+    write_page(material.results, written, record, folder / REPORT_FILE)

@@ -23,29 +23,29 @@ from laue_dask.compute.cluster import Workers
 from laue_dask.compute.run import map_tasks
 from laue_dask.config import ClusteringConfig, Config
 from laue_dask.errors import InputError
-from laue_dask.evaluation import mapscores
+from laue_dask.evaluation import map_scores
 from laue_dask.features.encode import Network
 from laue_dask.features.extractors import features
 from laue_dask.features.pixels import Pixels
 from laue_dask.pipeline.stages import segmentation, specimen
 from laue_dask.pipeline.stages.extraction import lazy_patterns, sample_of
+from laue_dask.pipeline.stages.mixed_points import Patterns
 from laue_dask.pipeline.stages.segmentation import Segmentation
-from laue_dask.pipeline.stages.specimen import Map
-from laue_dask.pipeline.stages.straddling import Patterns
+from laue_dask.pipeline.stages.specimen import SpecimenMap
 from laue_dask.runtime.progress import Progress, QuietProgress
 from laue_dask.segmentation import labeling, scores
 from laue_dask.segmentation.clustering import nearest
-from laue_dask.segmentation.estimators import FINDS_K
+from laue_dask.segmentation.estimators import ESTIMATORS_FINDING_K
 from laue_dask.segmentation.pca import IncrementalPCA, each_block
 from laue_dask.segmentation.seeding import distinct_rows, sample_rows, search
 
-PIXEL_COMPONENTS = 32
+N_PIXEL_COMPONENTS = 32
 """Components of the reduced pixels that the baseline uses."""
 
-APPROXIMATED = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+APPROXIMATION_K = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 """Numbers of clusters over which the true map is approximated (Figure 19)."""
 
-OWN = {"network": "encoder", "pixels": "pixels, own run", "peaks": "peaks"}
+OWN_ROW_NAMES = {"network": "encoder", "pixels": "pixels, own run", "peaks": "peaks"}
 """What the row of the run's own features is called, by the extractor that made them."""
 
 
@@ -73,7 +73,7 @@ class Truth:
         return 0 if self.domain is None else len(np.unique(self.domain[self.domain >= 0]))
 
 
-NAMES = ("domain", "angle", "edge")
+TRUTH_ARRAYS = ("domain", "angle", "edge")
 
 
 def read_truth(truth: Path | Mapping[str, Any], shape: tuple[int, int]) -> Truth:
@@ -93,7 +93,7 @@ def read_truth(truth: Path | Mapping[str, Any], shape: tuple[int, int]) -> Truth
     """
     path: object = "truth"
     if isinstance(truth, Mapping):
-        arrays = {name: np.asarray(truth[name]) for name in NAMES if truth.get(name) is not None}
+        arrays = {name: np.asarray(truth[name]) for name in TRUTH_ARRAYS if truth.get(name) is not None}
     else:
         path, arrays = truth, _arrays_of(truth)
     if not {"domain", "angle"} & set(arrays):
@@ -116,7 +116,7 @@ def read_truth(truth: Path | Mapping[str, Any], shape: tuple[int, int]) -> Truth
 def _arrays_of(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
-            return {name: np.asarray(found[name]) for name in NAMES if name in found.files}
+            return {name: np.asarray(found[name]) for name in TRUTH_ARRAYS if name in found.files}
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file: --truth names an .npz with `domain` or `angle`") from error
     except Exception as error:  # np.load raises nearly anything on a damaged archive
@@ -149,20 +149,20 @@ def evaluate(
     components = results["components"]
     m_pca = int(components.attrs["m_pca"])
     table: da.Array = da.asarray(components.data)
-    where = Map(np.isfinite(np.asarray(components[:, 0])), truth.edge.shape)
+    where = SpecimenMap(np.isfinite(np.asarray(components[:, 0])), truth.edge.shape)
     k_values = set(map(int, results["k"].values))
     if truth.n_domains >= 2:
         k_values |= {truth.n_domains, 2 * truth.n_domains}
     usable = int(where.valid.sum())
     rows: list[dict[str, float | int | str]] = []
-    finds = config.clustering.estimator in FINDS_K
+    finds = config.clustering.estimator in ESTIMATORS_FINDING_K
     chosen: list[int | None] = [None] if finds else [*sorted(k for k in k_values if k < usable)]
     # Workers read what the pixels' components are from a file, here as in a run.
     with tempfile.TemporaryDirectory(prefix="laue-dask-") as scratch:
         patterns = lazy_patterns(reduced)
         widened: da.Array = da.map_blocks(_widen, patterns, dtype=np.uint8)
         extracted: Mapping[str, da.Array] = {
-            OWN[config.encoder.extractor]: specimen.usable(table, where)[:, :m_pca],
+            OWN_ROW_NAMES[config.encoder.extractor]: specimen.usable(table, where)[:, :m_pca],
             "untrained": _untrained(reduced, where, config),
             "pixels": _pixels(patterns, where, Path(scratch) / "pixels.safetensors"),
             "pixels, widened": _pixels(widened, where, Path(scratch) / "widened.safetensors"),
@@ -197,18 +197,18 @@ def approximate(
     Returns
     -------
     rows
-        `mapscores.approximation_errors` for up to half as many clusters as there are patterns; none where no property
+        `map_scores.approximation_errors` for up to half as many clusters as there are patterns; none where no property
         is known.
     """
     if truth.angle is None:
         return []
     components = results["components"]
-    where = Map(np.isfinite(np.asarray(components[:, 0])), truth.edge.shape)
+    where = SpecimenMap(np.isfinite(np.asarray(components[:, 0])), truth.edge.shape)
     samples = specimen.usable(da.asarray(components.data), where)[:, : int(components.attrs["m_pca"])]
     chosen = sample_rows(samples.shape[0], config.clustering.sample, config.clustering.seed)
     sample = np.asarray(samples[chosen].compute())
     most = min(samples.shape[0] // 2, len(distinct_rows(sample)) - 1)
-    values = [k for k in APPROXIMATED if k <= most]
+    values = [k for k in APPROXIMATION_K if k <= most]
     with progress.stage("approximate", total=len(values), unit="K") as advance:
         found = map_tasks(
             _centres, values, (sample, config.clustering), client=workers.client, on_done=lambda k: advance(1)
@@ -218,7 +218,7 @@ def approximate(
         labels = np.concatenate(each_block(nearest, samples, centers=centres))
         delegate = labeling.delegates(samples, labels, centres)
         maps.append((where.paint(labels, fill=np.int32(-1)), np.where(delegate < 0, -1, where.patterns[delegate])))
-    return mapscores.approximation_errors(truth.angle, maps)
+    return map_scores.approximation_errors(truth.angle, maps)
 
 
 def _centres(k: int, sample: NDArray[np.float32], config: ClusteringConfig) -> NDArray[np.float64]:
@@ -241,7 +241,7 @@ def _compare(one: Segmentation, truth: Truth) -> dict[str, float]:
     return figures
 
 
-def _untrained(reduced: zarr.Array[Any], where: Map, config: Config) -> da.Array:
+def _untrained(reduced: zarr.Array[Any], where: SpecimenMap, config: Config) -> da.Array:
     """Components of the shipped architecture with random weights, whichever the run used."""
     random = config.encoder.model_copy(update={"weights": "untrained"})
     extracted = features(Network.load(random), lazy_patterns(reduced), where.valid).persist()
@@ -250,9 +250,9 @@ def _untrained(reduced: zarr.Array[Any], where: Map, config: Config) -> da.Array
     return specimen.usable(components, where)
 
 
-def _pixels(patterns: da.Array, where: Map, file: Path) -> da.Array:
+def _pixels(patterns: da.Array, where: SpecimenMap, file: Path) -> da.Array:
     """The leading components of the patterns themselves; `file` keeps what is fitted for as long as it is computed."""
-    extractor = Pixels(n_features=PIXEL_COMPONENTS).fit(sample_of(patterns, where), file)
+    extractor = Pixels(n_features=N_PIXEL_COMPONENTS).fit(sample_of(patterns, where), file)
     components: da.Array = features(extractor, patterns, where.valid).persist()
     return specimen.usable(components, where)
 

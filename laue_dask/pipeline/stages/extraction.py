@@ -9,8 +9,8 @@ import zarr
 from numpy.typing import NDArray
 
 from laue_dask.compute.cluster import Workers
-from laue_dask.compute.plan import QUALITY_PER_TASK
-from laue_dask.compute.run import Begun, begin_tasks, complete, map_tasks, write_array
+from laue_dask.compute.plan import RECONSTRUCTIONS_PER_TASK
+from laue_dask.compute.run import Begun, begin_tasks, is_complete, map_tasks, write_array
 from laue_dask.config import EncoderConfig, Recipe
 from laue_dask.features import weights
 from laue_dask.features.drift import Drift
@@ -18,17 +18,17 @@ from laue_dask.features.encode import Network
 from laue_dask.features.extractors import Extractor, Sample
 from laue_dask.features.peaks import Peaks
 from laue_dask.features.pixels import Pixels
+from laue_dask.io import block_reader
 from laue_dask.io import results as io_results
-from laue_dask.io import stored
 from laue_dask.io.block_files import location
 from laue_dask.io.results import ResultsWriter
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.pipeline.reuse import Output
-from laue_dask.pipeline.stages.ahead import take_over
-from laue_dask.pipeline.stages.specimen import Map
+from laue_dask.pipeline.stages.early_encoding import adopt_early_features
+from laue_dask.pipeline.stages.specimen import SpecimenMap
 from laue_dask.runtime.progress import Progress
 
-QUALITY_SAMPLE = 500
+MIN_QUALITY_SAMPLE = 500
 """Patterns, at least, whose reconstruction error is computed with `quality: sample`; all of a smaller scan."""
 
 
@@ -51,7 +51,7 @@ def extractor_of(config: EncoderConfig, recipe: Recipe) -> Extractor:
 
 def lazy_patterns(reduced: zarr.Array[Any]) -> da.Array:
     """Reduced patterns on disk as an array whose chunks are the blocks of work."""
-    return stored.lazy(reduced)
+    return block_reader.lazy_array(reduced)
 
 
 def lazy_features(reduced: zarr.Array[Any], extractor: Extractor) -> da.Array:
@@ -80,11 +80,11 @@ def _encode_block(
     if block_id is None:
         raise ValueError("block_id is needed to know which patterns to read")
     rows = slice(block_id[0] * block, (block_id[0] + 1) * block)
-    patterns = stored.read_rows(zarr.open_array(root, path=member, mode="r"), rows)
+    patterns = block_reader.read_rows(zarr.open_array(root, path=member, mode="r"), rows)
     return extractor.extract(patterns, ScanStore(root).valid[rows])
 
 
-def sample_of(patterns: da.Array, where: Map) -> Sample:
+def sample_of(patterns: da.Array, where: SpecimenMap) -> Sample:
     """Reader of patterns that are evenly spread over the scan, for `Extractor.fit`."""
 
     def sample(size: int) -> NDArray[np.uint8]:
@@ -97,7 +97,7 @@ def sample_of(patterns: da.Array, where: Map) -> Sample:
 
 def extract(
     reduced: zarr.Array[Any],
-    where: Map,
+    where: SpecimenMap,
     extractor: Extractor,
     results: ResultsWriter,
     output: Output,
@@ -125,9 +125,9 @@ def extract(
     """
     patterns = lazy_patterns(reduced)
     block = int(patterns.chunksize[0])
-    take_over(results, reduced, where.valid, extractor, output.key)
+    adopt_early_features(results, reduced, where.valid, extractor, output.key)
     array = results.blocks("features", (len(where.valid), extractor.n_features), block=block, key=output.key)
-    kept = complete(array)
+    kept = is_complete(array)
     output.announce(kept=kept)
     _, finished = io_results.arrays(results.path.parent, "features")
     if finished is not None and finished.attrs.get("key") == output.key:
@@ -142,7 +142,7 @@ def extract(
             progress=progress,
             resources=workers.gpu if extractor.on_gpu else None,
         )
-    return stored.lazy(array)
+    return block_reader.lazy_array(array)
 
 
 def finite(features: da.Array) -> NDArray[np.bool_]:
@@ -175,7 +175,7 @@ def forget_learnt(folder: Path) -> None:
 
 
 def begin_errors(
-    reduced: zarr.Array[Any], where: Map, extractor: Extractor, quality: str, *, workers: Workers
+    reduced: zarr.Array[Any], where: SpecimenMap, extractor: Extractor, quality: str, *, workers: Workers
 ) -> Begun:
     """Have the errors of a sample computed while this process does something else, for `reconstruction_errors`.
 
@@ -189,7 +189,7 @@ def begin_errors(
 
 def reconstruction_errors(
     reduced: zarr.Array[Any],
-    where: Map,
+    where: SpecimenMap,
     extractor: Extractor,
     quality: str,
     *,
@@ -232,14 +232,14 @@ def reconstruction_errors(
     return entropy, unexplained
 
 
-def _parts(where: Map, quality: str) -> list[NDArray[np.int64]]:
+def _parts(where: SpecimenMap, quality: str) -> list[NDArray[np.int64]]:
     """Patterns whose errors are computed, by task."""
     if quality == "none":
         return []
     chosen = where.patterns
     if quality == "sample":
-        chosen = chosen[:: max(1, len(chosen) // QUALITY_SAMPLE)]
-    return [chosen[i : i + QUALITY_PER_TASK] for i in range(0, len(chosen), QUALITY_PER_TASK)]
+        chosen = chosen[:: max(1, len(chosen) // MIN_QUALITY_SAMPLE)]
+    return [chosen[i : i + RECONSTRUCTIONS_PER_TASK] for i in range(0, len(chosen), RECONSTRUCTIONS_PER_TASK)]
 
 
 def drift_of(extractor: Extractor, unexplained: NDArray[np.float32]) -> Drift | str:
@@ -261,4 +261,4 @@ def drift_of(extractor: Extractor, unexplained: NDArray[np.float32]) -> Drift | 
 
 def _errors(patterns: NDArray[np.int64], root: str, name: str, network: Network) -> NDArray[np.float32]:
     reduced = zarr.open_array(root, path=name, mode="r")
-    return network.errors(stored.read_rows(reduced, patterns))
+    return network.errors(block_reader.read_rows(reduced, patterns))

@@ -17,22 +17,24 @@ from numpy.typing import NDArray
 
 from laue_dask.grains import regions
 from laue_dask.grains.neighbourhood import NeighbourhoodGrains
-from laue_dask.io import stored
+from laue_dask.io import block_reader
 from laue_dask.io.coordinates import UM
-from laue_dask.io.places import replace_file
+from laue_dask.io.output_paths import write_atomically
 from laue_dask.io.results import ResultsWriter
 from laue_dask.io.scan_store import ScanStore
-from laue_dask.pipeline.stages.delegates import NOT_KNOWN, RANKS
-from laue_dask.pipeline.stages.specimen import Map, usable
-from laue_dask.runtime.printable import as_cells
+from laue_dask.pipeline.stages.delegates import DOMAINS_UNKNOWN, N_RANKS
+from laue_dask.pipeline.stages.specimen import SpecimenMap, usable
+from laue_dask.runtime.safe_text import spreadsheet_cells
 from laue_dask.segmentation import labeling
 
-GRAINS, DELEGATES, REGIONS = "grains.csv", "delegates.csv", "regions.csv"
+GRAINS_FILE, DELEGATES_FILE, REGIONS_FILE = "grains.csv", "delegates.csv", "regions.csv"
 
 Row = dict[str, Any]
 
 
-def find(components: da.Array, m_pca: int, where: Map, reduced: zarr.Array[Any], results: ResultsWriter) -> list[Row]:
+def find(
+    components: da.Array, m_pca: int, where: SpecimenMap, reduced: zarr.Array[Any], results: ResultsWriter
+) -> list[Row]:
     """Find the grains of a scan and write their map and how strong the boundaries are.
 
     Parameters
@@ -49,7 +51,7 @@ def find(components: da.Array, m_pca: int, where: Map, reduced: zarr.Array[Any],
     """
     samples = usable(components, where)[:, :m_pca]
     found = NeighbourhoodGrains().fit(
-        samples, shape=where.shape, valid=where.valid, patterns=lambda rows: stored.read_rows(reduced, rows)
+        samples, shape=where.shape, valid=where.valid, patterns=lambda rows: block_reader.read_rows(reduced, rows)
     )
     attributes: dict[str, Any] = {"threshold": found.threshold_, "by_peaks": found.by_peaks_}
     if found.gap_ is not None:
@@ -63,7 +65,7 @@ def find(components: da.Array, m_pca: int, where: Map, reduced: zarr.Array[Any],
 def ranked(
     components: da.Array,
     m_pca: int,
-    where: Map,
+    where: SpecimenMap,
     dataset: xr.Dataset,
     *,
     indexable: NDArray[np.bool_] | None = None,
@@ -92,12 +94,12 @@ def ranked(
         centres = centres[np.isfinite(centres).all(axis=1)]
         distance = one["distance_to_centroid"].values.ravel()
         size = np.bincount(labels, minlength=len(centres))
-        chosen, mixed = np.full((2, len(centres), RANKS), NOT_KNOWN)
+        chosen, mixed = np.full((2, len(centres), N_RANKS), DOMAINS_UNKNOWN)
         if "delegates" in one and "delegates_mixed" in one and indexable is None:
             chosen, mixed = (one[name].values[: len(centres)] for name in ("delegates", "delegates_mixed"))
         if (chosen < 0).all():
             usable_rows = None if indexable is None else indexable[patterns]
-            found = labeling.ranked_delegates(samples, labels, centres, indexable=usable_rows, count=RANKS)
+            found = labeling.ranked_delegates(samples, labels, centres, indexable=usable_rows, count=N_RANKS)
             chosen = np.where(found >= 0, patterns[found], -1)
         for cluster, members in enumerate(chosen):
             for rank, pattern in enumerate(members[members >= 0].tolist(), start=1):
@@ -114,7 +116,7 @@ def ranked(
                         "x": x,
                         **_stage(dataset, y, x),
                         "distance": float(distance[pattern]),
-                        "domains": "" if two == NOT_KNOWN else 1 + two,
+                        "domains": "" if two == DOMAINS_UNKNOWN else 1 + two,
                     }
                 )
     return rows
@@ -140,7 +142,7 @@ def proposed(dataset: xr.Dataset) -> list[Row]:
 
 
 def write_tables(
-    folder: Path, dataset: xr.Dataset, store: ScanStore, *, grains: Sequence[Row] | None, where: Map
+    folder: Path, dataset: xr.Dataset, store: ScanStore, *, grains: Sequence[Row] | None, where: SpecimenMap
 ) -> None:
     """Write the tables of a finished run.
 
@@ -155,12 +157,12 @@ def write_tables(
     components = dataset["components"]
     sources = store.source
     delegates = ranked(da.asarray(components.data), int(components.attrs["m_pca"]), where, dataset)
-    _write(folder / DELEGATES, [{**row, "file": str(sources[row["pattern"]])} for row in delegates])
+    _write(folder / DELEGATES_FILE, [{**row, "file": str(sources[row["pattern"]])} for row in delegates])
     if grains is not None:
         located = [{**row, **_stage(dataset, row["y"], row["x"])} for row in grains]
-        _write(folder / GRAINS, [{**row, "file": str(sources[row["delegate"]])} for row in located])
+        _write(folder / GRAINS_FILE, [{**row, "file": str(sources[row["delegate"]])} for row in located])
     if "grain" in dataset:
-        _write(folder / REGIONS, proposed(dataset))
+        _write(folder / REGIONS_FILE, proposed(dataset))
 
 
 def _stage(dataset: xr.Dataset, y: float, x: float) -> Row:
@@ -189,8 +191,8 @@ def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     if rows:
         table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
         table.writeheader()
-        table.writerows({name: _cell(value) for name, value in as_cells(row).items()} for row in rows)
-    replace_file(path, text.getvalue().encode())
+        table.writerows({name: _cell(value) for name, value in spreadsheet_cells(row).items()} for row in rows)
+    write_atomically(path, text.getvalue().encode())
 
 
 def _cell(value: Any) -> Any:

@@ -22,30 +22,30 @@ from laue_dask.config import Recipe, ScanConfig
 from laue_dask.errors import FrameError, InputError, StoreError
 from laue_dask.io.block_files import checksum
 from laue_dask.io.blocks import block_size
+from laue_dask.io.frame_groups import group_frames
 from laue_dask.io.frames import FrameInfo, FrameRef, discover, is_listed, load, pixel_mask
-from laue_dask.io.identity import Stamp
 from laue_dask.io.journal import Journal, Receipt
 from laue_dask.io.lock import locked_store
-from laue_dask.io.packed import pack
-from laue_dask.io.placement import MEASURED_AGAIN, Placement, frames_of_scan
-from laue_dask.io.places import require_space, require_writable
+from laue_dask.io.output_paths import require_space, require_writable
+from laue_dask.io.packed_size import pack
+from laue_dask.io.placement import MEASURED_AGAIN_REASON, Placement, frames_of_scan
 from laue_dask.io.scan_store import ScanStore, ingest_shard
-from laue_dask.io.usual import groups_of
-from laue_dask.pipeline.stages import placing
-from laue_dask.pipeline.stages.ahead import EncodingAhead
-from laue_dask.pipeline.stages.changes import Changed, Read, suspects, while_read
+from laue_dask.io.source_identity import Stamp
+from laue_dask.pipeline.stages import frame_placement
+from laue_dask.pipeline.stages.changed_frames import ChangedFrame, ReadFrame, changed_while_read, suspects
+from laue_dask.pipeline.stages.early_encoding import EarlyEncoder
 from laue_dask.reduction import reduce as preprocess
 from laue_dask.runtime.progress import Advance, Progress
 from laue_dask.schema import PATTERN_SIZE
 
-SAMPLE_FRAMES = 48
-SAMPLE_BYTES = 256 * 2**20
+MAX_SAMPLE_FRAMES = 48
+MAX_SAMPLE_BYTES = 256 * 2**20
 """The detector mask is found from at most so many frames, and so many bytes of them."""
 
-PACKED_FRAMES = 8
+N_PACKED_FRAMES = 8
 """Frames of the sample that tell how large the store will be."""
 
-TURNS = 3
+MAX_READ_ATTEMPTS = 3
 """How often frames are read that change while they are read, before they are taken for unfinished."""
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Look:
+class Inspection:
     """What a scan's frames are like, by a sample of them.
 
     Attributes
@@ -130,9 +130,9 @@ def ingest(
     scan: ScanConfig,
     *,
     recipe: Recipe | None = None,
-    ahead: EncodingAhead | None = None,
-    look: Look | None = None,
-    make_way: Callable[[], None] | None = None,
+    ahead: EarlyEncoder | None = None,
+    inspection: Inspection | None = None,
+    remove_earlier: Callable[[], None] | None = None,
     label: str = "",
     workers: Workers,
     progress: Progress,
@@ -151,9 +151,9 @@ def ingest(
         By which the frames are reduced, too, while they are in memory. A substrate can be removed only from a store.
     ahead
         Encodes what was reduced.
-    look
-        What `look_at` found of the same source a moment ago.
-    make_way
+    inspection
+        What `inspect_source` found of the same source a moment ago.
+    remove_earlier
         Takes away the store that is at `out`, when nothing is left for which these frames might be refused before they
         are read; by default a store that is there is not replaced.
     label
@@ -169,23 +169,23 @@ def ingest(
     InputError
         No frame can be used, or the grid is unknown or does not fit; nothing is left at `out`.
     """
-    if make_way is None:
+    if remove_earlier is None:
         check_out(out)
     require_writable(out)
     # Workers may have another working directory.
     out, source = out.absolute(), absolute(source)
-    look = look or look_at(source, scan, label=label)
-    refs, grid = look.refs, look.grid
-    recipe = recipe.for_frames(look.frame_shape) if recipe else None
+    inspection = inspection or inspect_source(source, scan, label=label)
+    refs, grid = inspection.refs, inspection.grid
+    recipe = recipe.for_frames(inspection.frame_shape) if recipe else None
     if grid is None:
-        grid = placing.locate(source, refs, scan, _reader(refs, workers, progress))
-        placing.announce(grid, refs, label)
+        grid = frame_placement.locate(source, refs, scan, _reader(refs, workers, progress))
+        frame_placement.announce(grid, refs, label)
     if scan.store_frames:
-        _require_space(out, look, int(np.count_nonzero(grid.pattern >= 0)))
+        _require_space(out, inspection, int(np.count_nonzero(grid.pattern >= 0)))
     with locked_store(out, f"ingest {source}"):
-        if make_way is not None:
-            make_way()
-        store = begin(source, out, scan, grid, look, recipe)
+        if remove_earlier is not None:
+            remove_earlier()
+        store = begin(source, out, scan, grid, inspection, recipe)
         return _finish(store, refs, grid, recipe, ahead, workers=workers, progress=progress)
 
 
@@ -196,7 +196,7 @@ def check_out(out: Path) -> None:
         raise StoreError(f"{out.absolute()}: exists already: choose another path or remove it")
 
 
-def look_at(source: str, scan: ScanConfig, *, label: str = "") -> Look:
+def inspect_source(source: str, scan: ScanConfig, *, label: str = "") -> Inspection:
     """What the frames of a source are like, and where they belong; this asks nothing of any worker.
 
     Raises
@@ -207,20 +207,22 @@ def look_at(source: str, scan: ScanConfig, *, label: str = "") -> Look:
     source = absolute(source)
     refs = discover(source)
     named = refs if scan.insist else frames_of_scan(refs, listed=is_listed(source))
-    look = look_of(refs, packed=scan.store_frames, sample_of=named)
+    look = inspect_frames(refs, packed=scan.store_frames, sample_of=named)
     rows, columns = look.frame_shape
     if min(rows, columns) < PATTERN_SIZE:
         raise InputError(
             f"{source}: frames of {rows} × {columns} pixels are smaller than a pattern of "
             f"{PATTERN_SIZE} × {PATTERN_SIZE}: give unbinned frames"
         )
-    grid = placing.locate_here(source, refs, scan)
+    grid = frame_placement.locate_locally(source, refs, scan)
     if grid is not None:
-        placing.announce(grid, refs, label)
+        frame_placement.announce(grid, refs, label)
     return replace(look, grid=grid)
 
 
-def look_of(refs: Sequence[FrameRef], *, packed: bool, sample_of: Sequence[FrameRef] | None = None) -> Look:
+def inspect_frames(
+    refs: Sequence[FrameRef], *, packed: bool, sample_of: Sequence[FrameRef] | None = None
+) -> Inspection:
     """What frames are like, by some of them all or of those that are complete; whether one packs well, if wanted.
 
     Raises
@@ -235,7 +237,7 @@ def look_of(refs: Sequence[FrameRef], *, packed: bool, sample_of: Sequence[Frame
         mask, told = mask if found.mask is None else mask | found.mask, found.text
         logger.info("pixel mask: %s", told)
     stored = _packed(sample) if packed else 0.0
-    return Look(refs, (rows, columns), sample.frames.dtype, sample.info, mask, stored, pixel_mask=told)
+    return Inspection(refs, (rows, columns), sample.frames.dtype, sample.info, mask, stored, pixel_mask=told)
 
 
 def _finish(
@@ -243,7 +245,7 @@ def _finish(
     refs: Sequence[FrameRef],
     grid: Placement,
     recipe: Recipe | None,
-    ahead: EncodingAhead | None,
+    ahead: EarlyEncoder | None,
     *,
     workers: Workers,
     progress: Progress,
@@ -252,7 +254,7 @@ def _finish(
     receipts = _ingest_blocks(store, refs, grid, recipe, ahead, workers=workers, progress=progress)
     aside = [i for i in np.flatnonzero(grid.pattern < 0).tolist() if i not in grid.outside]
     again = [str(refs[i]) for i in aside if i not in grid.left_out]
-    store.record(receipts, [{"pattern": None, "source": source, "reason": MEASURED_AGAIN} for source in again])
+    store.record(receipts, [{"pattern": None, "source": source, "reason": MEASURED_AGAIN_REASON} for source in again])
     if not store.valid.any():
         first = store.set_aside[0]
         shutil.rmtree(store.writing_path)
@@ -268,7 +270,7 @@ def begin(
     out: Path,
     scan: ScanConfig,
     grid: Placement,
-    look: Look,
+    inspection: Inspection,
     recipe: Recipe | None,
 ) -> ScanStore:
     """Begin a store, or go on with one that was begun with fewer frames of the scan.
@@ -277,7 +279,7 @@ def begin(
     ----------
     source
         Absolute.
-    look
+    inspection
         At the frames.
     recipe
         See `ingest`.
@@ -285,23 +287,23 @@ def begin(
     store = ScanStore.create(
         out,
         grid=grid,
-        frame_shape=look.frame_shape,
-        dtype=look.dtype,
-        detector=look.info.detector,
-        pixel_size_um=look.info.pixel_size_um,
+        frame_shape=inspection.frame_shape,
+        dtype=inspection.dtype,
+        detector=inspection.info.detector,
+        pixel_size_um=inspection.info.pixel_size_um,
         provenance={
             "source": source,
             "store": str(out),
             "laue_dask": __version__,
             "grid": grid.how,
-            "placement": grid.as_json(look.refs),
+            "placement": grid.as_json(inspection.refs),
             "asked": scan.model_dump(mode="json"),
-            **({"pixel_mask": look.pixel_mask} if look.pixel_mask else {}),
-            "manifest": manifest(look.refs),
+            **({"pixel_mask": inspection.pixel_mask} if inspection.pixel_mask else {}),
+            "manifest": manifest(inspection.refs),
         },
         store_frames=scan.store_frames,
     )
-    store.write_detector_mask(look.mask)
+    store.write_detector_mask(inspection.mask)
     if recipe is not None and store.reduced(recipe.digest()) is None:
         store.create_reduced(recipe.digest(), block_size(store.n_patterns), recipe.model_dump(mode="json"))
     return store
@@ -309,17 +311,17 @@ def begin(
 
 def _packed(sample: Sample) -> float:
     """Bytes of a frame in a store, as small as the sample packs."""
-    some = sample.frames[:: -(-len(sample.frames) // PACKED_FRAMES)]
+    some = sample.frames[:: -(-len(sample.frames) // N_PACKED_FRAMES)]
     share, _ = pack(some, schema.SCAN["frames"])
     return share * float(some[0].nbytes)
 
 
-def _require_space(out: Path, look: Look, n_frames: int) -> None:
+def _require_space(out: Path, inspection: Inspection, n_frames: int) -> None:
     """Refuse frames whose store cannot fit on the disk beside what is there of it."""
     # A store that is there makes way.
     places = (out.with_name(out.name + ".part"), out)
     there = sum(file.stat().st_size for place in places for file in place.rglob("*") if file.is_file())
-    require_space(out, int(n_frames * look.stored_bytes) - there)
+    require_space(out, int(n_frames * inspection.stored_bytes) - there)
 
 
 def _ingest_blocks(
@@ -327,7 +329,7 @@ def _ingest_blocks(
     refs: Sequence[FrameRef],
     grid: Placement,
     recipe: Recipe | None,
-    ahead: EncodingAhead | None,
+    ahead: EarlyEncoder | None,
     *,
     workers: Workers,
     progress: Progress,
@@ -338,14 +340,14 @@ def _ingest_blocks(
     journal = _journal(store)
     written(store, blocks)
     reduced = store.reduced(recipe.digest()) if recipe is not None else None
-    for turn in range(TURNS):
+    for turn in range(MAX_READ_ATTEMPTS):
         done = sum(one["frames"] for receipt in journal.read().values() for one in receipt["shards"])
         # What was encoded ahead of frames that are read again is not that of the new ones.
         encoding = None if turn else ahead
         with progress.stage(_named(reduced, encoding), total=int((grid.pattern >= 0).sum()), done=done) as advance:
 
             def finished(
-                receipt: Receipt, encoding: EncodingAhead | None = encoding, advance: Advance = advance
+                receipt: Receipt, encoding: EarlyEncoder | None = encoding, advance: Advance = advance
             ) -> None:
                 if reduced is not None:
                     Journal.of(reduced).add(receipt["reduced"])
@@ -356,7 +358,7 @@ def _ingest_blocks(
             receipts = run_blocks(tasks, client=workers.client, journal=journal, on_receipt=finished)
             if encoding is not None:
                 encoding.finish()  # the store is about to get another name
-        changed = while_read(_frames_read(journal.read(), blocks), store.detector_mask, store.dtype)
+        changed = changed_while_read(_frames_read(journal.read(), blocks), store.detector_mask, store.dtype)
         if not changed:
             return [one for receipt in receipts for one in receipt["shards"]]
         _forget_changed(journal, changed, "changed while the scan was read")
@@ -366,7 +368,7 @@ def _ingest_blocks(
     )
 
 
-def _frames_read(receipts: Mapping[int, Receipt], blocks: Sequence[Block]) -> list[Read]:
+def _frames_read(receipts: Mapping[int, Receipt], blocks: Sequence[Block]) -> list[ReadFrame]:
     """What the receipts of blocks know of the sources of each frame; nothing, in those of earlier versions."""
     found = []
     for block in blocks:
@@ -375,14 +377,14 @@ def _frames_read(receipts: Mapping[int, Receipt], blocks: Sequence[Block]) -> li
             aside = {pattern - shard["start"] for pattern, _ in shard["set_aside"]}
             known = zip(refs, shard.get("stamps", ()), shard.get("checksums", ()), strict=False)
             found += [
-                Read(block.index, ref, Stamp(*stamp), crc, place not in aside)
+                ReadFrame(block.index, ref, Stamp(*stamp), crc, place not in aside)
                 for place, (ref, stamp, crc) in enumerate(known)
                 if ref is not None
             ]
     return found
 
 
-def _forget_changed(journal: Journal, changed: Sequence[Changed], when: str) -> None:
+def _forget_changed(journal: Journal, changed: Sequence[ChangedFrame], when: str) -> None:
     """Have the blocks of frames that changed written again, and say so."""
     if not changed:
         return
@@ -398,7 +400,7 @@ def _forget_changed(journal: Journal, changed: Sequence[Changed], when: str) -> 
     journal.keep(lambda receipt: int(receipt["block"]) not in blocks)
 
 
-def _named(reduced: Any, ahead: EncodingAhead | None) -> str:
+def _named(reduced: Any, ahead: EarlyEncoder | None) -> str:
     if reduced is None:
         return "ingest"
     return "ingest and reduce" if ahead is None else "ingest, reduce and encode"
@@ -507,10 +509,10 @@ def read_sample(refs: Sequence[FrameRef]) -> Sample:
     InputError
         None of them can be read.
     """
-    places = np.unique(np.linspace(0, len(refs) - 1, min(SAMPLE_FRAMES, len(refs))).astype(int))
-    groups, reasons = groups_of([refs[place] for place in places])
+    places = np.unique(np.linspace(0, len(refs) - 1, min(MAX_SAMPLE_FRAMES, len(refs))).astype(int))
+    groups, reasons = group_frames([refs[place] for place in places])
     for kind, alike, infos in groups:
-        room = min(len(alike), SAMPLE_BYTES // (math.prod(kind.shape) * kind.dtype.itemsize) + 1)
+        room = min(len(alike), MAX_SAMPLE_BYTES // (math.prod(kind.shape) * kind.dtype.itemsize) + 1)
         stack = np.empty((room, *kind.shape), kind.dtype)
         read: list[FrameInfo] = []
         first = alike[0]
@@ -541,7 +543,11 @@ def _reader(
         batches = [wanted[i : i + HEADERS_PER_TASK] for i in range(0, len(wanted), HEADERS_PER_TASK)]
         with progress.stage("headers", total=len(wanted), unit="frames") as advance:
             done = map_tasks(
-                placing.read_positions, batches, (), client=workers.client, on_done=lambda batch: advance(len(batch))
+                frame_placement.read_positions,
+                batches,
+                (),
+                client=workers.client,
+                on_done=lambda batch: advance(len(batch)),
             )
         return [position for batch in done for position in batch]
 

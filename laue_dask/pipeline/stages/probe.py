@@ -18,24 +18,24 @@ from numpy.typing import NDArray
 
 from laue_dask import schema
 from laue_dask.compute.plan import Packing, Scan, Work
-from laue_dask.compute.run import complete
+from laue_dask.compute.run import is_complete
 from laue_dask.config import Config
 from laue_dask.errors import FrameError, InputError
 from laue_dask.features import weights
-from laue_dask.features.batch_sizes import BATCH_SIZES
+from laue_dask.features.batch_sizes import AUTO_BATCH_SIZES
 from laue_dask.features.encode import Network
 from laue_dask.features.extractors import Extractor
-from laue_dask.features.pixels import BATCH, Pixels
+from laue_dask.features.pixels import PATTERNS_PER_PROJECTION, Pixels
+from laue_dask.io.frame_groups import group_frames
 from laue_dask.io.frames import FrameRef, discover, is_read_whole, read_frame, read_position
 from laue_dask.io.limits import Expected
-from laue_dask.io.packed import pack
-from laue_dask.io.placement import recorded
+from laue_dask.io.packed_size import pack
+from laue_dask.io.placement import recorded_placement
 from laue_dask.io.scan_store import ScanStore
-from laue_dask.io.usual import groups_of
 from laue_dask.pipeline.stages import specimen
-from laue_dask.pipeline.stages.extraction import QUALITY_SAMPLE
-from laue_dask.pipeline.stages.ingest import SAMPLE_BYTES, SAMPLE_FRAMES
-from laue_dask.pipeline.stages.placing import announce, locate_here, refuse_part, remind
+from laue_dask.pipeline.stages.extraction import MIN_QUALITY_SAMPLE
+from laue_dask.pipeline.stages.frame_placement import announce, announce_stored_grid, locate_locally, refuse_part
+from laue_dask.pipeline.stages.ingest import MAX_SAMPLE_BYTES, MAX_SAMPLE_FRAMES
 from laue_dask.reduction import reduce as preprocess
 from laue_dask.runtime.threads import one_thread
 from laue_dask.schema import PATTERN_SIZE
@@ -44,16 +44,16 @@ from laue_dask.segmentation.clustering import nearest
 from laue_dask.segmentation.pca import IncrementalPCA, block_rows
 from laue_dask.segmentation.seeding import search
 
-SECONDS = 10.0
+PROBE_DURATION_S = 10.0
 """The time that a probe takes, about: no call of it is broken off."""
 
-PACKED_AT_ONCE = 64 * 2**20
+MAX_PACKED_BYTES = 64 * 2**20
 """Bytes of frames that are packed to see how well they do."""
 
-SCORED_ROWS = 1000
+N_SCORED_ROWS = 1000
 """Rows that one K is scored on; the time grows with their number."""
 
-WIDEST_MAPS = 7
+NETWORK_BYTES_IN_WIDEST_MAPS = 7
 """Memory of the network in sizes of its widest feature map: the decoder and the peaks that it draws need the most."""
 
 _T = TypeVar("_T")
@@ -122,9 +122,9 @@ def survey(origin: str, config: Config) -> Survey:
         refuse_part(origin, config.scan)
         return _of_store(origin, config)
     refs = discover(origin)
-    specimen.require_enough(len(refs), config.clustering.k)
+    specimen.require_enough_patterns(len(refs), config.clustering.k)
     chosen = spread(len(refs))
-    groups, reasons = groups_of([refs[place] for place in chosen])
+    groups, reasons = group_frames([refs[place] for place in chosen])
     if not groups:
         raise InputError(f"none of {len(chosen)} frames tried can be read; {reasons[0]}")
     info = groups[0].infos[0]
@@ -136,7 +136,7 @@ def survey(origin: str, config: Config) -> Survey:
         )
     points, grid = len(refs), f"{len(refs)} points assumed, the headers of all frames will tell"
     header: float | None = None
-    found = locate_here(origin, refs, config.scan)
+    found = locate_locally(origin, refs, config.scan)
     if found is not None:
         announce(found, refs)
         if found.outside:
@@ -168,7 +168,7 @@ def work_of(scan: Scan, config: Config, extractor: Extractor, *, gpus: int = 0) 
     values = {k for k in {*range(first, last + 1), *config.clustering.k} if k < min(scan.n_frames, scan.n_patterns)}
     reconstructed = 0
     if isinstance(extractor, Network) and config.quality != "none":
-        step = 1 if config.quality == "all" else max(1, scan.n_frames // QUALITY_SAMPLE)
+        step = 1 if config.quality == "all" else max(1, scan.n_frames // MIN_QUALITY_SAMPLE)
         reconstructed = -(-scan.n_frames // step)
     return Work(
         n_features=extractor.n_features,
@@ -182,7 +182,7 @@ def work_of(scan: Scan, config: Config, extractor: Extractor, *, gpus: int = 0) 
     )
 
 
-def probe(found: Survey, config: Config, extractor: Extractor, *, seconds: float = SECONDS) -> Probe:
+def probe(found: Survey, config: Config, extractor: Extractor, *, seconds: float = PROBE_DURATION_S) -> Probe:
     """Time what a worker will do, on frames spread over the scan.
 
     Parameters
@@ -207,7 +207,7 @@ def probe(found: Survey, config: Config, extractor: Extractor, *, seconds: float
         preprocess.reduce_frames(frames[:1], mask, recipe)  # the loops are compiled, or read from their cache
         made, reducing = _paced(lambda one: preprocess.reduce_frames(one, mask, recipe), frames, 0.25 * seconds)
         patterns: NDArray[np.uint8] = np.concatenate(made)
-        part = frames[: max(1, PACKED_AT_ONCE // scan.frame_bytes)]
+        part = frames[: max(1, MAX_PACKED_BYTES // scan.frame_bytes)]
         frame_share, storing = pack(part, schema.SCAN["frames"])
         costs |= _of_frames(scan, config, costs.pop("read"), storing / len(part), reducing)
         features = _encode(extractor, patterns, Path(folder), config.quality != "none", costs)
@@ -218,14 +218,14 @@ def probe(found: Survey, config: Config, extractor: Extractor, *, seconds: float
 
 def spread(count: int) -> list[int]:
     """Places of some of `count` frames, in an order of which any beginning is spread over the scan as well."""
-    places = np.unique(np.linspace(0, count - 1, min(SAMPLE_FRAMES, count)).astype(int))
+    places = np.unique(np.linspace(0, count - 1, min(MAX_SAMPLE_FRAMES, count)).astype(int))
     return [int(i) for i in np.random.default_rng(0).permutation(places)]
 
 
 def _of_store(origin: str, config: Config) -> Survey:
     store = ScanStore.open(origin)
     usable = np.flatnonzero(store.valid)
-    specimen.require_enough(len(usable), config.clustering.k)
+    specimen.require_enough_patterns(len(usable), config.clustering.k)
     shape = config.scan.shape
     if shape and tuple(shape) != store.scan_shape:
         raise InputError(
@@ -246,13 +246,13 @@ def _of_store(origin: str, config: Config) -> Survey:
         store.dtype,
         stored_bytes,
         ingest=False,
-        reduce=reduced is None or not complete(reduced),
+        reduce=reduced is None or not is_complete(reduced),
         in_store=store.has_frames,
     )
     (ny, nx), (rows, columns) = store.scan_shape, store.frame_shape
     what = f"{len(usable)} frames of {rows} × {columns}, {store.dtype}; {ny} × {nx} points"
-    remind(store)
-    what += f"\n{_aligned(recorded(store)['line'])}"
+    announce_stored_grid(store)
+    what += f"\n{_aligned(recorded_placement(store)['line'])}"
     return Survey(scan, what, store=store, patterns=usable.tolist())
 
 
@@ -281,18 +281,18 @@ def _extractor_bytes(extractor: Extractor) -> int:
             shape = weights.load(extractor.weights_name)[0].architecture
             side = PATTERN_SIZE // shape.unshuffle
             widest = max(channels * (side >> i) ** 2 for i, channels in enumerate(shape.channels))
-            return 4 * WIDEST_MAPS * _unit(extractor) * max(widest, PATTERN_SIZE**2)
+            return 4 * NETWORK_BYTES_IN_WIDEST_MAPS * _unit(extractor) * max(widest, PATTERN_SIZE**2)
         case Pixels():
             # The file's content, and in float64 the components in it and a batch of patterns.
-            return 4 * PATTERN_SIZE**2 * (3 * extractor.n_features + 2 * BATCH)
+            return 4 * PATTERN_SIZE**2 * (3 * extractor.n_features + 2 * PATTERNS_PER_PROJECTION)
     return 16 * PATTERN_SIZE**2
 
 
 def _unit(extractor: Extractor) -> int:
     """Patterns that are encoded together, at most; those on a GPU are not in a worker's own memory."""
     if not isinstance(extractor, Network):
-        return BATCH
-    return BATCH_SIZES["cpu"][-1] if extractor.batch_size == "auto" else extractor.batch_size
+        return PATTERNS_PER_PROJECTION
+    return AUTO_BATCH_SIZES["cpu"][-1] if extractor.batch_size == "auto" else extractor.batch_size
 
 
 def _read(found: Survey, seconds: float) -> tuple[NDArray[Any], dict[str, float]]:
@@ -305,7 +305,7 @@ def _read(found: Survey, seconds: float) -> tuple[NDArray[Any], dict[str, float]
             return f"{found.refs[place]}: {error}"
 
     scan = found.scan
-    places = spread(scan.n_frames)[: max(1, SAMPLE_BYTES // scan.frame_bytes)]
+    places = spread(scan.n_frames)[: max(1, MAX_SAMPLE_BYTES // scan.frame_bytes)]
     made, each = _paced(read, places, seconds)
     frames = [
         one for one in made if not isinstance(one, str) and (one.shape, one.dtype) == (scan.frame_shape, scan.dtype)
@@ -348,7 +348,7 @@ def _scoring(features: NDArray[np.float32], scan: Scan, config: Config) -> float
     """Seconds to score one K, the middle one, on rows like these."""
     clustering = config.clustering
     rows = min(scan.n_frames, clustering.sample)
-    some, k = min(rows, SCORED_ROWS), sum(clustering.score_k) // 2
+    some, k = min(rows, N_SCORED_ROWS), sum(clustering.score_k) // 2
     if len(features) < 2 or k >= some:
         return 0.0
     with one_thread():

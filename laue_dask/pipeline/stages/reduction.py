@@ -12,19 +12,19 @@ import zarr
 from numpy.typing import NDArray
 
 from laue_dask.compute.cluster import Workers
-from laue_dask.compute.run import complete, write_array
+from laue_dask.compute.run import is_complete, write_array
 from laue_dask.config import Recipe
 from laue_dask.errors import InputError
 from laue_dask.io.blocks import block_size
 from laue_dask.io.journal import Receipt
 from laue_dask.io.lock import locked_store
-from laue_dask.io.places import require_writable
+from laue_dask.io.output_paths import require_writable
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.pipeline.reuse import Output
-from laue_dask.pipeline.stages.ahead import EncodingAhead
-from laue_dask.pipeline.stages.ingest import SAMPLE_BYTES, SAMPLE_FRAMES
+from laue_dask.pipeline.stages.early_encoding import EarlyEncoder
+from laue_dask.pipeline.stages.ingest import MAX_SAMPLE_BYTES, MAX_SAMPLE_FRAMES
 from laue_dask.reduction import reduce as preprocess
-from laue_dask.reduction.reduce import LEAST_SAMPLE, Substrate
+from laue_dask.reduction.reduce import MIN_SAMPLE_FRAMES, Substrate
 from laue_dask.runtime.progress import Progress
 from laue_dask.schema import PATTERN_SIZE
 
@@ -52,7 +52,7 @@ def reduce_scan(
     *,
     workers: Workers,
     progress: Progress,
-    ahead: EncodingAhead | None = None,
+    ahead: EarlyEncoder | None = None,
     output: Output | None = None,
 ) -> zarr.Array[Any]:
     """Reduce a whole scan into `reduced/<recipe hash>` of its store, or find it there.
@@ -79,13 +79,13 @@ def reduce_scan(
     recipe = recipe.for_frames(store.frame_shape)
     digest = recipe.digest()
     found = store.reduced(digest)
-    kept = found is not None and complete(found)
+    kept = found is not None and is_complete(found)
     if output is not None:
         output.announce(kept=kept)
     if found is not None and kept:
-        if not store.vouches_for(digest):
+        if not store.has_receipts_of(digest):
             with locked_store(store.path, f"list recipe {digest}"):
-                store.take_down(digest)
+                store.add_receipts_of(digest)
         return found
     require_writable(store.path)
     with locked_store(store.path, f"reduce by recipe {digest}"):
@@ -94,7 +94,7 @@ def reduce_scan(
 
 
 def _reduce(
-    store: ScanStore, recipe: Recipe, ahead: EncodingAhead | None, *, workers: Workers, progress: Progress
+    store: ScanStore, recipe: Recipe, ahead: EarlyEncoder | None, *, workers: Workers, progress: Progress
 ) -> zarr.Array[Any]:
     """`reduce_scan` into a store that is this process's own."""
     digest = recipe.digest()
@@ -119,7 +119,7 @@ def _reduce(
     )
     if ahead is not None:
         ahead.finish()
-    store.take_down(digest)
+    store.add_receipts_of(digest)
     return found
 
 
@@ -129,7 +129,7 @@ def read_sample(store: ScanStore) -> NDArray[Any]:
     if not len(usable):
         raise InputError(f"{store.path}: none of its {store.n_patterns} patterns is usable")
     size = int(np.prod(store.frame_shape)) * np.dtype(store.dtype).itemsize
-    count = min(len(usable), int(np.clip(SAMPLE_BYTES // size, LEAST_SAMPLE, SAMPLE_FRAMES)))
+    count = min(len(usable), int(np.clip(MAX_SAMPLE_BYTES // size, MIN_SAMPLE_FRAMES, MAX_SAMPLE_FRAMES)))
     places = usable[np.unique(np.linspace(0, len(usable) - 1, count).astype(int))]
     return np.concatenate([store.read_frames(int(i), int(i) + 1) for i in places])
 

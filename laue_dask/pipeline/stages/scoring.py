@@ -22,13 +22,20 @@ from laue_dask.segmentation.clustering import nearest, seed_sample
 from laue_dask.segmentation.seeding import distinct_rows, finalists, sample_rows
 from laue_dask.segmentation.selection import Repeated, repeat
 
-SCORES = ("score_k", "silhouette", "calinski_harabasz", "silhouette_draws", "calinski_harabasz_draws", "stability")
+SCORE_ARRAYS = (
+    "score_k",
+    "silhouette",
+    "calinski_harabasz",
+    "silhouette_draws",
+    "calinski_harabasz_draws",
+    "stability",
+)
 """Results of the scores."""
 
-SCORED_WITH = ("score_k", "n_init", "sample", "silhouette_sample", "repeats", "seed")
+SCORE_OPTIONS = ("score_k", "n_init", "sample", "silhouette_sample", "repeats", "seed")
 """Parameters that the scores depend on."""
 
-TOO_FEW = "distinct ones only"
+TOO_FEW_WARNING = "distinct ones only"
 """How a warning ends about a K for which there are too few patterns."""
 
 
@@ -98,7 +105,7 @@ def score(
 
 def same_scores(before: ClusteringConfig, now: ClusteringConfig) -> bool:
     """Whether scores made with one configuration are those of the other."""
-    return all(getattr(before, name) == getattr(now, name) for name in SCORED_WITH)
+    return all(getattr(before, name) == getattr(now, name) for name in SCORE_OPTIONS)
 
 
 def read_scores(dataset: xr.Dataset, suggested: Sequence[int]) -> Scores:
@@ -113,7 +120,7 @@ def read_scores(dataset: xr.Dataset, suggested: Sequence[int]) -> Scores:
     return Scores(k, silhouette, calinski_harabasz, tuple(suggested), repeated=repeated)
 
 
-def put_scores(found: Scores, results: ResultsWriter) -> None:
+def write_scores(found: Scores, results: ResultsWriter) -> None:
     """Write the scores."""
     results.put("score_k", np.asarray(found.k, dtype=np.int32))
     results.put("silhouette", np.asarray(found.silhouette))
@@ -192,7 +199,7 @@ def possible(k_values: Collection[int], samples: da.Array) -> tuple[list[int], l
     if distinct < 2:
         raise InputError(f"all {samples.shape[0]} usable patterns have the same features: there is nothing to segment")
     left_out = [
-        f"K = {k}: left out, the {samples.shape[0]} usable patterns fall into {distinct} {TOO_FEW}"
+        f"K = {k}: left out, the {samples.shape[0]} usable patterns fall into {distinct} {TOO_FEW_WARNING}"
         for k in wanted
         if k > distinct
     ]

@@ -15,24 +15,40 @@ from numpy.typing import NDArray
 
 from laue_dask.config import ClusteringConfig, Recipe
 from laue_dask.io.results import ResultsWriter
-from laue_dask.pipeline.stages.delegates import NOT_KNOWN, RANKS, of_two_domains
-from laue_dask.pipeline.stages.specimen import Map
-from laue_dask.pipeline.stages.straddling import Labels, Patterns, kept_as_found, share_out
+from laue_dask.pipeline.stages.delegates import DOMAINS_UNKNOWN, N_RANKS, two_domain_warnings
+from laue_dask.pipeline.stages.mixed_points import Labels, Patterns, not_relabelled_warnings, relabel_mixed_points
+from laue_dask.pipeline.stages.specimen import SpecimenMap
 from laue_dask.pipeline.stages.tables import Table, choosers, divide, patterns_of, samples_of, together
 from laue_dask.runtime.progress import Progress
 from laue_dask.segmentation import labeling
 from laue_dask.segmentation.clustering import KMeans
-from laue_dask.segmentation.estimators import FINDS_K, MIXTURE_STEPS, DensityClusters, Estimator, Mixture, Modes
+from laue_dask.segmentation.estimators import (
+    ESTIMATORS_FINDING_K,
+    MAX_MIXTURE_STEPS,
+    DensityClusters,
+    Estimator,
+    GaussianMixtureClusters,
+    MeanShiftClusters,
+)
 from laue_dask.segmentation.smoothing import potts
 
-MAPS = ("k", "n_clusters", "labels", "distance_to_centroid", "pca_rgb", "centroids", "delegate")
-CHOSEN = ("delegates", "delegates_mixed")
+SEGMENTATION_ARRAYS = ("k", "n_clusters", "labels", "distance_to_centroid", "pca_rgb", "centroids", "delegate")
+DELEGATE_ARRAYS = ("delegates", "delegates_mixed")
 """Results of the segmentations; earlier runs lack the last ones."""
 
-CLUSTERED_WITH = ("estimator", "n_init", "sample", "seed", "min_cluster_size", "bandwidth", "straddling", "smoothing")
+CLUSTERING_OPTIONS = (
+    "estimator",
+    "n_init",
+    "sample",
+    "seed",
+    "min_cluster_size",
+    "bandwidth",
+    "straddling",
+    "smoothing",
+)
 """Parameters that a segmentation of a given K depends on."""
 
-PROVISIONAL = "its labels are provisional"
+NOT_CONVERGED_WARNING = "its labels are provisional"
 """How a warning ends about an estimator that did not converge."""
 
 
@@ -106,7 +122,7 @@ def segment(
     known = known or [{} for _ in tables]
     wanted: list[int | None] = list(k_values)
     found: list[dict[int | None, Segmentation]] = [dict(one.items()) for one in known]
-    if config.estimator in FINDS_K:  # it has found one
+    if config.estimator in ESTIMATORS_FINDING_K:  # it has found one
         wanted, found = [None], [dict(zip([None], one.values(), strict=False)) for one in known]
     missing = [k for k in wanted if any(k not in one for one in found)]
     if missing:
@@ -130,14 +146,14 @@ def segment(
                 advance(1)
     segmentations = [[own[k] for k in wanted] for own in found]
     for table, listed in zip(tables, segmentations, strict=True):
-        put(listed, table.components.shape[1], table.results)
+        write_segmentations(listed, table.components.shape[1], table.results)
     return segmentations
 
 
 def clusters(
     samples: da.Array,
     m_pca: int,
-    where: Map,
+    where: SpecimenMap,
     k_values: Sequence[int | None],
     config: ClusteringConfig,
     *,
@@ -161,7 +177,7 @@ def clusters(
                 natural[-1] = _smoothed(used, natural[-1], where, config.smoothing)
             advance(1)
     if patterns is not None and config.straddling == "share":
-        natural = share_out(used, natural, patterns, client=client, progress=progress)
+        natural = relabel_mixed_points(used, natural, patterns, client=client, progress=progress)
     found = []
     with progress.stage("maps", total=len(k_values), unit="K") as advance:
         for k, labels, done in zip(k_values, natural, converged, strict=True):
@@ -170,7 +186,7 @@ def clusters(
     return found
 
 
-def _smoothed(used: da.Array, found: Labels, where: Map, weight: float) -> Labels:
+def _smoothed(used: da.Array, found: Labels, where: SpecimenMap, weight: float) -> Labels:
     """Labels of a smoother map; a cluster of isolated points may be gone."""
     means = labeling.centroids(used, found.labels, found.n_clusters)
     smooth = potts(used, found.labels, means, valid=where.valid, shape=where.shape, weight=weight)
@@ -179,7 +195,7 @@ def _smoothed(used: da.Array, found: Labels, where: Map, weight: float) -> Label
 
 
 def _mapped(
-    samples: da.Array, m_pca: int, where: Map, k: int | None, found: Labels, *, converged: bool
+    samples: da.Array, m_pca: int, where: SpecimenMap, k: int | None, found: Labels, *, converged: bool
 ) -> Segmentation:
     """Maps, centroids and delegates of labels."""
     natural, used = found.labels, samples[:, :m_pca]
@@ -197,7 +213,7 @@ def _mapped(
     )
 
 
-def put(found: Sequence[Segmentation], width: int, results: ResultsWriter) -> None:
+def write_segmentations(found: Sequence[Segmentation], width: int, results: ResultsWriter) -> None:
     """Write segmentations side by side, those of fewer clusters padded."""
     widest = max(one.k for one in found)
     results.group.attrs["provisional"] = [one.k for one in found if not one.converged]
@@ -213,8 +229,8 @@ def put(found: Sequence[Segmentation], width: int, results: ResultsWriter) -> No
     results.put("centroids", centroids)
     results.put("delegate", delegate)
     if any(one.delegates is not None for one in found):
-        shape = (len(found), widest, RANKS)
-        delegates, mixed = np.full(shape, -1, np.int64), np.full(shape, NOT_KNOWN, np.int8)
+        shape = (len(found), widest, N_RANKS)
+        delegates, mixed = np.full(shape, -1, np.int64), np.full(shape, DOMAINS_UNKNOWN, np.int8)
         for i, one in enumerate(found):
             if one.delegates is not None and one.delegates_mixed is not None:
                 delegates[i, : one.n_clusters], mixed[i, : one.n_clusters] = one.delegates, one.delegates_mixed
@@ -231,8 +247,8 @@ def read(dataset: xr.Dataset) -> dict[int, Segmentation]:
         maps: dict[str, Any] = {name: one[name].values for name in ("labels", "distance_to_centroid", "pca_rgb")}
         centroids, delegate = one["centroids"].values[:n_clusters], one["delegate"].values[:n_clusters]
         converged = k not in dataset.attrs.get("provisional", ())
-        if set(CHOSEN) <= set(one.variables) and (one["delegates"].values >= 0).any():
-            maps |= {name: one[name].values[:n_clusters] for name in CHOSEN}
+        if set(DELEGATE_ARRAYS) <= set(one.variables) and (one["delegates"].values >= 0).any():
+            maps |= {name: one[name].values[:n_clusters] for name in DELEGATE_ARRAYS}
         found[k] = Segmentation(
             k=k, n_clusters=n_clusters, centroids=centroids, delegate=delegate, converged=converged, **maps
         )
@@ -244,13 +260,13 @@ def warnings_of(found: Sequence[Segmentation], config: ClusteringConfig, recipe:
     has clusters without a member that lies in one domain.
     """
     lines = [
-        f"{config.estimator} of K = {one.k} did not converge in {MIXTURE_STEPS} steps: {PROVISIONAL}"
+        f"{config.estimator} of K = {one.k} did not converge in {MAX_MIXTURE_STEPS} steps: {NOT_CONVERGED_WARNING}"
         for one in found
         if not one.converged
     ]
     if config.straddling == "share":
-        lines += kept_as_found([(one.k, one.n_clusters) for one in found], recipe)
-    return lines + of_two_domains(found)
+        lines += not_relabelled_warnings([(one.k, one.n_clusters) for one in found], recipe)
+    return lines + two_domain_warnings(found)
 
 
 def estimator_of(
@@ -262,12 +278,12 @@ def estimator_of(
         case "hdbscan":
             return DensityClusters(min_cluster_size=config.min_cluster_size, **common)
         case "mean_shift":
-            return Modes(bandwidth=config.bandwidth, **common)
+            return MeanShiftClusters(bandwidth=config.bandwidth, **common)
     if k is None:
         raise ValueError(f"{config.estimator} needs the number of clusters")
     if config.estimator == "kmeans":
         return kmeans(k, config, init=(seeds or {}).get(k))
-    return Mixture(k, bayesian=config.estimator == "bgm", n_init=config.n_init, **common)
+    return GaussianMixtureClusters(k, bayesian=config.estimator == "bgm", n_init=config.n_init, **common)
 
 
 def kmeans(k: int, config: ClusteringConfig, *, init: NDArray[np.float64] | None = None) -> KMeans:

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from laue_dask.errors import InputError
 
-FEWEST_PATTERNS = 4
+MIN_PATTERNS = 4
 """A segmentation of fewer patterns says nothing."""
 
 
 @dataclass(frozen=True)
-class Map:
+class SpecimenMap:
     """Where the patterns of a scan lie.
 
     Attributes
@@ -41,7 +41,7 @@ class Map:
         return full.reshape(*self.shape, *values.shape[1:])
 
 
-def require_enough(count: int, k_values: Sequence[int], set_aside: Sequence[Mapping[str, Any]] = ()) -> None:
+def require_enough_patterns(count: int, k_values: Sequence[int], set_aside: Sequence[Mapping[str, Any]] = ()) -> None:
     """Refuse to segment `count` usable patterns where they are too few for anything, or for one of `k_values`.
 
     Parameters
@@ -61,10 +61,10 @@ def require_enough(count: int, k_values: Sequence[int], set_aside: Sequence[Mapp
         if number > 1:
             frames = f"{number} frames were set aside (the first, {first['source']}: {first['reason']})"
         unusable = f"{frames}, and what is left is too little: "
-    if count < FEWEST_PATTERNS:
+    if count < MIN_PATTERNS:
         raise InputError(
             f"{unusable}{count} usable pattern{'s' if count != 1 else ''}: a segmentation needs at least "
-            f"{FEWEST_PATTERNS}; `laue-dask ingest` keeps the frames"
+            f"{MIN_PATTERNS}; `laue-dask ingest` keeps the frames"
         )
     if k_values and max(k_values) >= count:
         raise InputError(
@@ -72,7 +72,7 @@ def require_enough(count: int, k_values: Sequence[int], set_aside: Sequence[Mapp
         )
 
 
-def usable(components: da.Array, where: Map) -> da.Array:
+def usable(components: da.Array, where: SpecimenMap) -> da.Array:
     """Rows of the valid patterns, for estimators that know no missing values.
 
     Raises
@@ -80,5 +80,5 @@ def usable(components: da.Array, where: Map) -> da.Array:
     InputError
         There are too few of them to segment anything.
     """
-    require_enough(int(where.valid.sum()), ())
+    require_enough_patterns(int(where.valid.sum()), ())
     return components if where.valid.all() else components[where.patterns]

@@ -15,9 +15,9 @@ from distributed import Client
 
 from laue_dask.config import Recipe
 from laue_dask.io.results import ResultsWriter
-from laue_dask.pipeline.stages.delegates import Chooser, with_delegates
-from laue_dask.pipeline.stages.specimen import Map, usable
-from laue_dask.pipeline.stages.straddling import Patterns
+from laue_dask.pipeline.stages.delegates import DelegateChooser, with_delegates
+from laue_dask.pipeline.stages.mixed_points import Patterns
+from laue_dask.pipeline.stages.specimen import SpecimenMap, usable
 from laue_dask.segmentation import labeling
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Table:
     """
 
     components: da.Array
-    where: Map
+    where: SpecimenMap
     results: ResultsWriter
     reduced: zarr.Array[Any] | None = None
 
@@ -59,12 +59,12 @@ def samples_of(tables: Sequence[Table], columns: int | None = None) -> da.Array:
     return joined([usable(one.components, one.where)[:, :columns] for one in tables])
 
 
-def together(tables: Sequence[Table]) -> Map:
+def together(tables: Sequence[Table]) -> SpecimenMap:
     """Where the patterns of all scans lie: those of several below one another, in a column of one point each."""
     if len(tables) == 1:
         return tables[0].where
     valid = np.concatenate([one.where.valid for one in tables])
-    return Map(valid, (len(valid), 1))
+    return SpecimenMap(valid, (len(valid), 1))
 
 
 def patterns_of(tables: Sequence[Table], recipe: Recipe) -> Patterns | None:
@@ -84,16 +84,18 @@ def write_direct_colouring(tables: Sequence[Table]) -> None:
         one.results.put("direct_rgb", one.where.paint(colours, fill=np.uint8(0)))
 
 
-def choosers(tables: Sequence[Table], m_pca: int, recipe: Recipe, *, client: Client | None) -> list[Chooser]:
+def choosers(tables: Sequence[Table], m_pca: int, recipe: Recipe, *, client: Client | None) -> list[DelegateChooser]:
     """What chooses the delegates of each scan."""
     return [
-        Chooser(usable(one.components, one.where)[:, :m_pca], one.where, patterns_of([one], recipe), client=client)
+        DelegateChooser(
+            usable(one.components, one.where)[:, :m_pca], one.where, patterns_of([one], recipe), client=client
+        )
         for one in tables
     ]
 
 
 def divide(
-    found: "Segmentation", m_pca: int, tables: Sequence[Table], choosers: Sequence[Chooser]
+    found: "Segmentation", m_pca: int, tables: Sequence[Table], choosers: Sequence[DelegateChooser]
 ) -> list["Segmentation"]:
     """Divide a segmentation of all scans into that of each.
 

@@ -10,9 +10,17 @@ from hypothesis import strategies as st
 from laue_dask.config import ClusteringConfig, Recipe
 from laue_dask.io.results import ResultsWriter
 from laue_dask.pipeline.stages import delegates, grains, segmentation
-from laue_dask.pipeline.stages.delegates import NOT_KNOWN, ONE, RANKS, TWO, Chooser, of_two_domains, with_delegates
-from laue_dask.pipeline.stages.specimen import Map
-from laue_dask.pipeline.stages.straddling import Patterns
+from laue_dask.pipeline.stages.delegates import (
+    DOMAINS_UNKNOWN,
+    N_RANKS,
+    ONE_DOMAIN,
+    TWO_DOMAINS,
+    DelegateChooser,
+    two_domain_warnings,
+    with_delegates,
+)
+from laue_dask.pipeline.stages.mixed_points import Patterns
+from laue_dask.pipeline.stages.specimen import SpecimenMap
 from laue_dask.pipeline.stages.tables import Table
 from laue_dask.reduction.reduce import reduce_frames
 from laue_dask.runtime.progress import QuietProgress
@@ -31,12 +39,12 @@ def twins(straddled, tmp_path_factory):
     array = zarr.create_array(tmp_path_factory.mktemp("s") / "r", shape=reduced.shape, chunks=(8, 128, 128), dtype="u1")
     array[:] = reduced
     X = np.column_stack([PART, np.zeros(len(PART))]) + np.random.default_rng(2).normal(0, 1e-3, (len(PART), 2))
-    return X.astype(np.float32), Patterns(Recipe(), [(array, Map(np.ones(len(PART), bool), SHAPE))])
+    return X.astype(np.float32), Patterns(Recipe(), [(array, SpecimenMap(np.ones(len(PART), bool), SHAPE))])
 
 
 def chooser(X, patterns, where=None):
-    where = where or Map(np.ones(len(X), bool), SHAPE)
-    return Chooser(da.from_array(X, chunks=(7, -1)), where, patterns, client=None)
+    where = where or SpecimenMap(np.ones(len(X), bool), SHAPE)
+    return DelegateChooser(da.from_array(X, chunks=(7, -1)), where, patterns, client=None)
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -47,7 +55,7 @@ def test_a_cluster_of_both_twins_is_not_stood_for_by_a_point_between_them(twins,
     assert PART[labeling.delegates(X, labels, means)[0]] == 0.5  # the nearest to the mean of both
     found, mixed = chooser(X, patterns if there else None).choose(labels, means)
     assert np.isin(PART[found[0]], (0, 1)).all()
-    assert mixed.tolist() == [[ONE] * RANKS]
+    assert mixed.tolist() == [[ONE_DOMAIN] * N_RANKS]
 
 
 def test_a_cluster_of_points_between_domains_keeps_the_nearest_and_is_told(twins):
@@ -55,13 +63,13 @@ def test_a_cluster_of_points_between_domains_keeps_the_nearest_and_is_told(twins
     labels = np.where(PART == 0.5, 2, np.where(PART == 1, 0, 1)).astype(np.int32)
     means = labeling.centroids(X, labels, 3)
     found, mixed = chooser(X, patterns).choose(labels, means)
-    assert mixed.tolist() == [[ONE] * RANKS, [ONE] * RANKS, [TWO] * RANKS]
-    assert found[2].tolist() == labeling.ranked_delegates(X, labels, means, count=RANKS)[2].tolist()
-    assert (chooser(X, None).choose(labels, means)[1][2] == NOT_KNOWN).all()
+    assert mixed.tolist() == [[ONE_DOMAIN] * N_RANKS, [ONE_DOMAIN] * N_RANKS, [TWO_DOMAINS] * N_RANKS]
+    assert found[2].tolist() == labeling.ranked_delegates(X, labels, means, count=N_RANKS)[2].tolist()
+    assert (chooser(X, None).choose(labels, means)[1][2] == DOMAINS_UNKNOWN).all()
     one = segmentation.Segmentation(3, 3, labels.reshape(SHAPE), *[np.zeros(0)] * 2, means, np.zeros(3, int))
-    where = Map(np.ones(len(X), bool), SHAPE)
-    [line] = of_two_domains([one, with_delegates(one, chooser(X, patterns), where, 2)])
-    assert line == f"K = 3: cluster 2 of points where the beam lies between domains: {delegates.SHOW_TWO}"
+    where = SpecimenMap(np.ones(len(X), bool), SHAPE)
+    [line] = two_domain_warnings([one, with_delegates(one, chooser(X, patterns), where, 2)])
+    assert line == f"K = 3: cluster 2 of points where the beam lies between domains: {delegates.TWO_DOMAINS_WARNING}"
 
 
 def test_bent_grains_are_not_told_to_lie_on_two_domains(straddled, tmp_path):
@@ -70,7 +78,7 @@ def test_bent_grains_are_not_told_to_lie_on_two_domains(straddled, tmp_path):
     reduced = reduce_frames(np.concatenate([straddled([(30_000, 0)], seed=i) for i in range(n)]), None, Recipe())
     array = zarr.create_array(tmp_path / "r", shape=reduced.shape, chunks=(4, 128, 128), dtype="u1")
     array[:] = reduced
-    where = Map(np.ones(n, bool), (1, n))
+    where = SpecimenMap(np.ones(n, bool), (1, n))
     steps = np.array([0.01, 0.01, 0.01, 0.01, 0.01, 1, 1, 1])
     X = np.concatenate([[0], np.cumsum(steps)])[:, None].astype(np.float32)
     labels = np.where(np.arange(n) < 6, 0, 1).astype(np.int32)
@@ -79,7 +87,7 @@ def test_bent_grains_are_not_told_to_lie_on_two_domains(straddled, tmp_path):
     found, mixed = asked.choose(labels, labeling.centroids(X, labels, 2))
     assert (found[1, :3] >= 6).all()
     assert found[1, 3] == -1
-    assert mixed[1].tolist() == [ONE, ONE, ONE, NOT_KNOWN]
+    assert mixed[1].tolist() == [ONE_DOMAIN, ONE_DOMAIN, ONE_DOMAIN, DOMAINS_UNKNOWN]
 
 
 @settings(max_examples=60, deadline=None)
@@ -88,34 +96,37 @@ def test_every_cluster_with_members_has_a_delegate_of_its_own_and_always_the_sam
     rng = np.random.default_rng(seed)
     valid = rng.random(ny * nx) < 0.8
     valid[rng.integers(ny * nx)] = True
-    where, n = Map(valid, (ny, nx)), int(valid.sum())
+    where, n = SpecimenMap(valid, (ny, nx)), int(valid.sum())
     X = rng.integers(0, 4, (n, 2)).astype(np.float32)
     labels = rng.integers(0, k, n).astype(np.int32)
     means = labeling.centroids(X, labels, k)
     found, mixed = chooser(X, None, where).choose(labels, means)
-    assert found.shape == mixed.shape == (k, RANKS)
+    assert found.shape == mixed.shape == (k, N_RANKS)
     for cluster in range(k):
         members = where.patterns[labels == cluster]
         chosen = found[cluster][found[cluster] >= 0]
-        assert len(chosen) == len(set(chosen.tolist())) == min(RANKS, len(members))
+        assert len(chosen) == len(set(chosen.tolist())) == min(N_RANKS, len(members))
         assert np.isin(chosen, members).all()
-    assert (mixed[found < 0] == NOT_KNOWN).all()
+    assert (mixed[found < 0] == DOMAINS_UNKNOWN).all()
     again = chooser(X, None, where).choose(labels, means)
     np.testing.assert_array_equal(found, again[0])
 
 
 def test_delegates_are_written_read_again_and_tabled(twins, tmp_path):
     X, patterns = twins
-    where = Map(np.ones(len(X), bool), SHAPE)
+    where = SpecimenMap(np.ones(len(X), bool), SHAPE)
     table = da.from_array(X, chunks=(8, 2))
     writer = ResultsWriter(tmp_path, {"scan_shape": list(SHAPE)})
     own = Table(table, where, writer, patterns.scans[0][0])
     config = ClusteringConfig(straddling="estimator")
     [[two, three]] = segmentation.segment([own], 2, (2, 3), config, patterns.recipe, progress=QuietProgress())
-    arrays = {name: np.asarray(writer.group[name]) for name in (*segmentation.MAPS, *segmentation.CHOSEN)}
-    assert arrays["delegates"].shape == (2, 3, RANKS)
+    arrays = {
+        name: np.asarray(writer.group[name])
+        for name in (*segmentation.SEGMENTATION_ARRAYS, *segmentation.DELEGATE_ARRAYS)
+    }
+    assert arrays["delegates"].shape == (2, 3, N_RANKS)
     np.testing.assert_array_equal(arrays["delegates"][1, :, 0], arrays["delegate"][1])
-    assert (arrays["delegates_mixed"][1] == TWO).any(axis=1).sum() == 1
+    assert (arrays["delegates_mixed"][1] == TWO_DOMAINS).any(axis=1).sum() == 1
     import xarray as xr
 
     dims = {name: writer.group[name].metadata.dimension_names for name in arrays}
@@ -127,9 +138,9 @@ def test_delegates_are_written_read_again_and_tabled(twins, tmp_path):
     assert {row["domains"] for row in rows if row["k"] == 3} == {1, 2}
     assert [row["pattern"] for row in rows if row["k"] == 3 and row["rank"] == 1] == three.delegate.tolist()
     # What an earlier version made has the members nearest to the centroid, and nobody knows of their domains.
-    older = segmentation.read(dataset.drop_vars(segmentation.CHOSEN))
+    older = segmentation.read(dataset.drop_vars(segmentation.DELEGATE_ARRAYS))
     assert older[2].delegates is None
-    rows = grains.ranked(table, 2, where, dataset.drop_vars(segmentation.CHOSEN))
+    rows = grains.ranked(table, 2, where, dataset.drop_vars(segmentation.DELEGATE_ARRAYS))
     assert {row["domains"] for row in rows} == {""}
     [kept] = segmentation.segment(
         [own], 2, (2, 3), config, patterns.recipe, progress=QuietProgress(), known=[{2: older[2]}]

@@ -4,7 +4,7 @@ from laue_dask.compute.run import begin_tasks
 from laue_dask.io import results as io_results
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.pipeline.stages import drawing
-from laue_dask.pipeline.stages.drawing import Material
+from laue_dask.pipeline.stages.drawing import FigureData
 
 
 @pytest.fixture
@@ -13,7 +13,7 @@ def finished(small_run):
     store = ScanStore.open(small_run / "scan.zarr")
     [recipe] = store.recipes()
     reduced = store.reduced(recipe)
-    return small_run, reduced, Material.of(small_run, reduced)
+    return small_run, reduced, FigureData.of(small_run, reduced)
 
 
 def test_workers_draw_what_this_process_would(finished, workers, tmp_path):
@@ -21,7 +21,7 @@ def test_workers_draw_what_this_process_would(finished, workers, tmp_path):
     wanted = {path.stem: path.read_bytes() for path in (folder / "plots").glob("*.png")}
     copy = tmp_path / "run"
     copy.mkdir()
-    (copy / io_results.NAME).symlink_to(folder / io_results.NAME)
+    (copy / io_results.RESULTS_STORE).symlink_to(folder / io_results.RESULTS_STORE)
     names = drawing.drawn(drawing.begin(copy, reduced, material, workers=workers))
     assert sorted(names) == sorted(wanted)
     assert {path.stem: path.read_bytes() for path in (copy / "plots").glob("*.png")} == wanted
@@ -29,7 +29,7 @@ def test_workers_draw_what_this_process_would(finished, workers, tmp_path):
 
 def test_large_results_are_left_to_this_process(finished, workers, monkeypatch):
     folder, reduced, material = finished
-    monkeypatch.setattr(drawing, "SMALL", material.results.nbytes - 1)
+    monkeypatch.setattr(drawing, "MAX_PARALLEL_DRAWING_BYTES", material.results.nbytes - 1)
     assert drawing.begin(folder, reduced, material, workers=workers) == {}
 
 

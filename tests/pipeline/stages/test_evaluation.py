@@ -94,7 +94,7 @@ def test_the_approximation_gets_better_with_k_and_is_of_delegates(small_run, sma
     truth = read_truth(small_scan / "truth.npz", SHAPE)
     options = {"workers": on_workers, "progress": QuietProgress()}
     found = evaluation.approximate(io_results.read(small_run), config, truth, **options)
-    assert [row["k"] for row in found] == [k for k in evaluation.APPROXIMATED if k <= 36]
+    assert [row["k"] for row in found] == [k for k in evaluation.APPROXIMATION_K if k <= 36]
     assert found[-1]["mse"] < found[0]["mse"]
     assert all(0 <= row["ks"] <= 1 for row in found)
     unknown = replace(truth, angle=None)

@@ -15,10 +15,10 @@ from laue_dask.features.pixels import Pixels
 from laue_dask.io import results as io_results
 from laue_dask.pipeline import pipeline
 from laue_dask.pipeline.stages.extraction import drift_of, extractor_of, sample_of
-from laue_dask.pipeline.stages.specimen import Map
+from laue_dask.pipeline.stages.specimen import SpecimenMap
 from laue_dask.runtime.progress import QuietProgress
 
-WHERE = Map(np.ones(6, dtype=bool), (2, 3))
+WHERE = SpecimenMap(np.ones(6, dtype=bool), (2, 3))
 REFERENCE = {"error_q50": 0.1, "error_q95": 0.2, "error_q99": 0.3}
 
 
@@ -47,12 +47,14 @@ def test_only_the_network_asks_for_weights(tmp_path):
 def test_a_sample_is_of_valid_patterns_spread_over_the_scan():
     valid = np.arange(100) % 3 > 0
     patterns = da.from_array(np.arange(100, dtype=np.uint8)[:, None, None] * np.ones((1, 2, 2), np.uint8), chunks=7)
-    found = sample_of(patterns, Map(valid, (10, 10)))(10)[:, 0, 0]
+    found = sample_of(patterns, SpecimenMap(valid, (10, 10)))(10)[:, 0, 0]
     assert len(found) == 10
     assert valid[found].all()
     assert (found[0], found[-1]) == (1, 98)
     assert np.ptp(np.diff(found.astype(int))) <= 3
-    np.testing.assert_array_equal(sample_of(patterns, Map(valid, (10, 10)))(4000)[:, 0, 0], np.flatnonzero(valid))
+    np.testing.assert_array_equal(
+        sample_of(patterns, SpecimenMap(valid, (10, 10)))(4000)[:, 0, 0], np.flatnonzero(valid)
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import xarray as xr
 
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.pipeline.stages import grains
-from laue_dask.pipeline.stages.specimen import Map
+from laue_dask.pipeline.stages.specimen import SpecimenMap
 from laue_dask.segmentation.labeling import ranked_delegates
 
 
@@ -24,7 +24,7 @@ def opened(small_run):
 
 def test_the_grains_of_a_run_are_on_the_map_and_in_the_table(small_run, opened):
     dataset, store = opened
-    table = rows_of(small_run / grains.GRAINS)
+    table = rows_of(small_run / grains.GRAINS_FILE)
     grain = dataset["grain"].values
     assert [int(row["size"]) for row in table] == np.bincount(grain[grain >= 0]).tolist()
     for row in table:
@@ -37,7 +37,7 @@ def test_the_grains_of_a_run_are_on_the_map_and_in_the_table(small_run, opened):
 
 def test_delegates_and_those_that_stand_in_for_them_are_in_a_table_with_their_files(small_run, opened):
     dataset, store = opened
-    table = rows_of(small_run / grains.DELEGATES)
+    table = rows_of(small_run / grains.DELEGATES_FILE)
     assert {int(row["k"]) for row in table} == set(dataset["k"].values.tolist())
     for row in table:
         k, cluster, pattern = (int(row[name]) for name in ("k", "cluster", "pattern"))
@@ -50,14 +50,14 @@ def test_delegates_and_those_that_stand_in_for_them_are_in_a_table_with_their_fi
             assert one["delegate"].values[cluster] == pattern
     for one, two in pairwise(table):
         if two["rank"] != "1":
-            assert int(two["rank"]) == int(one["rank"]) + 1 <= grains.RANKS
+            assert int(two["rank"]) == int(one["rank"]) + 1 <= grains.N_RANKS
             assert one["domains"] <= two["domains"]  # what shows two comes last
     assert {row["domains"] for row in table} <= {"1", "2"}
 
 
 def test_patterns_that_cannot_be_indexed_are_left_out(opened):
     dataset, store = opened
-    where, m_pca = Map(store.valid, store.scan_shape), int(dataset["components"].attrs["m_pca"])
+    where, m_pca = SpecimenMap(store.valid, store.scan_shape), int(dataset["components"].attrs["m_pca"])
     components = dataset["components"].values
     first = grains.ranked(components, m_pca, where, dataset)
     indexable = np.ones(len(store.valid), bool)

@@ -108,9 +108,9 @@ def test_giant_among_the_frames_looked_at_first_is_never_read(bare):
 
 
 def test_sample_is_bounded_in_number_and_in_bytes(bare, monkeypatch):
-    monkeypatch.setattr(stage, "SAMPLE_FRAMES", 4)
+    monkeypatch.setattr(stage, "MAX_SAMPLE_FRAMES", 4)
     assert (read_sample(discover(bare)).frames[:, 0, 0] - 1000).tolist() == [0, 3, 7, 11]
-    monkeypatch.setattr(stage, "SAMPLE_BYTES", 2 * frame(0).nbytes)
+    monkeypatch.setattr(stage, "MAX_SAMPLE_BYTES", 2 * frame(0).nbytes)
     assert len(read_sample(discover(bare)).frames) == 3
 
 
@@ -198,7 +198,7 @@ def test_killed_ingest_goes_on_at_its_first_missing_shard(bare, tmp_path, worker
 def test_an_odd_frame_among_those_looked_at_first_leaves_room_for_the_others(many, monkeypatch):
     (many / "scan_40.tif").unlink()
     Image.fromarray(frame(0, (130, 130))).save(many / "scan_2.tif")
-    monkeypatch.setattr(stage, "SAMPLE_BYTES", 10 * frame(0).nbytes - 1)
+    monkeypatch.setattr(stage, "MAX_SAMPLE_BYTES", 10 * frame(0).nbytes - 1)
     sample = read_sample(discover(str(many)))
     assert sample.frames.shape[1:] == (140, 130)
     assert len(sample.frames) == 10

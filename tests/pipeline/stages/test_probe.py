@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from laue_dask.compute.plan import IMPORTED, WITH_TORCH, Packing, plan
+from laue_dask.compute.plan import WORKER_BASE_BYTES, WORKER_BASE_BYTES_WITH_TORCH, Packing, plan
 from laue_dask.config import Recipe, ScanConfig
 from laue_dask.errors import InputError
 from laue_dask.io import results as io_results
@@ -18,7 +18,7 @@ from laue_dask.io.blocks import block_size
 from laue_dask.io.frames import discover, read_frame
 from laue_dask.io.journal import Journal
 from laue_dask.io.scan_store import ScanStore
-from laue_dask.pipeline.stages import ingest, placing
+from laue_dask.pipeline.stages import frame_placement, ingest
 from laue_dask.pipeline.stages.extraction import extractor_of
 from laue_dask.pipeline.stages.probe import probe, spread, survey, work_of
 from laue_dask.runtime.progress import QuietProgress
@@ -139,7 +139,7 @@ def test_a_task_of_the_ingest_holds_no_more_than_planned(tmp_path, kind, quick):
         Image.fromarray(frame.astype(np.int32)).save(tmp_path / f"scan_{number:02d}.tif")
     found = survey(str(tmp_path), quick(scan={"shape": (4, 8)}))
     refs = discover(str(tmp_path))
-    grid = placing.locate(str(tmp_path), refs, ScanConfig(shape=(4, 8)))
+    grid = frame_placement.locate(str(tmp_path), refs, ScanConfig(shape=(4, 8)))
     store = ScanStore.create(
         tmp_path / "s.zarr",
         grid=grid,
@@ -162,7 +162,7 @@ def test_a_task_of_the_ingest_holds_no_more_than_planned(tmp_path, kind, quick):
     packing = Packing(frames=ingest.pack(frames, ingest.schema.SCAN["frames"])[0])
     config = quick(scan={"shape": (4, 8)})
     work = work_of(found.scan, config, extractor_of(config.encoder, config.recipe))
-    arrays = plan(found.scan, work, packing).stages[0].peak - WITH_TORCH
+    arrays = plan(found.scan, work, packing).stages[0].peak - WORKER_BASE_BYTES_WITH_TORCH
     assert 0.3 * arrays < held < arrays
 
 
@@ -179,8 +179,8 @@ def test_what_a_worker_imports_fits_into_what_is_counted_for_it():
         "from laue_dask.features.encode import Network",
         "Network.load(EncoderConfig()).extract(np.zeros((32, 128, 128), np.uint8), np.ones(32, bool))",
     )
-    assert 0.5 * IMPORTED < of_worker(*reduction) < 1.1 * IMPORTED
-    assert 0.5 * WITH_TORCH < of_worker(*reduction, *network) < 1.05 * WITH_TORCH
+    assert 0.5 * WORKER_BASE_BYTES < of_worker(*reduction) < 1.1 * WORKER_BASE_BYTES
+    assert 0.5 * WORKER_BASE_BYTES_WITH_TORCH < of_worker(*reduction, *network) < 1.05 * WORKER_BASE_BYTES_WITH_TORCH
 
 
 def test_a_disk_without_room_for_the_frames_is_told_before_anything_is_written(

@@ -7,7 +7,7 @@ import pytest
 
 from laue_dask.compute.cluster import start
 from laue_dask.compute.run import write_block
-from laue_dask.config import ClusterConfig, EncoderConfig, Recipe
+from laue_dask.config import EncoderConfig, LocalWorkersConfig, Recipe
 from laue_dask.errors import InputError, StoreError
 from laue_dask.features import inference as encoder
 from laue_dask.features.encode import Network
@@ -148,7 +148,7 @@ def test_memory_of_a_worker_does_not_grow_with_the_scan(tmp_path):
     peaks = {}
     for n in (500, 2000):
         store = written(tmp_path / f"{n}.zarr", n)
-        with start(ClusterConfig(workers=1, gpu="never")) as one:
+        with start(LocalWorkersConfig(workers=1, gpu="never")) as one:
             reduce_scan(store, RECIPE, workers=one, progress=QuietProgress())
             [peaks[n]] = one.client.run(peak).values()
     # Blocks are of 32 and 64 patterns here: a task holds eight frames at once and its reduced patterns, 16 KiB each.
@@ -172,6 +172,6 @@ def test_two_runs_that_reduce_into_one_store_are_kept_apart(tmp_path, workers):
     assert store._receipts is not None  # as the first one read it
     reduce_scan(store, RECIPE, workers=workers, progress=QuietProgress(), output=Meanwhile.of_key("reduced"))
     found = ScanStore.open(store.path)
-    assert found.vouches_for(RECIPE.digest())
-    assert found.vouches_for(other.digest())
+    assert found.has_receipts_of(RECIPE.digest())
+    assert found.has_receipts_of(other.digest())
     assert not verify(store.path, progress=QuietProgress()).findings

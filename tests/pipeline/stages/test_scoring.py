@@ -20,7 +20,7 @@ def clouds(n=60, width=6, seed=0):
 def scored(samples, folder, workers):
     results = ResultsWriter(folder, {})
     found = scoring.score(da.from_array(samples, chunks=(20, 6)), CONFIG, workers=workers, progress=QUIET)
-    scoring.put_scores(found, results)
+    scoring.write_scores(found, results)
     stored = {name: results.group[name][...] for name in ("score_k", "silhouette", "calinski_harabasz")}
     return found, stored
 
@@ -39,7 +39,7 @@ def test_repeated_fits_are_stored_and_read_back(tmp_path, workers):
     table = da.from_array(clouds(), chunks=(20, 6))
     results = ResultsWriter(tmp_path, {})
     found = scoring.score(table, CONFIG, workers=workers, progress=QUIET)
-    scoring.put_scores(found, results)
+    scoring.write_scores(found, results)
     assert [one.k for one in found.repeated] == [2, 3, 4, 5]
     assert all(len(one.silhouette) == len(one.calinski_harabasz) == CONFIG.repeats for one in found.repeated)
     assert found.repeated[1].stability > 0.99 > found.repeated[3].stability
@@ -58,7 +58,7 @@ def test_repeated_fits_can_be_left_out(tmp_path, workers):
     config = CONFIG.model_copy(update={"repeats": 0})
     found = scoring.score(table, config, workers=workers, progress=QUIET)
     assert found.repeated == ()
-    scoring.put_scores(found, results)
+    scoring.write_scores(found, results)
     assert not [name for name in results.group.array_keys() if "draws" in name or name == "stability"]
     stored = xr.open_zarr(results.partial, consolidated=False, mask_and_scale=False)
     assert scoring.read_scores(stored, ()).repeated == ()

@@ -7,7 +7,7 @@ from laue_dask.config import ClusteringConfig, Recipe
 from laue_dask.errors import InputError
 from laue_dask.io.results import ResultsWriter
 from laue_dask.pipeline.stages import scoring, segmentation
-from laue_dask.pipeline.stages.specimen import Map
+from laue_dask.pipeline.stages.specimen import SpecimenMap
 from laue_dask.pipeline.stages.tables import Table
 from laue_dask.runtime.progress import QuietProgress
 
@@ -23,7 +23,7 @@ def clouds(n=60, width=6, seed=0):
 
 def segmented(tmp_path, components, valid, k_values):
     results = ResultsWriter(tmp_path, {})
-    where = Map(valid, (6, 10))
+    where = SpecimenMap(valid, (6, 10))
     table = Table(da.from_array(components, chunks=(32, 6)), where, results)
     segmentation.segment([table], 3, k_values, CONFIG, Recipe(), progress=QUIET)
     return {name: values[...] for name, values in results.group.arrays()}
@@ -60,7 +60,7 @@ def test_smoothing_removes_isolated_points_and_says_which_clusters_are_left(tmp_
     components = (left[:, None] * [8.0, 0, 0, 0, 0, 0] + rng.normal(size=(60, 6))).astype(np.float32)
     lonely = np.array([22, 37])
     components[lonely] = [4.0, 7, 0, 0, 0, 0]
-    table, where = da.from_array(components, chunks=(32, 6)), Map(np.ones(60, bool), (6, 10))
+    table, where = da.from_array(components, chunks=(32, 6)), SpecimenMap(np.ones(60, bool), (6, 10))
     found = []
     for weight in (0.0, 1000.0):
         config = CONFIG.model_copy(update={"smoothing": weight})
@@ -81,7 +81,7 @@ def test_smoothing_removes_isolated_points_and_says_which_clusters_are_left(tmp_
 @pytest.mark.parametrize("sample", [100, 1000])
 def test_seeds_of_the_sweep_give_the_segmentation_that_is_found_without_them(tmp_path, sample):
     components = np.random.default_rng(0).normal(size=(300, 6)).astype(np.float32)
-    table, where = da.from_array(components, chunks=(64, 6)), Map(np.ones(300, bool), (15, 20))
+    table, where = da.from_array(components, chunks=(64, 6)), SpecimenMap(np.ones(300, bool), (15, 20))
     config = ClusteringConfig(score_k=(2, 4), n_init=2, sample=sample, k=(7, 12))
     results = ResultsWriter(tmp_path, {})
     with dask.config.set(scheduler="threads"):

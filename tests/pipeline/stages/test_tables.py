@@ -5,7 +5,7 @@ import zarr
 
 from laue_dask.config import ClusteringConfig
 from laue_dask.io.results import ResultsWriter
-from laue_dask.pipeline.stages.specimen import Map
+from laue_dask.pipeline.stages.specimen import SpecimenMap
 from laue_dask.pipeline.stages.tables import Table, write_direct_colouring
 from laue_dask.runtime.progress import QuietProgress
 
@@ -25,7 +25,7 @@ def test_direct_colouring_is_black_where_nothing_was_recorded(tmp_path):
     valid = np.arange(60) > 4
     components[:5] = np.nan
     results = ResultsWriter(tmp_path, {})
-    write_direct_colouring([Table(da.from_array(components, chunks=(32, 6)), Map(valid, (6, 10)), results)])
+    write_direct_colouring([Table(da.from_array(components, chunks=(32, 6)), SpecimenMap(valid, (6, 10)), results)])
     colours = np.asarray(zarr.open_array(str(results.partial), path="direct_rgb")).reshape(60, 3)
     assert not colours[:5].any()
     assert colours[5:].any(axis=1).all()

@@ -1,7 +1,0 @@
-from laue_dask.runtime import compiling
-
-
-def test_a_function_is_compiled_where_nothing_can_be_kept_on_disk():
-    names: dict = {}
-    exec("def twice(x):\n    return 2 * x\n", names)  # noqa: S102  # source of no file: numba finds no cache folder
-    assert compiling.compiled(names["twice"])(4) == 8
