@@ -30,13 +30,14 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(numpy|np|dask|da|xarray|xr|pandas|pd|matplotlib|zarr|pathlib|os|collections|typing|pydantic)\..*"),
     (
         r"py:.*",
-        r"(Path|Iterable|Sequence|Mapping|Any|Literal|NDArray|Axes|PathLike|DataArray|DataFrame|Self|Verification)",
+        r"(Path|Iterable|Sequence|Mapping|Any|Literal|NDArray|Axes|PathLike|DataArray|DataFrame|Self|Verification|LabelMap|Card|Removal|NightlyConfig|ExitCode|Progress|Event|Order)",
     ),
     (r"py:.*", r"type\[.*"),
     # Aliases of the package, and records that the pages on files describe.
-    (r"py:.*", r"(laue_dask\.)?(api|runtime|pipeline|config|features|reduction|segmentation|io)\..*"),
+    (r"py:.*", r"(laue_dask\.)?(api|errors|runtime|pipeline|config|features|reduction|segmentation|io)\..*"),
 ]
 default_role = "code"
+smartquotes = False  # of --shape they make –shape
 maximum_signature_line_length = 90
 add_module_names = False
 
@@ -63,7 +64,7 @@ html_theme_options = {
     "navigation_with_keys": False,
     "show_prev_next": True,
     "show_toc_level": 2,
-    "header_links_before_dropdown": 6,
+    "header_links_before_dropdown": 7,
     "navbar_align": "left",
     "footer_start": ["copyright"],
     "footer_end": [],

@@ -71,23 +71,28 @@ class Commands(_Generated):
     """Every command with its arguments and options."""
 
     def lines(self) -> Iterator[str]:
-        from laue_dask.commands import cli
+        from laue_dask.commands.main import commands as group
+        from laue_dask.commands.process import PROGRAM_NAME
 
-        group = cli.commands
-        context = click.Context(group, info_name=cli.NAME)
+        context = click.Context(group, info_name=PROGRAM_NAME)
         for name in group.list_commands(context):
             command = group.get_command(context, name)
             if command is None or command.hidden:
                 continue
             inner = click.Context(command, info_name=name, parent=context)
             usage = " ".join(command.collect_usage_pieces(inner))
-            yield from ("", f"({cli.NAME}-{name})=", f"## {name}", "")
-            yield from ("```text", f"{cli.NAME} {name} {usage}", "```", "")
-            yield from (markdown(textwrap.dedent(command.help or "").replace("\b", "")), "")
+            yield from ("", f"({PROGRAM_NAME}-{name})=", f"## {name}", "")
+            yield from ("```text", f"{PROGRAM_NAME} {name} {usage}", "```", "")
+            for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
+                if paragraph.startswith("\b"):  # click's mark of lines that are not filled
+                    yield from ("```text", paragraph.removeprefix("\b").strip("\n"), "```", "")
+                else:
+                    yield from (markdown(paragraph), "")
             for parameter in command.get_params(inner):
-                record = parameter.get_help_record(inner)
-                if record is not None and "--help" not in record[0]:
-                    yield from (f"`{record[0]}`", f": {markdown(' '.join(record[1].split())) or '…'}", "")
+                name_of, said = parameter.get_help_record(inner) or ("", "")
+                if said and "--help" not in name_of:
+                    said = re.sub(r"\[x>=(\S+)\]", r"At least \1.", " ".join(said.split()))
+                    yield from (f"`{name_of}`", f": {markdown(said)}", "")
 
 
 class ExitCodes(_Generated):
@@ -203,12 +208,13 @@ def _kind(described: Mapping[str, Any], whole: Mapping[str, Any]) -> str:
     if kind == "array":
         parts = described.get("prefixItems")
         if parts:
-            return f"list of {len(parts)}: " + ", ".join(_kind(one, whole) for one in parts)
+            return f"list of {len(parts)} values (" + "; ".join(_kind(one, whole) for one in parts) + ")"
         return f"list of {_kind(described.get('items', {}), whole)}"
     if kind == "object":
         return "mapping"
     limits = {"minimum": "≥ ", "ge": "≥ ", "exclusiveMinimum": "> ", "maximum": "≤ ", "exclusiveMaximum": "< "}
-    return " ".join([kind, *(f"{sign}{described[one]:g}" for one, sign in limits.items() if one in described)])
+    bounds = ", ".join(f"{sign}{described[one]:g}" for one, sign in limits.items() if one in described)
+    return f"{kind} {bounds}".strip()
 
 
 def _docstrings(model: type[BaseModel]) -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""The command line: each module parses the options of its commands, calls the package, and prints."""

@@ -45,11 +45,11 @@ def completion(shell: str) -> int:
     zsh, in ~/.zshrc:    eval "$(laue-dask completion zsh)"      (behind compinit)
     fish:                laue-dask completion fish > ~/.config/fish/completions/laue-dask.fish
     """  # noqa: D301  click's mark of lines that are not filled
-    from laue_dask.commands.main import commands
+    group = click.get_current_context().find_root().command
 
     found = get_completion_class(shell)
     assert found is not None  # noqa: S101  for the type checker: click knows the three
     # The script alone is made here: what click asks of the shell, its version, is the shell's own to check.
-    script = found(commands, {}, PROGRAM_NAME, VARIABLE)
+    script = found(group, {}, PROGRAM_NAME, VARIABLE)
     click.echo(script.source_template % script.source_vars())
     return ExitCode.DONE

@@ -1,0 +1,1 @@
+"""Comparison of segmentations with a true map, in scores."""

@@ -1,0 +1,1 @@
+"""What neighbours on the map tell: grains, their boundaries, mixed points, and regions worth a denser scan."""

@@ -13,8 +13,8 @@ _TABLE_HTML = (
 """Colours are the notebook's own, so that it can be read in light and in dark."""
 
 _ROW_HTML = (
-    '<tr style="background: none"><th style="text-align: left; vertical-align: top; font-weight: normal; opacity: .75; '
-    'padding: 0 1em 0 0">{name}</th><td style="text-align: left; padding: 0">{value}</td></tr>'
+    '<tr style="background: none"><th style="text-align: left; vertical-align: top; font-weight: normal; opacity: .75;'
+    'white-space: nowrap; padding: 0 1em 0 0">{name}</th><td style="text-align: left; padding: 0">{value}</td></tr>'
 )
 
 

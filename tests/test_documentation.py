@@ -1,0 +1,183 @@
+"""What README and documentation say is true: their examples run, and what they name is there.
+
+Python examples run on a small simulated scan that stands where theirs is. Command lines that need data of one's own are
+not run: they are parsed by the real commands, with their options and kinds of values. The tutorial is executed when the
+documentation is built.
+"""
+
+import importlib
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+from PIL import Image
+
+import laue_dask as ld
+from laue_dask.commands.main import commands as group
+from laue_dask.commands.process import PROGRAM_NAME
+from laue_dask.config import Config
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+PAGES = TOP + sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)
+MOST_LINES_OF_README = 130
+MOST_LINES_OF_A_STEP = 3
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def _blocks(page: Path) -> Iterator[Block]:
+    fenced = re.finditer(r"^```(\S+)[^\n]*\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    for found in fenced:
+        line = found.string.count("\n", 0, found.start()) + 1
+        yield Block(page, line, found[1], found[2])
+
+
+BLOCKS = [block for page in PAGES for block in _blocks(page)]
+
+
+def _command_lines() -> Iterator[tuple[str, list[str]]]:
+    """Commands of all pages, those of one line with && apart, each with where it stands."""
+    for block in BLOCKS:
+        if block.language in ("console", "bash", "sh", "shell"):
+            for line in block.text.splitlines():
+                assert line.startswith("$ "), f"{block}: a console block has lines of `$ command` alone: {line}"
+                for part in line[2:].split("&&"):
+                    yield str(block), shlex.split(part, comments=True)
+
+
+COMMAND_LINES = list(_command_lines())
+
+
+def _parsed(words: list[str]) -> None:
+    """Parse a `laue-dask` command with the real options and values; nothing is run."""
+    name = words[0]
+    if name in ("--help", "--version"):
+        return
+    command = group.get_command(click.Context(group), name)
+    assert command is not None, f"there is no command {name}"
+    with command.make_context(name, list(words[1:]), parent=click.Context(group, info_name=PROGRAM_NAME)):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("where", "words"), COMMAND_LINES, ids=[f"{where} {' '.join(w)}" for where, w in COMMAND_LINES]
+)
+def test_a_command_line_is_one_that_the_commands_take(where: str, words: list[str]) -> None:
+    program = Path(words[0]).name
+    if program == PROGRAM_NAME:
+        _parsed(words[1:])
+    elif program == "sbatch":
+        _parsed(words[2:])
+    named = [word for word in words if re.match(r"(\./)?(scripts|configs)/", word)]
+    assert all(list(ROOT.glob(word.removeprefix("./"))) for word in named), f"{named}: not all are in the repository"
+    scripts = [ROOT / word for word in named if word.endswith(".py")]
+    options = [word for word in words if word.startswith("--") and scripts]
+    assert all(f'"{option}"' in scripts[0].read_text(encoding="utf-8") for option in options), options
+
+
+def test_commands_that_are_only_named_are_there() -> None:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES if page.name != "CHANGELOG.md")
+    named = set(re.findall(r"`laue-dask ([a-z]+)[ `]", text))
+    assert named <= set(group.commands), named - set(group.commands)
+
+
+def test_the_reference_has_every_public_name() -> None:
+    page = (DOCS / "reference" / "python.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"\.\. auto\w+:: (?:laue_dask\.)?(\w+)$", page, re.MULTILINE))
+    assert set(ld.__all__) <= documented
+
+
+def test_configurations_are_valid() -> None:
+    for block in BLOCKS:
+        if block.language == "yaml":
+            Config.model_validate(yaml.safe_load(block.text))
+
+
+def test_steps_of_the_tutorial_are_short() -> None:
+    steps = [block for block in _blocks(DOCS / "tutorial.md") if block.language == "{code-cell}"]
+    assert len(steps) > 10
+    assert [str(one) for one in steps if len(one.text.strip().splitlines()) > MOST_LINES_OF_A_STEP] == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= MOST_LINES_OF_README
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_links_and_pictures_within_the_repository_are_there(page: Path) -> None:
+    text = re.sub(r"^```(?!\{image\}).*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"^```\{image\} (\S+)", text, re.MULTILINE)
+    for target in targets:
+        if not re.match(r"https?:|#", target):
+            path = page.parent / target.partition("#")[0]
+            assert path.exists(), target
+            if path.suffix == ".png":
+                with Image.open(path) as picture:
+                    picture.verify()
+
+
+def test_names_of_functions_are_those_of_the_package() -> None:
+    packages = "|".join(path.name for path in (ROOT / "laue_dask").iterdir() if (path / "__init__.py").exists())
+    found = []
+    for page in PAGES:
+        found += re.findall(
+            rf"`((?:laue_dask\.)?(?:{packages})(?:\.(?!csv|md|json|html|log)\w+)+)`", page.read_text(encoding="utf-8")
+        )
+    assert found
+    for name in sorted(set(found)):
+        _resolved(name.removeprefix("laue_dask."))
+
+
+def _resolved(name: str) -> Any:
+    """What a dotted name within the package stands for."""
+    parts = name.split(".")
+    for cut in range(len(parts), 0, -1):
+        try:
+            value: Any = importlib.import_module(".".join(["laue_dask", *parts[:cut]]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[cut:]:
+            value = getattr(value, part)
+        return value
+    raise AssertionError(f"laue_dask has no {name}")
+
+
+def test_messages_that_are_explained_are_in_the_source() -> None:
+    # Of a message whose names and numbers are left out (`…`) each part has to stand in the source.
+    source = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "laue_dask").rglob("*.py")))
+    source = re.sub(r'"\s*\n\s*f?"', "", source)
+    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^### (.*)$", page, re.MULTILINE)
+    assert len(headings) > 30
+    lost = []
+    for message in (text for heading in headings for text in re.findall(r"`([^`]+)`", heading)):
+        parts = [part.strip(" :,()") for part in message.split("…")]
+        lost += [(message, part) for part in parts if part and part not in source]
+    assert lost == []
+
+
+def test_versions_agree() -> None:
+    project = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert project is not None
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert project[1] == ld.__version__ == citation["version"]
+    assert f"## {ld.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
