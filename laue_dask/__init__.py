@@ -86,11 +86,13 @@ _MODULE_OF_NAME = {
 """Where each name is defined, whose module is imported when the name is first asked for."""
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF_NAME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_MODULE_OF_NAME[name]), name)
-    return value
+if not TYPE_CHECKING:  # or type checkers would take any name for one that is there
+
+    def __getattr__(name: str) -> Any:
+        if name not in _MODULE_OF_NAME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(_MODULE_OF_NAME[name]), name)
+        return value
 
 
 def __dir__() -> list[str]:
