@@ -3,6 +3,7 @@
 that lie.
 
     scripts/chaos_outside.py OUT [--seed 0] [--changes 120] [--owners 160] [--hangs 60] [--headers 200]
+                                 [--rights 12] [--quotas 12] [--grown 12] [--series 6]
 
 Every trial is a line of OUT/trials.jsonl with its seed; the same command goes on where it was stopped. A trial is wrong
 if its result is that of no scan that was there, if a process neither ends nor answers in time, if its memory grows
@@ -12,6 +13,7 @@ beyond MAX_GROWTH_BYTES, or if a refusal has no line. `scripts/chaos.py` has kil
 import argparse
 import bz2
 import ctypes
+import errno
 import gzip
 import hashlib
 import json
@@ -41,7 +43,8 @@ from laue_dask.io import frames as io_frames
 from laue_dask.io import lock as io_lock
 from laue_dask.io.frames import discover, frame_info, load
 from laue_dask.io.lock import locked_folder
-from laue_dask.pipeline import pipeline
+from laue_dask.io.scan_store import ScanStore
+from laue_dask.pipeline import pipeline, series
 from laue_dask.runtime import interruption
 
 SHAPE = (6, 8)
@@ -55,6 +58,9 @@ DEADLINE_S = 1.0
 
 MAX_GROWTH_BYTES = 2**30
 """Memory by which a process may grow whatever a header declares."""
+
+NOBODY = 65534
+"""Number of the user who owns frames that others may not read."""
 
 CLONE_NEWPID = 0x20000000
 
@@ -131,14 +137,14 @@ class Outside(Chaos):
                 ok = bool(said) and (not finished or before == bytes_of(folder)) and noticeable
             else:
                 truth = done(lambda f=frames, r=fresh, s=store: run(f, r, s), self.log)
-                ours, theirs = results(folder), results(fresh)
-                differing = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+                differing = _differing(results(folder), results(fresh))
                 ok = again == truth == 0 and not differing
             ok = ok and first in (0, None) and again is not None
             self.add(
                 "change", ok, number=number, how=how, store=store, finished=finished, again=again, truth=truth,
                 first=first, differing=differing, said=said,
             )  # fmt: skip
+            self._keep_wrong(ok, "change", number, folder, fresh, frames)
 
     # Owners
 
@@ -204,6 +210,116 @@ class Outside(Chaos):
                 seconds=round(seconds, 1), said=said,
             )  # fmt: skip
 
+    # Rights, errors, quota, files that grow, kills of a series
+
+    def rights(self, wanted: int) -> None:
+        """Another user may not read some frames, or reading them fails: they are set aside with that reason."""
+        for number in range(len(self.known("right")), wanted):
+            rng = self.random("right", number)
+            frames, folder = self.out / "guarded", self.out / "stranger"
+            for path in (frames, folder):
+                shutil.rmtree(path, ignore_errors=True)
+            shutil.copytree(self.out / "a", frames)
+            how = rng.choice(["unreadable", "input/output error"] if os.geteuid() == 0 else ["input/output error"])
+            count = rng.choice([1, 3, 20, SHAPE[0] * SHAPE[1]])
+            names = set(rng.sample(_names(frames), count))
+            folder.mkdir()
+            for name in names if how == "unreadable" else ():
+                os.chown(frames / name, NOBODY, NOBODY)
+                (frames / name).chmod(0o600)
+            self.log.write_text("")
+            code = done(lambda f=frames, r=folder, n=names, h=how: _run_as_stranger(f, r / "run", n, h), self.log)
+            said, aside, reasons = self._said(), 0, set()
+            if code == 0:
+                aside = json.loads((folder / "run" / "run.json").read_text())["n_set_aside"]
+                reasons = {one["reason"] for one in ScanStore.open(folder / "run" / "scan.zarr").set_aside}
+            word = "permission" if how == "unreadable" else "Input/output error"
+            known = all(word in reason for reason in reasons) and (code == 0 or word in said)
+            ok = known and ((code == 0 and aside == count) or (code == 2 and count == SHAPE[0] * SHAPE[1]))
+            self.add("right", ok, number=number, how=how, count=count, code=code, aside=aside, said=said)
+
+    def quotas(self, wanted: int) -> None:
+        """A quota, or a limit of the size of files, is reached at some moment; then it is raised and the run ends."""
+        truth = self._truth()
+        for number in range(len(self.known("quota")), wanted):
+            rng = self.random("quota", number)
+            folder, how = self.out / "limited", rng.choice(["EDQUOT", "EFBIG"])
+            shutil.rmtree(folder, ignore_errors=True)
+            at, size = rng.randrange(1, 100), round(10 ** rng.uniform(2, 5.5))
+            self.log.write_text("")
+            code = done(lambda f=folder, h=how, n=at, b=size: _run_limited(self.out / "a", f, h, n, b), self.log)
+            said = self._said()
+            self.log.write_text("")
+            again = done(lambda f=folder: run(self.out / "a", f, True), self.log)
+            differing = _differing(results(folder), truth)
+            ok = code in (0, 2) and (code == 0 or bool(said)) and again == 0 and not differing
+            self.add(
+                "quota", ok, number=number, how=how, at=at if how == "EDQUOT" else size, code=code, again=again,
+                said=said, differing=differing,
+            )  # fmt: skip
+            self._keep_wrong(ok, "quota", number, folder)
+
+    def grown(self, wanted: int) -> None:
+        """Frames are added to an HDF5 file while it is read: what is made is of the frames, or there is a line."""
+        truth = self._truth()
+        for number in range(len(self.known("grown")), wanted):
+            rng = self.random("grown", number)
+            folder, path = self.out / "growing", self.out / "growing.h5"
+            shutil.rmtree(folder, ignore_errors=True)
+            count, how = SHAPE[0] * SHAPE[1], rng.choice(["frames are added", "written until its end"])
+            _write_stack(path, self.out / "a", count if how == "frames are added" else rng.randint(1, count - 1))
+            pause, more = rng.uniform(0.0, 1.0), rng.randint(1, 6) if how == "frames are added" else count
+            writer = forked(lambda p=path, w=pause, m=more: _grow_stack(p, self.out / "a", w, m), self.log)
+            self.log.write_text("")
+            source = f"{path}::/entry/data/data"
+            code = done(lambda r=folder, s=source: run(Path(s), r, True), self.log)
+            end(writer)
+            said = self._said()
+            differing = _differing(results(folder), truth) if code == 0 else []
+            ok = (code == 0 and not differing) or (code == 2 and bool(said))
+            self.add("grown", ok, number=number, how=how, code=code, said=said, differing=differing)
+            self._keep_wrong(ok, "grown", number, folder)
+
+    def series(self, wanted: int) -> None:
+        """A series is killed, once or more often, and given again: its results are those of an undisturbed one."""
+        calm, sources = self.out / "calm_series", [str(self.out / name) for name in "ab"]
+        if wanted and not (calm / "series.html").exists():
+            shutil.rmtree(calm, ignore_errors=True)
+            if done(lambda: _run_series(sources, calm), self.log):
+                raise SystemExit(f"the undisturbed series failed: see {self.log}")
+        truth = {name: results(calm / name) for name in "ab"}
+        for number in range(len(self.known("series")), wanted):
+            rng = self.random("series", number)
+            folder, kills = self.out / "series", rng.randint(1, 3)
+            shutil.rmtree(folder, ignore_errors=True)
+            self.log.write_text("")
+            for _ in range(kills):
+                pid = forked(lambda f=folder: _run_series(sources, f), self.log)
+                waited(pid, rng.uniform(0.5, 12.0))
+                end(pid)
+            code = done(lambda f=folder: _run_series(sources, f), self.log)
+            differing = [f"{name}/{one}" for name in "ab" for one in _differing(results(folder / name), truth[name])]
+            ok = code == 0 and not differing
+            self.add(
+                "series", ok, number=number, how=f"{kills} kills", code=code, said=self._said(), differing=differing
+            )
+            self._keep_wrong(ok, "series", number, folder)
+
+    def _truth(self) -> dict[str, str]:
+        """Results of the first scan that nothing disturbed."""
+        folder = self.out / "calm"
+        if not (folder / "run.json").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            if done(lambda: run(self.out / "a", folder, True), self.log):
+                raise SystemExit(f"the undisturbed run failed: see {self.log}")
+        return results(folder)
+
+    def _keep_wrong(self, ok: bool, kind: str, number: int, *folders: Path) -> None:
+        """Keep what a wrong trial left, for whoever looks for the cause."""
+        for folder in folders if not ok else ():
+            if folder.exists():
+                shutil.copytree(folder, self.out / "wrong" / f"{kind}_{number}" / folder.name, dirs_exist_ok=True)
+
     # Headers that lie
 
     def headers(self, wanted: int) -> None:
@@ -228,6 +344,8 @@ class Outside(Chaos):
         words = {
             "change": "frames that change", "owner": "owners across clocks and containers, forged locks",
             "hang": "readers that hang", "header": "headers that lie",
+            "right": "frames that may not be read, input/output errors", "quota": "quota, limits of the size of files",
+            "grown": "HDF5 files that grow while they are read", "series": "a series under kills",
         }  # fmt: skip
         for kind, name in words.items():
             found = self.known(kind)
@@ -390,6 +508,77 @@ def _run_hanging(frames: Path, folder: Path, names: set[str]) -> None:
         pipeline.run(str(frames), folder, given, command="chaos", progress=QUIET)
 
 
+# Rights, errors, quota, files that grow, kills of a series
+
+
+def _differing(found: dict[str, str], wanted: dict[str, str]) -> list[str]:
+    return sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+
+
+def _run_as_stranger(frames: Path, folder: Path, names: set[str], how: str) -> None:
+    """Run as a user who may not read the files of some names, or where reading them ends in an error of the disk."""
+    if how == "unreadable":
+        _give_up_rights()
+    else:
+        real = io_frames._opened
+
+        def failing(path: str) -> Any:
+            if Path(path).name in names:
+                raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+            return real(path)
+
+        io_frames._opened = failing
+    run(frames, folder, True)
+
+
+def _give_up_rights() -> None:
+    """Give up all that makes root more than a user like any other; what root owns can still be read."""
+    head, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    if ctypes.CDLL(None, use_errno=True).capset(head, none):
+        raise OSError(ctypes.get_errno(), "capset")
+
+
+def _run_limited(frames: Path, folder: Path, how: str, at: int, size: int) -> None:
+    """Run where from some object on a quota is exceeded, or where no file may be larger than `size` bytes."""
+    if how == "EDQUOT":
+        with chaos.storage_fails(at, errno.EDQUOT):
+            run(frames, folder, True)
+    else:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        log = sys.stdout
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+        try:
+            run(frames, folder, True)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            log.flush()
+
+
+def _write_stack(path: Path, frames: Path, count: int) -> None:
+    with h5py.File(path, "w") as file:
+        stack = np.stack([np.asarray(Image.open(frames / name)) for name in _names(frames)[:count]])
+        file.create_dataset("entry/data/data", data=stack, chunks=(1, SIDE, SIDE), maxshape=(None, SIDE, SIDE))
+
+
+def _grow_stack(path: Path, frames: Path, pause: float, more: int) -> None:
+    """Add frames to a stack, one after the other, up to so many more or to the end of the scan."""
+    names = _names(frames)
+    for _ in range(more):
+        time.sleep(pause)
+        with h5py.File(path, "r+", locking=False) as file:
+            data = file["entry/data/data"]
+            if more == len(names) and len(data) == len(names):
+                return
+            data.resize(len(data) + 1, axis=0)
+            data[-1] = np.asarray(Image.open(frames / names[(len(data) - 1) % len(names)]))
+
+
+def _run_series(sources: list[str], folder: Path) -> None:
+    given = config(scan={"shape": SHAPE})
+    with threads_only():
+        series.run(sources, folder, given, command="chaos", progress=QUIET)
+
+
 # Headers that lie
 
 
@@ -532,12 +721,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    for name, count in (("changes", 120), ("owners", 160), ("hangs", 60), ("headers", 200)):
+    counts = {
+        "changes": 120, "owners": 160, "hangs": 60, "headers": 200, "rights": 12, "quotas": 12, "grown": 12,
+        "series": 6,
+    }  # fmt: skip
+    for name, count in counts.items():
         parser.add_argument(f"--{name}", type=int, default=count, metavar="N", help=f"[{count}]")
     given = parser.parse_args()
     outside = Outside(given.out, given.seed)
     outside.prepare()
-    for name in ("headers", "owners", "hangs", "changes"):
+    for name in ("headers", "owners", "rights", "quotas", "grown", "series", "hangs", "changes"):
         begun = time.monotonic()
         getattr(outside, name)(getattr(given, name))
         print(f"{name}: {time.monotonic() - begun:.0f} s", flush=True)

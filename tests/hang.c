@@ -1,8 +1,9 @@
 /* A file system that does not answer: whoever reads a file, or lists a folder, whose name holds "hung" waits for ever,
- * and no signal wakes it. Loaded into a process with LD_PRELOAD. */
+ * and no signal wakes it. Whoever reads a file whose name holds "broken" is told of an input/output error. Loaded into a process with LD_PRELOAD. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
@@ -22,26 +23,30 @@ static void wait_for_ever(void) {
     for (;;) sleep(1000);
 }
 
-static void answer(int fd) {
+/* 0, or -1 with errno set. */
+static int answer(int fd) {
     char link[64], name[4096];
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     ssize_t length = readlink(link, name, sizeof name - 1);
-    if (length < 0) return;
+    if (length < 0) return 0;
     name[length] = 0;
     if (strstr(name, "hung")) wait_for_ever();
+    if (!strstr(name, "broken")) return 0;
+    errno = EIO;
+    return -1;
 }
 
 ssize_t read(int fd, void *to, size_t size) {
     static ssize_t (*usual)(int, void *, size_t);
     if (!usual) usual = dlsym(RTLD_NEXT, "read");
-    answer(fd);
+    if (answer(fd)) return -1;
     return usual(fd, to, size);
 }
 
 ssize_t pread64(int fd, void *to, size_t size, off_t from) {
     static ssize_t (*usual)(int, void *, size_t, off_t);
     if (!usual) usual = dlsym(RTLD_NEXT, "pread64");
-    answer(fd);
+    if (answer(fd)) return -1;
     return usual(fd, to, size, from);
 }
 

@@ -164,3 +164,20 @@ def test_a_file_system_that_answers_no_more_ends_the_work_with_its_name(tmp_path
     assert said.startswith(f"ComputeError {tmp_path}/scan/hung_")
     assert ": was not read within 1 s (cluster.read_deadline), nor were " in said
     assert ") does not answer: when it does, the same command goes on where it stopped" in said
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".h5"])
+def test_a_frame_whose_disk_reports_an_error_is_set_aside_with_that_reason_and_the_others_are_read(
+    tmp_path, shim, suffix
+):
+    (tmp_path / "scan").mkdir()
+    for number in range(1, 5):
+        name = tmp_path / "scan" / f"a_{number}{suffix}"
+        if suffix == ".tif":
+            tifffile.imwrite(name, pixels())
+            continue
+        with h5py.File(name, "w") as file:
+            file["entry/data/data"] = pixels()
+    (tmp_path / "scan" / f"a_3{suffix}").rename(tmp_path / f"broken{suffix}")
+    (tmp_path / "scan" / f"a_3{suffix}").symlink_to(tmp_path / f"broken{suffix}")
+    assert read(tmp_path / "scan", shim) == f"4 {[[2, 'cannot be read: Input/output error']]} [1, 1, 0, 1]"

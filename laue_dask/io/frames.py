@@ -4,6 +4,7 @@ TIFF (also PILATUS and MarCCD), EDF, CBF and HDF5 are read by modules of their o
 that cannot be used raises `FrameError` with a short reason; nothing warns, prints or hangs.
 """
 
+import errno
 import functools
 import logging
 import os
@@ -28,6 +29,9 @@ from laue_dask.io.line_folders import why_several_scans
 from laue_dask.io.listing import Listing
 from laue_dask.io.path_lists import read_paths, require_distinct
 from laue_dask.io.path_patterns import is_pattern
+
+_OF_THE_DISK = (errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ETIMEDOUT)
+"""What a file system reports where the file may be whole."""
 
 logger = logging.getLogger(__name__)
 
@@ -334,6 +338,8 @@ def _reasoned(read: Any, ref: FrameRef, *more: Any) -> Any:
     except PermissionError as error:
         raise FrameError("no permission to read the file") from error
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+            raise FrameError(f"cannot be read: {os.strerror(error.errno)}") from error
         suffix = suffix_of(ref.path)
         kind = {".h5": "HDF5", ".hdf5": "HDF5", ".hdf": "HDF5", ".nxs": "HDF5"}.get(suffix, suffix[1:].upper())
         kind = "TIFF" if suffix in TIFF_SUFFIXES else kind or "file"

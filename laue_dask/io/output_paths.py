@@ -90,6 +90,12 @@ def disk_full_error(error: BaseException, *places: Path, needed: int = 0) -> Dis
     room = f"{size_text(free)} of {size_text(total)} are free"
     if any(getattr(one, "errno", None) == errno.EDQUOT for one in causes) or "quota" in str(error):
         what = f"your quota on the disk at {mount} is used up ({room} for all)"
+    elif any(getattr(one, "errno", None) == errno.EFBIG for one in causes):
+        return DiskFullError(
+            f"{place}: a file would be larger than this account, or the disk at {mount}, allows: raise the limit "
+            "(`ulimit -f`); the same command goes on where it stopped",
+            str(place),
+        )
     elif found.f_files and not found.f_favail:
         what = f"the disk at {mount} holds as many files as it can ({room})"
     else:
@@ -121,7 +127,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _is_refusal(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _mount_of(path: Path) -> Path:

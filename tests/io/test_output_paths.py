@@ -65,6 +65,11 @@ def test_a_file_that_is_named_says_which_disk_it_was(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "named"))
 
 
+def test_a_file_larger_than_allowed_says_which_limit_to_raise(tmp_path):
+    with pytest.raises(DiskFullError, match=r"ulimit -f.*the same command goes on"), naming_full_disk(tmp_path):
+        raise OSError(errno.EFBIG, "File too large")
+
+
 def test_a_disk_that_holds_no_more_files_is_told_from_one_without_room(tmp_path, monkeypatch):
     found = os.statvfs(tmp_path)
     full = os.statvfs_result([*found[:5], 100, 0, 0, *found[8:]])
