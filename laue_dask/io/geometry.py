@@ -194,9 +194,20 @@ def resolve_grid(
 
 
 def _chosen(stage: NDArray[np.float64], shape: tuple[int, int], order: Order | None, places: Places) -> Places:
-    """The only places that the frames may have and that the headers agree with; the same doubt where there are more."""
+    """The only places that the frames may have and that the headers agree with; the same doubt where there are more.
+
+    Places that leave the same end of every line empty are none: then the lines are shorter than the shape says.
+    """
     told = np.isfinite(stage).any(axis=1)
-    fitting = [one for one in places.choices if stages.agreement(stage[told], one[told], shape, order) is not None]
+    fitting = []
+    for one in places.choices:
+        found = stages.agreement(stage[told], one[told], shape, order)
+        if found is None:
+            continue
+        along = 1 if found.fast_axis == "x" else 0
+        place = np.divmod(acquisition(shape, found.order, found.fast_axis)[one], shape[1])[along]
+        if np.ptp(place) + 1 == shape[along]:
+            fitting.append(one)
     return replace(places, acquired=fitting[0], doubt="") if len(fitting) == 1 else places
 
 

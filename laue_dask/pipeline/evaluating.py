@@ -14,7 +14,7 @@ from laue_dask.io.receipts import drop_receipts
 from laue_dask.pipeline import record as records
 from laue_dask.pipeline.finishing import report
 from laue_dask.pipeline.folders import reduced_of, scan_of
-from laue_dask.pipeline.stages import evaluation
+from laue_dask.pipeline.stages import evaluation, frame_placement
 from laue_dask.runtime.progress import NO_PROGRESS, Progress
 
 
@@ -40,7 +40,7 @@ def evaluate(
     InputError
         There is no finished run, its scan is gone, or the truth does not fit.
     """
-    records.read(folder)  # refused before anything is written there
+    frame_placement.remind_of_record(records.read(folder))  # refused before anything is written there
     with (
         locked_folder(folder, f"evaluate {folder}", "wait for it"),
         naming_full_disk(folder, local_scratch(LocalWorkersConfig())),

@@ -28,7 +28,7 @@ from laue_dask.pipeline.finishing import report
 from laue_dask.pipeline.folders import CONFIG_FILE, check_folder, reduced_of, scan_of
 from laue_dask.pipeline.record import Record
 from laue_dask.pipeline.reuse import recorded, update
-from laue_dask.pipeline.stages import grains, scoring, segmentation, specimen
+from laue_dask.pipeline.stages import frame_placement, grains, scoring, segmentation, specimen
 from laue_dask.pipeline.stages.scoring import Scores
 from laue_dask.pipeline.stages.specimen import SpecimenMap
 from laue_dask.pipeline.stages.tables import Table, samples_of
@@ -85,11 +85,13 @@ def segment(
         There is no finished run, its scan is gone, or a parameter does not fit it.
     """
     # refused before anything is written there
-    if members := records.read(folder, withdrawn=True).get("series"):
+    record = records.read(folder, withdrawn=True)
+    if members := record.get("series"):
         raise InputError(
             f"{folder}: is one of {len(members)} scans that share their clusters: "
             "give `laue-dask run` all of them again, with the wanted -k"
         )
+    frame_placement.remind_of_record(record)
     folder = folder.absolute()
     with (
         locked_folder(folder, command, "wait for it"),

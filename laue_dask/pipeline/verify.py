@@ -5,6 +5,7 @@ is said of each finding.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -80,13 +81,15 @@ class Verification:
         return [*lines, f"{self.what}: {self.objects} objects, {verdict}"]
 
 
-def verify(path: Path, *, sources: bool = False, progress: Progress) -> Verification:
+def verify(path: Path, *, sources: bool = False, progress: Progress, label: str = "") -> Verification:
     """Check a scan store, the results of a run, a whole run with its own scan store, a series, or a weights file.
 
     Parameters
     ----------
     sources
         Whether to read all frames of the source, too, and compare them with those that were ingested.
+    label
+        Which of several runs it is, before the line that says what its grid is.
 
     Raises
     ------
@@ -103,6 +106,7 @@ def verify(path: Path, *, sources: bool = False, progress: Progress) -> Verifica
             Verification(str(path)),
         )
     elif _is_run(path):
+        _remind(path, label)
         checks, found = _run(path), Verification(f"run {path}")
     elif members := records.members_of(path):
         return _series(path, members, sources=sources, progress=progress)
@@ -118,6 +122,14 @@ def verify(path: Path, *, sources: bool = False, progress: Progress) -> Verifica
     if sources:
         _sources(path, found, progress=progress)
     return found
+
+
+def _remind(path: Path, label: str) -> None:
+    """Say what the grid of a run is; of a run whose record is gone or damaged, the findings say so."""
+    from laue_dask.pipeline.stages import frame_placement
+
+    with suppress(LaueDaskError, KeyError):
+        frame_placement.remind_of_record(records.read(path), label)
 
 
 def _sources(path: Path, found: Verification, *, progress: Progress) -> None:
@@ -257,7 +269,7 @@ def _series(path: Path, members: Sequence[Path], *, sources: bool, progress: Pro
         if not _is_run(member):
             found.findings.append(Finding(member, "is missing", "run the series again"))
             continue
-        one = verify(member, sources=sources, progress=progress)
+        one = verify(member, sources=sources, progress=progress, label=f"{member.name}: ")
         found.objects += one.objects
         found.findings += one.findings
         found.foreign += one.foreign

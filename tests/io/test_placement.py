@@ -383,3 +383,12 @@ def test_no_frame_of_a_generated_scan_is_silently_at_the_wrong_place(data):
         v, u = np.divmod([truth[n] for n, p in got.items() if p >= 0], nx)
         assert len(set((v - y).tolist())) == 1
         assert 1 in (len(set((u - x).tolist())), len(set((u + x).tolist())))
+
+
+def test_a_shape_whose_lines_would_all_end_empty_is_held_against_the_stage_positions():
+    refs = [FrameRef(f"/scan/img_{i:04d}.tif") for i in range(1, 15)]
+    columns = [*range(7), *range(6, -1, -1)]
+    positions = [(i // 7 * 0.01, column * 0.01) for i, column in enumerate(columns)]
+    with pytest.raises(InputError, match="--shape 2 8, but the stage positions in 14 headers say 2 × 7"):
+        place_frames(refs, shape=(2, 8), positions=positions)
+    assert place_frames(refs, shape=(2, 7), positions=positions).shape == (2, 7)

@@ -1,5 +1,6 @@
 import itertools
 import json
+import logging
 import random
 import shutil
 import sys
@@ -39,6 +40,27 @@ def test_a_finished_run_is_as_it_was_written(small_run, command):
     assert outcome.out.endswith("objects, all as they were written\n")
     assert len(outcome.out.splitlines()) == 1
     chaos.read_all(small_run)
+
+
+def test_commands_on_a_finished_run_say_first_what_its_grid_is(run, command, tmp_path, caplog):
+    line = records.read(run)["grid"]["line"]
+    assert line.startswith("grid: ")
+    caplog.set_level(logging.INFO, logger="laue_dask")
+    # The last two are refused after they said on what they work.
+    refused = ("segment", run, "-k", "100000"), ("evaluate", run, "--truth", tmp_path / "none.npz")
+    for arguments, code in ((("verify", run), 0), (refused[0], 2), (refused[1], 2)):
+        caplog.clear()
+        assert command(*arguments).code == code
+        assert caplog.messages[0] == line
+
+
+def test_a_record_that_tells_no_grid_is_no_obstacle(run, monkeypatch, caplog):
+    record = records.read(run)
+    caplog.set_level(logging.INFO, logger="laue_dask")
+    for grid in ({}, None, {"line": 3}):
+        monkeypatch.setattr(records, "read", lambda *_, grid=grid, **__: {**record, "grid": grid})
+        assert not verify.verify(run, progress=QUIET).findings
+    assert not caplog.messages
 
 
 def test_every_object_is_held_against_a_receipt(small_run):

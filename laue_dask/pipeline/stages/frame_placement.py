@@ -1,7 +1,8 @@
 """Where the frames of a source belong: gives `io.placement` what it weighs, and says what came of it."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from laue_dask.config import ScanConfig
 from laue_dask.errors import FrameError, InputError
@@ -101,3 +102,10 @@ def announce(placement: Placement, refs: Sequence[FrameRef], label: str = "") ->
 def announce_stored_grid(store: ScanStore, label: str = "") -> None:
     """Say what the grid of a scan store is."""
     logger.info("%s%s", label, recorded_placement(store)["line"])
+
+
+def remind_of_record(record: Mapping[str, Any], label: str = "") -> None:
+    """Say what the grid of a finished run is, where its record tells."""
+    grid = record.get("grid")
+    if isinstance(grid, dict) and isinstance(line := grid.get("line"), str):
+        logger.info("%s%s", label, line)
