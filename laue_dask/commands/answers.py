@@ -4,20 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from laue_dask.errors import ExitCode
-from laue_dask.runtime import activity
 from laue_dask.runtime.safe_text import echo
+from laue_dask.runtime.terminal import announce
 
 if TYPE_CHECKING:
     from laue_dask.pipeline.record import Record
 
 MAX_LISTED = 10
 """Patterns that were set aside and are printed one by one."""
-
-
-def announce(line: str) -> None:
-    """Print a line about the work on stderr."""
-    echo(line, err=True)
-    activity.note_output()
 
 
 def answer_run(record: "Record", out: Path) -> int:
@@ -32,7 +26,7 @@ def answer_places(record: "Record", out: Path) -> None:
     """Print where the maps of a run are, and what it warns of."""
     echo(f"maps: {out / 'plots'}   report: {out / 'report.html'}")
     for warning in record.warnings:
-        echo(f"warning: {warning}", err=True)
+        announce(warning, level="warning")
 
 
 def answer_set_aside(set_aside: list[dict[str, Any]]) -> int:
@@ -41,8 +35,8 @@ def answer_set_aside(set_aside: list[dict[str, Any]]) -> int:
         return ExitCode.DONE
     for entry in set_aside[:MAX_LISTED]:
         pattern = "" if entry["pattern"] is None else f"pattern {entry['pattern']}, "
-        echo(f"set aside: {pattern}{entry['source']}: {entry['reason']}", err=True)
+        announce(f"set aside: {pattern}{entry['source']}: {entry['reason']}", level="warning", label="")
     if len(set_aside) > MAX_LISTED:
         more = len(set_aside) - MAX_LISTED
-        echo(f"set aside: {more} more; all are listed in the store and in run.json", err=True)
+        announce(f"set aside: {more} more; all are listed in the store and in run.json", level="warning", label="")
     return ExitCode.SET_ASIDE

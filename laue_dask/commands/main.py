@@ -16,9 +16,9 @@ from typing import NoReturn
 import click
 
 from laue_dask import __version__
-from laue_dask.commands.answers import announce
 from laue_dask.commands.completion import completion
 from laue_dask.commands.housekeeping import clean, doctor, info, show_config, verify
+from laue_dask.commands.options import is_json_asked_for, with_output_options
 from laue_dask.commands.process import PROGRAM_NAME
 from laue_dask.commands.run import ingest, plan, run
 from laue_dask.commands.segment import evaluate, segment
@@ -30,7 +30,7 @@ from laue_dask.errors import ExitCode, LaueDaskError, SpaceError
 from laue_dask.io.output_paths import disk_full_error, is_disk_full
 from laue_dask.runtime import activity, interruption
 from laue_dask.runtime.home_folder import ensure_matplotlib_folder
-from laue_dask.runtime.safe_text import echo
+from laue_dask.runtime.terminal import Level, announce, configure
 
 _DASK_CONFIG_ERROR_PREFIX = "A dask config file at "
 """How Dask begins to say that a configuration file of the user's own, in ~/.config/dask, cannot be read."""
@@ -41,23 +41,24 @@ class LinesOnTerminal(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print the message of a record."""
-        label = "warning: " if record.levelno >= logging.WARNING else ""
-        announce(label + record.getMessage())
+        names: dict[int, Level] = {logging.DEBUG: "debug", logging.INFO: "info"}
+        announce(record.getMessage(), level=names.get(record.levelno, "warning"))
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: run a command and exit with its code; every error is one line on stderr."""
-    logger = logging.getLogger("laue_dask")
+    lines, logger = LinesOnTerminal(), logging.getLogger("laue_dask")
     logger.setLevel(logging.INFO)
-    logger.addHandler(LinesOnTerminal())
+    logger.addHandler(lines)
     logger.propagate = False
     for name in ("distributed", "asyncio"):  # to the end: what matters to a person of what they log is raised instead
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger("laue_dask.stages").addHandler(lines)
     interruption.exit_at_once()
     ensure_matplotlib_folder()
     typed = [one for one in arguments or sys.argv[1:] if one in commands.commands]
     if typed:
-        activity.start(typed[0])
+        activity.start(typed[0], announce)
     try:
         code = exit_code(arguments)
     finally:
@@ -78,6 +79,8 @@ def _exit_now(code: int) -> NoReturn:
 
 def exit_code(arguments: list[str] | None) -> int:
     """Run a command, print at most a line about what went wrong, and give its exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    configure(as_json=is_json_asked_for(given))  # what is wrong with the options is said in that way, too
     try:
         return int(commands(args=arguments, prog_name=PROGRAM_NAME, standalone_mode=False) or ExitCode.DONE)
     except (Exception, KeyboardInterrupt) as error:
@@ -130,7 +133,7 @@ def _written_places() -> list[Path]:
 
 
 def _fail(message: str, code: int) -> int:
-    echo(f"{PROGRAM_NAME}: {message}", err=True)
+    announce(message, level="error")
     return int(code)
 
 
@@ -152,4 +155,4 @@ for _command in (
     *(demo, ingest, plan, run, watch, segment, nightly, evaluate, simulate, train, export),
     *(info, clean, verify, doctor, show_config, completion),
 ):
-    commands.add_command(_command)
+    commands.add_command(with_output_options(_command))

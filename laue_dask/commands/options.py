@@ -1,10 +1,13 @@
 """Options that several commands share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import click
+
+from laue_dask.runtime import terminal
 
 Command = Callable[..., Any]
 
@@ -95,3 +98,34 @@ def _as_number(text: str | None) -> int | float | str | None:
         except ValueError:
             continue
     return text
+
+
+def with_output_options(command: click.Command) -> click.Command:
+    """Add the options for what is said on stderr, which every command has."""
+    for option in (
+        click.Option(["-q", "--quiet"], is_flag=True, help="Print warnings and errors alone, beside the answer."),
+        click.Option(["-v", "--verbose"], is_flag=True, help="Print also which stage begins and how long each took."),
+        click.Option(
+            ["--log-format"],
+            type=click.Choice(["text", "json"]),
+            help="Lines on stderr: text, or a JSON object each with time, level, stage and message [text].",
+        ),
+    ):
+        option.expose_value, option.callback, option.is_eager = False, _configure_output, True
+        command.params.append(option)
+    return command
+
+
+def is_json_asked_for(arguments: Sequence[str]) -> bool:
+    """Whether --log-format json is among arguments that are not parsed yet."""
+    given = list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
+    return "--log-format=json" in given or ("--log-format", "json") in pairwise(given)
+
+
+def _configure_output(context: click.Context, option: click.Parameter, value: Any) -> None:
+    given = context.meta.setdefault("laue_dask.output", {})
+    given[option.name] = value
+    if given.get("quiet") and given.get("verbose"):
+        raise click.UsageError("--quiet and --verbose exclude each other: give one of them.", context)
+    minimum: terminal.Level = "warning" if given.get("quiet") else "debug" if given.get("verbose") else "info"
+    terminal.configure(minimum=minimum, as_json=terminal.is_json() or given.get("log_format") == "json")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from laue_dask.api.options import prepare_workers
 from laue_dask.config import Config
 from laue_dask.io import deadline
-from laue_dask.runtime import activity, interruption
+from laue_dask.runtime import activity, interruption, terminal
 
 if TYPE_CHECKING:
     from laue_dask.runtime.progress import Progress
@@ -37,9 +37,17 @@ def begin_work() -> None:
 
 def begin_progress() -> "Progress":
     """Begin the work of a command, and give what it reports to."""
+    begin_work()
+    if terminal.minimum() in ("warning", "error"):
+        from laue_dask.runtime.progress import QuietProgress
+
+        return QuietProgress()
+    if terminal.is_json():
+        from laue_dask.runtime.line_progress import AnnouncedProgress
+
+        return AnnouncedProgress()
     from laue_dask.runtime.bars import RichProgress
 
-    begin_work()
     return RichProgress()
 
 

@@ -7,12 +7,13 @@ import click
 
 from laue_dask.api.options import overrides
 from laue_dask.commands import completion
-from laue_dask.commands.answers import announce, answer_run
+from laue_dask.commands.answers import answer_run
 from laue_dask.commands.options import cluster_options, grid_options, k_option
 from laue_dask.commands.process import begin_progress, begin_work, stopped_by_signal, typed
 from laue_dask.config import load
 from laue_dask.runtime import imports
 from laue_dask.runtime.safe_text import echo
+from laue_dask.runtime.terminal import announce
 
 
 @click.command()

@@ -14,6 +14,7 @@ from laue_dask.io.receipts import drop_receipts
 from laue_dask.pipeline import record as records
 from laue_dask.pipeline.finishing import report
 from laue_dask.pipeline.folders import reduced_of, scan_of
+from laue_dask.pipeline.run_log import logged
 from laue_dask.pipeline.stages import evaluation, frame_placement
 from laue_dask.runtime.progress import NO_PROGRESS, Progress
 
@@ -41,9 +42,11 @@ def evaluate(
         There is no finished run, its scan is gone, or the truth does not fit.
     """
     frame_placement.remind_of_record(records.read(folder))  # refused before anything is written there
+    command = f"evaluate {folder}"
     with (
-        locked_folder(folder, f"evaluate {folder}", "wait for it"),
+        locked_folder(folder, command, "wait for it"),
         naming_full_disk(folder, local_scratch(LocalWorkersConfig())),
+        logged(command, progress, folder) as progress,
     ):
         return _evaluate(folder, truth, workers=workers, progress=progress)
 

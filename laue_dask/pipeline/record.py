@@ -44,6 +44,9 @@ PARTIAL_RECORD_FILE = "run.json.part"
 CHECKSUM_ENTRY = "crc32c"
 """Last entry of a record: of all the others."""
 
+LOG_FILE = "run.log"
+"""What was announced while the run was made, segmented and evaluated; it goes on when the record is written."""
+
 RUN_FILES = (
     "config.yaml",
     "report.html",
@@ -68,6 +71,7 @@ FILES_WITHOUT_RECEIPT = (
     "plots/approximation.png",
     "cluster/*",
     ".nightly",
+    LOG_FILE,
 )
 """What is ours by its name alone where no receipt knows it: it may be written while there are receipts of the rest."""
 
@@ -76,6 +80,19 @@ RUN_AGAIN_HINT = "run `laue-dask run`, the same command, again"
 RECORDED_PACKAGES = ("dask", "distributed", "dask-ml", "fabio", "numpy", "scikit-learn", "torch", "zarr")
 
 _STAGES_PER_PATTERN = ("ingest", "reduce", "encode")
+
+
+STAGES = ("ingest", "reduce", "encode", "components", "scores", "segment", "grains", "quality", "report")
+"""Of a run, in their order; `look`, with which some runs begin, is the beginning of the first."""
+
+STAGES_OF_SEGMENTING = ("scores", "segment", "report")
+"""Of a finished run that is segmented again."""
+
+STAGE_LOGGER = "laue_dask.stages"
+"""Name of the logger that is told, at the level of details, when a stage begins and how long it took."""
+
+logging.getLogger(STAGE_LOGGER).setLevel(logging.DEBUG)
+logging.getLogger(STAGE_LOGGER).propagate = False  # it is for those who ask for it
 
 
 class _WarningCollector(logging.Handler):
@@ -163,6 +180,8 @@ class Record:
     code: str = field(default_factory=version_of_code)
     """Which versions of the stages it was made with; see `laue_dask.pipeline.versions.version_of_code`."""
     _stage: str = field(default="", compare=False, repr=False)
+    _course: tuple[str, ...] = field(default=STAGES, compare=False, repr=False)
+    """Stages of the work that is being recorded, in their order."""
 
     def __post_init__(self) -> None:
         if not self.seeds:
@@ -204,9 +223,15 @@ class Record:
     def timed(self, stage: str) -> Iterator[None]:
         """Add the seconds that a stage takes."""
         begun, self._stage = time.monotonic(), stage
-        with activity.note_activity(_STAGE_IN_WORDS.get(stage, stage)):
+        number = self._course.index(stage) + 1 if stage in self._course else 1
+        words, place = _STAGE_IN_WORDS.get(stage, stage), activity.Stage(stage, number, len(self._course))
+        logger = logging.getLogger(STAGE_LOGGER)
+        with activity.note_activity(words, place):
+            logger.debug("%s: %s", place, words)
             yield
-        self.seconds[stage] = round(self.seconds.get(stage, 0) + time.monotonic() - begun, 3)
+            took = time.monotonic() - begun
+            logger.debug("%s: %s took %.1f s", place, words, took)
+        self.seconds[stage] = round(self.seconds.get(stage, 0) + took, 3)
 
     def count(self, patterns: int) -> None:
         """Add patterns to those of the stage that is being timed."""

@@ -26,8 +26,9 @@ from laue_dask.pipeline import record as records
 from laue_dask.pipeline.analysis import advise, delegate_sources, warn_of_loss
 from laue_dask.pipeline.finishing import report
 from laue_dask.pipeline.folders import CONFIG_FILE, check_folder, reduced_of, scan_of
-from laue_dask.pipeline.record import Record
+from laue_dask.pipeline.record import STAGES_OF_SEGMENTING, Record
 from laue_dask.pipeline.reuse import recorded, update
+from laue_dask.pipeline.run_log import logged
 from laue_dask.pipeline.stages import frame_placement, grains, scoring, segmentation, specimen
 from laue_dask.pipeline.stages.scoring import Scores
 from laue_dask.pipeline.stages.specimen import SpecimenMap
@@ -98,7 +99,10 @@ def segment(
         nullcontext(folder) if out is None else _copied(folder, out.absolute(), command) as target,
     ):
         try:
-            with naming_full_disk(target, local_scratch(LocalWorkersConfig())):
+            with (
+                naming_full_disk(target, local_scratch(LocalWorkersConfig())),
+                logged(command, progress, target) as progress,
+            ):
                 return _segment(
                     target, changes, command=command, progress=progress, sweep=sweep, beside=out is not None
                 )
@@ -153,7 +157,7 @@ def _segment(
     array = results.keep("components")
     array.attrs["m_pca"] = m_pca
     components = block_reader.lazy_array(array)
-    run = Record(command=command, source=record["source"], config=config)
+    run = Record(command=command, source=record["source"], config=config, _course=STAGES_OF_SEGMENTING)
     with _workers_for(components, reduced, config, folder) as workers:
         table = Table(components if workers else components.persist(), where, results, reduced)
         with run.timed("scores"):

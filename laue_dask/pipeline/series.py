@@ -25,6 +25,7 @@ from laue_dask.pipeline.encoding import encode_scan
 from laue_dask.pipeline.finishing import finish_run, publish_results
 from laue_dask.pipeline.folders import check_folder, removing_partial_results, with_absolute_weights
 from laue_dask.pipeline.record import SERIES_FILE, Record
+from laue_dask.pipeline.run_log import logged
 from laue_dask.pipeline.stages import extraction, scan_source, specimen
 from laue_dask.pipeline.stages.ingest import Inspection
 from laue_dask.report.series import Member, write_series_page
@@ -90,6 +91,7 @@ def run(
     with ExitStack() as owned:
         for place in (folder, *(folder / name for name in names)):
             owned.enter_context(locked_folder(place, command))
+        progress = owned.enter_context(logged(command, progress, folder, *(folder / name for name in names)))
         owned.enter_context(naming_full_disk(folder, local_scratch(config.cluster)))
         owned.enter_context(removing_partial_results(*(folder / name for name in names)))
         with cluster.start(config.cluster, folder=folder, report=True) as workers:

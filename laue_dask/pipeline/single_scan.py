@@ -24,6 +24,7 @@ from laue_dask.pipeline.encoding import encode_scan
 from laue_dask.pipeline.finishing import finish_run, publish_results
 from laue_dask.pipeline.folders import check_folder, removing_partial_results, with_absolute_weights
 from laue_dask.pipeline.record import Record
+from laue_dask.pipeline.run_log import logged
 from laue_dask.pipeline.stages import extraction, scan_source, specimen
 from laue_dask.runtime.progress import NO_PROGRESS, Progress
 from laue_dask.segmentation.pca import choose_components
@@ -75,8 +76,11 @@ def run(
     folder, config = folder.absolute(), with_absolute_weights(config)
     extractor = extraction.extractor_of(config.encoder, config.recipe)
     choose_components(np.full(extractor.n_features, 1 / extractor.n_features), config.pca.components)
-    with locked_folder(folder, command):
-        return _run(origin, folder, config, extractor, command=command, progress=progress, again=again, given=workers)
+    with locked_folder(folder, command), logged(command, progress, folder) as noted:
+        record = _run(origin, folder, config, extractor, command=command, progress=noted, again=again, given=workers)
+        for warning in record.warnings:
+            noted.note(warning, "warning")
+        return record
 
 
 def _run(

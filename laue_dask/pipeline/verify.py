@@ -247,7 +247,11 @@ def _series(path: Path, members: Sequence[Path], *, sources: bool, progress: Pro
     """All runs of a series; one that is gone is a finding."""
     found = Verification(f"series {path}")
     own = _Checks(
-        path, own={path / name for name in (records.SERIES_FILE, "series.html", "dask-report.html", RUN_RECEIPTS_FILE)}
+        path,
+        own={
+            path / name
+            for name in (records.SERIES_FILE, "series.html", "dask-report.html", records.LOG_FILE, RUN_RECEIPTS_FILE)
+        },
     )
     own.own |= set(path.glob("cluster/*"))
     if (path / RUN_RECEIPTS_FILE).exists():

@@ -7,8 +7,9 @@ moves on a terminal is no silence (`while_animated`). Nothing is said unless a c
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 from laue_dask.runtime.safe_text import printable
 
@@ -23,6 +24,24 @@ LOADING_ACTIVITY = "loading libraries"
 """What every command does first."""
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the work, which is the `number`-th, from 1, `of` so many."""
+
+    name: str
+    number: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"stage {self.number} of {self.of}"
+
+
+def _write(line: str) -> None:
+    with suppress(OSError, ValueError, AttributeError):  # nobody listens
+        sys.stderr.write(f"{printable(line)}\n")
+        sys.stderr.flush()
+
+
 class _Activity:
     """Who has been heard last, and what is being done."""
 
@@ -30,6 +49,7 @@ class _Activity:
         self.last = 0.0
         self.limit = FIRST_LINE_S
         self.activity = ""
+        self.stage: Stage | None = None
         self.bars = 0
         self.ended = threading.Event()
         self.ended.set()
@@ -38,17 +58,20 @@ class _Activity:
 _now = _Activity()
 
 
-def start(command: str) -> None:
+def start(command: str, say: Callable[[str], object] = _write) -> None:
     """From now on, until `stop`, break every silence of this process with a line on stderr.
 
     Parameters
     ----------
     command
         Name of the command, with which the lines begin.
+    say
+        Prints a line.
     """
     _now.last, _now.limit, _now.activity = time.monotonic(), FIRST_LINE_S, LOADING_ACTIVITY
     _now.ended.clear()
-    threading.Thread(target=_break_silences, args=(command, time.monotonic()), name="silence", daemon=True).start()
+    arguments = command, say, time.monotonic()
+    threading.Thread(target=_break_silences, args=arguments, name="silence", daemon=True).start()
 
 
 def imports_done() -> None:
@@ -68,13 +91,19 @@ def note_output() -> None:
 
 
 @contextmanager
-def note_activity(activity: str) -> Iterator[None]:
-    """Note what is being done, in the words of the line that a silence is broken with."""
-    before, _now.activity = _now.activity, activity
+def note_activity(what: str, stage: Stage | None = None) -> Iterator[None]:
+    """Note what is being done, in the words of the line that a silence is broken with, and which stage it begins."""
+    before = _now.activity, _now.stage
+    _now.activity, _now.stage = what, stage or _now.stage
     try:
         yield
     finally:
-        _now.activity = before
+        _now.activity, _now.stage = before
+
+
+def stage() -> Stage | None:
+    """The stage that is being worked on; None where there are none."""
+    return _now.stage
 
 
 @contextmanager
@@ -88,14 +117,13 @@ def while_animated() -> Iterator[None]:
         note_output()
 
 
-def _break_silences(command: str, begun: float) -> None:
+def _break_silences(command: str, say: Callable[[str], object], begun: float) -> None:
     while not _now.ended.wait(max(0.05, _now.last + _now.limit - time.monotonic())):
         if _now.bars or time.monotonic() - _now.last < _now.limit:
             if _now.bars:
                 note_output()
             continue
-        line = f"{printable(f'{command}: {_now.activity}')} ({time.monotonic() - begun:.0f} s)\n"
+        place = f", {_now.stage}" if _now.stage else ""
         with suppress(OSError, ValueError, AttributeError):  # nobody listens
-            sys.stderr.write(line)
-            sys.stderr.flush()
+            say(f"{command}: {_now.activity} ({time.monotonic() - begun:.0f} s{place})")
         note_output()

@@ -11,11 +11,8 @@ from rich.progress import Progress as Bars
 from rich.text import Text
 
 from laue_dask.runtime import activity
-from laue_dask.runtime.progress import Advance, duration
+from laue_dask.runtime.progress import LINE_INTERVAL_S, Advance, Tally, rate_of
 from laue_dask.runtime.safe_text import printable
-
-LINE_EVERY = 30.0
-"""Seconds between two lines of a stage where stderr is not a terminal."""
 
 
 class RichProgress:
@@ -53,23 +50,26 @@ class RichProgress:
     @contextmanager
     def stage(self, name: str, *, total: int, unit: str = "patterns", done: int = 0) -> Iterator[Advance]:
         """Open a stage; see `Progress.stage`."""
-        tally = _Tally(name=name, total=total, unit=unit, done=done, clock=self._clock)
+        tally = Tally(name=name, total=total, unit=unit, done=done, clock=self._clock)
         show = self._bar(tally) if self._console.is_terminal else self._lines(tally)
         try:
             with activity.note_activity(name), show as advance:
                 yield advance
         except BaseException:
-            self._say(f"{name}: stopped after {tally.count:,} of {total:,} {unit}")
+            self._say(tally.stopped())
             raise
         self._say(tally.summary())
 
     @contextmanager
-    def _bar(self, tally: "_Tally") -> Iterator[Advance]:
+    def _bar(self, tally: "Tally") -> Iterator[Advance]:
         with self._lock:
             if self._open == 0:
                 self._bars.start()
             self._open += 1
-        task = self._bars.add_task(printable(tally.name), total=tally.total, completed=tally.done, unit=tally.unit)
+        place = f"{tally.stage}, " if tally.stage else ""
+        task = self._bars.add_task(
+            printable(f"{place}{tally.name}"), total=tally.total, completed=tally.done, unit=tally.unit
+        )
 
         def advance(count: int) -> None:
             tally.add(count)
@@ -86,17 +86,16 @@ class RichProgress:
                     self._bars.stop()
 
     @contextmanager
-    def _lines(self, tally: "_Tally") -> Iterator[Advance]:
+    def _lines(self, tally: "Tally") -> Iterator[Advance]:
         said = tally.started
-        already = f", {tally.done:,} of them already done" if tally.done else ""
-        self._say(f"{tally.name}: {tally.total:,} {tally.unit}{already}")
+        self._say(tally.heading())
 
         def advance(count: int) -> None:
             nonlocal said
             tally.add(count)
             with self._lock:
                 now = self._clock()
-                due = now - said >= LINE_EVERY
+                due = now - said >= LINE_INTERVAL_S
                 if due:
                     said = now
             if due:
@@ -112,37 +111,4 @@ class RichProgress:
 class _RateColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else _rate(speed, task.fields["unit"]))
-
-
-class _Tally:
-    """Counts one stage."""
-
-    def __init__(self, *, name: str, total: int, unit: str, done: int, clock: Callable[[], float]) -> None:
-        self.name, self.total, self.unit, self.done = name, total, unit, done
-        self.count = done
-        self.started = clock()
-        self._clock = clock
-        self._lock = threading.Lock()
-
-    def add(self, count: int) -> None:
-        with self._lock:
-            self.count += count
-
-    def line(self) -> str:
-        rate = self._rate()
-        left = f", {duration((self.total - self.count) / rate)} left" if rate and self.count < self.total else ""
-        return f"{self.name}: {self.count:,} of {self.total:,} {self.unit}, {_rate(rate, self.unit)}{left}"
-
-    def summary(self) -> str:
-        elapsed = self._clock() - self.started
-        rate = f", {_rate(self._rate(), self.unit)}" if self.count > self.done else ""
-        return f"{self.name}: {self.count:,} {self.unit} in {duration(elapsed)}{rate}"
-
-    def _rate(self) -> float:
-        elapsed = self._clock() - self.started
-        return (self.count - self.done) / elapsed if elapsed > 0 else 0.0
-
-
-def _rate(per_second: float, unit: str) -> str:
-    return f"{per_second:,.0f} {unit}/s" if per_second >= 10 else f"{per_second:.2g} {unit}/s"
+        return Text("" if speed is None else rate_of(speed, task.fields["unit"]))

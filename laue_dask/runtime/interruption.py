@@ -122,7 +122,10 @@ def _pending() -> bool:
 
 def _leave(*_: object) -> None:
     with suppress(OSError):  # nobody listens
-        os.write(2, f"laue-dask: {INTERRUPTED_MESSAGE}\n".encode())
+        terminal = sys.modules.get("laue_dask.runtime.terminal")
+        as_line = getattr(terminal, "as_line", None)  # not there where it is being imported
+        line = as_line(INTERRUPTED_MESSAGE, level="error") if as_line else f"laue-dask: {INTERRUPTED_MESSAGE}"
+        os.write(2, f"{line}\n".encode())
     fork_server = sys.modules.get("laue_dask.compute.fork_server")
     if fork_server is not None:
         fork_server.stop()

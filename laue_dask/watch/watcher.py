@@ -43,6 +43,7 @@ from laue_dask.pipeline import pipeline
 from laue_dask.pipeline import record as records
 from laue_dask.pipeline.folders import check_folder
 from laue_dask.pipeline.record import Record
+from laue_dask.pipeline.run_log import logged
 from laue_dask.pipeline.stages import extraction, frame_placement, ingest
 from laue_dask.pipeline.stages.scan_source import require_growing
 from laue_dask.report import canvas
@@ -166,10 +167,15 @@ def watch(
     if (folder / records.RECORD_FILE).exists() and ingest.absolute(held := records.read(folder)["source"]) != source:
         raise InputError(f"{folder}: holds a run of {held}, not of {origin}: choose another --out")
     extractor = extraction.extractor_of(config.encoder, config.recipe)
-    with locked_folder(folder, command):
+    with locked_folder(folder, command), logged(command, progress, folder) as noted:
+
+        def announce(line: str) -> None:
+            noted.note(line)
+            say(line)
+
         with suppress(StoreError):  # of a run that is not finished there are none
             drop_receipts(folder, records.WATCH_FILES)
-        watcher = Watcher(source, folder, config, extractor, say=say)
+        watcher = Watcher(source, folder, config, extractor, say=announce)
         try:
             watcher.follow(timeout, stop)
         except BaseException as error:

@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from rich.console import Console
 
-from laue_dask.runtime.bars import LINE_EVERY, RichProgress
-from laue_dask.runtime.progress import Progress, QuietProgress, one_line
+from laue_dask.runtime.bars import RichProgress
+from laue_dask.runtime.progress import LINE_INTERVAL_S, Progress, QuietProgress, one_line
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_plain_output_has_a_line_at_the_start_and_one_at_the_end_with_the_rate(p
 def test_plain_output_says_where_it_is_not_more_often_than_every_30_s(plain, log, clock):
     with plain.stage("reduce", total=1000, unit="frames") as advance:
         for _ in range(9):
-            clock.now += LINE_EVERY / 3
+            clock.now += LINE_INTERVAL_S / 3
             advance(100)
         middle = log.getvalue().splitlines()[1:]
     assert middle == [
