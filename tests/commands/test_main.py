@@ -147,8 +147,8 @@ def test_info_says_what_each_kind_of_path_is(command, small_run, small_scan, tmp
         small_run: ("run of", "8 × 9", "72 patterns", "encode"),
         small_run / "scan.zarr": ("scan of 8 × 9", "72 usable", "260 × 245, int32", "% of the pixels"),
         tmp_path / "w.safetensors": ("contrastive", "256 latent", "0.125"),
-        small_scan: ("72 frames", "260 × 245, int32", "y = 6, x = 6"),
-        small_scan / "scan_00072.tif": ("1 frame\n", "y = 6.035, x = 6.04"),
+        small_scan: ("72 frames", "260 × 245, int32", "y = 6000 µm, x = 6000 µm"),
+        small_scan / "scan_00072.tif": ("1 frame\n", "y = 6035 µm, x = 6040 µm"),
     }
     for path, texts in expected.items():
         outcome = command("info", path)
