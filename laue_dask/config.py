@@ -6,6 +6,7 @@ results. Nothing heavy is imported here: the command line reads it before it doe
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,6 +29,9 @@ from pydantic import (
 
 from laue_dask.config_errors import explain
 from laue_dask.errors import ConfigError
+from laue_dask.former_names import former, modern
+
+logger = logging.getLogger(__name__)
 
 
 def _as_shape(value: object) -> object:
@@ -118,10 +122,21 @@ class Recipe(Model):
     """Signal below this many sigmas of the background's robust scatter is set to zero."""
     softening_sigma: float = Field(10.0, gt=0, le=1e4)
     """Intensities d become asinh(d / (softening_sigma × sigma))."""
-    white_quantile: float = Field(0.9995, gt=0.5, le=1)
+    saturation_quantile: float = Field(0.9995, gt=0.5, le=1)
     """Quantile of the 128 × 128 pixels that is mapped to 1."""
     substrate: Literal["keep", "remove"] = "keep"
     """`remove` subtracts the scan's own median pattern: a substrate that is the same at every point."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_former_names(cls, data: Any) -> Any:
+        """Stores and weights of before name their recipe's keys as it was then."""
+        return modern({"recipe": data})[0]["recipe"] if isinstance(data, dict) else data
+
+    def digest(self) -> str:
+        """Hash of the values, 16 hexadecimal digits, under the names that they always had there."""
+        text = json.dumps(former("recipe", self.model_dump(mode="json")), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def for_frames(self, shape: Sequence[int]) -> Self:
         """The recipe under whose hash patterns of frames of (rows, columns) are kept.
@@ -208,8 +223,8 @@ class ClusteringConfig(Model):
     """Fewest patterns of the sample in a cluster of HDBSCAN."""
     bandwidth: float | None = Field(None, gt=0)
     """Radius of mean shift in the components' units; from the sample's distances by default."""
-    straddling: Literal["share", "estimator"] = "share"
-    """Label of a point where the beam straddles two domains: of the one with the larger `share` of its intensities,
+    mixed_points: Literal["larger_share", "estimator"] = "larger_share"
+    """Label of a point where the beam straddles two domains: of the one with the `larger_share` of its intensities,
     where the pattern tells and there are no more than 512 clusters; or the `estimator`'s, as that of all others."""
     smoothing: float = Field(0.0, ge=0, le=1e6)
     """Weight of a pair of scan neighbours with different labels (Potts model) against the patterns' mean squared
@@ -250,7 +265,7 @@ Seconds = Annotated[int, BeforeValidator(_in_seconds), PlainSerializer(_as_clock
 
 
 class _WorkersConfig(Model):
-    """What all kinds of cluster have."""
+    """What all kinds of workers have."""
 
     gpu: Literal["auto", "never", "require"] = "auto"
     """`auto` says so where there is no GPU, and goes on with CPU workers; `require` ends there."""
@@ -266,7 +281,7 @@ class LocalWorkersConfig(_WorkersConfig):
     """Workers of this machine; loopback interface only."""
 
     kind: Literal["local"] = "local"
-    workers: int | None = Field(None, ge=1, le=4096)
+    count: int | None = Field(None, ge=1, le=4096)
     """Worker processes; all cores by default."""
     memory: str | None = None
     """Memory limit of a worker, as `4GiB`; by default a safe share of the machine's."""
@@ -305,7 +320,7 @@ class GPUJobsConfig(_JobsConfig):
     Queue, account and walltime are those of the other jobs where they are not given.
     """
 
-    workers: int = Field(1, ge=1, le=4096)
+    count: int = Field(1, ge=1, le=4096)
     """GPUs, that is workers, in all."""
     gpus: int = Field(1, ge=0, le=64)
     """GPUs of a job, that is of a node. 0: a worker without a GPU that takes the encoding all the same, if its
@@ -325,7 +340,7 @@ class BatchWorkersConfig(_WorkersConfig, _JobsConfig):
     """Jobs of a batch system, through dask-jobqueue; the scheduler runs beside the command."""
 
     kind: Literal["slurm", "pbs", "lsf", "sge"]
-    workers: int = Field(1, ge=0, le=4096)
+    count: int = Field(1, ge=0, le=4096)
     """CPU workers in all, one core and one thread each."""
     cores: int = Field(1, ge=1, le=4096)
     """Cores of a job, that is its workers."""
@@ -346,8 +361,8 @@ class BatchWorkersConfig(_WorkersConfig, _JobsConfig):
 
     @model_validator(mode="after")
     def _any_workers(self) -> Self:
-        if not self.workers and self.gpu_jobs is None:
-            raise ValueError("workers = 0 and no gpu_jobs: nothing would work")
+        if not self.count and self.gpu_jobs is None:
+            raise ValueError("count = 0 and no gpu_jobs: nothing would work")
         return self
 
 
@@ -359,7 +374,7 @@ class SchedulerWorkersConfig(_WorkersConfig):
     """As `tls://node1:8786`."""
     file: Path | None = None
     """Or the scheduler file, as `dask scheduler --scheduler-file` writes it."""
-    workers: int | None = Field(None, ge=1, le=4096)
+    count: int | None = Field(None, ge=1, le=4096)
     """Workers to wait for; one by default."""
     security: Literal["tls", "none"] = "tls"
     """`none` for one that anybody who reaches its port can run anything on."""
@@ -412,7 +427,7 @@ class Config(Model):
     encoder: EncoderConfig = EncoderConfig()
     pca: PCAConfig = PCAConfig()
     clustering: ClusteringConfig = ClusteringConfig()
-    cluster: AnyWorkers = LocalWorkersConfig()
+    workers: AnyWorkers = LocalWorkersConfig()
     quality: Literal["all", "sample", "none"] = "sample"
     """For which patterns the reconstruction error is computed."""
 
@@ -444,11 +459,35 @@ def load(path: Path | None, overrides: dict[str, Any] | None = None) -> Config:
         The file is missing, is not YAML, or has an unknown key or an impossible value; the message names the key.
     """
     data, where = ({}, "options") if path is None else (read_yaml(path), str(path))
-    return validate(merged(data, overrides or {}), where)
+    return validate(merged(renamed(data, where), overrides or {}), where)
+
+
+def renamed(data: dict[str, Any], where: str) -> dict[str, Any]:
+    """A configuration that somebody wrote under today's names; each former one is named in a line.
+
+    Raises
+    ------
+    ConfigError
+        A key is given under both of its names.
+    """
+    try:
+        found, former_keys = modern(data)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    for before, now in former_keys.items():
+        logger.warning("%s: the key '%s' is called '%s' now: write that instead", where, before, now)
+    return found
 
 
 def validate(data: dict[str, Any], where: str) -> Config:
-    """Check plain values against the model; `where` names their origin in the message."""
+    """Check plain values against the model; `where` names their origin in the message.
+
+    Keys may have the names of before, as those of earlier runs do.
+    """
+    try:
+        data = modern(data)[0]
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
     return checked(Config, data, where, hint="`laue-dask config` prints every key with its default")
 
 

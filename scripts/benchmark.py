@@ -14,7 +14,7 @@ today     what one would write from the paper: fabio, skimage's resize, torch, j
           same files, without and with a copy of the frames. Needs scikit-image: the extra [benchmark].
 quality   labels of both ways at the true K, on scans of specimens of several kinds, none of which was used for
           development: adjusted Rand index (ARI) of all points, and of the interior, where the beam lies in one domain;
-          and of the estimator's labels alone (`clustering.straddling`).
+          and of the estimator's labels alone (`clustering.mixed_points`).
 scale     stores of many patterns, each in a process of its own with one worker per core: patterns/s, memory, tasks,
           size of a task, and the share of the time in which workers had no task of ours; short runs are the best of
           several turns.
@@ -222,7 +222,7 @@ def fresh(path: Path) -> Path:
 @contextmanager
 def workers(count: int, gpu: Literal["never", "require"] = "never", batch_size: BatchSize = 32) -> Iterator[Workers]:
     """Running workers that have imported all they need, and know their size of batches."""
-    with cluster.start(LocalWorkersConfig(workers=count, gpu=gpu)) as started:
+    with cluster.start(LocalWorkersConfig(count=count, gpu=gpu)) as started:
         started.client.run(_warm, batch_size)
         yield started
 
@@ -446,7 +446,7 @@ def labels_of_ours(folder: Path, run: Path, shape: tuple[int, int], k: int, opti
 def labels_of_estimator(run: Path, k: int) -> Array:
     """Label map of a run at K where all points, also those between two domains, have the label of k-means."""
     config = run.with_suffix(".yaml")
-    config.write_text("clustering: {straddling: estimator}\n", encoding="utf-8")
+    config.write_text("clustering: {mixed_points: estimator}\n", encoding="utf-8")
     command = [sys.executable, "-m", "laue_dask", "segment", str(run), "-k", str(k), "--config", str(config)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     config.unlink()
@@ -740,7 +740,7 @@ def page(found: Figures) -> str:
         ratios = f"{one['labels_s'] / one['ours_s']:.2f} × ours, with them {one['today_s'] / one['ours_s']:.2f} ×"
         lines += [f"today's way without the scores that tell which K to take: {one['labels_s']:.0f} s, {ratios}", ""]
     if "quality" in found:
-        lines += ["| ARI, interior (all points) | K | laue-dask run | straddling: estimator | today's way |"]
+        lines += ["| ARI, interior (all points) | K | laue-dask run | mixed_points: estimator | today's way |"]
         lines += ["|---|---|---|---|---|"]
         for kind, one in found["quality"].items():
             cells = [f"{one[way]['ari_interior']:.3f} ({one[way]['ari']:.3f})" for way in WAYS]

@@ -70,7 +70,7 @@ def main() -> None:
     lifetime = None if options.cancel else options.lifetime
     config = BatchWorkersConfig(
         kind="slurm",
-        workers=options.workers,
+        count=options.workers,
         memory="1GiB",
         walltime=3600,
         lifetime=lifetime,

@@ -167,7 +167,7 @@ def large(n: int, m: int = 256) -> list[str]:
         size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
         written = time.perf_counter() - begun
         print(f"large: {n:,} × {m} float32, {size / 1e9:.2f} GB on disk, written in {written:.0f} s", flush=True)
-        with cluster.start(LocalWorkersConfig(workers=2, memory=f"{LIMIT}B", gpu="never")) as workers:
+        with cluster.start(LocalWorkersConfig(count=2, memory=f"{LIMIT}B", gpu="never")) as workers:
             workers.client.run(_encode)
             before = _workers(workers.client)
             features = da.from_zarr(array, chunks=(pca.block_rows(m), m))

@@ -35,7 +35,7 @@ PATTERNS_PER_S = "patterns_per_second"
 def start_s(kind: Kind, workers: int) -> float:
     """Seconds until workers have done their first task; the process that they are forked from is there already."""
     begun = time.perf_counter()
-    with cluster.start(LocalWorkersConfig(workers=workers, gpu="never", security=kind, report=False)) as running:
+    with cluster.start(LocalWorkersConfig(count=workers, gpu="never", security=kind, report=False)) as running:
         running.client.submit(len, "ab").result()
         return time.perf_counter() - begun
 
@@ -43,7 +43,7 @@ def start_s(kind: Kind, workers: int) -> float:
 def run(frames: Path, out: Path, kind: Kind, workers: int) -> dict[str, Any]:
     """Time of a whole command, and what its record says of its rates."""
     config = out.with_suffix(".yaml")
-    config.write_text(f"cluster: {{security: {kind}, workers: {workers}, gpu: never}}\n", encoding="utf-8")
+    config.write_text(f"workers: {{security: {kind}, workers: {workers}, gpu: never}}\n", encoding="utf-8")
     command = [sys.executable, "-m", "laue_dask", "run", str(frames), "--out", str(out), "--config", str(config)]
     begun = time.perf_counter()
     subprocess.run(command, check=True, capture_output=True)

@@ -128,7 +128,7 @@ def run(frames: Path, folder: Path) -> None:
 
 def run_on_workers(frames: Path, folder: Path, workers: int = 2) -> None:
     """What `laue-dask run` does, on worker processes."""
-    given = config(scan={"shape": SHAPE}, cluster={"workers": workers, "gpu": "never", "memory": "2GiB"})
+    given = config(scan={"shape": SHAPE}, workers={"count": workers, "gpu": "never", "memory": "2GiB"})
     pipeline.run(str(frames), folder, given, command="chaos", progress=QUIET)
 
 

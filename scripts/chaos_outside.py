@@ -503,7 +503,7 @@ def _run_hanging(frames: Path, folder: Path, names: set[str]) -> None:
     io_frames._opened = hanging
     interruption.exit_at_once()
     interruption.raise_on_interrupt()
-    given = config(scan={"shape": SHAPE}, cluster={"read_deadline": DEADLINE_S})
+    given = config(scan={"shape": SHAPE}, workers={"read_deadline": DEADLINE_S})
     with threads_only():
         pipeline.run(str(frames), folder, given, command="chaos", progress=QUIET)
 

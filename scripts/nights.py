@@ -185,7 +185,7 @@ def settings(campaign: Campaign, limits: dict[str, object]) -> Path:
         "encoder": {"extractor": "peaks"},
         "clustering": {"score_k": [2, 3], "n_init": 1, "k": [3], "repeats": 0},
         "quality": "none",
-        "cluster": {"workers": 1},
+        "workers": {"count": 1},
     }
     values = {
         "out": "nights",

@@ -87,7 +87,7 @@ def straddled() -> Callable[..., NDArray[np.int32]]:
 @pytest.fixture(scope="session")
 def workers() -> Iterator[Workers]:
     """Two CPU workers, started once for all tests that need them."""
-    with start(LocalWorkersConfig(workers=2, gpu="never")) as running:
+    with start(LocalWorkersConfig(count=2, gpu="never")) as running:
         yield running
 
 

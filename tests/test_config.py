@@ -11,7 +11,7 @@ CHANGES = {
     "background_block": st.integers(4, 512),
     "clip_sigma": st.floats(0, 100),
     "softening_sigma": st.floats(1e-3, 1e4),
-    "white_quantile": st.floats(0.501, 1),
+    "saturation_quantile": st.floats(0.501, 1),
     "substrate": st.sampled_from(["keep", "remove"]),
 }
 
@@ -37,7 +37,7 @@ def configs(draw):
             "encoder": {"weights": draw(st.sampled_from(["default", "untrained", "ärger/w 1.safetensors", "no", "1"]))},
             "pca": {"components": draw(st.integers(1, 256) | st.floats(0.01, 0.99))},
             "clustering": {"k": draw(st.lists(st.integers(2, 65536), max_size=3)), "score_k": (first, last)},
-            "cluster": {
+            "workers": {
                 "scratch": draw(st.none() | st.just("/scratch/a b")),
                 "memory": draw(st.none() | st.just("4GiB")),
             },
@@ -82,7 +82,7 @@ def test_an_unknown_key_is_named_at_any_depth(written, text, key):
 
 
 @given(
-    st.sampled_from(["", "scan", "recipe", "encoder", "pca", "clustering", "cluster"]),
+    st.sampled_from(["", "scan", "recipe", "encoder", "pca", "clustering", "workers"]),
     st.text(st.characters(categories=["L", "N"]), min_size=1).map("x_".__add__),
 )
 def test_any_unknown_key_is_refused_and_named(section, key):
@@ -101,7 +101,7 @@ def test_any_unknown_key_is_refused_and_named(section, key):
         ({"recipe": {"background_block": 3}}, "recipe.background_block", "3"),
         ({"recipe": {"clip_sigma": float("nan")}}, "recipe.clip_sigma", "nan"),
         ({"recipe": {"softening_sigma": 0}}, "recipe.softening_sigma", "0"),
-        ({"recipe": {"white_quantile": 1.5}}, "recipe.white_quantile", "1.5"),
+        ({"recipe": {"saturation_quantile": 1.5}}, "recipe.saturation_quantile", "1.5"),
         ({"encoder": {"batch_size": 0}}, "encoder.batch_size", "0"),
         ({"encoder": {"batch_size": "large"}}, "encoder.batch_size", "'large'"),
         ({"encoder": {"precision": "float16"}}, "encoder.precision", "'float16'"),
@@ -111,8 +111,8 @@ def test_any_unknown_key_is_refused_and_named(section, key):
         ({"pca": {"components": True}}, "pca.components", "True"),
         ({"clustering": {"k": [6, 1]}}, "clustering.k.1", "1"),
         ({"clustering": {"score_k": [9, 3]}}, "clustering", "9 is larger than last K 3"),
-        ({"cluster": {"workers": 0}}, "cluster.workers", "0"),
-        ({"cluster": {"kind": "abacus"}}, "cluster.kind", "'abacus'"),
+        ({"workers": {"count": 0}}, "workers.count", "0"),
+        ({"workers": {"kind": "abacus"}}, "workers.kind", "'abacus'"),
         ({"quality": "some"}, "quality", "'some'"),
         ({"clustering": [1]}, "clustering", "[1]"),
     ],
@@ -165,9 +165,9 @@ def test_a_folder_is_no_configuration(tmp_path):
 
 def test_overrides_win_and_leave_the_rest_of_their_section(written):
     path = written("clustering: {seed: 7, n_init: 3}\nquality: none\n")
-    found = config.load(path, {"clustering": {"seed": 8}, "cluster": {"workers": 2}})
+    found = config.load(path, {"clustering": {"seed": 8}, "workers": {"count": 2}})
     assert (found.clustering.seed, found.clustering.n_init) == (8, 3)
-    assert (found.quality, found.cluster.workers) == ("none", 2)
+    assert (found.quality, found.workers.count) == ("none", 2)
 
 
 def test_an_empty_section_takes_overrides(written):
@@ -198,7 +198,7 @@ def test_every_field_of_the_recipe_can_be_changed_but_its_version():
 
 def test_a_model_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
-        LocalWorkersConfig().workers = 3
+        LocalWorkersConfig().count = 3
 
 
 def test_a_configuration_error_is_bad_input():
@@ -222,34 +222,34 @@ def test_a_configuration_error_is_bad_input():
     ],
 )
 def test_a_walltime_can_be_written_as_batch_systems_write_it(written, written_as, seconds):
-    found = config.load(written(f"cluster: {{kind: slurm, walltime: {written_as}}}"))
-    assert found.cluster.walltime == seconds
+    found = config.load(written(f"workers: {{kind: slurm, walltime: {written_as}}}"))
+    assert found.workers.walltime == seconds
     assert config.validate(yaml.safe_load(config.dump(found)), "again") == found
 
 
 @pytest.mark.parametrize("text", ["08:00", "soon", "8 hours", "-1h", "0", "08:00:00:00", "1.5", "8h30"])
 def test_a_walltime_that_could_mean_something_else_is_refused(written, text):
-    with pytest.raises(ConfigError, match=r"cluster\.walltime = "):
-        config.load(written(f"cluster: {{kind: pbs, walltime: '{text}'}}"))
+    with pytest.raises(ConfigError, match=r"workers\.walltime = "):
+        config.load(written(f"workers: {{kind: pbs, walltime: '{text}'}}"))
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"kind": "slurm", "walltme": "8h"}, "unknown key 'cluster.walltme'"),
-        ({"kind": "local", "walltime": "8h"}, "unknown key 'cluster.walltime'"),
-        ({"kind": "slurm", "workers": 0}, "workers = 0 and no gpu_jobs"),
+        ({"kind": "slurm", "walltme": "8h"}, "unknown key 'workers.walltme'"),
+        ({"kind": "local", "walltime": "8h"}, "unknown key 'workers.walltime'"),
+        ({"kind": "slurm", "workers": 0}, "count = 0 and no gpu_jobs"),
         ({"kind": "slurm", "gpu_jobs": {"gpus": 0}}, "leave gpu_jobs out"),
-        ({"kind": "slurm", "gpu_jobs": {"memory": 4}}, "cluster.gpu_jobs.memory = 4"),
+        ({"kind": "slurm", "gpu_jobs": {"memory": 4}}, "workers.gpu_jobs.memory = 4"),
         ({"kind": "scheduler"}, "give either address or file"),
         ({"kind": "scheduler", "address": "tls://a:1", "file": "s.json"}, "give either address or file"),
-        ({"kind": "slurm", "security": "off"}, "cluster.security = 'off'"),
+        ({"kind": "slurm", "security": "off"}, "workers.security = 'off'"),
         ({"kind": ["slurm"]}, "local, slurm, pbs, lsf, sge or scheduler was expected"),
         ({"kind": None}, "local, slurm, pbs, lsf, sge or scheduler was expected"),
     ],
 )
 def test_a_cluster_is_checked_by_its_kind(values, message):
     with pytest.raises(ConfigError) as caught:
-        config.load(None, {"cluster": values})
+        config.load(None, {"workers": values})
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)

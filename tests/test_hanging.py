@@ -125,7 +125,7 @@ def read(source, shim):
     return done.stdout.strip() or done.stderr
 
 
-LATE = "was not read within 1 s (cluster.read_deadline)"
+LATE = "was not read within 1 s (workers.read_deadline)"
 
 
 def test_a_frame_that_is_not_read_in_time_is_set_aside_and_the_others_are_read(tmp_path, shim):
@@ -162,7 +162,7 @@ def test_a_file_system_that_answers_no_more_ends_the_work_with_its_name(tmp_path
     write_frames(tmp_path / "scan", [f"hung_{i}.tif" for i in range(FRAMES)])
     said = read(tmp_path / "scan", shim)
     assert said.startswith(f"ComputeError {tmp_path}/scan/hung_")
-    assert ": was not read within 1 s (cluster.read_deadline), nor were " in said
+    assert ": was not read within 1 s (workers.read_deadline), nor were " in said
     assert ") does not answer: when it does, the same command goes on where it stopped" in said
 
 

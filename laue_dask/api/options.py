@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from laue_dask.compute import fork_server
-from laue_dask.config import Config, load, merged, validate
+from laue_dask.config import Config, load, merged, renamed, validate
 from laue_dask.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ SECTION_OF_OPTION = {
     "columns": "scan",
     "every": "scan",
     "store_frames": "scan",
-    "workers": "cluster",
+    "workers": "workers",
     "k": "clustering",
     "estimator": "clustering",
     "components": "pca",
@@ -41,6 +41,9 @@ SECTION_OF_OPTION = {
     "substrate": "recipe",
 }
 """Section of the configuration that each keyword belongs to."""
+
+KEY_OF_OPTION = {"workers": "count"}
+"""Key in its section, where that is not called like the keyword."""
 
 
 def path_of(path: AnyPath) -> Path:
@@ -86,7 +89,7 @@ def overrides(**options: Any) -> dict[str, Any]:
         elif name == "weights" and value is not None:
             value = os.path.expanduser(value)  # noqa: PTH111  `default` is no path
         if value is not None:
-            nested.setdefault(SECTION_OF_OPTION[name], {})[name] = value
+            nested.setdefault(SECTION_OF_OPTION[name], {})[KEY_OF_OPTION.get(name, name)] = value
     return nested
 
 
@@ -104,12 +107,13 @@ def configured(config: AnyConfig | None, given: Mapping[str, Any]) -> Config:
         return validate(merged(config.model_dump(mode="json"), dict(given)), "options") if given else config
     if config is not None and not isinstance(config, Mapping):
         raise ConfigError(f"config = {config!r}: a Config, the path of a YAML file, or a dictionary was expected")
-    return validate(merged(dict(config or {}), dict(given)), "config" if config else "options")
+    where = "config" if config else "options"
+    return validate(merged(renamed(dict(config or {}), where), dict(given)), where)
 
 
 def prepare_workers(config: Config) -> None:
     """Have workers of this machine begin to import what they need; returns at once."""
-    if config.cluster.kind == "local":
+    if config.workers.kind == "local":
         fork_server.start()
 
 

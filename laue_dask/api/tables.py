@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from laue_dask.api.options import AnyConfig, path_of
-from laue_dask.config import Config, merged, read_yaml
+from laue_dask.config import Config, merged, read_yaml, renamed
 from laue_dask.errors import InputError, StoreError
 from laue_dask.pipeline import record as records
 from laue_dask.pipeline.stages import evaluation
@@ -70,11 +70,11 @@ def scan_path(folder: "Path", record: records.Record) -> "Path":
 def merged_changes(config: AnyConfig | None, given: Mapping[str, Any]) -> dict[str, Any]:
     """What `segment` is to change: what was `given` in keywords, over sections of a configuration."""
     if isinstance(config, str | os.PathLike):
-        base = read_yaml(path_of(config))
+        base = renamed(read_yaml(path_of(config)), str(config))
     elif isinstance(config, Config):
         base = config.model_dump(mode="json")
     else:
-        base = dict(config or {})
+        base = renamed(dict(config or {}), "config")
     return merged(base, dict(given))
 
 

@@ -263,8 +263,8 @@ def ingest(
     )
     name = _source(source)
     # Local workers are still importing; jobs may wait for hours, in which frames arrive.
-    look = ingesting.inspect_source(name, found.scan) if found.cluster.kind == "local" else None
-    with keeping_log_levels(), cluster.start(found.cluster) as started:
+    look = ingesting.inspect_source(name, found.scan) if found.workers.kind == "local" else None
+    with keeping_log_levels(), cluster.start(found.workers) as started:
         ingesting.ingest(name, path, found.scan, inspection=look, workers=started, progress=progress_of(progress))
     return Scan(path)
 

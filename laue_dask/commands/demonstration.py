@@ -34,7 +34,7 @@ def demonstrate(folder: Path, *, shape: tuple[int, int], seed: int, config: Conf
         raise InputError(f"{folder}: holds {min(others)}, which is not a demonstration's: choose another folder")
     simulation.simulate_scan("twins", frames, shape=shape, seed=seed, config=config, progress=progress)
     finished = work.run(frames, run, config=config, command="laue-dask demo", progress=progress)
-    finished.evaluate(frames / "truth.npz", workers=config.cluster.workers, progress=progress)
+    finished.evaluate(frames / "truth.npz", workers=config.workers.count, progress=progress)
     record = finished.record
     return "\n".join(
         [

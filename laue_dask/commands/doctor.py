@@ -77,7 +77,7 @@ def run_checks(config: Config, folder: Path) -> Generator[Finding]:
     """
     yield _found("versions", _versions)
     yield _found("machine", _machine)
-    yield _found("GPU", lambda: _gpu(config.cluster))
+    yield _found("GPU", lambda: _gpu(config.workers))
     place = None
     try:
         place = Path(tempfile.mkdtemp(prefix=".laue-dask-doctor-", dir=_existing(folder))).absolute()
@@ -147,9 +147,9 @@ def _gpu(config: AnyWorkers) -> str:
     count = local.gpu_count()
     if isinstance(config, LocalWorkersConfig):
         if config.gpu == "require" and not count:
-            raise _Failed("none is found, but cluster.gpu = require: is the driver installed? `auto` uses the CPU")
+            raise _Failed("none is found, but workers.gpu = require: is the driver installed? `auto` uses the CPU")
         if config.gpu == "never" and count:
-            return f"{count}, not used: cluster.gpu = never"
+            return f"{count}, not used: workers.gpu = never"
     elif not count:
         return "none on this machine; the workers' own are looked at below"
     if not count:
@@ -201,9 +201,9 @@ def _locks(place: Path) -> str:
 def _cluster(config: Config, place: Path) -> Iterator[Finding]:
     """Start the configured workers; what they see; a synthetic run on them."""
     begun = time.monotonic()
-    with _held() as problems, cluster.start(config.cluster, folder=place) as workers:
+    with _held() as problems, cluster.start(config.workers, folder=place) as workers:
         yield Finding("cluster", passed=True, said=f"{workers.described}, in {time.monotonic() - begun:.0f} s")
-        yield _found("security", lambda: _security(config.cluster, workers.client))
+        yield _found("security", lambda: _security(config.workers, workers.client))
         yield _found("workers", lambda: _alike(workers.client))
         yield _found("shared", lambda: _shared(workers.client, place))
         yield _found("scratch", lambda: _scratch(workers.client))
@@ -248,7 +248,7 @@ def _alike(client: Client) -> str:
     if others:
         address, theirs = next(iter(others.items()))
         raise _Failed(
-            f"{address} has {', '.join(theirs)}, here {', '.join(mine)}: set cluster.python to one environment"
+            f"{address} has {', '.join(theirs)}, here {', '.join(mine)}: set workers.python to one environment"
         )
     return f"{len(found)} with the same versions as here"
 
@@ -291,9 +291,9 @@ def _scratch(client: Client) -> str:
     kinds = sorted({kind for _, kind in found})
     for folder, kind in found:
         if kind.startswith("not writable"):
-            raise _Failed(f"{folder}: {kind}: set cluster.scratch to a folder on the nodes' own disks")
+            raise _Failed(f"{folder}: {kind}: set workers.scratch to a folder on the nodes' own disks")
         if kind in NETWORK_FILE_SYSTEMS:
-            raise _Failed(f"{folder}: lies on {kind}: set cluster.scratch to a folder on the nodes' own disks")
+            raise _Failed(f"{folder}: lies on {kind}: set workers.scratch to a folder on the nodes' own disks")
     return f"{Path(found[0][0]).parent}: writable, {', '.join(kinds)}"
 
 

@@ -79,7 +79,7 @@ class Workers:
     def gpu(self) -> dict[str, float] | None:
         """Resource request for tasks that run on a GPU, ``None`` without one.
 
-        GPU workers that are still waiting in a queue are waited for, as long as `cluster.timeout` says.
+        GPU workers that are still waiting in a queue are waited for, as long as `workers.timeout` says.
         """
         if callable(self._gpu):
             self._gpu = self._gpu()
@@ -190,7 +190,7 @@ def extent(config: AnyWorkers) -> tuple[int, int, int]:
             return local.extent(config)
         case BatchWorkersConfig():
             gpus = _gpu_jobs_of(config)
-            return config.workers, gpus.workers if gpus else 0, local.memory_of(config.memory, "cluster.memory")
+            return config.count, gpus.count if gpus else 0, local.memory_of(config.memory, "workers.memory")
         case SchedulerWorkersConfig():
             with _scheduler(config, None) as joined:
                 workers = joined.client.scheduler_info(n_workers=-1)["workers"].values()
@@ -202,7 +202,7 @@ def _gpu_jobs_of(config: BatchWorkersConfig) -> Any:
     if config.gpu == "never":
         return None
     if config.gpu == "require" and config.gpu_jobs is None:
-        raise ConfigError("cluster.gpu = require, but there are no cluster.gpu_jobs: say what they ask for")
+        raise ConfigError("workers.gpu = require, but there are no workers.gpu_jobs: say what they ask for")
     return config.gpu_jobs
 
 
@@ -241,7 +241,7 @@ def _batch(config: BatchWorkersConfig, folder: Path | None) -> Iterator[_Connect
         here = there = None
         if config.security == "tls":
             here, there = stack.enter_context(credentials.temporary(place))
-        kinds = [jobs.cpu_jobs(config, security=there, logs=place)] if config.workers else []
+        kinds = [jobs.cpu_jobs(config, security=there, logs=place)] if config.count else []
         kinds += [jobs.gpu_jobs(config, gpus, security=there, logs=place)] if gpus else []
         cluster = stack.enter_context(_listening(config, here))
         if config.security == "none":
@@ -251,8 +251,8 @@ def _batch(config: BatchWorkersConfig, folder: Path | None) -> Iterator[_Connect
         yield _ConnectedCluster(
             client=client,
             pool=JobWorkerPool(cluster, system, kinds, place),
-            cpus=config.workers,
-            gpus=gpus.workers if gpus else 0,
+            cpus=config.count,
+            gpus=gpus.count if gpus else 0,
             first=1,
             described=f"{described} of {system.job}, {'TLS' if here else 'no TLS'}",
             devices=bool(gpus and gpus.gpus),
@@ -263,7 +263,7 @@ def _batch(config: BatchWorkersConfig, folder: Path | None) -> Iterator[_Connect
 
 def _warn(cluster: SpecCluster, who: str) -> None:
     address, user = cluster.scheduler_address, _user()
-    logger.warning("cluster.security = none: %s can run anything as %s at %s", who, user, address)
+    logger.warning("workers.security = none: %s can run anything as %s at %s", who, user, address)
 
 
 def _token(cluster: SpecCluster) -> str:
@@ -287,7 +287,7 @@ def _listening(config: BatchWorkersConfig, security: Security | None) -> SpecClu
     try:
         return SpecCluster(workers={}, scheduler=scheduler, security=security, silence_logs=logging.CRITICAL)
     except (OSError, RuntimeError, AssertionError) as error:
-        where = f"cluster.interface = {config.interface}" if config.interface else "the scheduler"
+        where = f"workers.interface = {config.interface}" if config.interface else "the scheduler"
         raise ComputeError(f"{where}: {' '.join(str(error).split()) or local.EVENT_LOOP_ERROR}") from error
 
 
@@ -301,7 +301,7 @@ def _scheduler(config: SchedulerWorkersConfig, folder: Path | None) -> Iterator[
         and urlsplit(address).hostname not in (LOOPBACK_ADDRESS, "localhost")
     ):
         raise ConfigError(
-            f"cluster.address = {address}: whoever reaches it can run anything: start it with TLS, or say "
+            f"workers.address = {address}: whoever reaches it can run anything: start it with TLS, or say "
             "`security: none` if all who reach it may"
         )
     if not encrypted:
@@ -320,7 +320,7 @@ def _scheduler(config: SchedulerWorkersConfig, folder: Path | None) -> Iterator[
             raise ConfigError(f"{address}: its scheduler cannot import laue_dask: {error}: install it there") from error
         tagged = len(seen.tagged()) if config.gpu != "never" else 0
         if config.gpu == "require" and not tagged:
-            raise ConfigError(f"cluster.gpu = require, but no worker of {address} has the resource GPU")
+            raise ConfigError(f"workers.gpu = require, but no worker of {address} has the resource GPU")
         threads = {worker["nthreads"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()}
         if threads - {1}:
             raise ConfigError(
@@ -334,7 +334,7 @@ def _scheduler(config: SchedulerWorkersConfig, folder: Path | None) -> Iterator[
             pool=ExternalWorkerPool(address),
             cpus=cpus,
             gpus=tagged,
-            first=config.workers or 1,
+            first=config.count or 1,
             described=described,
             devices=False,
             folder=folder / CLUSTER_FOLDER if folder else None,
@@ -346,7 +346,7 @@ def _address_in(file: Path | None) -> str:
         return str(json.loads(Path(str(file)).read_text(encoding="utf-8"))["address"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"cluster.file = {file}: not a scheduler file ({error}): `dask scheduler --scheduler-file` writes it"
+            f"workers.file = {file}: not a scheduler file ({error}): `dask scheduler --scheduler-file` writes it"
         ) from error
 
 
@@ -385,7 +385,7 @@ def _gpu(joined: _ConnectedCluster, supervisor: Supervisor, config: AnyWorkers) 
     if not reason:
         return GPU_RESOURCE
     if config.gpu == "require" or not joined.cpus:
-        raise ComputeError(f"{reason}: no GPU, but cluster.gpu = {config.gpu}")
+        raise ComputeError(f"{reason}: no GPU, but workers.gpu = {config.gpu}")
     logger.warning("%s: CPU workers encode", reason)
     return None
 

@@ -122,7 +122,7 @@ class System:
         """
         if shutil.which(self.submit) is None:
             raise ConfigError(
-                f"cluster.kind: the command `{self.submit}` is not found on this machine: give the command where jobs "
+                f"workers.kind: the command `{self.submit}` is not found on this machine: give the command where jobs "
                 "are submitted, on a login node"
             )
         # Importing it takes the interrupt key away from the program.
@@ -326,9 +326,9 @@ def cpu_jobs(config: BatchWorkersConfig, *, security: Security | None, logs: Pat
     ConfigError
         The memory is no size, or the batch system is not on this machine.
     """
-    processes = min(config.cores, max(1, config.workers))
-    request = Request(processes, processes, 0, memory_of(config.memory, "cluster.memory") * processes)
-    return Jobs("cpu", config.workers, processes, _spec(config, config, request, security, logs, [MEMORY_PRELOAD]))
+    processes = min(config.cores, max(1, config.count))
+    request = Request(processes, processes, 0, memory_of(config.memory, "workers.memory") * processes)
+    return Jobs("cpu", config.count, processes, _spec(config, config, request, security, logs, [MEMORY_PRELOAD]))
 
 
 def gpu_jobs(config: BatchWorkersConfig, gpus: GPUJobsConfig, *, security: Security | None, logs: Path | None) -> Jobs:
@@ -336,12 +336,12 @@ def gpu_jobs(config: BatchWorkersConfig, gpus: GPUJobsConfig, *, security: Secur
     inherited = {name: getattr(gpus, name) or getattr(config, name) for name in ("queue", "account", "walltime")}
     if gpus.walltime is None:
         inherited["lifetime"] = gpus.lifetime or config.lifetime
-    processes = max(1, min(gpus.gpus, gpus.workers))
-    memory = memory_of(gpus.memory, "cluster.gpu_jobs.memory")
+    processes = max(1, min(gpus.gpus, gpus.count))
+    memory = memory_of(gpus.memory, "workers.gpu_jobs.memory")
     request = Request(processes, processes * gpus.cores, min(gpus.gpus, processes), memory * processes)
     gpus = gpus.model_copy(update={**inherited, "resources": {**GPU_RESOURCE, **gpus.resources}})
     return Jobs(
-        "gpu", gpus.workers, processes, _spec(config, gpus, request, security, logs, [MEMORY_PRELOAD, GPU_PRELOAD])
+        "gpu", gpus.count, processes, _spec(config, gpus, request, security, logs, [MEMORY_PRELOAD, GPU_PRELOAD])
     )
 
 

@@ -166,10 +166,10 @@ def extent(config: LocalWorkersConfig) -> tuple[int, int, int]:
         The memory limit cannot be read or exceeds the machine's, or a GPU is required and none is found.
     """
     gpus = 0 if config.gpu == "never" else gpu_count()
-    count = config.workers or max(1, min(available_cores(), memory_budget() // TYPICAL_WORKER_BYTES - gpus))
+    count = config.count or max(1, min(available_cores(), memory_budget() // TYPICAL_WORKER_BYTES - gpus))
     memory = memory_limit(config, count + gpus)
     if config.gpu == "require" and not gpus:
-        raise ConfigError("cluster.gpu = require, but no GPU is found: use `auto` to go on with CPU workers")
+        raise ConfigError("workers.gpu = require, but no GPU is found: use `auto` to go on with CPU workers")
     return count, gpus, memory
 
 
@@ -221,11 +221,11 @@ def memory_limit(config: LocalWorkersConfig, count: int) -> int:
     """
     if config.memory is None:
         return max(memory_budget() // count, MIN_WORKER_BYTES)
-    limit = memory_of(config.memory, "cluster.memory")
+    limit = memory_of(config.memory, "workers.memory")
     if limit * count > psutil.virtual_memory().total:
         raise ConfigError(
-            f"cluster.memory: {count} workers of {format_bytes(limit)} need more than the machine's "
-            f"{format_bytes(psutil.virtual_memory().total)}: lower cluster.memory or cluster.workers"
+            f"workers.memory: {count} workers of {format_bytes(limit)} need more than the machine's "
+            f"{format_bytes(psutil.virtual_memory().total)}: lower workers.memory or workers.count"
         )
     return limit
 
@@ -234,7 +234,7 @@ def _scratch(config: LocalWorkersConfig) -> str | None:
     if config.scratch is None:
         return None
     if not config.scratch.is_dir() or not os.access(config.scratch, os.W_OK):
-        raise ConfigError(f"cluster.scratch = {config.scratch}: not a folder that can be written to")
+        raise ConfigError(f"workers.scratch = {config.scratch}: not a folder that can be written to")
     return str(config.scratch)
 
 

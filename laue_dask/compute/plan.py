@@ -287,8 +287,8 @@ def require_memory(planned: Plan, limit: int) -> None:
     if stage.peak > room:
         raise ConfigError(
             f"a worker needs {stage.peak / 2**30:.2f} GiB for a task of '{stage.name}', with a limit of "
-            f"{limit / 2**30:.2f} GiB it is ended at {room / 2**30:.2f} GiB: raise cluster.memory or lower "
-            f"cluster.workers{' or encoder.batch_size' if stage.name in ('encode', 'quality') else ''}"
+            f"{limit / 2**30:.2f} GiB it is ended at {room / 2**30:.2f} GiB: raise workers.memory or lower "
+            f"workers.count{' or encoder.batch_size' if stage.name in ('encode', 'quality') else ''}"
         )
 
 

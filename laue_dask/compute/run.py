@@ -196,7 +196,7 @@ def _finished_blocks(
             if isinstance(cause, KilledWorker):
                 raise ComputeError(
                     f"block {block}: {cause.allowed_failures + 1} workers died with it, probably for want of memory: "
-                    "raise cluster.memory or lower cluster.workers"
+                    "raise workers.memory or lower workers.count"
                 ) from cause
             raise ComputeError(f"block {block}: {type(cause).__name__}: {cause}") from cause
         yield block, receipt
@@ -474,7 +474,7 @@ def map_tasks(
 def _killed(error: KilledWorker) -> ComputeError:
     return ComputeError(
         f"{error.allowed_failures + 1} workers died with the same task, probably for want of memory: "
-        "raise cluster.memory or lower cluster.workers"
+        "raise workers.memory or lower workers.count"
     )
 
 

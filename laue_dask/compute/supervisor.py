@@ -216,8 +216,8 @@ class Supervisor:
         elif seen.paused == len(seen.workers) and now - self._moved[1] >= ALL_PAUSED_TIMEOUT_S:
             return (
                 f"all {seen.paused} workers have been paused for {duration(ALL_PAUSED_TIMEOUT_S)}, with "
-                f"{seen.unfinished} tasks to be done: they hold 80 % of their memory: raise cluster.memory or lower "
-                "cluster.workers"
+                f"{seen.unfinished} tasks to be done: they hold 80 % of their memory: raise workers.memory or lower "
+                "workers.count"
             )
         elif now - self._moved[1] >= NO_PROGRESS_TIMEOUT_S:
             return (

@@ -204,7 +204,7 @@ def call_with_deadline(call: Callable[[], _T], path: str | Path, *, deadlines: i
         interruption.expect_exit(monotonic() - max(begun, _told_at))
         raise KeyboardInterrupt
     _in_a_row += 1
-    late = f"was not read within {limit:g} s (cluster.read_deadline)"
+    late = f"was not read within {limit:g} s (workers.read_deadline)"
     if _in_a_row >= MAX_HUNG_IN_A_ROW or hung >= MAX_HUNG_READERS:
         raise ComputeError(
             f"{path}: {late}, nor were {hung - 1} others: {_mount_of(path)} does not answer: "

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationError, model_validator
 
-from laue_dask.config import Config, Model, checked, merged, read_yaml
+from laue_dask.config import Config, Model, checked, merged, read_yaml, renamed
 from laue_dask.config_errors import explain
 from laue_dask.errors import ConfigError
 
@@ -177,6 +177,15 @@ def load(path: Path | None, overrides: dict[str, Any] | None = None) -> NightlyC
     here = Path.cwd() if path is None else path.absolute().parent
     if isinstance(data.get("out"), str):
         data["out"] = str(here / data["out"])
+    if isinstance(data.get("run"), dict):
+        data["run"] = renamed(data["run"], f"{where}, run")
+    if isinstance(data.get("special"), list):
+        data["special"] = [
+            {**one, "run": renamed(one["run"], f"{where}, special.{place}.run")}
+            if isinstance(one, dict) and isinstance(one.get("run"), dict)
+            else one
+            for place, one in enumerate(data["special"])
+        ]
     hint = "`laue-dask config --nightly` prints every key with its default"
     config = checked(NightlyConfig, merged(data, overrides or {}), where, hint=hint)
     encoder = config.run.encoder

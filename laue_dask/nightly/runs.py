@@ -12,6 +12,7 @@ from typing import Any
 
 from laue_dask.config import Config
 from laue_dask.errors import ConfigError
+from laue_dask.former_names import former, modern
 from laue_dask.io.lock import locked_folder
 from laue_dask.io.receipts import RUN_RECEIPTS_FILE
 from laue_dask.nightly.scans import FoundScan
@@ -105,7 +106,7 @@ class NightRun:
         """The record of a run that was finished with this configuration by this code; empty where there is none."""
         record = self.record()
         wanted = _comparable(config.model_dump(mode="json"))
-        found = _comparable(record.get("config", {}))
+        found = _comparable(_modern(record.get("config", {})))
         return record if found == wanted and record.get("code", FIRST_RELEASE) == version_of_code() else {}
 
     def withdraw(self) -> None:
@@ -141,9 +142,17 @@ class NightRun:
                 self.thumbnails.with_name(f"{self.thumbnails.name}.{kind}.png").unlink(missing_ok=True)
 
 
+def _modern(values: Any) -> dict[str, Any]:
+    """A recorded configuration under today's names; empty where it is none."""
+    try:
+        return modern(values)[0]
+    except (TypeError, ValueError):
+        return {}
+
+
 def _comparable(values: Mapping[str, Any]) -> dict[str, Any]:
     """What of a configuration decides on a run's results."""
-    kept = {name: value for name, value in values.items() if name != "cluster"}
+    kept = {name: value for name, value in values.items() if name != "workers"}
     return kept | {"scan": _of_scan(kept["scan"])} if isinstance(kept.get("scan"), dict) else kept
 
 
@@ -210,8 +219,9 @@ def settings_key(config: Config) -> str:
     ConfigError
         The weights are missing.
     """
-    values = config.model_dump(mode="json", exclude={"cluster", "scan"})
-    return _hash([values, _weights(config.encoder.weights), version_of_code()])
+    values = config.model_dump(mode="json", exclude={"workers", "scan"})
+    hashed = {name: former(name, one) if isinstance(one, dict) else one for name, one in values.items()}
+    return _hash([hashed, _weights(config.encoder.weights), version_of_code()])
 
 
 def _hash(values: Any) -> str:

@@ -155,7 +155,7 @@ class ScanProcess:
         except subprocess.TimeoutExpired:
             return "its process answers no more"
         if code == -signal.SIGKILL:
-            return "its process was killed, probably for want of memory: lower cluster.workers or set cluster.memory"
+            return "its process was killed, probably for want of memory: lower workers.count or set workers.memory"
         if code < 0:
             return f"its process was ended by {signal.Signals(-code).name}"
         return f"its process ended with exit code {code}; {self._log} has what it said"

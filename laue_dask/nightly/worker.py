@@ -43,10 +43,10 @@ class _KeptWorkers:
         self._workers: Workers | None = None
 
     def of(self, config: Config) -> Workers:
-        if self._workers is None or config.cluster != self._of:
+        if self._workers is None or config.workers != self._of:
             self._stack.close()
-            self._workers = self._stack.enter_context(cluster.start(config.cluster))
-            self._of = config.cluster
+            self._workers = self._stack.enter_context(cluster.start(config.workers))
+            self._of = config.workers
         return self._workers
 
 

@@ -12,6 +12,7 @@ from dask import config as dask_config
 from laue_dask.compute.cluster import Workers
 from laue_dask.config import Recipe
 from laue_dask.features.extractors import Extractor
+from laue_dask.former_names import modern
 from laue_dask.io.results import ResultsWriter
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.pipeline import keys
@@ -150,7 +151,7 @@ def left_out(recipe: Recipe, shape: tuple[int, ...]) -> list[str]:
 
 def _compare_recipes(reuse: Reuse, stage: Stage, store: ScanStore, recipe: Recipe) -> None:
     """Have it said how a new recipe differs from the nearest by which the scan was reduced before."""
-    others = store.recipes()
+    others = {digest: modern({"recipe": one})[0]["recipe"] for digest, one in store.recipes().items()}
     if others and recipe.digest() not in others:
         wanted = recipe.model_dump(mode="json")
         nearest = min(others.values(), key=lambda other: len(differences(other, wanted)))

@@ -61,7 +61,7 @@ def _evaluate(
     config = validate(record["config"], str(folder / records.RECORD_FILE))
     known = evaluation.read_truth(truth, tuple(record["scan_shape"]))
     reduced = reduced_of(scan_of(folder, record), config)
-    with cluster.start(LocalWorkersConfig(workers=workers)) as started:
+    with cluster.start(LocalWorkersConfig(count=workers)) as started:
         rows = evaluation.evaluate(dataset, reduced, config, known, client=started.client, progress=progress)
         errors = evaluation.approximate(dataset, config, known, workers=started, progress=progress)
     record |= {"evaluation": rows, "approximation": errors}

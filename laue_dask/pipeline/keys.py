@@ -9,6 +9,7 @@ from typing import Any
 
 from laue_dask.config import ClusteringConfig, EncoderConfig, Model, Recipe
 from laue_dask.features.extractors import Extractor
+from laue_dask.former_names import former
 from laue_dask.pipeline.reuse import STAGES_ATTRIBUTE, Stage, recorded, stage_key
 from laue_dask.pipeline.stages.scoring import SCORE_OPTIONS
 from laue_dask.pipeline.stages.segmentation import CLUSTERING_OPTIONS
@@ -83,8 +84,18 @@ def scores_hold(attributes: Mapping[str, Any], components: str, m_pca: int, conf
 
 def _of_components(name: str, version: str, components: str, m_pca: int, values: dict[str, Any]) -> Stage:
     values = {"M_PCA": m_pca, **values}
-    hashed = sorted({"laue_dask": FIRST_RELEASE, **values}.items())
+    hashed = sorted(_hashed({"laue_dask": FIRST_RELEASE, **values}).items())
     return Stage(name, stage_key(version, components, *hashed), values, ("components",))
+
+
+def _hashed(values: dict[str, Any]) -> dict[str, Any]:
+    """Values under the names that they always had in hashes."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        section, _, name = key.rpartition(".")
+        [(name, value)] = former(section, {name: value}).items()
+        found[f"{section}.{name}" if section else name] = value
+    return found
 
 
 def _of(config: Model, section: str, names: tuple[str, ...]) -> dict[str, Any]:

@@ -179,7 +179,7 @@ def fine_tune(
     recipe = before.recipe.model_copy(update={"version": Recipe().version})
     reduced = store.reduced(recipe.for_frames(store.frame_shape).digest())
     if reduced is None or not is_complete(reduced):
-        with cluster.start(LocalWorkersConfig(workers=workers)) as running:
+        with cluster.start(LocalWorkersConfig(count=workers)) as running:
             reduced = reduce_scan(store, recipe, workers=running, progress=progress)
     out.parent.mkdir(parents=True, exist_ok=True)
     identity = {

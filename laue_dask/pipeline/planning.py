@@ -43,8 +43,8 @@ def plan_run(origin: str, folder: Path, config: Config, *, seconds: float = PROB
         memory.
     """
     require_writable(folder)
-    deadline.set_deadline(config.cluster.read_deadline)
-    count, gpus, memory = cluster.extent(config.cluster)
+    deadline.set_deadline(config.workers.read_deadline)
+    count, gpus, memory = cluster.extent(config.workers)
     extractor = extraction.extractor_of(config.encoder, config.recipe)
     found = survey(origin, config)
     work = work_of(found.scan, config, extractor, gpus=gpus)

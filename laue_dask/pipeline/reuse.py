@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from laue_dask.former_names import todays
 from laue_dask.io import results as io_results
 from laue_dask.io.results import ResultsWriter
 from laue_dask.pipeline.versions import STAGE_VERSIONS
@@ -139,7 +140,7 @@ class Reuse:
     def _reasons(self, stage: Stage, earlier: Mapping[str, Any]) -> str:
         if earlier["key"] == stage.key:
             return ""
-        before = {name: value for name, value in earlier["of"].items() if name != RELEASE_ENTRY}
+        before = dict(todays(name, value) for name, value in earlier["of"].items() if name != RELEASE_ENTRY)
         reasons = differences(before, stage.values)
         changed = [
             name for name in stage.after if name in self._before and self._before[name]["key"] != self._now[name].key

@@ -222,8 +222,8 @@ def _segment(
 def _changed(before: Config, changes: dict[str, Any]) -> Config:
     """The configuration of a run with changes that leave its features as they are."""
     base = before.model_dump(mode="json")
-    if changes.get("cluster", {}).get("kind", before.cluster.kind) != before.cluster.kind:
-        base.pop("cluster")  # another kind has other keys
+    if changes.get("workers", {}).get("kind", before.workers.kind) != before.workers.kind:
+        base.pop("workers")  # another kind has other keys
     config = validate(merged(base, changes), "options")
     for section in ("scan", "recipe", "encoder", "quality"):
         if getattr(config, section) != getattr(before, section):
@@ -238,10 +238,10 @@ def _workers_for(
     components: da.Array, reduced: zarr.Array[Any], config: Config, folder: Path
 ) -> Iterator[Workers | None]:
     """Workers for large tables; for others None: this process's threads are done before workers have started."""
-    looked_at = reduced.nbytes if config.clustering.straddling == "share" else 0
+    looked_at = reduced.nbytes if config.clustering.mixed_points == "larger_share" else 0
     if max(components.nbytes, looked_at) <= MAX_LOCAL_BYTES:
         with dask_config.set(scheduler="threads"):
             yield None
     else:
-        with cluster.start(config.cluster, folder=folder) as workers:
+        with cluster.start(config.workers, folder=folder) as workers:
             yield workers

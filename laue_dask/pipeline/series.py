@@ -73,7 +73,7 @@ def run(
     folder, config = folder.absolute(), with_absolute_weights(config)
     for name in names:
         check_folder(folder / name)
-    deadline.set_deadline(config.cluster.read_deadline)
+    deadline.set_deadline(config.workers.read_deadline)
     counts = [scan_source.count(origin) for origin in sources]
     specimen.require_enough_patterns(min(counts), ())
     specimen.require_enough_patterns(sum(counts), config.clustering.k)
@@ -82,7 +82,7 @@ def run(
         scan_source.require_same(origin, folder / name, alone, again=again)
     extractor = extraction.extractor_of(config.encoder, config.recipe)
     looks: list[Inspection | None] = [None] * len(sources)
-    if isinstance(config.cluster, LocalWorkersConfig):  # jobs may wait for hours, in which frames arrive
+    if isinstance(config.workers, LocalWorkersConfig):  # jobs may wait for hours, in which frames arrive
         looks = [
             scan_source.inspect(origin, folder / name, config.scan, label=f"{name}, ")
             for origin, name in zip(sources, names, strict=True)
@@ -92,9 +92,9 @@ def run(
         for place in (folder, *(folder / name for name in names)):
             owned.enter_context(locked_folder(place, command))
         progress = owned.enter_context(logged(command, progress, folder, *(folder / name for name in names)))
-        owned.enter_context(naming_full_disk(folder, local_scratch(config.cluster)))
+        owned.enter_context(naming_full_disk(folder, local_scratch(config.workers)))
         owned.enter_context(removing_partial_results(*(folder / name for name in names)))
-        with cluster.start(config.cluster, folder=folder, report=True) as workers:
+        with cluster.start(config.workers, folder=folder, report=True) as workers:
             if not (folder / SERIES_FILE).exists():
                 _write(folder, names, records, finished=False)
             scans = [

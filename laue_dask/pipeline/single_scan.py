@@ -69,7 +69,7 @@ def run(
     """
     # Refused before anything is started or made: no place, no patterns, weights that are missing or of another recipe.
     check_folder(folder)
-    deadline.set_deadline(config.cluster.read_deadline)
+    deadline.set_deadline(config.workers.read_deadline)
     specimen.require_enough_patterns(scan_source.count(origin), config.clustering.k)
     scan_source.require_same(origin, folder, config, again=again)
     # Workers may have another working directory.
@@ -96,7 +96,7 @@ def _run(
 ) -> Record:
     """`run` of a folder that is this process's own, with everything checked that can be before."""
     record = Record(command=command, source=origin, config=config)
-    local = isinstance(config.cluster, LocalWorkersConfig)
+    local = isinstance(config.workers, LocalWorkersConfig)
     with record.timed("look"):
         # Local workers are still importing; jobs may wait for hours, in which frames arrive.
         look = scan_source.inspect(origin, folder, config.scan) if local else None
@@ -110,9 +110,9 @@ def _run(
 
     with (
         removing_partial_results(folder),
-        naming_full_disk(folder, store, local_scratch(config.cluster), needed=needed),
+        naming_full_disk(folder, store, local_scratch(config.workers), needed=needed),
     ):
-        with nullcontext(given) if given else cluster.start(config.cluster, folder=folder, report=True) as workers:
+        with nullcontext(given) if given else cluster.start(config.workers, folder=folder, report=True) as workers:
             scan = encode_scan(folder, record, extractor, look=look, again=again, workers=workers, progress=progress)
             del look  # it may list a million frames
             [rows] = analyse([scan], workers=workers, progress=progress)

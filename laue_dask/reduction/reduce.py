@@ -10,7 +10,7 @@ recipe here measures every pixel in units of the local noise:
 3. noise sigma: the scatter about that background, per block and smoothed likewise (see `_noise_floor`);
 4. signal below `clip_sigma` sigmas becomes zero, the rest asinh(signal / (softening_sigma × sigma));
 5. the strongest pixel of each of 128 × 128 bins counts, bin edges at floor(i × side / 128) of either side;
-6. the `white_quantile` of those becomes 1, but never less than a signal of 20 sigmas: noise stays dark.
+6. the `saturation_quantile` of those becomes 1, but never less than a signal of 20 sigmas: noise stays dark.
 
 Bins take in the whole frame, and are as wide for their height as the frame is. Version 1 of the recipe, which reads
 what was reduced before, looks at the centred square alone; of a square frame both make the same.
@@ -377,7 +377,7 @@ def _grey(pooled: NDArray[np.float64], recipe: Recipe) -> NDArray[np.uint8]:
     signal = pooled > 0
     toned = np.arcsinh(pooled[signal] / recipe.softening_sigma)
     white = max(
-        _quantile(toned, pooled.size, recipe.white_quantile),
+        _quantile(toned, pooled.size, recipe.saturation_quantile),
         float(np.arcsinh(MIN_SATURATION_SIGMAS / recipe.softening_sigma)),
     )
     grey = np.zeros(pooled.shape, np.uint8)

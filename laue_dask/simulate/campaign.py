@@ -70,7 +70,7 @@ def write_scan(
     starts = range(0, n, FRAMES_PER_TASK)
     write = delayed(_write_frames, pure=False)
     tasks = [write(made_by, str(folder), start, min(start + FRAMES_PER_TASK, n)) for start in starts]
-    with cluster.start(config.cluster) as workers, progress.stage("simulate", total=n) as advance:
+    with cluster.start(config.workers) as workers, progress.stage("simulate", total=n) as advance:
         run_blocks(tasks, client=workers.client, on_receipt=lambda receipt: advance(receipt["stop"] - receipt["start"]))
 
 
@@ -159,7 +159,7 @@ def write_training_store(
         chunks=((each,) * experiments, (PATTERN_SIZE,), (PATTERN_SIZE,)),
         meta=np.empty((0, 0, 0), dtype=np.uint8),
     )
-    with cluster.start(config.cluster) as workers:
+    with cluster.start(config.workers) as workers:
         write_array(blocks, patterns, stage="simulate", client=workers.client, progress=progress)
     partial.rename(path)
 

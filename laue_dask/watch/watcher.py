@@ -161,7 +161,7 @@ def watch(
         raise InputError(f"scan: {part}: watch follows the whole scan: leave this out of --config")
     _check_origin(origin)
     check_folder(folder)
-    deadline.set_deadline(config.cluster.read_deadline)
+    deadline.set_deadline(config.workers.read_deadline)
     folder, source = folder.absolute(), ingest.absolute(origin)
     require_growing(source, folder, config.scan)
     if (folder / records.RECORD_FILE).exists() and ingest.absolute(held := records.read(folder)["source"]) != source:

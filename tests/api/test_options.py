@@ -27,7 +27,7 @@ def test_keywords_win_over_a_file_a_dictionary_and_a_configuration(tmp_path):
     given = overrides(k=(6,), order=None, workers=2)
     for config in (base, file, str(file), {"clustering": {"k": [5], "seed": 3}}):
         found = configured(config, given)
-        assert (found.clustering.k, found.clustering.seed, found.cluster.workers) == ((6,), 3, 2)
+        assert (found.clustering.k, found.clustering.seed, found.workers.count) == ((6,), 3, 2)
     assert configured(base, {}) is base
 
 

@@ -64,4 +64,4 @@ def test_a_plan_says_what_a_run_would_take(small_scan, tmp_path, quick, monkeypa
     assert ld.plan(small_scan, tmp_path / "run", quick(), k=5, workers=1) == "planned"
     [(source, out, config)] = asked
     assert (source, out) == (str(small_scan), tmp_path / "run")
-    assert (config.clustering.k, config.cluster.workers) == ((5,), 1)
+    assert (config.clustering.k, config.workers.count) == ((5,), 1)

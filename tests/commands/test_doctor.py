@@ -76,7 +76,7 @@ def test_workers_of_another_environment_or_blind_ones_are_found(place, monkeypat
     monkeypatch.setattr(doctor, "_run", lambda config, place, workers: "ran")
     findings = {finding.name: finding for finding in doctor.run_checks(Config(), place)}
     assert not findings["workers"].passed
-    assert "set cluster.python" in findings["workers"].said
+    assert "set workers.python" in findings["workers"].said
     assert not findings["shared"].passed
     assert f"does not see {place}: keep runs on a file system that all nodes share" in findings["shared"].said
     assert findings["run"].passed
@@ -98,10 +98,10 @@ def blind(path):
 
 def test_a_gpu_that_is_required_and_missing_is_found_before_any_worker_is_started(monkeypatch):
     monkeypatch.setattr(local, "gpu_count", lambda: 0)
-    config = load(None, {"cluster": {"gpu": "require"}}).cluster
+    config = load(None, {"workers": {"gpu": "require"}}).workers
     finding = doctor._found("GPU", lambda: doctor._gpu(config))
     assert not finding.passed
-    assert "cluster.gpu = require" in finding.said
+    assert "workers.gpu = require" in finding.said
 
 
 def test_a_machine_without_memory_is_found(monkeypatch):
@@ -113,6 +113,6 @@ def test_a_machine_without_memory_is_found(monkeypatch):
 
 
 def test_a_configuration_that_is_wrong_is_bad_input(capsys, tmp_path):
-    (tmp_path / "c.yaml").write_text("cluster: {kind: abacus}")
+    (tmp_path / "c.yaml").write_text("workers: {kind: abacus}")
     assert main.exit_code(["doctor", "--config", str(tmp_path / "c.yaml")]) == 2
-    assert "cluster.kind = 'abacus': local, slurm, pbs, lsf, sge or scheduler was expected" in capsys.readouterr().err
+    assert "workers.kind = 'abacus': local, slurm, pbs, lsf, sge or scheduler was expected" in capsys.readouterr().err

@@ -261,7 +261,7 @@ def killed(arguments, stage, delay):
 
 def test_run_killed_again_and_again_ends_with_the_same_bits(small_scan, small_run, tmp_path, quick):
     out, file = tmp_path / "run", tmp_path / "c.yaml"
-    file.write_text(dump(quick(cluster={"workers": 1})))
+    file.write_text(dump(quick(workers={"count": 1})))
     arguments = ["run", small_scan, "--out", out, "--config", file]
     rng = np.random.default_rng()
     for stage in ("ingest, reduce and encode", "scores"):

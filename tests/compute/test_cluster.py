@@ -51,7 +51,7 @@ def refused(**values):
 
 @pytest.mark.usefixtures("no_cluster")
 def test_more_memory_than_the_machine_has_is_refused_with_both_numbers():
-    message = refused(workers=2, memory="1PiB", gpu="never")
+    message = refused(count=2, memory="1PiB", gpu="never")
     assert "2 workers of 1.00 PiB" in message
     assert format_bytes(psutil.virtual_memory().total) in message
 
@@ -59,14 +59,14 @@ def test_more_memory_than_the_machine_has_is_refused_with_both_numbers():
 @pytest.mark.usefixtures("no_cluster")
 def test_workers_that_together_need_more_memory_than_there_is_are_refused():
     total = psutil.virtual_memory().total
-    assert "5 workers of" in refused(workers=5, memory=str(total // 4), gpu="never")
+    assert "5 workers of" in refused(count=5, memory=str(total // 4), gpu="never")
 
 
 @pytest.mark.usefixtures("no_cluster")
 @pytest.mark.parametrize("memory", ["much", "4 GiBB", "4GiB each", "", "GiB GiB", "-4GiB", "0", "4", "nan", "inf"])
 def test_a_memory_limit_that_is_no_size_is_refused_with_an_example(memory):
     message = refused(memory=memory, gpu="never")
-    assert f"cluster.memory = {memory!r}" in message
+    assert f"workers.memory = {memory!r}" in message
     assert "4GiB" in message
 
 
@@ -88,13 +88,13 @@ def test_a_scratch_folder_that_is_none_is_refused(tmp_path):
     file = tmp_path / "file"
     file.touch()
     for path in (file, tmp_path / "absent"):
-        assert f"cluster.scratch = {path}: not a folder" in refused(scratch=path, gpu="never")
+        assert f"workers.scratch = {path}: not a folder" in refused(scratch=path, gpu="never")
 
 
 @pytest.mark.usefixtures("no_cluster")
 def test_a_required_gpu_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(local, "gpu_count", lambda: 0)
-    assert "cluster.gpu = require, but no GPU is found" in refused(gpu="require")
+    assert "workers.gpu = require, but no GPU is found" in refused(gpu="require")
 
 
 def test_gpus_are_asked_for_unless_never(monkeypatch, tmp_path):
@@ -168,7 +168,7 @@ except (OSError, RuntimeError, TypeError):
 
 def test_every_port_of_a_local_run_is_closed_to_who_has_not_its_credentials(tmp_path):
     before = listening_ports()
-    with start(LocalWorkersConfig(workers=1, memory="1GiB", gpu="never", scratch=tmp_path)) as running:
+    with start(LocalWorkersConfig(count=1, memory="1GiB", gpu="never", scratch=tmp_path)) as running:
         ports = listening_ports() - before
         assert len(ports) == 3  # the scheduler, a nanny, a worker
         assert all(knock(port)[:1] in (b"", b"\x15") for port in ports)  # nothing, or an alert of TLS
@@ -185,11 +185,11 @@ def test_a_local_cluster_without_tls_is_made_with_a_warning(monkeypatch):
     said = []
     monkeypatch.setattr(cluster.logger, "warning", lambda text, *values: said.append(text % values))
     before = listening_ports()
-    with start(LocalWorkersConfig(workers=1, memory="1GiB", gpu="never", security="none")) as running:
+    with start(LocalWorkersConfig(count=1, memory="1GiB", gpu="never", security="none")) as running:
         assert running.client.submit(len, "ab").result() == 2
         assert any(b"compression" in knock(port) for port in listening_ports() - before)  # the test can fail
     [warning] = said
-    assert warning.startswith("cluster.security = none: every user of this machine can run anything as ")
+    assert warning.startswith("workers.security = none: every user of this machine can run anything as ")
 
 
 def test_credentials_are_of_their_run_alone_and_do_not_expire_with_a_clock():
@@ -228,7 +228,7 @@ def test_a_scan_from_the_network_finds_no_open_port(workers):
 
 
 def test_a_cluster_is_what_was_asked_for_and_leaves_nothing_behind(tmp_path):
-    config = LocalWorkersConfig(workers=1, memory="1GiB", scratch=tmp_path, gpu="never", dashboard=True)
+    config = LocalWorkersConfig(count=1, memory="1GiB", scratch=tmp_path, gpu="never", dashboard=True)
     with start(config) as running:
         information = running.client.scheduler_info(n_workers=-1)["workers"]
         [worker] = information.values()
@@ -247,7 +247,7 @@ def test_a_worker_that_dask_gives_up_is_started_again(tmp_path, monkeypatch):
     monkeypatch.setattr(supervisor, "CHECK_INTERVAL_S", 0.1)
     with (
         dask.config.set({"distributed.deploy.lost-worker-timeout": "100ms"}),
-        start(LocalWorkersConfig(workers=1, memory="1GiB", scratch=tmp_path, gpu="never")) as running,
+        start(LocalWorkersConfig(count=1, memory="1GiB", scratch=tmp_path, gpu="never")) as running,
     ):
         client = running.client
         [before] = client.run(os.getpid).values()
@@ -265,7 +265,7 @@ def test_a_worker_that_dies_while_all_are_told_what_to_forward_ends_nothing(monk
         return forward(client, *arguments)
 
     monkeypatch.setattr(Client, "forward_logging", dying)
-    with start(LocalWorkersConfig(workers=1, gpu="never")) as running:
+    with start(LocalWorkersConfig(count=1, gpu="never")) as running:
         assert running.client.submit(len, "ab").result() == 2
     assert told == [("laue_dask.features", logging.WARNING)] * 3
 
@@ -278,7 +278,7 @@ def test_workers_that_never_start_end_the_command_in_time_with_the_cause(tmp_pat
         pytest.raises(
             ComputeError, match=r"^no worker for \d\.\d s: the worker processes .*\(the cluster's state is in "
         ),
-        start(LocalWorkersConfig(workers=1, gpu="never", timeout=1), folder=tmp_path),
+        start(LocalWorkersConfig(count=1, gpu="never", timeout=1), folder=tmp_path),
     ):
         pytest.fail("it started")
     assert time.monotonic() - begun < 20
@@ -307,7 +307,7 @@ def test_whatever_waits_for_workers_that_are_gone_for_good_ends_in_time(ask, mon
     lost = []
 
     def work():
-        config = LocalWorkersConfig(workers=1, memory="1GiB", gpu="never", timeout=2)
+        config = LocalWorkersConfig(count=1, memory="1GiB", gpu="never", timeout=2)
         with start(config, folder=tmp_path) as running:
             running.client.sync(running.client.cluster.workers["cpu-0"].close)
             lost.append(time.monotonic())
@@ -324,8 +324,8 @@ def test_whatever_waits_for_workers_that_are_gone_for_good_ends_in_time(ask, mon
 @pytest.mark.parametrize(
     "config",
     [
-        LocalWorkersConfig(workers=1, gpu="never"),
-        BatchWorkersConfig(kind="slurm", workers=1, memory="1GiB", walltime="00:10:00"),
+        LocalWorkersConfig(count=1, gpu="never"),
+        BatchWorkersConfig(kind="slurm", count=1, memory="1GiB", walltime="00:10:00"),
         SchedulerWorkersConfig(kind="scheduler", address="tcp://127.0.0.1:1"),
     ],
     ids=["local", "batch", "scheduler"],
@@ -346,7 +346,7 @@ def test_a_machine_too_busy_to_start_the_event_loop_is_told_in_one_line(config, 
 def test_workers_that_are_gone_while_nothing_is_asked_of_them_end_nothing(monkeypatch):
     monkeypatch.setattr(supervisor, "CHECK_INTERVAL_S", 0.1)
     monkeypatch.setattr(worker_pools.LocalWorkerPool, "restart_missing", nothing)
-    with start(LocalWorkersConfig(workers=1, memory="1GiB", gpu="never", timeout=1)) as running:
+    with start(LocalWorkersConfig(count=1, memory="1GiB", gpu="never", timeout=1)) as running:
         running.client.sync(running.client.cluster.workers["cpu-0"].close)
         time.sleep(2)
         assert running.client.status == "running"
@@ -357,7 +357,7 @@ def test_a_run_in_which_nothing_begins_or_ends_is_given_up(monkeypatch):
     monkeypatch.setattr(supervisor, "NO_PROGRESS_TIMEOUT_S", 1.0)
     with (
         pytest.raises(ComputeError, match=r"^no task has begun or ended for 1\.0 s \(1 to be done, 1 workers\)"),
-        start(LocalWorkersConfig(workers=1, memory="1GiB", gpu="never")) as running,
+        start(LocalWorkersConfig(count=1, memory="1GiB", gpu="never")) as running,
     ):
         running.client.submit(time.sleep, 60).result()
 
@@ -369,7 +369,7 @@ def test_a_run_whose_workers_are_all_paused_is_given_up(monkeypatch):
     with (
         pytest.raises(ComputeError, match=r"^all 1 workers have been paused for 1\.0 s, with 1 tasks to be done: "),
         dask.config.set(full),
-        start(LocalWorkersConfig(workers=1, memory="1GiB", gpu="never")) as running,
+        start(LocalWorkersConfig(count=1, memory="1GiB", gpu="never")) as running,
     ):
         running.client.submit(time.sleep, 60).result()
 
@@ -380,7 +380,7 @@ def test_a_command_that_knows_itself_how_to_end_is_left_to_it():
 
     before = signal.signal(signal.SIGTERM, own)
     try:
-        with start(LocalWorkersConfig(workers=1, memory="1GiB", gpu="never")):
+        with start(LocalWorkersConfig(count=1, memory="1GiB", gpu="never")):
             assert signal.getsignal(signal.SIGTERM) is own
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -399,7 +399,7 @@ def test_a_command_that_is_told_to_end_leaves_no_worker(tmp_path):
     pids = []
 
     def work():
-        with start(LocalWorkersConfig(workers=1, memory="1GiB", gpu="never")) as running:
+        with start(LocalWorkersConfig(count=1, memory="1GiB", gpu="never")) as running:
             pids.extend(running.client.run(os.getpid).values())
             threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGTERM]).start()
             running.client.submit(time.sleep, 60).result()
@@ -411,7 +411,7 @@ def test_a_command_that_is_told_to_end_leaves_no_worker(tmp_path):
 
 
 def test_a_run_leaves_a_report_that_needs_no_network(tmp_path):
-    config = LocalWorkersConfig(workers=1, memory="1GiB", gpu="never")
+    config = LocalWorkersConfig(count=1, memory="1GiB", gpu="never")
     with start(config, folder=tmp_path, report=True) as running:
         running.client.gather(running.client.map(str, range(20)))
     assert not (tmp_path / "dask-report.html").exists()  # of a run that may be refused yet
@@ -426,11 +426,11 @@ def test_a_report_that_cannot_be_written_fails_nothing(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "dask-report.html").mkdir()
     with start(
-        LocalWorkersConfig(workers=1, memory="1GiB", gpu="never"), folder=tmp_path / "run", report=True
+        LocalWorkersConfig(count=1, memory="1GiB", gpu="never"), folder=tmp_path / "run", report=True
     ) as running:
         assert running.client.submit(len, "abc").result() == 3
     with start(
-        LocalWorkersConfig(workers=1, memory="1GiB", gpu="never", report=False), folder=tmp_path / "none", report=True
+        LocalWorkersConfig(count=1, memory="1GiB", gpu="never", report=False), folder=tmp_path / "none", report=True
     ):
         pass
     assert not (tmp_path / "none").exists()
@@ -492,7 +492,7 @@ def asked(port, path, cookie=""):
 def test_the_way_to_the_dashboard_is_told(monkeypatch):
     said = []
     monkeypatch.setattr(cluster.logger, "info", lambda text, *values: said.append(text % values))
-    with start(LocalWorkersConfig(workers=1, memory="1GiB", gpu="never", dashboard=True)) as running:
+    with start(LocalWorkersConfig(count=1, memory="1GiB", gpu="never", dashboard=True)) as running:
         port = running.client.dashboard_link.split(":")[2].split("/")[0]
         assert b"403" in knock(int(port)).splitlines()[0]
         assert b"302" in asked(port, f"/status?token={running.client.cluster.scheduler.token}").splitlines()[0]
@@ -510,7 +510,7 @@ def test_workers_that_were_to_have_a_gpu_and_have_none_are_told_and_cpu_workers_
     said = []
     monkeypatch.setattr(local, "gpu_count", lambda: 1)
     monkeypatch.setattr(cluster.logger, "warning", lambda text, *values: said.append(text % values))
-    with start(LocalWorkersConfig(workers=1, memory="1GiB")) as running:
+    with start(LocalWorkersConfig(count=1, memory="1GiB")) as running:
         assert running.described == "1 CPU worker of 1.00 GiB and 1 GPU worker"
         assert running.gpu is None
         assert running.gpu is None
@@ -521,10 +521,10 @@ def test_a_gpu_that_is_required_must_be_seen_by_its_worker(monkeypatch):
     monkeypatch.setattr(local, "gpu_count", lambda: 1)
 
     def work():
-        with start(LocalWorkersConfig(workers=1, memory="1GiB", gpu="require")) as running:
+        with start(LocalWorkersConfig(count=1, memory="1GiB", gpu="require")) as running:
             return running.gpu
 
-    with pytest.raises(ComputeError, match=r"PyTorch finds no GPU on .*: no GPU, but cluster\.gpu = require"):
+    with pytest.raises(ComputeError, match=r"PyTorch finds no GPU on .*: no GPU, but workers\.gpu = require"):
         work()
 
 
@@ -550,14 +550,14 @@ def test_a_cluster_without_tls_is_made_with_a_warning_alone_and_leaves_nothing(s
     ):
         pytest.fail("it started")
     assert len(said) == (security == "none")
-    assert all("cluster.security = none: whoever reaches it can run anything as" in text for text in said)
+    assert all("workers.security = none: whoever reaches it can run anything as" in text for text in said)
     assert [path.name for path in tmp_path.iterdir()] == ["sbatch"]
 
 
 @pytest.mark.usefixtures("refusing")
 def test_an_interface_that_is_not_there_is_refused_with_those_that_are():
     with (
-        pytest.raises(ComputeError, match=r"^cluster\.interface = ib9: .* Valid network interfaces are: \['lo'"),
+        pytest.raises(ComputeError, match=r"^workers\.interface = ib9: .* Valid network interfaces are: \['lo'"),
         start(BatchWorkersConfig(kind="slurm", interface="ib9")),
     ):
         pytest.fail("it started")
@@ -565,7 +565,7 @@ def test_an_interface_that_is_not_there_is_refused_with_those_that_are():
 
 def test_gpus_that_are_required_must_be_asked_for():
     with (
-        pytest.raises(ConfigError, match=r"there are no cluster\.gpu_jobs"),
+        pytest.raises(ConfigError, match=r"there are no workers\.gpu_jobs"),
         start(BatchWorkersConfig(kind="slurm", gpu="require")),
     ):
         pytest.fail("it started")
@@ -578,7 +578,7 @@ def test_a_worker_that_dies_while_it_starts_is_started_again(tmp_path):
         f"import os, pathlib\nleft = pathlib.Path({str(left)!r})\ncount = int(left.read_text())\n"
         "if count:\n    left.write_text(str(count - 1))\n    os.kill(os.getpid(), 9)\n"
     )
-    config = LocalWorkersConfig(workers=1, memory="1GiB", gpu="never")
+    config = LocalWorkersConfig(count=1, memory="1GiB", gpu="never")
     with dask.config.set({"distributed.worker.preload": [str(tmp_path / "die.py")]}), start(config) as running:
         assert running.client.submit(sum, [1, 2]).result() == 3
     assert left.read_text() == "0"

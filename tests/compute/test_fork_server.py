@@ -33,7 +33,7 @@ def test_workers_start_with_all_imports_done_and_in_their_environment():
     before = dict(os.environ)
     fork_server.start()
     assert dict(os.environ) == before
-    with start(LocalWorkersConfig(workers=2, memory="1GiB", gpu="never")) as running:
+    with start(LocalWorkersConfig(count=2, memory="1GiB", gpu="never")) as running:
         found = list(running.client.run(seen).values())
         pids = list(running.client.run(os.getpid).values())
         parents = {psutil.Process(pid).ppid() for pid in pids}

@@ -70,7 +70,7 @@ def cluster(kind, **changes):
         "kind": kind, "workers": 40, "cores": 16, "memory": "4GiB", "walltime": "08:30:00", "queue": "day",
         "account": "xmd", "gpu_jobs": {"workers": 4, "gpus": 2, "cores": 3, "memory": "10GiB", "queue": "gpu"},
     }  # fmt: skip
-    return load(None, {"cluster": {**given, **changes}}).cluster
+    return load(None, {"workers": {**given, **changes}}).workers
 
 
 def script(made, name="cpu-0"):
@@ -176,7 +176,7 @@ def test_workers_have_one_thread_end_before_their_job_and_show_nothing_on_the_ne
 
 @given(walltime=st.integers(4, 10**6))
 def test_a_worker_always_ends_before_its_job(walltime):
-    config = load(None, {"cluster": {"kind": "slurm", "walltime": walltime}}).cluster
+    config = load(None, {"workers": {"kind": "slurm", "walltime": walltime}}).workers
     options = jobs._lifetime(config)
     lifetime, stagger = (float(options[i][:-1]) for i in (1, 3))
     assert lifetime > stagger > 0
@@ -366,13 +366,13 @@ def test_a_driver_s_directives_are_documented_too(kind):
 
 
 CONFIGURATIONS = sorted(
-    path for path in (REPOSITORY / "configs").glob("*.yaml") if "cluster" in yaml.safe_load(path.read_text())
+    path for path in (REPOSITORY / "configs").glob("*.yaml") if "workers" in yaml.safe_load(path.read_text())
 )
 
 
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)
 def test_every_configuration_that_comes_with_us_can_be_used(path, everywhere):
-    config = load(path).cluster
+    config = load(path).workers
     if config.kind in jobs.BATCH_SYSTEMS:
         made = [jobs.cpu_jobs(config, security=None, logs=everywhere)]
         if config.gpu_jobs:
@@ -384,5 +384,5 @@ def test_every_configuration_that_comes_with_us_can_be_used(path, everywhere):
 
 
 def test_there_is_a_configuration_for_each_kind():
-    assert {load(path).cluster.kind for path in CONFIGURATIONS} == {"local", "slurm", "pbs", "lsf", "sge", "scheduler"}
+    assert {load(path).workers.kind for path in CONFIGURATIONS} == {"local", "slurm", "pbs", "lsf", "sge", "scheduler"}
     assert {path.stem for path in CONFIGURATIONS} >= {"local", "gpu", "slurm_cpu", "slurm_gpu", "pbs", "lsf"}

@@ -35,7 +35,7 @@ def fragmented(limit):
 
 
 def test_a_worker_is_not_paused_for_memory_that_it_has_freed():
-    with start(LocalWorkersConfig(workers=1, memory="1GiB", gpu="never")) as running:
+    with start(LocalWorkersConfig(count=1, memory="1GiB", gpu="never")) as running:
         client = running.client
         # Dask pauses it at 819 MiB and ends it at 973 MiB
         assert client.submit(fragmented, 880 * 2**20, pure=False).result(timeout=60) > 850 * 2**20

@@ -265,7 +265,7 @@ def test_receipts_of_blocks_that_are_no_more_are_left_out(client, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "error", [FrameError("truncated"), StoreError("/a/b.zarr: array 'x' is missing"), ConfigError("cluster.memory")]
+    "error", [FrameError("truncated"), StoreError("/a/b.zarr: array 'x' is missing"), ConfigError("workers.memory")]
 )
 def test_an_error_of_ours_arrives_as_itself(client, error):
     def fail(block):

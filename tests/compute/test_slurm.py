@@ -145,9 +145,9 @@ def wait_for_running(client, count):
 
 @pytest.mark.usefixtures("slurm")
 def test_a_run_over_tls_places_gpu_work_on_gpu_workers_and_ends_as_at_home(small_scan, quick, at_home, tmp_path):
-    config = quick(cluster=batch(), quality="all")
+    config = quick(workers=batch(), quality="all")
     keys = tmp_path / "run" / "cluster" / "credentials"
-    with cluster.start(config.cluster, folder=tmp_path / "run") as running:
+    with cluster.start(config.workers, folder=tmp_path / "run") as running:
         client = running.client
         assert running.gpu == {"GPU": 1.0}
         assert "2 CPU workers in 2 jobs and 1 GPU worker in 1 job of SLURM, TLS" in running.described
@@ -203,7 +203,7 @@ def test_workers_that_reach_the_end_of_their_time_are_replaced_and_the_run_ends_
             assert time.monotonic() < deadline
             time.sleep(0.2)
 
-    config = quick(cluster=batch(lifetime="15s"), quality="all")
+    config = quick(workers=batch(lifetime="15s"), quality="all")
     meddling = Meddling("components", until_all_are_replaced)
     pipeline.run(str(small_scan), tmp_path / "run", config, command="test", progress=meddling)
     assert len(first) == 3
@@ -213,7 +213,7 @@ def test_workers_that_reach_the_end_of_their_time_are_replaced_and_the_run_ends_
 
 @pytest.mark.usefixtures("slurm")
 def test_a_worker_at_the_end_of_its_time_loses_one_task_at_most(quick, tmp_path):
-    config = quick(cluster=batch(lifetime="8s", gpu_jobs=None))
+    config = quick(workers=batch(lifetime="8s", gpu_jobs=None))
     marks = tmp_path / "marks"
     marks.mkdir()
 
@@ -223,7 +223,7 @@ def test_a_worker_at_the_end_of_its_time_loses_one_task_at_most(quick, tmp_path)
 
     asked = 0
     deadline = time.monotonic() + 120
-    with cluster.start(config.cluster, folder=tmp_path / "run") as running:
+    with cluster.start(config.workers, folder=tmp_path / "run") as running:
         while not expired():
             assert time.monotonic() < deadline
             receipts = run_blocks(waits(12, marks, seconds=0.8), client=running.client)
@@ -236,7 +236,7 @@ def test_a_worker_at_the_end_of_its_time_loses_one_task_at_most(quick, tmp_path)
 
 @pytest.mark.usefixtures("slurm")
 def test_a_run_that_loses_half_of_its_jobs_ends_as_at_home(small_scan, quick, at_home, tmp_path):
-    config = quick(cluster=batch(), quality="all")
+    config = quick(workers=batch(), quality="all")
     lost = []
 
     def lose_half():
@@ -257,7 +257,7 @@ def test_a_run_that_loses_half_of_its_jobs_ends_as_at_home(small_scan, quick, at
 
 def test_a_driver_that_is_queued_again_goes_on_and_ends_as_at_home(slurm, small_scan, quick, at_home, tmp_path):
     file, folder = tmp_path / "slurm.yaml", tmp_path / "run"
-    file.write_text(dump(quick(cluster=batch(), quality="all")))
+    file.write_text(dump(quick(workers=batch(), quality="all")))
     environment = {**os.environ, "LAUE_DASK": f"{sys.executable} -m laue_dask"}
     command = ["run", str(small_scan), "--out", str(folder), "--config", str(file)]
     submit = ["sbatch", "--parsable", f"--output={tmp_path}/driver.txt", "--mem=1G", "--cpus-per-task=1"]
@@ -300,11 +300,11 @@ def test_a_driver_that_is_queued_again_goes_on_and_ends_as_at_home(slurm, small_
     ],
 )
 def test_what_can_never_start_ends_in_time_with_the_reason(quick, tmp_path, changes, reason):
-    config = quick(cluster=batch(gpu_jobs=None, **changes))
+    config = quick(workers=batch(gpu_jobs=None, **changes))
     begun = time.monotonic()
     with (
         pytest.raises(ComputeError, match=reason) as caught,
-        cluster.start(config.cluster, folder=tmp_path / "run"),
+        cluster.start(config.workers, folder=tmp_path / "run"),
     ):
         pytest.fail("it started")
     assert time.monotonic() - begun < 60

@@ -194,7 +194,7 @@ def test_tensors_of_another_architecture_are_refused(saved, tmp_path, values):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("background_block", 48), ("clip_sigma", 4.0), ("softening_sigma", 9.0), ("white_quantile", 0.99)],
+    [("background_block", 48), ("clip_sigma", 4.0), ("softening_sigma", 9.0), ("saturation_quantile", 0.99)],
 )
 def test_a_recipe_that_differs_is_refused_with_the_field_and_both_values(saved, field, value):
     ours = CARD.recipe.model_copy(update={field: value})

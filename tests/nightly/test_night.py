@@ -51,7 +51,7 @@ def test_more_frames_leave_no_finished_run_and_another_configuration_does(beamti
 def test_other_workers_are_no_other_configuration(beamtime):
     beamtime.record("a")
     beamtime.night()
-    beamtime.night(run={"cluster": {"workers": 1}})
+    beamtime.night(run={"workers": {"count": 1}})
     assert beamtime.times_run == {"a": 1}
 
 

@@ -39,7 +39,7 @@ def test_a_worker_with_too_little_memory_is_refused_with_both_numbers(command, s
     limit = WORKER_BASE_BYTES_WITH_TORCH
     monkeypatch.setattr(local, "MIN_WORKER_BYTES", limit)
     assert limit < psutil.virtual_memory().total
-    file.write_text(yaml.safe_dump({"cluster": {"memory": str(limit), "workers": 1}}))
+    file.write_text(yaml.safe_dump({"workers": {"memory": str(limit), "count": 1}}))
     outcome = command("plan", small_scan, "--config", file)
     assert outcome.code == 2
     (line,) = outcome.complaints

@@ -75,7 +75,7 @@ def other_weights(folder):
 @pytest.mark.parametrize(
     ("change", "redone", "words"),
     [
-        ({"cluster": {"memory": "1GiB"}}, set(), {}),
+        ({"workers": {"memory": "1GiB"}}, set(), {}),
         ({"quality": "none"}, {"quality"}, {"quality": "again, quality is none, was all"}),
         (
             {"clustering": {"score_k": (2, 5), "estimator": "gmm"}},
@@ -182,10 +182,10 @@ def test_a_killed_change_is_told_again_and_what_it_finished_is_kept(own_run, aga
 def test_another_recipe_in_a_shared_store_is_told_by_its_nearest(own_run, again, small_run, quick, tmp_path, caplog):
     store = own_run / "scan.zarr"
     with caplog.at_level(logging.INFO, "laue_dask"):
-        config = quick(recipe={"white_quantile": 0.999})
+        config = quick(recipe={"saturation_quantile": 0.999})
         pipeline.run(str(store), tmp_path / "new", config, command="test", progress=QuietProgress())
     told = [one.getMessage() for one in caplog.records if one.name == "laue_dask.pipeline.reuse"]
-    assert told == ["reduce: again, recipe.white_quantile is 0.999, was 0.9995"]
+    assert told == ["reduce: again, recipe.saturation_quantile is 0.999, was 0.9995"]
 
 
 def test_a_warning_about_labels_outlives_the_run_that_made_them(own_run, again, monkeypatch):

@@ -43,7 +43,7 @@ CLUSTERING_OPTIONS = (
     "seed",
     "min_cluster_size",
     "bandwidth",
-    "straddling",
+    "mixed_points",
     "smoothing",
 )
 """Parameters that a segmentation of a given K depends on."""
@@ -176,7 +176,7 @@ def clusters(
             if config.smoothing:
                 natural[-1] = _smoothed(used, natural[-1], where, config.smoothing)
             advance(1)
-    if patterns is not None and config.straddling == "share":
+    if patterns is not None and config.mixed_points == "larger_share":
         natural = relabel_mixed_points(used, natural, patterns, client=client, progress=progress)
     found = []
     with progress.stage("maps", total=len(k_values), unit="K") as advance:
@@ -264,7 +264,7 @@ def warnings_of(found: Sequence[Segmentation], config: ClusteringConfig, recipe:
         for one in found
         if not one.converged
     ]
-    if config.straddling == "share":
+    if config.mixed_points == "larger_share":
         lines += not_relabelled_warnings([(one.k, one.n_clusters) for one in found], recipe)
     return lines + two_domain_warnings(found)
 

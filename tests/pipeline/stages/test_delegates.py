@@ -118,7 +118,7 @@ def test_delegates_are_written_read_again_and_tabled(twins, tmp_path):
     table = da.from_array(X, chunks=(8, 2))
     writer = ResultsWriter(tmp_path, {"scan_shape": list(SHAPE)})
     own = Table(table, where, writer, patterns.scans[0][0])
-    config = ClusteringConfig(straddling="estimator")
+    config = ClusteringConfig(mixed_points="estimator")
     [[two, three]] = segmentation.segment([own], 2, (2, 3), config, patterns.recipe, progress=QuietProgress())
     arrays = {
         name: np.asarray(writer.group[name])

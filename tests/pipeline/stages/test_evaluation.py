@@ -73,7 +73,7 @@ def rows(small_run, small_scan, on_workers):
 @pytest.mark.parametrize("estimator", ["gmm", "mean_shift"])
 def test_every_row_is_of_the_estimator_of_the_run(small_run, small_scan, on_workers, estimator):
     record = records.read(small_run)
-    given = {"estimator": estimator, "k": [], "straddling": "estimator"}
+    given = {"estimator": estimator, "k": [], "mixed_points": "estimator"}
     config = validate({**record["config"], "clustering": {**record["config"]["clustering"], **given}}, "test")
     reduced = ScanStore.open(record["scan"]).reduced(config.recipe.digest())
     truth = read_truth(small_scan / "truth.npz", SHAPE)

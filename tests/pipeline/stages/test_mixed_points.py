@@ -171,18 +171,18 @@ def test_damaged_patterns_are_told_in_a_line(tmp_path, scan, monkeypatch):
         relabel_mixed_points(X, [nearest(X)], patterns, client=None, progress=QUIET)
 
 
-@pytest.mark.parametrize("straddling_points", ["share", "estimator"])
+@pytest.mark.parametrize("label_of", ["larger_share", "estimator"])
 def test_a_segmentation_takes_the_larger_share_or_the_nearest_centroid_as_configured(
-    tmp_path, scan, straddling_points, monkeypatch
+    tmp_path, scan, label_of, monkeypatch
 ):
     monkeypatch.setattr(mixed_points.beam_shares, "MAX_RELATIVE_MARGIN", 0.9)
     array, X = scan(tmp_path / "store")
     where = SpecimenMap(np.ones(len(X), bool), (4, 5))
     results = ResultsWriter(tmp_path, {"scan_shape": [4, 5]})
     table = Table(da.from_array(X, chunks=(8, 2)), where, results, array)
-    config = ClusteringConfig(straddling=straddling_points)
+    config = ClusteringConfig(mixed_points=label_of)
     [[found]] = segmentation.segment([table], 2, (2,), config, RECIPE, progress=QUIET)
-    weak = PART < 0.5 if straddling_points == "share" else PART == 0
+    weak = PART < 0.5 if label_of == "larger_share" else PART == 0
     labels = found.labels.ravel()
     assert len(set(labels[weak])) == len(set(labels[~weak])) == 1
     assert set(labels) == {0, 1}

@@ -148,7 +148,7 @@ def test_memory_of_a_worker_does_not_grow_with_the_scan(tmp_path):
     peaks = {}
     for n in (500, 2000):
         store = written(tmp_path / f"{n}.zarr", n)
-        with start(LocalWorkersConfig(workers=1, gpu="never")) as one:
+        with start(LocalWorkersConfig(count=1, gpu="never")) as one:
             reduce_scan(store, RECIPE, workers=one, progress=QuietProgress())
             [peaks[n]] = one.client.run(peak).values()
     # Blocks are of 32 and 64 patterns here: a task holds eight frames at once and its reduced patterns, 16 KiB each.
