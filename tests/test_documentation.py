@@ -1,8 +1,7 @@
-"""What README and documentation say is true: their examples run, and what they name is there.
+"""What README and documentation say is true: what they name is there, and their command lines are understood.
 
-Python examples run on a small simulated scan that stands where theirs is. Command lines that need data of one's own are
-not run: they are parsed by the real commands, with their options and kinds of values. The tutorial is executed when the
-documentation is built.
+Command lines are not run: they are parsed by the real commands, with their options and kinds of values. The tutorial is
+executed when the documentation is built.
 """
 
 import importlib
