@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laue_dask.errors import InputError
-from laue_dask.grains.regions import MIN_INTEREST_FACTOR, Region, box_sums, interest, propose, stage_box
+from laue_dask.grains.regions import MIN_INTEREST_FACTOR, box_sums, interest, propose
 
 
 @st.composite
@@ -60,15 +60,6 @@ def test_an_even_scan_needs_no_dense_one():
     assert propose(np.ones((10, 10)), np.zeros((10, 10), int), size=(3, 3)) == []
     assert propose(np.zeros((10, 10)), np.zeros((10, 10), int), size=(3, 3)) == []
     assert propose(np.full((5, 5), np.nan), np.full((5, 5), -1), size=(3, 3)) == []
-
-
-def test_stage_coordinates_are_those_of_the_corners_where_known():
-    y, x = np.indices((6, 8))
-    position = np.stack([6 + 0.005 * y, 7 - 0.005 * x], axis=-1)
-    region = Region(1, 3, 2, 5, 2.0, "")
-    assert stage_box(region, position) == pytest.approx((6.005, 6.015, 6.975, 6.99))
-    position[3, 5] = np.nan
-    assert stage_box(region, position) is None
 
 
 def test_maps_that_do_not_fit_and_regions_without_size_are_refused():

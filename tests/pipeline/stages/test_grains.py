@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from laue_dask.grains.regions import Region
 from laue_dask.io.scan_store import ScanStore
 from laue_dask.pipeline.stages import grains
 from laue_dask.pipeline.stages.specimen import SpecimenMap
@@ -89,3 +90,10 @@ def test_regions_know_where_they_are_on_the_stage(opened):
     unknown = grains.proposed(changed.drop_vars(["y", "x"]))
     assert unknown[0]["stage_x0_um"] == ""
     assert unknown[0]["score"] == region["score"]
+
+
+def test_a_region_of_descending_coordinates_is_told_with_the_smaller_end_first():
+    found = {"y": 6000 + 5.0 * np.arange(6), "x": 7000 - 5.0 * np.arange(8)}
+    dataset = xr.Dataset(coords={name: (name, values, {"units": "µm"}) for name, values in found.items()})
+    box = grains._stage_box(dataset, Region(1, 3, 2, 5, 2.0, ""))
+    assert box == {"stage_y0_um": 6005, "stage_y1_um": 6015, "stage_x0_um": 6975, "stage_x1_um": 6990}
