@@ -102,7 +102,7 @@ class Model(BaseModel):
         return {key: value for key, value in data.items() if key not in empty} if empty else data
 
     def digest(self) -> str:
-        """Hash of the values, 16 hexadecimal digits."""
+        """Return the hash of the values, 16 hexadecimal digits."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -139,14 +139,14 @@ class Recipe(Model):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def for_frames(self, shape: Sequence[int]) -> Self:
-        """The recipe under whose hash patterns of frames of (rows, columns) are kept.
+        """Return the recipe under whose hash patterns of frames of (rows, columns) are kept.
 
         Of square frames both versions make the same patterns: those of earlier runs are valid for either.
         """
         return self.model_copy(update={"version": 1}) if shape[0] == shape[1] else self
 
     def window(self, shape: Sequence[int]) -> tuple[int, int]:
-        """Rows and columns of the middle part of a frame of (rows, columns) that patterns are made of."""
+        """Return the rows and columns of the middle part of a frame of (rows, columns) that patterns are made of."""
         return (shape[0], shape[1]) if self.version > 1 else (min(shape), min(shape))
 
 
@@ -362,7 +362,7 @@ class BatchWorkersConfig(_WorkersConfig, _JobsConfig):
     @model_validator(mode="after")
     def _any_workers(self) -> Self:
         if not self.count and self.gpu_jobs is None:
-            raise ValueError("count = 0 and no gpu_jobs: nothing would work")
+            raise ValueError("count = 0 and no gpu_jobs: there would be no workers at all")
         return self
 
 
@@ -509,7 +509,7 @@ class _Loader(yaml.SafeLoader):
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 if key.value in seen:
                     raise yaml.constructor.ConstructorError(
-                        None, None, f"key '{key.value}' stands twice", key.start_mark
+                        None, None, f"key '{key.value}' is given twice", key.start_mark
                     )
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
@@ -561,12 +561,12 @@ def checked(model: type[AnyModel], data: dict[str, Any], where: str, *, hint: st
 
 
 def dump(config: Config) -> str:
-    """The configuration as YAML."""
+    """Return the configuration as YAML."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def merged(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
-    """Nested dictionaries, those of `top` over those of `base`."""
+    """Return the nested dictionaries, those of `top` over those of `base`."""
     both = dict(base)
     for key, value in top.items():
         below = both.get(key)

@@ -421,7 +421,7 @@ def edf_cell(rng: Rng) -> Cell:
         match odd:
             case "no DataType":
                 del keys["DataType"]
-                refused = "tells no DataType"
+                refused = "it has no DataType"
             case "no ByteOrder":
                 del keys["ByteOrder"]
                 refused = "" if dtype[1] == "1" else "its ByteOrder is ''"

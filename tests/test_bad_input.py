@@ -84,12 +84,12 @@ def options(out):
     ("source", "mentions"),
     [
         ("empty", "no frames in it"),
-        ("nowhere", "no such file or folder"),
+        ("nowhere", "there is no such file or folder"),
         ("nowhere/*.tif", "no file matches"),
         ("nowhere.h5::/entry/data", "no such file"),
         ("notes.bin", "neither a frame"),
         ("list.txt", "none of its 2 files is there"),
-        ("blank.txt", "lists no frames"),
+        ("blank.txt", "the list names no frames"),
         ("broken.h5", "truncated or unreadable HDF5"),
         ("table.h5", "no dataset of frames"),
         ("loop", "loop"),
@@ -382,7 +382,7 @@ def test_frame_without_permission_is_set_aside(unprivileged, frames, tmp_path):
     closed.chmod(0)
     code, lines = unprivileged("ingest", frames, tmp_path / "s.zarr", "--shape", 3, 4, "--workers", 1)
     assert code == SET_ASIDE, lines
-    assert lines[-1] == f"set aside: pattern 4, {closed}: no permission to read the file"
+    assert lines[-1] == f"set aside: pattern 4, {closed}: you have no permission to read the file"
     assert ScanStore.open(tmp_path / "s.zarr").valid.sum() == 11
 
 
@@ -503,7 +503,7 @@ def own_store(small_run, tmp_path):
 
 
 def test_store_that_is_missing_is_refused(refused, tmp_path):
-    refused("run", tmp_path / "no.zarr", *options(tmp_path / "run"), mentions="no such scan store")
+    refused("run", tmp_path / "no.zarr", *options(tmp_path / "run"), mentions="there is no such scan store")
     assert names(tmp_path) == []
 
 
@@ -590,7 +590,7 @@ def test_store_is_not_overwritten(refused, own_store, frames):
         ("clustering: {score_k: [9, 3]}", ("9", "3")),
         ("- a list", "mapping"),
         ("a: [1, 2", "not valid YAML"),
-        ("encoder: {weights: nowhere.safetensors}", "no such weights file"),
+        ("encoder: {weights: nowhere.safetensors}", "there is no such weights file"),
     ],
 )
 def test_impossible_configuration_is_refused(refused, frames, tmp_path, text, mentions):
@@ -677,7 +677,7 @@ def test_run_folder_that_is_a_file_or_holds_other_things_is_refused_and_left_alo
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("mine")
     refused("run", frames, *options(tmp_path / "file"), mentions="is a file")
-    refused("run", frames, *options(tmp_path / "mine"), mentions="holds other files")
+    refused("run", frames, *options(tmp_path / "mine"), mentions="holds files that are not a run's")
     refused("simulate", "grains", tmp_path / "file", mentions="is a file")
     refused("simulate", "grains", tmp_path / "mine", mentions="other files")
     assert (tmp_path / "file").read_text() == "mine"
@@ -746,7 +746,7 @@ def test_evaluation_of_what_is_no_run_is_refused(refused, small_scan, tmp_path):
     truth = small_scan / "truth.npz"
     for folder in (tmp_path, truth):
         refused("evaluate", folder, "--truth", truth, mentions="no finished run")
-    refused("evaluate", tmp_path / "nowhere", "--truth", truth, mentions="no such folder of a run")
+    refused("evaluate", tmp_path / "nowhere", "--truth", truth, mentions="there is no such folder of a run")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"config": {}}'])
@@ -780,7 +780,7 @@ def test_training_without_stores_is_refused(refused, tmp_path):
 
 
 def test_info_on_what_is_nothing_is_refused(refused, frames, tmp_path):
-    refused("info", tmp_path / "nowhere", mentions="no such file or folder")
+    refused("info", tmp_path / "nowhere", mentions="there is no such file or folder")
     cut(sorted(frames.iterdir())[0], 0.01)
     refused("info", sorted(frames.iterdir())[0], mentions="truncated")
 
@@ -799,7 +799,7 @@ def test_refusal_by_the_program_itself_is_one_line(tmp_path):
     assert done.returncode == BAD_INPUT
     assert (
         re.sub(r"\w+: (?:loading libraries|working) .*\n", "", done.stderr)
-        == "laue-dask: nowhere: no such file or folder\n"
+        == "laue-dask: nowhere: there is no such file or folder\n"
     )
     assert done.stdout == ""
     assert names(tmp_path) == []

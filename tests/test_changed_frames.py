@@ -55,7 +55,7 @@ def test_a_finished_run_of_frames_that_were_replaced_is_refused_told_and_made_ag
     [line] = refused.complaints
     assert f"12 of 12 frames changed since they were read, first {source / 'scan_00000.tif'} (" in line
     assert line.count(" bytes of ") == 2
-    assert "choose another --out, or read them again with `laue-dask run … --again`" in line
+    assert "choose another --out, or read the frames again with `laue-dask run … --again`" in line
     assert content(out) == before
 
     told = command("segment", out, "-k", 3)

@@ -101,7 +101,7 @@ def test_what_a_worker_warns_of_is_told_by_the_command(workers, caplog):
             break
         workers.client.sync(_moment)
     [record] = caplog.records
-    assert record.getMessage().startswith("cuda:7: out of memory, goes on with batches of 4")
+    assert record.getMessage().startswith("cuda:7: out of memory; encoding goes on with batches of 4")
 
 
 async def _moment():
@@ -142,7 +142,7 @@ def test_more_clusters_than_distinct_patterns_are_left_out_and_told(alike, tmp_p
     assert record.k == [2, 3]
     [told] = record.warnings
     assert told.subject == "clustering"
-    assert told.text == "K = 5: left out, the 12 usable patterns fall into 3 distinct ones only"
+    assert told.text == "K = 5: left out, because the 12 usable patterns fall into 3 distinct ones only"
     labels = results(tmp_path / "run")["labels"].sel(k=3).values.ravel()
     assert [len(set(labels[i::3])) for i in range(3)] == [1, 1, 1]
     assert len(set(labels)) == 3

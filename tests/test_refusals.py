@@ -267,7 +267,7 @@ def test_another_estimator_leaves_what_is_there_in_a_folder_beside_or_says_what_
     with caplog.at_level(logging.INFO, "laue_dask"):
         pipeline.segment(tmp_path / "gmm", {"clustering": {"estimator": "kmeans"}}, command="test", progress=QUIET)
     [line] = [one.getMessage() for one in caplog.records]
-    assert line.startswith(f"the segmentations that are there, K = {', '.join(map(str, again['k']))}, do not hold")
+    assert line.startswith(f"the earlier segmentations, K = {', '.join(map(str, again['k']))}, are out of date")
     assert line.endswith("To keep them, stop now and give another --out")
 
 

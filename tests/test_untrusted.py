@@ -126,7 +126,7 @@ def test_links_in_a_store_lead_no_write_elsewhere(small_run, tmp_path, quick, na
     (store / name).symlink_to(outside)
     before = {path: path.stat().st_mtime_ns for path in outside.rglob("*")}
     config = quick(recipe={"clip_sigma": 5.0})
-    with pytest.raises(StoreError, match=f"{name} is a link to elsewhere"):
+    with pytest.raises(StoreError, match=f"{name} is a link to another place"):
         pipeline.run(str(store), tmp_path / "run", config, command="test", progress=QuietProgress())
     assert {path: path.stat().st_mtime_ns for path in outside.rglob("*")} == before
 

@@ -21,7 +21,7 @@ SUMS_PER_TASK = 8
 
 
 def chosen_patterns(where: Any, shape: tuple[int, int], valid: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Numbers of the usable patterns where a map is True.
+    """Return the numbers of the usable patterns where a map is True.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def chosen_patterns(where: Any, shape: tuple[int, int], valid: NDArray[np.bool_]
 
 
 def mean_frame(store: ScanStore, where: Any) -> xr.DataArray:
-    """Mean of the frames at some points; see `laue_dask.api.scan.Scan.mean_frame`."""
+    """Return the mean of the frames at some points; see `laue_dask.api.scan.Scan.mean_frame`."""
     patterns = chosen_patterns(where, store.scan_shape, store.valid)
     parts = np.split(patterns, range(FRAMES_PER_TASK, len(patterns), FRAMES_PER_TASK))
     add_up = delayed(_sum_of_frames)
@@ -64,7 +64,7 @@ def mean_frame(store: ScanStore, where: Any) -> xr.DataArray:
 def mean_pattern(
     reduced: zarr.Array[Any], where: Any, shape: tuple[int, int], valid: NDArray[np.bool_]
 ) -> xr.DataArray:
-    """Mean of the reduced patterns at some points, (v, u) float64 in [0, 1]; see `Run.mean_pattern`."""
+    """Return the mean of the reduced patterns at some points, (v, u) float64 in [0, 1]; see `Run.mean_pattern`."""
     patterns = chosen_patterns(where, shape, valid)
     total = np.zeros(reduced.shape[1:], np.int64)
     for start in range(0, len(patterns), 1024):

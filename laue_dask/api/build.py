@@ -70,7 +70,7 @@ def reduce(
 
 
 def encode(patterns: Any, weights: str = "default", *, batch_size: int = 32) -> Any:
-    """Features of reduced patterns, by the trained network.
+    """Return the features of reduced patterns, by the trained network.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def encode(patterns: Any, weights: str = "default", *, batch_size: int = 32) -> 
 
 
 def reconstruct(patterns: NDArray[np.uint8], config: EncoderConfig) -> NDArray[np.float32]:
-    """What the autoencoder makes of patterns (n, 128, 128): (n, 128, 128) float32 in [0, 1]."""
+    """Return what the autoencoder makes of patterns (n, 128, 128): (n, 128, 128) float32 in [0, 1]."""
     from laue_dask.features import inference
 
     network = Network.load(config)

@@ -152,6 +152,6 @@ def export_encoder(weights: str, out: AnyPath) -> float:
 
 
 def beside(out: AnyPath) -> tuple[Path, Path]:
-    """Files of the history and of the losses that `train` leaves beside the weights."""
+    """Return the files of the history and of the losses that `train` leaves beside the weights."""
     path = path_of(out)
     return learning.history_path(path), learning.losses_path(path)

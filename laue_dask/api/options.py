@@ -47,12 +47,12 @@ KEY_OF_OPTION = {"workers": "count"}
 
 
 def path_of(path: AnyPath) -> Path:
-    """A path as it was given, with `~` for one's home."""
+    """Return a path as it was given, with `~` for one's home."""
     return Path(path).expanduser()
 
 
 def k_values(k: int | Iterable[int]) -> tuple[int, ...]:
-    """Numbers of clusters, given as one number or several.
+    """Return the numbers of clusters, given as one number or several.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def k_values(k: int | Iterable[int]) -> tuple[int, ...]:
 
 
 def overrides(**options: Any) -> dict[str, Any]:
-    """Keywords as the nested dictionary of the configuration, without those that are None or an empty `k`.
+    """Return keywords as the nested dictionary of the configuration, without those that are None or an empty `k`.
 
     Examples
     --------
@@ -94,7 +94,7 @@ def overrides(**options: Any) -> dict[str, Any]:
 
 
 def configured(config: AnyConfig | None, given: Mapping[str, Any]) -> Config:
-    """The configuration of a call: what was `given` in keywords, as `overrides` has it, over `config`.
+    """Return the configuration of a call: what was `given` in keywords, as `overrides` has it, over `config`.
 
     Raises
     ------
@@ -130,7 +130,7 @@ def keeping_log_levels() -> Iterator[None]:
 
 
 def progress_of(progress: "Progress | bool | None") -> "Progress":
-    """Where a call reports how far it is: None or True for the usual place, False for nowhere."""
+    """Return where a call reports how far it is: None or True for the usual place, False for nowhere."""
     if progress is None or progress is True:
         from laue_dask.runtime.notebook import usual_progress
 
@@ -141,7 +141,7 @@ def progress_of(progress: "Progress | bool | None") -> "Progress":
 
 
 def as_typed(function: str, *positional: object, **options: Any) -> str:
-    """A call as one line of Python, for the record.
+    """Return a call as one line of Python, for the record.
 
     Examples
     --------

@@ -39,7 +39,7 @@ class Plots:
         return f"figures of {self._run.path}: {names}"
 
     def labels(self, k: int, *, ax: Axes | None = None) -> Axes:
-        """Label map of the segmentation into `k` clusters, delegates marked.
+        """Draw the label map of the segmentation into `k` clusters, delegates marked.
 
         Parameters
         ----------
@@ -69,7 +69,7 @@ class Plots:
         return ax
 
     def pca(self, k: int, *, ax: Axes | None = None) -> Axes:
-        """Label map of the PCA labeler: clusters in the colours of their centroids.
+        """Draw the label map of the PCA labeler: clusters in the colours of their centroids.
 
         Parameters, what is returned and what is raised are as of `labels`.
         """
@@ -82,7 +82,7 @@ class Plots:
         return ax
 
     def distance(self, k: int, *, ax: Axes | None = None) -> Axes:
-        """How far each pattern is from the centroid of its cluster.
+        """Draw how far each pattern is from the centroid of its cluster.
 
         Parameters, what is returned and what is raised are as of `labels`.
         """
@@ -92,7 +92,7 @@ class Plots:
         return _scalar_on(ax, results["distance_to_centroid"].sel(k=k), f"K = {k}, distance to the centroid")
 
     def delegates(self, k: int) -> Axes:
-        """Reduced patterns of the delegates, framed in the colours of their clusters.
+        """Draw the reduced patterns of the delegates, framed in the colours of their clusters.
 
         Parameters
         ----------
@@ -114,7 +114,7 @@ class Plots:
         return shown(figures.delegate_gallery(results, k, self._run.reduced_rows(np.unique(index[index >= 0]))))
 
     def direct_colouring(self, *, ax: Axes | None = None) -> Axes:
-        """Direct colouring of every pattern: its first three components as red, green and blue.
+        """Draw the direct colouring of every pattern: its first three components as red, green and blue.
 
         Parameters
         ----------
@@ -135,7 +135,7 @@ class Plots:
         return ax
 
     def scores(self, *, ax: Axes | None = None) -> Axes:
-        """Scores of the segmentations over K, with the suggested K.
+        """Draw the scores of the segmentations over K, with the suggested K.
 
         Parameters
         ----------
@@ -154,7 +154,7 @@ class Plots:
         return ax
 
     def explained_variance(self, *, ax: Axes | None = None) -> Axes:
-        """Explained variance of the principal components, and its sum.
+        """Draw the explained variance of the principal components, and its sum.
 
         Parameters
         ----------
@@ -173,7 +173,9 @@ class Plots:
         return ax
 
     def grains(self, *, ax: Axes | None = None) -> Axes:
-        """Grains by neighbourhood, boundaries in black; `ax` and what is returned are as of `direct_colouring`."""
+        """Draw the grains by neighbourhood, boundaries in black; `ax` and what is returned are as of
+        `direct_colouring`.
+        """
         results = self._having("grain")
         if ax is None:
             return shown(grain_figures.grain_map(results))
@@ -184,7 +186,7 @@ class Plots:
         return ax
 
     def grain_sizes(self, *, ax: Axes | None = None) -> Axes:
-        """How many grains have which size; `ax` and what is returned are as of `direct_colouring`."""
+        """Draw how many grains have which size; `ax` and what is returned are as of `direct_colouring`."""
         results = self._having("grain")
         if ax is None:
             return shown(grain_figures.grain_sizes(results))
@@ -193,7 +195,7 @@ class Plots:
         return ax
 
     def boundaries(self, *, ax: Axes | None = None) -> Axes:
-        """How much each pattern differs from its neighbours, and the regions that are worth a denser scan.
+        """Draw how much each pattern differs from its neighbours, and the regions that are worth a denser scan.
 
         `ax` and what is returned are as of `direct_colouring`.
         """
@@ -205,7 +207,7 @@ class Plots:
         return ax
 
     def quality(self, *, ax: Axes | None = None) -> Axes:
-        """What the autoencoder leaves unexplained of each pattern: where its features are to be doubted.
+        """Draw what the autoencoder leaves unexplained of each pattern: where its features are to be doubted.
 
         `ax` and what is returned are as of `direct_colouring`.
 

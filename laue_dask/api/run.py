@@ -153,7 +153,8 @@ class Run:
         return found
 
     def labels(self, k: int) -> LabelMap:
-        """Label map (y, x) of the segmentation into `k` clusters: 0 is the largest, NaN where there is no pattern.
+        """Return the label map (y, x) of the segmentation into `k` clusters: 0 is the largest, NaN where there is no
+        pattern.
 
         Raises
         ------
@@ -164,7 +165,8 @@ class Run:
         return LabelMap(found.variable, coords=found.coords, name=found.name)
 
     def delegates(self, k: int) -> "pd.DataFrame":
-        """The patterns that are worth indexing: of each cluster the delegate (rank 1) and those that stand in for it.
+        """Return the patterns that are worth indexing: of each cluster the delegate (rank 1) and those that stand in
+        for it.
 
         Returns
         -------
@@ -200,7 +202,7 @@ class Run:
         return lazy
 
     def pattern(self, y: int, x: int) -> xr.DataArray:
-        """The reduced pattern of one point, (v, u) float32 in [0, 1]: what the network sees.
+        """Return the reduced pattern of one point, (v, u) float32 in [0, 1]: what the network sees.
 
         Raises
         ------
@@ -211,7 +213,7 @@ class Run:
         return xr.DataArray(values, dims=("v", "u"), coords={"y": y, "x": x}, name="pattern", attrs={"units": "1"})
 
     def reconstruction(self, y: int, x: int) -> xr.DataArray:
-        """What the autoencoder makes of the pattern of one point, (v, u) float32 in [0, 1].
+        """Return what the autoencoder makes of the pattern of one point, (v, u) float32 in [0, 1].
 
         Raises
         ------
@@ -228,11 +230,11 @@ class Run:
         )
 
     def frame(self, y: int, x: int) -> xr.DataArray:
-        """The frame of one point as it was recorded, wherever it is; see `Scan.frame`."""
+        """Return the frame of one point as it was recorded, wherever it is; see `Scan.frame`."""
         return self.scan.frame(y, x)
 
     def mean_frame(self, where: Any) -> xr.DataArray:
-        """Mean of the frames at some points, lazily; see `Scan.mean_frame`.
+        """Return the mean of the frames at some points, lazily; see `Scan.mean_frame`.
 
         Examples
         --------
@@ -242,7 +244,7 @@ class Run:
         return self.scan.mean_frame(where)
 
     def mean_pattern(self, where: Any) -> xr.DataArray:
-        """Mean of the reduced patterns at some points, (v, u) float64 in [0, 1].
+        """Return the mean of the reduced patterns at some points, (v, u) float64 in [0, 1].
 
         Parameters
         ----------
@@ -374,7 +376,7 @@ class Run:
         return pd.DataFrame(rows)
 
     def verify(self, *, sources: bool = False, progress: Progress | bool | None = None) -> "Verification":
-        """Hold every object of the run against its receipts; nothing is changed.
+        """Compare every object of the run with its receipts; nothing is changed.
 
         Parameters
         ----------
@@ -438,7 +440,7 @@ class Run:
         return Summary("Run", str(self.path), facts)
 
     def known(self, k: int) -> int:
-        """A number of clusters of which there is a segmentation.
+        """Return a number of clusters of which there is a segmentation.
 
         Raises
         ------
@@ -448,7 +450,9 @@ class Run:
         known = self.k
         if k not in known:
             there = ", ".join(map(str, known))
-            raise InputError(f"{self.path}: no segmentation into {k!r} clusters, but K = {there}: run.segment(k={k!r})")
+            raise InputError(
+                f"{self.path}: there is no segmentation into {k!r} clusters, but K = {there}: run.segment(k={k!r})"
+            )
         return int(k)
 
     @property
@@ -456,11 +460,11 @@ class Run:
         store: ScanStore = self.scan.store
         found = store.reduced(self.config.recipe.for_frames(store.frame_shape).digest())
         if found is None:
-            raise StoreError(f"{store.path}: its reduced patterns are gone: run `laue-dask run` again")
+            raise StoreError(f"{store.path}: its reduced patterns have gone: run `laue-dask run` again")
         return found
 
     def reduced_rows(self, patterns: NDArray[np.int64]) -> dict[int, NDArray[np.uint8]]:
-        """Reduced patterns (128, 128) uint8 by their numbers, which count row by row from 0."""
+        """Return the reduced patterns (128, 128) uint8 by their numbers, which count row by row from 0."""
         rows = block_reader.read_rows(self._reduced, patterns)
         return dict(zip(patterns.tolist(), rows, strict=True))
 

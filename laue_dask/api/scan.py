@@ -131,7 +131,7 @@ class Scan:
         return self.store.set_aside
 
     def frame(self, y: int, x: int) -> xr.DataArray:
-        """The frame of one point (row, column), as it was recorded, in counts.
+        """Return the frame of one point (row, column), as it was recorded, in counts.
 
         Parameters
         ----------
@@ -151,7 +151,7 @@ class Scan:
         return xr.DataArray(values, dims=("row", "column"), coords={"y": y, "x": x}, name="frame", attrs=attributes)
 
     def mean_frame(self, where: Any) -> xr.DataArray:
-        """Mean of the frames at some points, lazily: nothing is read before it is computed or drawn.
+        """Return the mean of the frames at some points, lazily: nothing is read before it is computed or drawn.
 
         Frames are read chunk by chunk, a few at a time in memory however many there are.
 
@@ -174,7 +174,7 @@ class Scan:
         return mean_frame(self.store, where)
 
     def pattern_at(self, y: int, x: int) -> int:
-        """Number of the pattern at a point, which counts row by row from 0.
+        """Return the number of the pattern at a point, which counts row by row from 0.
 
         Raises
         ------
@@ -216,7 +216,7 @@ class Scan:
 
 
 def number_of(y: int, x: int, shape: tuple[int, int]) -> int:
-    """Number of the pattern at point (y, x) of a scan of (ny, nx), row by row from 0.
+    """Return the number of the pattern at point (y, x) of a scan of (ny, nx), row by row from 0.
 
     Raises
     ------

@@ -42,7 +42,7 @@ def grains(run: "Run") -> pd.DataFrame:
     """See `laue_dask.api.run.Run.grains`."""
     path = run.path / stage.GRAINS_FILE
     if not records.has_receipt(run.path, stage.GRAINS_FILE):
-        raise StoreError(f"{path}: is missing, or is not as it was written: {records.RUN_AGAIN_HINT}")
+        raise StoreError(f"{path}: is missing, or was changed after it was written: {records.RUN_AGAIN_HINT}")
     try:
         table = pd.read_csv(path, dtype={"file": str}, keep_default_na=False, na_values={"inside": "nan"})
     except pd.errors.EmptyDataError:  # a scan without a grain
@@ -58,17 +58,17 @@ def regions(run: "Run") -> pd.DataFrame:
 
 
 def evaluation_text(rows: list[dict[str, Any]]) -> str:
-    """What `Run.evaluate` found, as `Record.evaluation` has it, as a table of plain text."""
+    """Return what `Run.evaluate` found, as `Record.evaluation` has it, as a table of plain text."""
     return evaluation.table(rows)
 
 
 def scan_path(folder: "Path", record: records.Record) -> "Path":
-    """Where the scan of a run is."""
+    """Return where the scan of a run is."""
     return records.scan_of(folder, record.scan, record.keys["scan"]).path
 
 
 def merged_changes(config: AnyConfig | None, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What `segment` is to change: what was `given` in keywords, over sections of a configuration."""
+    """Return what `segment` is to change: what was `given` in keywords, over sections of a configuration."""
     if isinstance(config, str | os.PathLike):
         base = renamed(read_yaml(path_of(config)), str(config))
     elif isinstance(config, Config):
@@ -79,7 +79,7 @@ def merged_changes(config: AnyConfig | None, given: Mapping[str, Any]) -> dict[s
 
 
 def truth_of(truth: Any) -> "Path | dict[str, Any]":
-    """A true map as `pipeline.evaluate` takes it: the path of a file, or arrays by name."""
+    """Return a true map as `pipeline.evaluate` takes it: the path of a file, or arrays by name."""
     if isinstance(truth, str | os.PathLike):
         return path_of(truth)
     if isinstance(truth, Mapping | xr.Dataset):

@@ -90,7 +90,7 @@ def clean(run: AnyPath, *, reduced: bool = False, dry_run: bool = False) -> list
 
 
 def in_words(removed: list[Removal], *, dry_run: bool) -> list[str]:
-    """What `clean` removed, or would, as lines with the size of each and of all."""
+    """Return what `clean` removed, or would, as lines with the size of each and of all."""
     lines = [f"{format_bytes(one.bytes):>12s}  {one.path}: {one.what}" for one in removed]
     total = format_bytes(sum(one.bytes for one in removed))
     return [*lines, f"{total} {'would be' if dry_run else 'were'} removed" if removed else "there is nothing to remove"]

@@ -94,7 +94,7 @@ def watch_scan(
 
 
 def run_folder_of(folder: AnyPath) -> Path:
-    """The folder of the run of a scan that is watched, where none is given."""
+    """Return the folder of the run of a scan that is watched, where none is given."""
     path = Path(str(path_of(folder)).partition("::")[0]).absolute()
     return Path(f"{(path.parent if is_pattern(str(path)) else path).name}_run")
 

@@ -147,13 +147,13 @@ def _gpu(config: AnyWorkers) -> str:
     count = local.gpu_count()
     if isinstance(config, LocalWorkersConfig):
         if config.gpu == "require" and not count:
-            raise _Failed("none is found, but workers.gpu = require: is the driver installed? `auto` uses the CPU")
+            raise _Failed("no GPU is found, but workers.gpu = require: is the driver installed? `auto` uses the CPU")
         if config.gpu == "never" and count:
             return f"{count}, not used: workers.gpu = never"
     elif not count:
-        return "none on this machine; the workers' own are looked at below"
+        return "this machine has none; those of the workers are checked below"
     if not count:
-        return "none: the CPU encodes"
+        return "there is none: the CPU encodes"
     import torch
 
     return ", ".join(torch.cuda.get_device_name(i) for i in range(count))
@@ -168,7 +168,9 @@ def _storage(place: Path) -> str:
         os.fsync(file.fileno())
     path.replace(place / "renamed")
     if (place / "renamed").read_bytes() != content:
-        raise _Failed(f"{place.parent}: what was written is not what is read: do not keep runs there")
+        raise _Failed(
+            f"{place.parent}: the bytes that were read differ from those that were written: do not keep runs there"
+        )
     rate = len(content) / (time.perf_counter() - begun)
     free = shutil.disk_usage(place).free
     return f"{place.parent}: {format_bytes(free)} free, {_file_system(place)}, {format_bytes(int(rate))}/s with fsync"
@@ -195,7 +197,7 @@ def _locks(place: Path) -> str:
             raise _Failed(f"{place.parent}: a folder can have two owners there: give each run to one command at a time")
     if _refused(str(place / "owned")):
         raise _Failed(f"{place.parent}: a lock is not given back there: choose another file system")
-    return "one owner for each folder"
+    return "each folder has one owner at a time"
 
 
 def _cluster(config: Config, place: Path) -> Iterator[Finding]:
@@ -207,7 +209,9 @@ def _cluster(config: Config, place: Path) -> Iterator[Finding]:
         yield _found("workers", lambda: _alike(workers.client))
         yield _found("shared", lambda: _shared(workers.client, place))
         yield _found("scratch", lambda: _scratch(workers.client))
-        yield _found("GPU workers", lambda: "take the encoding" if workers.gpu else "none: CPU workers encode")
+        yield _found(
+            "GPU workers", lambda: "they do the encoding" if workers.gpu else "there are none: CPU workers encode"
+        )
         yield _found("run", lambda: _run(config, place, workers))
     for problem in problems:
         yield Finding("cluster", passed=False, said=problem)
@@ -226,7 +230,7 @@ def _security(config: AnyWorkers, client: Client) -> str:
     """Who may run anything as this user while the cluster is there."""
     address = str(client.scheduler_info(n_workers=0)["address"])
     if urlsplit(address).scheme != "tls":
-        return f"none at {address}: who reaches it can run anything as you: say `security: tls`"
+        return f"there is none at {address}: whoever reaches it can run anything as you: set `security: tls`"
     stranger = credentials.new()  # whoever is on this machine or network
     try:
         Client(address, security=stranger, timeout=REFUSAL_TIMEOUT_S, set_as_default=False).close()
@@ -250,7 +254,7 @@ def _alike(client: Client) -> str:
         raise _Failed(
             f"{address} has {', '.join(theirs)}, here {', '.join(mine)}: set workers.python to one environment"
         )
-    return f"{len(found)} with the same versions as here"
+    return f"{len(found)} workers have the same versions as this machine"
 
 
 def _shared(client: Client, place: Path) -> str:

@@ -46,7 +46,7 @@ class LinesOnTerminal(logging.Handler):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: run a command and exit with its code; every error is one line on stderr."""
+    """Run a command and exit with its code; every error is one line on stderr."""
     lines, logger = LinesOnTerminal(), logging.getLogger("laue_dask")
     logger.setLevel(logging.INFO)
     logger.addHandler(lines)

@@ -81,12 +81,12 @@ store_option = click.option(
 
 
 def k_option(help_text: str) -> Callable[[Command], Command]:
-    """Option for one K or several."""
+    """Return the option for one K or several."""
     return click.option("-k", "k", type=click.IntRange(min=2), multiple=True, help=help_text)
 
 
 def components_option(help_text: str) -> Callable[[Command], Command]:
-    """Option for the number of components, or for the share of the variance that they explain."""
+    """Return the option for the number of components, or for the share of the variance that they explain."""
     return click.option("--components", callback=lambda _context, _option, text: _as_number(text), help=help_text)
 
 

@@ -20,7 +20,7 @@ PROGRAM_NAME = "laue-dask"
 
 
 def typed() -> str:
-    """The command as it was typed, for the record."""
+    """Return the command as it was typed, for the record."""
     return shlex.join([PROGRAM_NAME, *sys.argv[1:]])
 
 
@@ -53,7 +53,9 @@ def begin_progress() -> "Progress":
 
 @contextmanager
 def stopped_by_signal() -> Iterator[threading.Event]:
-    """Event set by Ctrl-C or SIGTERM; a second Ctrl-C ends the process as usual, a second SIGTERM says nothing new."""
+    """Give an event that Ctrl-C or SIGTERM sets; a second Ctrl-C ends the process as usual, a second SIGTERM "
+    "nothing.
+    """
     stop = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 

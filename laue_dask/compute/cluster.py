@@ -171,12 +171,13 @@ def start(config: AnyWorkers, *, folder: Path | None = None, report: bool = Fals
             if supervisor.verdict:
                 raise ComputeError(supervisor.verdict) from error
             if isinstance(error, ComputeError) and joined.folder:
-                logger.warning("the work stopped%s", supervisor.written())
+                logger.warning("the work has stopped%s", supervisor.written())
             raise
 
 
 def extent(config: AnyWorkers) -> tuple[int, int, int]:
-    """Number of CPU workers, number of GPU workers, and memory limit of each in bytes that `start` would give them.
+    """Return the number of CPU workers, number of GPU workers, and memory limit of each in bytes that `start` would
+    give them.
 
     Raises
     ------
@@ -202,7 +203,7 @@ def _gpu_jobs_of(config: BatchWorkersConfig) -> Any:
     if config.gpu == "never":
         return None
     if config.gpu == "require" and config.gpu_jobs is None:
-        raise ConfigError("workers.gpu = require, but there are no workers.gpu_jobs: say what they ask for")
+        raise ConfigError("workers.gpu = require, but workers.gpu_jobs is missing: say there what the GPU jobs ask for")
     return config.gpu_jobs
 
 
@@ -305,14 +306,14 @@ def _scheduler(config: SchedulerWorkersConfig, folder: Path | None) -> Iterator[
             "`security: none` if all who reach it may"
         )
     if not encrypted:
-        logger.warning("%s: without TLS: whoever reaches it can run anything as %s", address, _user())
+        logger.warning("%s does not use TLS: whoever reaches it can run anything as %s", address, _user())
     security = credentials.of_files(config.ca, config.cert, config.key) if encrypted else None
     try:
         client = Client(address, security=security, timeout=min(config.timeout, 30))
     except (OSError, ValueError, TypeError, TimeoutError, AssertionError) as error:
         # TypeError: there are no credentials.
         why = " ".join(str(error).split()) or local.EVENT_LOOP_ERROR
-        raise ComputeError(f"{address}: the scheduler is not reached: {why}") from error
+        raise ComputeError(f"{address}: the scheduler cannot be reached: {why}") from error
     with client:
         try:
             seen = client.run_on_scheduler(view_scheduler)
@@ -324,8 +325,8 @@ def _scheduler(config: SchedulerWorkersConfig, folder: Path | None) -> Iterator[
         threads = {worker["nthreads"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()}
         if threads - {1}:
             raise ConfigError(
-                f"{address}: workers have {max(threads)} threads: start them with --nthreads 1, for HDF5 and frames "
-                "are not read by several threads at once"
+                f"{address}: workers have {max(threads)} threads: start them with --nthreads 1, because several "
+                "threads cannot read HDF5 and frames at once"
             )
         cpus = len(seen.workers) - tagged
         described = f"{_counted(cpus, 'CPU')} and {_counted(tagged, 'GPU')} of {address}"

@@ -43,7 +43,7 @@ class InMemory(Security):
 
 
 def new() -> Security:
-    """New credentials, in memory alone: a key and a certificate that only holders of the same are believed.
+    """Return new credentials that are in memory alone: a key and a certificate that only its holders accept.
 
     The key is of an elliptic curve, which is made in less than a millisecond; one of RSA takes a tenth of a second.
     """
@@ -74,7 +74,7 @@ def new() -> Security:
 
 @contextmanager
 def temporary(folder: Path) -> Iterator[tuple[Security, Security]]:
-    """New credentials, for one cluster whose workers are on other machines.
+    """Make new credentials for one cluster whose workers are on other machines.
 
     Parameters
     ----------
@@ -112,7 +112,9 @@ def _written(here: Security, place: Path) -> Security:
             ) as writing:
                 writing.write(getattr(here, attribute))
             if file.stat().st_mode & NOT_OWNER_MODE_BITS:
-                raise ComputeError(f"{file}: the file system lets others read it: put the run on one that does not")
+                raise ComputeError(
+                    f"{file}: the file system lets others read this file: put the run on a file system that does not"
+                )
             setattr(there, attribute, str(file))
     except OSError as error:
         raise ComputeError(f"{place}: credentials cannot be written: {error.strerror or error}") from error
@@ -120,6 +122,6 @@ def _written(here: Security, place: Path) -> Security:
 
 
 def of_files(ca: Path | None, cert: Path | None, key: Path | None) -> Security:
-    """Credentials that are there already; those of Dask's own configuration where nothing is given."""
+    """Return credentials that exist already; those of Dask's own configuration where nothing is given."""
     given = {"tls_ca_file": ca, "tls_client_cert": cert, "tls_client_key": key}
     return Security(require_encryption=True, **{name: str(path) for name, path in given.items() if path is not None})

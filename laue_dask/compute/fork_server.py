@@ -41,7 +41,7 @@ _PRELOADED_MODULE = "laue_dask.compute.fork_server_imports"
 
 
 def available() -> bool:
-    """Whether this system can start processes that way."""
+    """Return whether this system can start processes that way."""
     return "forkserver" in multiprocessing.get_all_start_methods()
 
 
@@ -72,7 +72,7 @@ def start() -> None:
 
 @contextmanager
 def without_script() -> Iterator[None]:
-    """Workers of Dask that start in here do not run the caller's script again.
+    """Keep workers of Dask that start in here from running the caller's script again.
 
     `multiprocessing` has every new process do so, for functions of the script that it may be asked for. Workers are
     asked for none; a script would have to say ``if __name__ == "__main__":``, or each worker would begin with its run.

@@ -16,7 +16,7 @@ async def dask_setup(worker: Worker) -> None:
 
 
 def own_device(name: str, given: str | None) -> str:
-    """The device of the n-th worker of a job.
+    """Return the device of the n-th worker of a job.
 
     Parameters
     ----------

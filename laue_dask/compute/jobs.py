@@ -113,7 +113,7 @@ class System:
     read: Callable[[str], dict[str, JobState]]
 
     def job_class(self) -> type[Any]:
-        """The class of dask-jobqueue.
+        """Return the class of dask-jobqueue.
 
         Raises
         ------
@@ -135,7 +135,7 @@ class System:
 
 
 def clock(seconds: int) -> str:
-    """Seconds as hours, minutes and seconds."""
+    """Return the seconds as hours, minutes and seconds."""
     return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 
@@ -255,7 +255,7 @@ BATCH_SYSTEMS = {
 
 
 async def states(system: System, jobs: Sequence[str]) -> dict[str, JobState] | None:
-    """What the batch system says of jobs by number; those it does not know any more have ended.
+    """Return what the batch system says of jobs by number; those it does not know any more have ended.
 
     Returns None where it does not answer, as happens on a busy day: then nothing is known.
     """
@@ -279,7 +279,7 @@ async def states(system: System, jobs: Sequence[str]) -> dict[str, JobState] | N
 
 
 def number(job: str) -> str:
-    """The number in a job's name, such as 7 of `7.server`."""
+    """Return the number in a job's name, such as 7 of `7.server`."""
     found = re.match(r"\d+", job)
     return found[0] if found else job
 
@@ -312,7 +312,7 @@ class Jobs:
 
 
 def cpu_jobs(config: BatchWorkersConfig, *, security: Security | None, logs: Path | None) -> Jobs:
-    """The jobs of CPU workers.
+    """Return the jobs of CPU workers.
 
     Parameters
     ----------
@@ -332,7 +332,7 @@ def cpu_jobs(config: BatchWorkersConfig, *, security: Security | None, logs: Pat
 
 
 def gpu_jobs(config: BatchWorkersConfig, gpus: GPUJobsConfig, *, security: Security | None, logs: Path | None) -> Jobs:
-    """The jobs of GPU workers; see `cpu_jobs`."""
+    """Return the jobs of GPU workers; see `cpu_jobs`."""
     inherited = {name: getattr(gpus, name) or getattr(config, name) for name in ("queue", "account", "walltime")}
     if gpus.walltime is None:
         inherited["lifetime"] = gpus.lifetime or config.lifetime

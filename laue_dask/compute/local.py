@@ -139,12 +139,12 @@ class _PersistentNanny(Nanny):
 
 
 def protocol(security: Security | None) -> str:
-    """How a scheduler and its workers speak to each other."""
+    """Return how a scheduler and its workers speak to each other."""
     return "tls://" if security else "tcp://"
 
 
 def scheduler(dashboard: bool, **options: Any) -> dict[str, Any]:
-    """A scheduler of this process, as `SpecCluster` takes it; its dashboard is on the loopback interface alone."""
+    """Return a scheduler of this process for `SpecCluster`; its dashboard is on the loopback interface alone."""
     return {
         "cls": GuardedScheduler if dashboard else ClosedScheduler,
         "options": {
@@ -158,7 +158,8 @@ def scheduler(dashboard: bool, **options: Any) -> dict[str, Any]:
 
 
 def extent(config: LocalWorkersConfig) -> tuple[int, int, int]:
-    """Number of CPU workers, number of GPU workers, and memory limit of each in bytes that `started` would give them.
+    """Return the number of CPU workers, number of GPU workers, and memory limit of each in bytes that `started` would
+    give them.
 
     Raises
     ------
@@ -182,17 +183,17 @@ def _method(gpus: int) -> dict[str, str]:
 
 
 def available_cores() -> int:
-    """Cores that this process may use, which is less than the machine's under a batch system."""
+    """Return the cores that this process may use, which is less than the machine's under a batch system."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory_budget() -> int:
-    """Memory for all workers together; a batch system or a container may allow less than is free."""
+    """Return the memory for all workers together; a batch system or a container may allow less than is free."""
     return int(min(psutil.virtual_memory().available, MEMORY_LIMIT) * WORKERS_MEMORY_SHARE)
 
 
 def memory_of(text: str, key: str) -> int:
-    """Bytes of a worker's memory limit, such as 4GiB.
+    """Return the bytes of a worker's memory limit, such as 4GiB.
 
     Raises
     ------
@@ -212,7 +213,7 @@ def memory_of(text: str, key: str) -> int:
 
 
 def memory_limit(config: LocalWorkersConfig, count: int) -> int:
-    """Bytes for each of so many workers.
+    """Return the bytes for each of so many workers.
 
     Raises
     ------
@@ -234,17 +235,17 @@ def _scratch(config: LocalWorkersConfig) -> str | None:
     if config.scratch is None:
         return None
     if not config.scratch.is_dir() or not os.access(config.scratch, os.W_OK):
-        raise ConfigError(f"workers.scratch = {config.scratch}: not a folder that can be written to")
+        raise ConfigError(f"workers.scratch = {config.scratch}: this folder cannot be written to")
     return str(config.scratch)
 
 
 def local_scratch(config: AnyWorkers) -> Path:
-    """Folder of what local workers write for themselves, on whatever disk that is."""
+    """Return the folder of what local workers write for themselves, on whatever disk that is."""
     return Path((config.scratch if isinstance(config, LocalWorkersConfig) else None) or tempfile.gettempdir())
 
 
 def gpu_count() -> int:
-    """Number of GPUs that PyTorch can use here."""
+    """Return the number of GPUs that PyTorch can use here."""
     # Asking torch costs its import; a machine without the driver's device files has no GPU to ask for.
     if not Path("/dev/nvidiactl").exists() and not Path("/dev/dxg").exists():
         return 0

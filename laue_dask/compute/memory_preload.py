@@ -23,7 +23,7 @@ TRIM_FROM_MEMORY_SHARE = 0.6
 
 
 async def dask_setup(worker: Worker) -> None:
-    """Look after the worker's memory as long as its event loop runs."""
+    """Check the worker's memory as long as its event loop runs."""
     limit = worker.memory_manager.memory_limit
     if limit:
         callback = PeriodicCallback(

@@ -149,7 +149,7 @@ class Stage:
     peak: int
 
     def seconds(self, costs: Costs, workers: int) -> float:
-        """Expected time: the workers are equally fast, and the last tasks may leave some of them idle."""
+        """Return the expected time: the workers are equally fast, and the last tasks may leave some of them idle."""
         return ceil(self.tasks / workers) * self.units / self.tasks * costs.get(self.name, 0.0) if self.tasks else 0.0
 
 
@@ -198,7 +198,7 @@ class Plan:
 
 
 def plan(scan: Scan, work: Work, packing: Packing) -> Plan:
-    """Blocks, tasks, bytes and memory of a run from the start to its segmentations.
+    """Return the blocks, tasks, bytes and memory of a run from the start to its segmentations.
 
     Parameters
     ----------
@@ -276,7 +276,7 @@ def plan(scan: Scan, work: Work, packing: Packing) -> Plan:
 
 
 def store_bytes(scan: Scan, packing: Packing, *, reduced: bool) -> float:
-    """Size of the scan store that an ingest writes."""
+    """Return the size of the scan store that an ingest writes."""
     frames = scan.n_frames * scan.frame_bytes * packing.frames if scan.in_store else 0.0
     return frames + (scan.n_patterns * _REDUCED_PATTERN_BYTES * packing.reduced if reduced else 0.0)
 
@@ -286,8 +286,8 @@ def require_memory(planned: Plan, limit: int) -> None:
     stage, room = planned.hungriest, int(TERMINATE_MEMORY_SHARE * limit)
     if stage.peak > room:
         raise ConfigError(
-            f"a worker needs {stage.peak / 2**30:.2f} GiB for a task of '{stage.name}', with a limit of "
-            f"{limit / 2**30:.2f} GiB it is ended at {room / 2**30:.2f} GiB: raise workers.memory or lower "
+            f"a worker needs {stage.peak / 2**30:.2f} GiB for a task of '{stage.name}', but with a limit of "
+            f"{limit / 2**30:.2f} GiB it is stopped at {room / 2**30:.2f} GiB: raise workers.memory or lower "
             f"workers.count{' or encoder.batch_size' if stage.name in ('encode', 'quality') else ''}"
         )
 

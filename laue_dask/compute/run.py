@@ -178,7 +178,7 @@ def _finished_blocks(
             f"{min(flying.values())}; {len(workers)} workers): is the disk reachable from the workers?"
         ) from error
     except CancelledError as error:
-        raise ComputeError("the scheduler is gone: the same command goes on where it stopped") from error
+        raise ComputeError("the scheduler has gone: the same command goes on where it stopped") from error
     # Finished ones first: the receipts of blocks that are on disk are kept when another one fails.
     for future in sorted(landed, key=lambda future: future.status != "finished"):
         if future.status not in ("finished", "error"):
@@ -195,7 +195,8 @@ def _finished_blocks(
                 raise
             if isinstance(cause, KilledWorker):
                 raise ComputeError(
-                    f"block {block}: {cause.allowed_failures + 1} workers died with it, probably for want of memory: "
+                    f"block {block}: {cause.allowed_failures + 1} workers died with it, probably because they "
+                    "had too little memory: "
                     "raise workers.memory or lower workers.count"
                 ) from cause
             raise ComputeError(f"block {block}: {type(cause).__name__}: {cause}") from cause
@@ -291,7 +292,7 @@ class ConcurrentWriter:
 
 
 def is_complete(array: zarr.Array[Any]) -> bool:
-    """Whether an array was finished and all its blocks are still what was written.
+    """Return whether an array was finished and all its blocks are still what was written.
 
     A damaged one would fail in the middle of the next stage; one that is gone or another's would be read as it is.
     """
@@ -307,7 +308,7 @@ def _is_whole(files: BlockFiles, receipt: Receipt) -> bool:
 
 
 def write_tasks(blocks: da.Array, target: zarr.Array[Any]) -> Blocks:
-    """One task per block of a lazy array, which computes the block and writes it to `target`.
+    """Return one task per block of a lazy array, which computes the block and writes it to `target`.
 
     Parameters
     ----------
@@ -464,7 +465,7 @@ def map_tasks(
             left = MAX_MAP_ATTEMPTS if len(results) > done else left - 1
             if not left:
                 raise ComputeError(
-                    "what workers shared was lost with them, time and again: are they stable?"
+                    "workers that held shared data ended again and again: are the workers stable?"
                 ) from error
         except Exception as error:
             raise ComputeError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
@@ -473,7 +474,7 @@ def map_tasks(
 
 def _killed(error: KilledWorker) -> ComputeError:
     return ComputeError(
-        f"{error.allowed_failures + 1} workers died with the same task, probably for want of memory: "
+        f"{error.allowed_failures + 1} workers died with the same task, probably because they had too little memory: "
         "raise workers.memory or lower workers.count"
     )
 

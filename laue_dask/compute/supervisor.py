@@ -69,7 +69,7 @@ class SchedulerView:
         return sum(self.tasks.get(state, 0) for state in UNFINISHED_TASK_STATES)
 
     def tagged(self) -> list[str]:
-        """Names of the GPU workers."""
+        """Return the names of the GPU workers."""
         return [name for name, resources in self.workers.items() if resources.get("GPU")]
 
 
@@ -91,15 +91,15 @@ class WorkerPool(Protocol):
         ...
 
     def failure_reason(self, label: str | None) -> str:
-        """Why no workers of a kind (`cpu`, `gpu`), or any, will come any more, if that is known."""
+        """Return why no workers of a kind (`cpu`, `gpu`), or any, will come any more, if that is known."""
         ...
 
     def reason(self) -> str:
-        """Why workers are missing, as far as is known; empty if nothing is."""
+        """Return why workers are missing, as far as is known; empty if nothing is."""
         ...
 
     def described(self) -> Any:
-        """What is known of it, for a file."""
+        """Return what is known of it, for a file."""
         ...
 
 
@@ -135,7 +135,7 @@ class Supervisor:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Look every few seconds."""
+        """Look at the cluster every few seconds."""
         loop = cast(IOLoop, self._client.loop)
         callback = PeriodicCallback(self.look, 1000 * CHECK_INTERVAL_S)
         loop.add_callback(self.look)
@@ -159,7 +159,7 @@ class Supervisor:
         except Exception as error:
             # Most often the scheduler does not answer, as at the end: whoever waits for it is told so by the client.
             # The next look may do better.
-            logger.debug("a look failed: %s: %s", type(error).__name__, error)
+            logger.debug("the scheduler could not be asked: %s: %s", type(error).__name__, error)
         finally:
             self._looking = False
 

@@ -40,15 +40,15 @@ class LocalWorkerPool:
             self._cluster.scale(len(self._cluster.worker_spec))
 
     def failure_reason(self, label: str | None) -> str:
-        """Nothing is known that would be."""
+        """Return an empty text: no such reason can be known."""
         return ""
 
     def reason(self) -> str:
-        """What to look at."""
+        """Return what to look at."""
         return "the worker processes of this machine do not start, or end at once: is there memory left?"
 
     def described(self) -> Any:
-        """Names of the workers."""
+        """Return the names of the workers."""
         return [str(name) for name in self._cluster.worker_spec]
 
 
@@ -62,15 +62,15 @@ class ExternalWorkerPool:
         """Nothing can be done."""
 
     def failure_reason(self, label: str | None) -> str:
-        """Nothing is known that would be."""
+        """Return an empty text: no such reason can be known."""
         return ""
 
     def reason(self) -> str:
-        """What to do."""
+        """Return what to do."""
         return f"start workers for {self._address}"
 
     def described(self) -> Any:
-        """Where the scheduler is."""
+        """Return where the scheduler is."""
         return self._address
 
 
@@ -126,20 +126,22 @@ class JobWorkerPool:
         await self._submit()
 
     def failure_reason(self, label: str | None) -> str:
-        """Why no workers of a kind, or of any, will come: jobs fail time and again and none ever had a worker."""
+        """Return why no workers of a kind, or of any, will come: jobs fail again and again, and none ever had a "
+        "worker.
+        """
         labels = [label] if label else list(self._kinds)
         hoped = self._started | {job.label for job in self._jobs.values()}
         lost = [one for one in labels if self._failures[one] >= MAX_FAILED_SUBMISSIONS and one not in hoped]
         return "; ".join(self._causes[one] for one in lost) if lost == labels else ""
 
     def reason(self) -> str:
-        """What the batch system says."""
+        """Return what the batch system says."""
         waiting = Counter(job.state.said or "handed in" for job in self._jobs.values() if not job.had_workers)
         said = [f"{n} job{'s' if n > 1 else ''} {text}" for text, n in waiting.items()]
         return "; ".join([*said, *dict.fromkeys(self._causes.values())])
 
     def described(self) -> Any:
-        """Each job with its number, what the batch system says of it, and its script."""
+        """Return each job with its number, what the batch system says of it, and its script."""
         jobs = self._cluster.workers
         return {
             name: {
@@ -195,7 +197,7 @@ class JobWorkerPool:
                 self._jobs[name] = _Job(label)
             else:
                 self._cluster.worker_spec.pop(name, None)
-                self._causes[label] = refused or "the job was not taken"
+                self._causes[label] = refused or "the batch system did not take the job"
         # Several that were refused together were refused once.
         self._failures.update({label for name, label in new.items() if name not in self._jobs})
 

@@ -37,7 +37,7 @@ class Contiguity:
 
 
 def contiguity(labels: Array) -> Contiguity:
-    """Spatial contiguity of a label map (ny, nx), −1 without a pattern."""
+    """Return the spatial contiguity of a label map (ny, nx), −1 without a pattern."""
     first, second = _pairs(labels)
     n = np.bincount(labels[labels >= 0], minlength=1).astype(np.float64)
     total = n.sum()
@@ -49,7 +49,9 @@ def contiguity(labels: Array) -> Contiguity:
 
 
 def shuffled(labels: Array, *, draws: int = 20, seed: int = 0) -> Array:
-    """The null: shares of equal neighbours after the labels were shuffled over the points with a pattern, (draws,)."""
+    """Return the null: shares of equal neighbours after the labels were shuffled over the points with a pattern,
+    (draws,).
+    """
     rng = np.random.default_rng(seed)
     null = labels.copy()
     there = labels >= 0
@@ -61,7 +63,9 @@ def shuffled(labels: Array, *, draws: int = 20, seed: int = 0) -> Array:
 
 
 def domains(labels: Array) -> Array:
-    """Connected regions of equal labels, (ny, nx) int32, 0 the largest (the first of equals), −1 without a pattern."""
+    """Return the connected regions of equal labels, (ny, nx) int32, 0 the largest (the first of equals), −1 without a
+    pattern.
+    """
     flat = labels.ravel()
     index = np.arange(flat.size).reshape(labels.shape)
     ends = [(index[:, :-1], index[:, 1:]), (index[:-1], index[1:])]
@@ -80,7 +84,7 @@ def domains(labels: Array) -> Array:
 
 
 def domain_statistics(labels: Array, *, small: int = 5) -> dict[str, float | int]:
-    """Sizes of the connected regions of a label map (ny, nx).
+    """Return the sizes of the connected regions of a label map (ny, nx).
 
     Returns
     -------
@@ -103,7 +107,7 @@ def domain_statistics(labels: Array, *, small: int = 5) -> dict[str, float | int
 def approximation_errors(
     property_map: Array, segmentations: Iterable[tuple[Array, Array]], where: Array | None = None
 ) -> list[dict[str, float | int]]:
-    """How well the delegates' property stands for the map (section 4.3, Figure 19), for each of many K.
+    """Return how well the delegates' property stands for the map (section 4.3, Figure 19), for each of many K.
 
     Parameters
     ----------

@@ -75,7 +75,9 @@ def in_batches(
                 start = begin + batch_size
         except torch.cuda.OutOfMemoryError as error:
             if batch_size == 1:
-                raise ComputeError(f"{device}: no memory for a single pattern: is another program using it?") from error
+                raise ComputeError(
+                    f"{device}: there is no memory for a single pattern: is another program using the device?"
+                ) from error
             batch_size //= 2
             _warn_of_smaller_batch(str(device), batch_size)
         for lane in lanes:
@@ -89,7 +91,7 @@ def in_batches(
 def fastest_size(
     function: Function, shape: tuple[int, ...], device: torch.device, precision: str, sizes: Sequence[int]
 ) -> int:
-    """The size of batches from which on larger ones gain nothing, or do not fit into the memory.
+    """Return the size of batches from which on larger ones gain nothing, or do not fit into the memory.
 
     Parameters
     ----------
@@ -203,7 +205,8 @@ def _copying_stream(device: str) -> torch.cuda.Stream:
 def _warn_of_smaller_batch(device: str, batch_size: int) -> None:
     """Say once per process that batches became smaller."""
     logger.warning(
-        "%s: out of memory, goes on with batches of %d: features may differ in their last digits from those of larger "
+        "%s: out of memory; encoding goes on with batches of %d: features may differ in their last digits from "
+        "those of larger "
         "ones; encoder.batch_size = %d avoids it",
         device,
         batch_size,

@@ -21,7 +21,7 @@ crystals only and are not independent: a share of 2 or 3 % is one grain."""
 
 
 def reference(errors: NDArray[np.float32]) -> dict[str, float]:
-    """What a card keeps of the errors of a validation set, for `Drift.between`.
+    """Return what a card keeps of the errors of a validation set, for `Drift.between`.
 
     Parameters
     ----------

@@ -56,11 +56,11 @@ class Extractor(Protocol):
         """
 
     def extract(self, patterns: NDArray[np.uint8], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Features (n, n_features) of patterns (n, 128, 128); NaN where not `valid` (n,)."""
+        """Return the features (n, n_features) of patterns (n, 128, 128); NaN where not `valid` (n,)."""
 
 
 def features(extractor: Extractor, reduced: da.Array, valid: NDArray[np.bool_]) -> da.Array:
-    """Lazy feature map of a scan (equation 14).
+    """Return the lazy feature map of a scan (equation 14).
 
     Parameters
     ----------

@@ -30,7 +30,7 @@ def encode_block(
     batch_size: int | Literal["auto"],
     precision: str,
 ) -> NDArray[np.float32]:
-    """Features (n, M_AE) float32 of one block of patterns; NaN where not valid."""
+    """Return the features (n, M_AE) float32 of one block of patterns; NaN where not valid."""
     model, device = network_here(weights_name, digest)
     width = model.architecture.latent
     features = np.full((len(reduced), width), np.nan, dtype=np.float32)
@@ -44,7 +44,7 @@ def encode_block(
 def reconstruction_errors(
     reduced: NDArray[np.uint8], *, name: str, digest: str, batch_size: int | Literal["auto"], precision: str
 ) -> NDArray[np.float32]:
-    """How far patterns (n, 128, 128) uint8 are from their reconstructions, (n, 2) float32.
+    """Return how far patterns (n, 128, 128) uint8 are from their reconstructions, (n, 2) float32.
 
     The binary cross entropy in nat, mean per pixel, and the share that is `losses.unexplained`, NaN for a pattern that
     shows nothing.
@@ -66,7 +66,7 @@ def reconstruction_errors(
 def reconstructions(
     reduced: NDArray[np.uint8], *, name: str, digest: str, precision: str, batch_size: int = 8
 ) -> NDArray[np.float32]:
-    """What the autoencoder makes of patterns (n, 128, 128) uint8: (n, 128, 128) float32 in [0, 1]."""
+    """Return what the autoencoder makes of patterns (n, 128, 128) uint8: (n, 128, 128) float32 in [0, 1]."""
     model, device = network_here(name, digest)
 
     def redraw(patterns: Tensor) -> Tensor:
@@ -94,7 +94,8 @@ def _found_size(name: str, digest: str, precision: str) -> int:
 
 @lru_cache(maxsize=2)
 def network_here(name: str, digest: str) -> tuple[Autoencoder, torch.device]:
-    """The network on this process's device, loaded once; `digest` tells apart weights trained again under one name.
+    """Return the network on this process's device, loaded once; `digest` tells apart weights trained again under one
+    name.
 
     Raises
     ------

@@ -14,7 +14,7 @@ MIN_CONTRAST_NAT = 1e-6
 
 
 def contrastive_loss(latent: Tensor, configuration: Tensor, *, temperature: float) -> Tensor:
-    """Supervised contrastive loss (Khosla et al., 2020, equation 2).
+    """Return the supervised contrastive loss (Khosla et al., 2020, equation 2).
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def contrastive_loss(latent: Tensor, configuration: Tensor, *, temperature: floa
 
 
 def pair_loss(latent: Tensor, partners: Tensor, *, temperature: float, ignored: Tensor | None = None) -> Tensor:
-    """`contrastive_loss` of any relation: which vectors are partners, and which are compared at all.
+    """Return `contrastive_loss` of any relation: which vectors are partners, and which are compared at all.
 
     Parameters
     ----------
@@ -54,22 +54,22 @@ def pair_loss(latent: Tensor, partners: Tensor, *, temperature: float, ignored: 
 
 
 def reconstruction_bce(logits: Tensor, target: Tensor) -> Tensor:
-    """Binary cross entropy in nat, mean per pixel: the paper's loss (section 3.1)."""
+    """Return the binary cross entropy in nat, mean per pixel: the paper's loss (section 3.1)."""
     return nn.functional.binary_cross_entropy_with_logits(logits, target)
 
 
 def reconstruction_mse(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error per pixel: what the paper watches beside its loss (Figure 4)."""
+    """Return the mean squared error per pixel: what the paper watches beside its loss (Figure 4)."""
     return nn.functional.mse_loss(logits.sigmoid(), target)
 
 
 def weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """Weighted sum of the terms that have a weight; the others are only watched."""
+    """Return the weighted sum of the terms that have a weight; the others are only watched."""
     return torch.stack([weight * terms[name] for name, weight in weights.items() if weight]).sum()
 
 
 def unexplained(logits: Tensor, target: Tensor) -> Tensor:
-    """Share of each pattern that its reconstruction leaves unexplained.
+    """Return the share of each pattern that its reconstruction leaves unexplained.
 
     The binary cross entropy above the target's own entropy, which no reconstruction can go below, divided by the same
     of the best constant image: the Kullback-Leibler divergence from the pattern to its reconstruction, relative to

@@ -94,7 +94,7 @@ class Sketch(nn.Module):
         self.register_buffer("signs", signs.permute(0, 2, 3, 1).reshape(outputs, -1), persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Projection (n, outputs) of features (n, *shape)."""
+        """Return the projection (n, outputs) of features (n, *shape)."""
         channels, rows, columns = self.window
         kernel = self.signs.reshape(-1, rows, columns, channels).permute(0, 3, 1, 2)
         # A convolution whose window is all there is: unlike those of a product of matrices, its sums do not depend on
@@ -117,7 +117,9 @@ class PatternSketch(Sketch):
         self.window = (PATTERN_SIZE**2 // self.SIDE**2, self.SIDE, self.SIDE)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Projection (n, outputs) of patterns; the signs of four pixels are the same, as if these were averaged."""
+        """Return the projection (n, outputs) of patterns; the signs of four pixels are the same, as if these were
+        averaged.
+        """
         channels, rows, columns = self.window
         return super().forward(features.reshape(-1, rows, columns, channels).permute(0, 3, 1, 2))
 
@@ -153,7 +155,8 @@ class BrightestPeaks(nn.Module):
         self.register_buffer("grid", torch.arange(PATTERN_SIZE, dtype=torch.float32), persistent=False)
 
     def forward(self, smoothed: Tensor) -> tuple[Tensor, Tensor]:
-        """Index of the pixel in the flat pattern, and height in [0, 1], of the brightest peaks, each (n, count).
+        """Return the index of the pixel in the flat pattern, and height in [0, 1], of the brightest peaks, each (n,
+        count).
 
         From the brightest peak on; both are 0 where there are fewer.
         """
@@ -165,17 +168,17 @@ class BrightestPeaks(nn.Module):
         return torch.where(height > 0, place, 0), height
 
     def pack(self, place: Tensor, height: Tensor) -> Tensor:
-        """One number for each peak, (n, count) float32 of at most 2⁻¹⁰."""
+        """Return one number for each peak, (n, count) float32 of at most 2⁻¹⁰."""
         return self.SCALE * (place * self.HEIGHTS + (height * (self.HEIGHTS - 1)).round())
 
     def unpack(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Place and height, (n, count) each, of numbers that `pack` made; heights are rounded to a step."""
+        """Return the place and height, (n, count) each, of numbers that `pack` made; heights are rounded to a step."""
         whole = (numbers.float() / self.SCALE).round()
         place = torch.div(whole, self.HEIGHTS, rounding_mode="floor")
         return place, (whole - place * self.HEIGHTS) / (self.HEIGHTS - 1)
 
     def draw(self, place: Tensor, height: Tensor) -> Tensor:
-        """Picture (n, 1, 128, 128) of Gaussian spots at peaks."""
+        """Return the picture (n, 1, 128, 128) of Gaussian spots at peaks."""
         row = torch.div(place, PATTERN_SIZE, rounding_mode="floor")
         down, across = (
             torch.exp(-0.5 * ((self.grid - centre[:, :, None]) / self.SIGMA) ** 2)
@@ -185,7 +188,7 @@ class BrightestPeaks(nn.Module):
 
 
 def strength(heights: Tensor, noise: float) -> Tensor:
-    """How much of a pattern's features is to be believed, (n, 1) in [0, 1].
+    """Return how much of a pattern's features is to be believed, (n, 1) in [0, 1].
 
     A pattern without a spot must stay near the origin, for its direction in feature space is noise: where nothing
     diffracts, unit vectors of the few pixels that noise lets through lie as far apart as those of a grain's boundary.
@@ -247,7 +250,7 @@ class Autoencoder(nn.Module):
             cast(Sketch, sketch).length = length
 
     def encode(self, patterns: Tensor, smoothed: Tensor | None = None) -> Tensor:
-        """Latent features (n, M_AE) of (n, 1, 128, 128) patterns, equation 13.
+        """Return the latent features (n, M_AE) of (n, 1, 128, 128) patterns, equation 13.
 
         `smoothed` is what `smooth` makes of them, where the caller has it.
         """
@@ -275,7 +278,7 @@ class Autoencoder(nn.Module):
         return latent
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Logits (n, 1, 128, 128) of the reconstruction; their sigmoid is the pattern."""
+        """Return the logits (n, 1, 128, 128) of the reconstruction; their sigmoid is the pattern."""
         architecture = self.architecture
         learned, _, numbers = latent.split(
             [architecture.learned, N_SKETCHES * architecture.sketch, architecture.peaks], dim=1
@@ -290,7 +293,7 @@ class Autoencoder(nn.Module):
         return cast(Tensor, logits)
 
     def forward(self, patterns: Tensor) -> tuple[Tensor, Tensor]:
-        """Latent features and logits of the reconstruction."""
+        """Return the latent features and logits of the reconstruction."""
         latent = self.encode(patterns)
         return latent, self.decode(latent)
 

@@ -58,7 +58,9 @@ class Peaks:
 
 
 def embed(peaks: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Vector (256,) of unit length of the peaks (n, 3) of a pattern, in any order; zeros where they are none."""
+    """Return the vector (256,) of unit length of the peaks (n, 3) of a pattern, in any order; zeros where they are
+    none.
+    """
     return _waves(peaks, _FREQUENCIES).astype(np.float32)
 
 

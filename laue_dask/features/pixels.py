@@ -85,7 +85,7 @@ class Pixels:
 
 
 def principal_components(patterns: NDArray[np.uint8], count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Exact principal components of a set of patterns, through their Gram matrix.
+    """Return the exact principal components of a set of patterns, through their Gram matrix.
 
     Parameters
     ----------

@@ -109,7 +109,7 @@ def annotate(
 
 
 def locate(name: str) -> Path | None:
-    """File behind a configured name: ``None`` for `untrained`.
+    """Return the file behind a configured name: ``None`` for `untrained`.
 
     Raises
     ------
@@ -122,12 +122,14 @@ def locate(name: str) -> Path | None:
     if not path.is_file():
         near = nearest(name, ("default", "untrained"))
         meant = f" (did you mean {near}?)" if near else did_you_mean(path)
-        raise StoreError(f"{path}: no such weights file{meant}: give a .safetensors file, `default` or `untrained`")
+        raise StoreError(
+            f"{path}: there is no such weights file{meant}: give a .safetensors file, `default` or `untrained`"
+        )
     return path
 
 
 def digest(name: str) -> str:
-    """Hash of the weights, 16 hexadecimal digits; part of the cache key of everything encoded with them."""
+    """Return the hash of the weights, 16 hexadecimal digits; part of the cache key of everything encoded with them."""
     path = locate(name)
     if path is None:
         return ARCHITECTURES["contrastive"].digest()
@@ -149,21 +151,23 @@ def _checked(path: Path) -> tuple[Card, bytes]:
     """Card and content of a weights file that is as it was written."""
     card, content = _card_of(path)
     if card.crc32c != _checksum(_written(content), content):
-        raise StoreError(f"{path}: damaged, or written by another version: its checksum is another")
+        raise StoreError(f"{path}: the file is damaged or was written by another version: its checksum differs")
     return card.model_copy(update={"crc32c": ""}), content
 
 
 def _card_of(path: Path) -> tuple[Card, bytes]:
     try:
         if path.stat().st_size > MAX_WEIGHTS_BYTES:
-            raise StoreError(f"{path}: {path.stat().st_size} bytes are no weights of laue-dask")
+            raise StoreError(f"{path}: {path.stat().st_size} bytes cannot be weights of laue-dask")
         content = path.read_bytes()
         safetensors.deserialize(content)  # type: ignore[no-untyped-call]  # looks at the header and what lies where
         return Card.model_validate(_written(content)), content
     except (SafetensorError, OSError) as error:
         raise StoreError(f"{path}: not a safetensors file: {error}") from error
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise StoreError(f"{path}: no card that this laue-dask reads: train it again with `laue-dask train`") from error
+        raise StoreError(
+            f"{path}: its card cannot be read by this laue-dask: train it again with `laue-dask train`"
+        ) from error
 
 
 def _packed(state: "dict[str, Tensor]", card: Card) -> bytes:
@@ -224,7 +228,7 @@ def _header(content: bytes) -> dict[str, Any]:
 
 
 def card_of(name: str, recipe: Recipe | None = None) -> Card:
-    """Card of weights by name, whose recipe is held against that of the patterns to be encoded, if given.
+    """Return the card of weights by name, whose recipe is held against that of the patterns to be encoded, if given.
 
     Raises
     ------

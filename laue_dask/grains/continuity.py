@@ -93,7 +93,7 @@ class PeakCache:
 
 
 def lines(regions: Array, peaks: PeakCache, known: Mapping[tuple[int, int], float] | None = None) -> Lines:
-    """How much of a boundary each line between two regions is.
+    """Return how much of a boundary each line between two regions is.
 
     Parameters
     ----------
@@ -175,7 +175,7 @@ def _strength(walks: Array, peaks: PeakCache) -> float:
 
 
 def motion(before: Array, after: Array) -> tuple[Array, float]:
-    """The one smooth field along which most of the intensity of two patterns moves from one to the other.
+    """Return the one smooth field along which most of the intensity of two patterns moves from one to the other.
 
     Parameters
     ----------

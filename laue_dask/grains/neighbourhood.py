@@ -83,7 +83,7 @@ class Merges:
 
 
 def neighbours(X: Any, valid: Array, shape: tuple[int, int], *, connectivity: Literal[4, 8] = 4) -> Neighbours:
-    """Distances between neighbouring patterns.
+    """Return the distances between neighbouring patterns.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def neighbours(X: Any, valid: Array, shape: tuple[int, int], *, connectivity: Li
 
 
 def pair_distances(X: Any, first: Array, second: Array) -> Array:
-    """Distance of each pair of rows of X, float64, `first` ascending and each below its `second`.
+    """Return the distance of each pair of rows of X, float64, `first` ascending and each below its `second`.
 
     Read once, a block of rows and its neighbours at a time.
     """
@@ -233,7 +233,9 @@ def _scattered(first: Array, second: Array) -> Array:
 
 
 def cut(n: int, merges: Merges, threshold: float) -> Array:
-    """Regions that all joins up to a strength make of n patterns: (n,) int64, 0, 1, … in order of their first row."""
+    """Return the regions that all joins up to a strength make of n patterns: (n,) int64, 0, 1, … in order of their
+    first row.
+    """
     made = merges.height <= threshold
     ends = (merges.left[made], merges.right[made])
     graph = csr_array((np.ones(np.count_nonzero(made), bool), ends), shape=(n, n))
@@ -256,7 +258,7 @@ def automatic_threshold(
     *,
     doubtful: tuple[float, float] = BOUNDARY_THRESHOLDS,
 ) -> tuple[float, tuple[float, float] | None]:
-    """The strength between what holds grains together and what separates them.
+    """Return the strength between what holds grains together and what separates them.
 
     Only joins of two regions of `min_size` patterns or more count: each grain boundary is one of them, however short,
     and points that straddle a boundary are none. From the median distance of neighbours, which is one inside a grain,
@@ -292,7 +294,9 @@ def automatic_threshold(
 
 
 def unrelated_distance(X: Any) -> float:
-    """Distance of patterns that have nothing in common, from a sample of the (n, M) features; 0 for less than two."""
+    """Return the distance of patterns that have nothing in common, from a sample of the (n, M) features; 0 for less
+    than two.
+    """
     chosen = X[sample_rows(len(X), N_UNRELATED_SAMPLE, 0)]
     rows = chosen if isinstance(chosen, np.ndarray) else chosen.compute()
     return float(np.quantile(pdist(rows), UNRELATED_QUANTILE)) if len(rows) > 1 else 0.0

@@ -33,7 +33,7 @@ MIN_EXPLAINED_GAIN = 0.03
 def opposite_neighbours(
     X: Any, pairs: Neighbours, patterns: NDArray[np.int64], nx: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Neighbours of each pattern on the four lines through it, and where it is unlike both.
+    """Return the neighbours of each pattern on the four lines through it, and where it is unlike both.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def is_mixed(
     beside: NDArray[np.uint8],
     recipe: Recipe,
 ) -> NDArray[np.bool_]:
-    """Which patterns are a sum of two neighbours', so that the beam lies on two domains, (n,) bool.
+    """Return which patterns are a sum of two neighbours', so that the beam lies on two domains, (n,) bool.
 
     Parameters
     ----------

@@ -37,7 +37,8 @@ class Region:
 
 
 def interest(boundary: Array, labels: Array) -> tuple[Array, Array]:
-    """What speaks for a dense scan at each point, both (ny, nx) float64 of mean 1 (or all 0), 0 without a pattern.
+    """Return what speaks for a dense scan at each point, both (ny, nx) float64 of mean 1 (or all 0), 0 without a
+    pattern.
 
     Parameters
     ----------
@@ -62,7 +63,7 @@ def interest(boundary: Array, labels: Array) -> tuple[Array, Array]:
 
 
 def propose(boundary: Array, labels: Array, *, size: tuple[int, int], count: int = 5) -> list[Region]:
-    """Rectangles worth a dense scan, the most interesting first, no two of which overlap.
+    """Return the rectangles worth a dense scan, the most interesting first, no two of which overlap.
 
     Parameters
     ----------
@@ -109,12 +110,12 @@ def propose(boundary: Array, labels: Array, *, size: tuple[int, int], count: int
 
 
 def quarter(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Size of a region that is a quarter of a scan (ny, nx) high and wide."""
+    """Return the size of a region that is a quarter of a scan (ny, nx) high and wide."""
     return max(2, shape[0] // 4), max(2, shape[1] // 4)
 
 
 def box_sums(values: Array, size: tuple[int, int]) -> Array:
-    """Sum of each rectangle of (height, width) inside the map (ny, nx), from its integral image."""
+    """Return the sum of each rectangle of (height, width) inside the map (ny, nx), from its integral image."""
     integral = np.zeros((values.shape[0] + 1, values.shape[1] + 1))
     integral[1:, 1:] = values.cumsum(axis=0, dtype=np.float64).cumsum(axis=1)
     height, width = size

@@ -37,11 +37,12 @@ class BlockFiles:
         self._closed = array.shards is None and bool(codecs) and isinstance(codecs[-1], Crc32cCodec)
 
     def path(self, block: int) -> Path:
-        """File of a block."""
+        """Return the file of a block."""
         return self.folder / self._array.metadata.encode_chunk_key((block, *([0] * (self._array.ndim - 1))))
 
     def seal(self, block: int) -> int:
-        """CRC-32C of what tells a block's file from any other: its size, and the checksums that are inside it.
+        """Return the CRC-32C of what tells a block's file from any other: its size, and the checksums that are inside
+        it.
 
         Where there are none inside it is the CRC-32C of the whole. Together with the codecs' own checks of what they
         decode, an equal seal means an equal file.
@@ -64,7 +65,7 @@ class BlockFiles:
         return int(google_crc32c.extend(google_crc32c.value(size.to_bytes(8, "little")), inside))
 
     def fault(self, block: int, seal: int, *, whole: bool = False) -> str | None:
-        """What is wrong with a block's file, None where nothing is.
+        """Return what is wrong with a block's file, None where nothing is.
 
         Parameters
         ----------
@@ -98,15 +99,17 @@ class BlockFiles:
 
 
 def location(array: zarr.Array[Any]) -> tuple[str, str]:
-    """Path of an array's store, and the array's name in it: what a task needs to open it again."""
+    """Return the path of an array's store, and the array's name in it: what a task needs to open it again."""
     return str(array.store_path.store.root), array.path  # type: ignore[attr-defined]
 
 
 def checksum(values: NDArray[Any], before: int = 0) -> int:
-    """CRC-32C of an array's bytes, behind others of checksum `before`: processors have an instruction for it."""
+    """Return the CRC-32C of an array's bytes, behind others of checksum `before`: processors have an instruction for
+    it.
+    """
     return int(google_crc32c.extend(before, np.ascontiguousarray(values).reshape(-1).view(np.uint8)))
 
 
 def checksum_of_text(text: str) -> str:
-    """CRC-32C of a text, 8 hexadecimal digits."""
+    """Return the CRC-32C of a text, 8 hexadecimal digits."""
     return f"{google_crc32c.value(text.encode(errors='replace')):08x}"

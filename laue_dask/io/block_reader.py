@@ -18,7 +18,7 @@ MIN_SEPARATE_READ_ROWS = 64
 
 
 def read_rows(array: zarr.Array[Any], rows: slice | NDArray[np.int64]) -> NDArray[Any]:
-    """Rows of an array on disk.
+    """Return the rows of an array on disk.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def _read_stretches(array: zarr.Array[Any], rows: NDArray[np.int64], unit: int) 
 
 
 def lazy_array(array: zarr.Array[Any]) -> da.Array:
-    """An array on disk, lazy: its blocks are the chunks, and each is read by `read_rows`."""
+    """Return an array on disk, lazy: its blocks are the chunks, and each is read by `read_rows`."""
     root, member = location(array)
     unit, n = (array.shards or array.chunks)[0], array.shape[0]
     rows = (unit,) * (n // unit) + ((n % unit,) if n % unit else ())
@@ -108,5 +108,5 @@ def _seals_of(path: Path, changed: int, size: int) -> dict[int, int]:
 def _damaged(files: BlockFiles, block: int, fault: str) -> StoreError:
     return StoreError(
         f"{files.folder}: block {block} ({files.path(block).relative_to(files.folder)}) {fault}: "
-        "`laue-dask run`, the same command again, makes it anew"
+        "the same `laue-dask run` command makes it again"
     )

@@ -6,7 +6,7 @@ SMALLEST_BLOCK, LARGEST_BLOCK = 32, 512
 
 
 def block_size(n_patterns: int) -> int:
-    """Patterns in a block of work, a power of two that depends on the scan's size alone.
+    """Return the patterns in a block of work, a power of two that depends on the scan's size alone.
 
     About 32 blocks for a small scan, so that every core has work; at most 512 patterns, so that a task takes seconds
     and the scheduler sees two tasks per thousand patterns and stage.

@@ -79,12 +79,12 @@ class _Section:
     def _number(self, name: str, default: int | None = None) -> int:
         text = self._value(name, "" if default is None else str(default))
         if not re.fullmatch(r"\d{1,18}", text):
-            raise FrameError(f"damaged CBF: its header tells no {name}")
+            raise FrameError(f"damaged CBF: its header has no {name}")
         return int(text)
 
 
 def read_info(file: BinaryIO) -> tuple[tuple[int, int], np.dtype[Any], Header]:
-    """Shape, dtype and header of an open CBF, whose pixels are not read.
+    """Return the shape, dtype and header of an open CBF, whose pixels are not read.
 
     Raises
     ------
@@ -96,7 +96,7 @@ def read_info(file: BinaryIO) -> tuple[tuple[int, int], np.dtype[Any], Header]:
 
 
 def read_frame(file: BinaryIO, index: int | None, *, expected: Expected | None = None) -> tuple[NDArray[Any], Header]:
-    """The frame of an open CBF and its header.
+    """Return the frame of an open CBF and its header.
 
     Parameters
     ----------

@@ -51,7 +51,7 @@ class Coordinate(NamedTuple):
 def coordinates_of(
     shape: tuple[int, int], position_um: NDArray[np.float64] | None, *, min_known: float = MIN_KNOWN_SHARE
 ) -> tuple[Coordinate, Coordinate]:
-    """Coordinates y and x of a map.
+    """Return the coordinates y and x of a map.
 
     Parameters
     ----------

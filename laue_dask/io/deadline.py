@@ -68,7 +68,7 @@ class Call:
         self._reader.calls.put((call, self._answers))
 
     def ended(self, seconds: float) -> bool:
-        """Whether it has ended, after so many seconds at most."""
+        """Return whether the call has ended, after so many seconds at most."""
         if self._answer is None:
             with suppress(Empty):
                 self._answer = self._answers.get(timeout=max(0.0, seconds))
@@ -76,9 +76,9 @@ class Call:
         return self._answer is not None
 
     def result(self) -> Any:
-        """What came of it, once it has ended; raises what it raised."""
+        """Return what the call returned, or raise what it raised; the call must have ended."""
         if self._answer is None:
-            raise ValueError("it has not ended")
+            raise ValueError("the call has not ended")
         value, error = self._answer
         try:
             if error is not None:
@@ -140,7 +140,7 @@ def set_deadline(seconds: float) -> None:
 
 
 def deadline_s() -> float:
-    """The deadline of this process in seconds."""
+    """Return the deadline of this process in seconds."""
     if _deadline_s is None:
         given = 0.0
         with suppress(ValueError):
@@ -150,13 +150,13 @@ def deadline_s() -> float:
 
 
 def shorten_reads() -> None:
-    """From now on a read that does not end soon raises KeyboardInterrupt: the command is told to end."""
+    """Make reads that do not end soon raise KeyboardInterrupt, because the command has been told to end."""
     global _told_at
     _told_at = monotonic()
 
 
 def restore_reads() -> None:
-    """Reads may take their time again."""
+    """Let reads take as long as before."""
     global _told_at
     _told_at = float("inf")
 

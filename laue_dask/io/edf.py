@@ -60,12 +60,12 @@ class Block:
 
 
 def count(file: BinaryIO) -> int:
-    """Number of frames in an open EDF."""
+    """Return the number of frames in an open EDF."""
     return sum(1 for _ in _blocks(file))
 
 
 def read_info(file: BinaryIO, index: int | None) -> tuple[tuple[int, int], np.dtype[Any], Header]:
-    """Shape, native dtype and header of frame `index` of an open EDF (the first if ``None``).
+    """Return the shape, native dtype and header of frame `index` of an open EDF (the first if ``None``).
 
     Raises
     ------
@@ -81,7 +81,8 @@ def read_info(file: BinaryIO, index: int | None) -> tuple[tuple[int, int], np.dt
 def read_frame(
     file: BinaryIO, index: int | None, *, memory: NDArray[Any] | None = None, expected: Expected | None = None
 ) -> tuple[NDArray[Any], Header]:
-    """Frame `index` of an open EDF (the only one if ``None``) and its header; dtype in the native byte order.
+    """Return frame `index` of an open EDF (the only one if ``None``) and its header; dtype in the native byte
+    order.
 
     Parameters
     ----------
@@ -198,7 +199,7 @@ def _described(header: dict[str, str], start: int) -> Block:
     kind, order = upper.get("DATATYPE", ""), upper.get("BYTEORDER", "")
     code = _DTYPES.get(kind.lower(), "")
     if not code:
-        raise FrameError(f"EDF of DataType {kind!r} is not supported" if kind else "damaged EDF: it tells no DataType")
+        raise FrameError(f"EDF of DataType {kind!r} is not supported" if kind else "damaged EDF: it has no DataType")
     if order.lower() not in _BYTE_ORDERS and code[1] != "1":
         raise FrameError(f"damaged EDF: its ByteOrder is {order!r}, not LowByteFirst or HighByteFirst")
     if upper.get("RASTERCONFIGURATION", "1") != "1":
@@ -250,6 +251,6 @@ def _number(header: dict[str, str], name: str, default: int | None) -> int:
     text = header.get(name, "" if default is None else str(default))
     if not re.fullmatch(r"\d{1,12}", text):
         raise FrameError(
-            f"damaged EDF: its header tells {name} = {text!r}" if text else f"damaged EDF: it tells no {name}"
+            f"damaged EDF: its header tells {name} = {text!r}" if text else f"damaged EDF: it has no {name}"
         )
     return int(text)

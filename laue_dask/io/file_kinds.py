@@ -47,23 +47,23 @@ _IRREGULAR_KINDS = {
 
 
 def suffix_of(name: str) -> str:
-    """What a file is by its name, in lower case, looking through `.gz` and `.bz2`."""
+    """Return what a file is by its name, in lower case, looking through `.gz` and `.bz2`."""
     stem, suffix = os.path.splitext(name)  # noqa: PTH122  of 100,000 names
     return (os.path.splitext(stem)[1] if suffix.lower() in PACKED_SUFFIXES else suffix).lower()  # noqa: PTH122
 
 
 def is_frame(name: str) -> bool:
-    """Whether a file's name is one of a detector's frames, or of a stack of them."""
+    """Return whether a file's name is one of a detector's frames, or of a stack of them."""
     return suffix_of(name) in FRAME_SUFFIXES
 
 
 def family_of(suffix: str) -> str:
-    """The one of several ways to write a suffix that stands for all, as `.tif` for `.tiff`."""
+    """Return the one of several ways to write a suffix that stands for all, as `.tif` for `.tiff`."""
     return _SUFFIX_SYNONYMS.get(suffix, suffix)
 
 
 def numbered_stem(name: str) -> str:
-    """What is before the number in `scan.0001`, a name whose suffix is a number; empty for any other name.
+    """Return what is before the number in `scan.0001`, a name whose suffix is a number; empty for any other name.
 
     Examples
     --------
@@ -75,13 +75,15 @@ def numbered_stem(name: str) -> str:
 
 
 def kind_of(path: str) -> str:
-    """Suffix of a file of frames, or the one that its first bytes stand for; empty where it is of no known kind."""
+    """Return the suffix of a file of frames, or the one that its first bytes stand for; empty where it is of no known
+    kind.
+    """
     suffix = suffix_of(path)
     return suffix if suffix in FRAME_SUFFIXES else kind_of_content(path)
 
 
 def kind_of_content(path: str) -> str:
-    """The suffix that a file's first bytes stand for, looking through packing; empty where they tell of none."""
+    """Return the suffix that a file's first bytes stand for, looking through packing; empty where they tell of none."""
     if irregular(path):
         return ""
     try:
@@ -101,7 +103,8 @@ def open_file(path: str) -> BinaryIO:
 
 
 def irregular(path: str) -> str:
-    """What a path is that is no regular file, and must not be opened: a read might never end; empty where it is one.
+    """Return what a path is that is no regular file, and must not be opened: a read might never end; empty where it is
+    one.
 
     Something that is not there is not irregular: whoever opens it says so.
     """

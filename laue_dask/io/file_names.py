@@ -257,7 +257,7 @@ def read_names(files: Sequence[str], *, listed: bool = False) -> Names:
 
 
 def describe_left_out(left_out: Iterable[str], *, most: int = 3) -> str:
-    """Names of files for a line: the first few, and how many more there are."""
+    """Return the names of files for a line: the first few, and how many more there are."""
     names = [_base(one) for one in left_out]
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return f"{', '.join(names[:most])}{more}"
@@ -395,8 +395,9 @@ def _two_kinds(main: list[_Name], other: list[_Name], files: Sequence[str], comm
         return f"{common}{'*'.join(family[0].skeleton)}"
 
     return (
-        f"{len(main)} files are called {main[0].pattern} and {len(other)} {other[0].pattern}: which are the scan? "
-        f"Give its glob, '{glob(main)}' or '{glob(other)}'"
+        f"{len(main)} files are called {main[0].pattern} and {len(other)} {other[0].pattern}: which of them are "
+        f"the scan? "
+        f"Give their glob, '{glob(main)}' or '{glob(other)}'"
     )
 
 

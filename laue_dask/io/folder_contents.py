@@ -59,7 +59,7 @@ class Folder:
         return self._odd_frames if self.kinds else self._odd_frames + self._odd_lines
 
     def look(self) -> bool:
-        """List it again; whether anything came or went."""
+        """List the folder again, and return whether anything came or went."""
         try:
             there = os.listdir(self.path)  # noqa: PTH208  nothing but names, of which most are known
             new = [name for name in there if name not in self._known]
@@ -92,7 +92,7 @@ class Folder:
         return self.changed
 
     def find_numbered(self) -> dict[str, str]:
-        """Files whose suffix is a number → their kind; see `by_content`."""
+        """Return the files whose suffix is a number → their kind; see `by_content`."""
         return by_content(self._numbered, known=self._numbered_kinds)
 
     def _forget(self, there: set[str]) -> None:
@@ -126,13 +126,13 @@ class Matches:
         return self._frames or in_order(by_content(self._others, known=self._kinds)) or self._others
 
     def look(self) -> bool:
-        """Match it again; whether anything came or went."""
+        """Match the pattern again, and return whether anything came or went."""
         pattern = understood(self._source)
         if pattern is None:
             missing = self._source or "source"
             if special := irregular(self._source):
                 raise EmptyError(f"{missing}: is {special}, no file or folder of frames")
-            raise EmptyError(f"{missing}: no such file or folder{did_you_mean(Path(missing))}")
+            raise EmptyError(f"{missing}: there is no such file or folder{did_you_mean(Path(missing))}")
         found = pattern.matches(_matches)
         new = [name for name in found if name not in self._known]
         gone = len(self._known) + len(new) > len(found)
@@ -157,7 +157,9 @@ class Matches:
         if not there and self.odd:
             return True  # which is what is to be told
         if not there and found:
-            raise EmptyError(f"{self._source}: matches folders, no files: give one of them, or add /* for their files")
+            raise EmptyError(
+                f"{self._source}: matches folders and no files: give one of the folders, or add /* for their files"
+            )
         if not there:
             raise EmptyError(f"{self._source}: no file matches")
         return gone or bool(new)
@@ -194,7 +196,7 @@ def _not_files(folder: str, names: Sequence[str]) -> dict[str, str]:
 
 
 def by_content(paths: Iterable[str], *, known: dict[str, str] | None = None) -> dict[str, str]:
-    """Files whose suffix is a number, as `scan.0001`, → their kind by the content of the first of each stem.
+    """Return the files whose suffix is a number, as `scan.0001`, → their kind by the content of the first of each stem.
 
     Those of a stem whose first file is of no known kind, as logs, are left out. `known` keeps the kind of each stem.
     """
@@ -210,7 +212,7 @@ def by_content(paths: Iterable[str], *, known: dict[str, str] | None = None) -> 
 
 
 def is_folder(path: str) -> bool:
-    """Whether it is one; not, for a link to itself or to where nobody may look, of which pathlib makes an error."""
+    """Return whether a path is a folder; False for a link that leads to itself or to where nobody may look."""
     return os.path.isdir(path)  # noqa: PTH112
 
 
@@ -223,7 +225,7 @@ def _matches(pattern: str) -> Iterator[str]:
     if "**" not in parts:
         for folder in glob.glob(str(Path(pattern).parent)):  # noqa: PTH207
             if is_folder(folder) and not os.access(folder, os.R_OK | os.X_OK):
-                raise InputError(f"{folder}: folder cannot be read: no permission")
+                raise InputError(f"{folder}: you have no permission to read this folder")
         yield from glob.glob(pattern)  # noqa: PTH207
         return
     place = parts.index("**")
@@ -266,5 +268,5 @@ def _key(start: int) -> Callable[[str], tuple[list[tuple[int, int | str]], str]]
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Names in their natural order."""
+    """Return the names in their natural order."""
     return sorted(names, key=_key(0))

@@ -28,7 +28,7 @@ class Layout(NamedTuple):
 
 
 def frame_layout(frame_shape: tuple[int, int], dtype: DTypeLike, n: int) -> Layout:
-    """How `n` frames are cut into chunks and shards.
+    """Return how `n` frames are cut into chunks and shards.
 
     A chunk is one frame, so that looking at a delegate reads nothing else; where frames are tiny it is as many (a power
     of two) as fit into 256 KiB. A shard is the largest power of two of frames whose raw size is at most 128 MiB and

@@ -26,7 +26,7 @@ class FrameGroup(NamedTuple):
 
 
 def group_frames(refs: Sequence[FrameRef]) -> tuple[list[FrameGroup], list[str]]:
-    """Frames by shape and dtype, those of the most frequent first; and why the others cannot be read.
+    """Return the frames by shape and dtype, those of the most frequent first; and why the others cannot be read.
 
     Pixels are read only of the less usual formats, which tell nothing without them, within the limits of any frame.
     """

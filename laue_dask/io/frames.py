@@ -65,12 +65,12 @@ class FrameRef:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The reference that `str` wrote: `file.tif`, `file.tif[3]` or `file.h5::/path[12]`."""
+        """Return the reference that `str` wrote: `file.tif`, `file.tif[3]` or `file.h5::/path[12]`."""
         if not text.endswith("]") and "::" not in text:
             return cls(text)  # as nearly all are, of which there may be 100,000
         found = _FRAME_REFERENCE.fullmatch(text)
         if found is None:
-            raise ValueError(f"not a reference to a frame: {text!r}")
+            raise ValueError(f"this is not a reference to a frame: {text!r}")
         index = found["index"]
         return cls(found["path"], found["dataset"], None if index is None else int(index))
 
@@ -152,12 +152,14 @@ def _listed(source: str) -> list[str]:
             f"with a glob, as '{source}/*/*'"
         )
     for path, reason in listing.left_out.items():
-        _tell_once(f"left out: {path}: {reason}")
+        _tell_once(f"a file is left out: {path}: {reason}")
     return listing.files
 
 
 def several_scans(lines: Mapping[str, Sequence[str]]) -> str:
-    """Why sub-folders are no lines of one scan, by names, numbers and a few headers; see `lines.why_several_scans`."""
+    """Return why sub-folders are no lines of one scan, by names, numbers and a few headers; see
+    `lines.why_several_scans`.
+    """
     return why_several_scans(lines, _position_in)
 
 
@@ -173,13 +175,13 @@ def _tell_once(line: str) -> None:
 
 
 def is_listed(src: str | Path) -> bool:
-    """Whether a source is a text file that lists the frames one by one."""
+    """Return whether a source is a text file that lists the frames one by one."""
     name = os.path.expanduser(src).partition("::")[0]  # noqa: PTH111
     return Path(name).is_file() and not is_frame(name) and not kind_of_content(name)
 
 
 def grid_hint(refs: Sequence[FrameRef], scan_shape: tuple[int, int] | None = None) -> tuple[int, int] | None:
-    """(ny, nx) that the one file of all these frames says of itself; None where it says nothing.
+    """Return (ny, nx) that the one file of all these frames says of itself; None where it says nothing.
 
     Raises
     ------
@@ -193,7 +195,7 @@ def grid_hint(refs: Sequence[FrameRef], scan_shape: tuple[int, int] | None = Non
 
 
 def pixel_mask(ref: FrameRef) -> hdf5.PixelMask | None:
-    """Unusable pixels by what the file of a frame says; None where it says nothing. HDF5 files alone do."""
+    """Return the unusable pixels by what the file of a frame says; None where it says nothing. HDF5 files alone do."""
     return None if ref.dataset is None else hdf5.pixel_mask(ref.path, ref.dataset)
 
 
@@ -214,7 +216,9 @@ def read_frame(ref: FrameRef, *, expected: Expected | None = None) -> NDArray[An
 
 
 def read_position(ref: FrameRef) -> tuple[float, float] | None:
-    """Stage coordinates (y, x) from the header, or ``None`` where there are none or the frame cannot be read."""
+    """Return the stage coordinates (y, x) from the header, or ``None`` where there are none or the frame cannot be
+    read.
+    """
     try:
         return frame_info(ref).position
     except FrameError:
@@ -222,7 +226,7 @@ def read_position(ref: FrameRef) -> tuple[float, float] | None:
 
 
 def frame_info(ref: FrameRef) -> FrameInfo:
-    """Shape, dtype and header of one frame; of TIFF, EDF, CBF and HDF5 without reading its pixels.
+    """Return the shape, dtype and header of one frame; of TIFF, EDF, CBF and HDF5 without reading its pixels.
 
     Raises
     ------
@@ -235,14 +239,14 @@ def frame_info(ref: FrameRef) -> FrameInfo:
 
 
 def is_read_whole(ref: FrameRef) -> bool:
-    """Whether the header of a frame is read with all of its pixels."""
+    """Return whether the header of a frame is read with all of its pixels."""
     return ref.dataset is None and _format(ref.path) == ""
 
 
 def load(
     ref: FrameRef, *, memory: NDArray[Any] | None = None, expected: Expected | None = None
 ) -> tuple[NDArray[Any], FrameInfo]:
-    """Pixels and header of one frame at once; raises as `read_frame`.
+    """Return the pixels and header of one frame at once; raises as `read_frame`.
 
     Parameters
     ----------
@@ -336,7 +340,7 @@ def _reasoned(read: Any, ref: FrameRef, *more: Any) -> Any:
     except FileNotFoundError as error:
         raise FrameError("file vanished") from error
     except PermissionError as error:
-        raise FrameError("no permission to read the file") from error
+        raise FrameError("you have no permission to read the file") from error
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
             raise FrameError(f"cannot be read: {os.strerror(error.errno)}") from error
@@ -357,14 +361,14 @@ def _opened(path: str) -> BinaryIO:
 def _in_list(path: Path) -> list[FrameRef]:
     lines = read_paths(path)
     if not lines:
-        raise InputError(f"{path}: lists no frames")
+        raise InputError(f"{path}: the list names no frames")
     refs = [FrameRef.parse(line.path) for line in lines]
     if any(ref.index is not None for ref in refs):  # but for a file that has such a name
         refs = [FrameRef(line.path) if _exists(line.path) else ref for line, ref in zip(lines, refs, strict=True)]
     # One that is missing keeps its place in the grid and is set aside; all of them missing is a wrong folder.
     if not any(_exists(ref.path) for ref in refs):
         if not any(is_frame(ref.path) or ref.dataset for ref in refs):
-            raise InputError(f"{path}: is neither a frame nor a list of frames: no line of it names one")
+            raise InputError(f"{path}: is neither a frame nor a list of frames: no line of it names a frame")
         raise InputError(
             f"{path}: as a list of frames none of its {len(refs)} files is there, the first is {refs[0].path}"
         )
@@ -421,7 +425,7 @@ def _first_readable(files: Sequence[str], dataset: str | None) -> list[FrameRef]
 
 
 def frames_of(file: str, dataset: str | None, *, closed: bool = False) -> list[FrameRef]:
-    """Frames of one file, which is opened for that; `closed` refuses HDF5 that is still written.
+    """Return the frames of one file, which is opened for that; `closed` refuses HDF5 that is still written.
 
     Raises
     ------

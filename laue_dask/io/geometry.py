@@ -25,7 +25,7 @@ MAX_CHECKED_HEADERS = 400
 N_FIRST_AND_LAST_HEADERS = 40
 """Of these, so many are those of the first frames, and of the last."""
 
-INSIST_HINT = "give --insist to take it all the same"
+INSIST_HINT = "give --insist to use it all the same"
 
 Sampler = Callable[[Sequence[int]], Positions]
 """Reads the stage positions of frames, by their numbers."""
@@ -93,14 +93,14 @@ class Headers:
         self._known = None if callable(positions) else stages.as_array(n_frames, positions)
 
     def all(self) -> NDArray[np.float64]:
-        """Positions (n_frames, 2) of all frames."""
+        """Return the positions (n_frames, 2) of all frames."""
         if self._known is None:
             assert self._sampler is not None  # noqa: S101  one of the two is there
             self._known = stages.as_array(self.count, self._sampler(range(self.count)))
         return self._known
 
     def some(self, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Positions (n_frames, 2), NaN where nobody asked for them."""
+        """Return the positions (n_frames, 2), NaN where nobody asked for them."""
         if self._known is not None:
             return self._known
         assert self._sampler is not None  # noqa: S101
@@ -380,7 +380,9 @@ def check_count(
 
 
 def spread_over(n_frames: int, nx: int) -> NDArray[np.int64]:
-    """Frames whose headers check a grid: the first and the last ones, the ends of lines, and some in between."""
+    """Return the frames whose headers check a grid: the first and the last ones, the ends of lines, and some in
+    between.
+    """
     ends = np.array([nx - 1, nx, 2 * nx - 1, 2 * nx, n_frames - nx, n_frames - nx - 1])
     edges = [np.arange(N_FIRST_AND_LAST_HEADERS), np.arange(n_frames - N_FIRST_AND_LAST_HEADERS, n_frames), ends]
     count = MAX_CHECKED_HEADERS - 2 * N_FIRST_AND_LAST_HEADERS - len(ends)
@@ -407,7 +409,7 @@ def make_grid(
 
 
 def shapes_of(n: int) -> str:
-    """Shapes of exactly `n` points, the squarest first."""
+    """Return the shapes of exactly `n` points, the squarest first."""
     pairs = _factors(n)[::-1]
     return ", ".join(f"{a} × {b}" for a, b in pairs[:4]) + (", …" if len(pairs) > 4 else "")
 

@@ -51,7 +51,9 @@ class Levels:
 
 
 def propose_levels(values: NDArray[np.float64]) -> list[Levels]:
-    """Ways to cut `values` (n,) into evenly spaced levels, the most clear-cut first; one level is always among them."""
+    """Return the ways to cut `values` (n,) into evenly spaced levels, the most clear-cut first; one level is always
+    among them.
+    """
     distinct = np.unique(values)
     gaps = np.diff(distinct)
     falling = np.sort(gaps)[::-1]
@@ -69,7 +71,7 @@ def propose_levels(values: NDArray[np.float64]) -> list[Levels]:
 
 
 def best_grid(y: NDArray[np.float64], x: NDArray[np.float64]) -> tuple[Levels, Levels] | None:
-    """Rows and columns under which points (y, x) fill a grid best, or ``None`` where they are no grid.
+    """Return the rows and columns under which points (y, x) fill a grid best, or ``None`` where they are no grid.
 
     Fewest points in one cell come first, then the fullest grid, then the narrowest levels.
     """

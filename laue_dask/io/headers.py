@@ -74,7 +74,7 @@ class Header:
 
 
 def in_um(y: float, x: float, um_per_unit: float) -> tuple[float, float]:
-    """Stage coordinates in micrometres, without the digits that the arithmetic adds behind a picometre."""
+    """Return the stage coordinates in micrometres, without the digits that the arithmetic adds behind a picometre."""
     return round(y * um_per_unit, 6), round(x * um_per_unit, 6)
 
 

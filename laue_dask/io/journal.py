@@ -32,7 +32,9 @@ class Journal:
         self.path = path
 
     def read(self) -> dict[int, Receipt]:
-        """Receipts by block; a line that was cut off by a kill, or damaged, is ignored: its block is done again."""
+        """Return the receipts by block; a line that was cut off by a kill, or damaged, is ignored: its block is done
+        again.
+        """
         receipts: dict[int, Receipt] = {}
         if self.path.is_file():
             for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -64,7 +66,7 @@ class Journal:
 
     @classmethod
     def of(cls, array: zarr.Array[Any]) -> Self:
-        """The journal of an array on disk, which lies in the array's own folder and goes when the array goes."""
+        """Return the journal of an array on disk, which lies in the array's own folder and goes when the array goes."""
         root, name = location(array)
         return cls(Path(root) / name / JOURNAL_FILE)
 

@@ -89,7 +89,9 @@ def require_on_disk(file: BinaryIO, claimed: int) -> None:
 
 
 def unpacked_limit(expected: Expected | None) -> int:
-    """Bytes that a packed file with one frame of the scan, or with frames that are not known yet, may unpack to."""
+    """Return the bytes that a packed file with one frame of the scan, or with frames that are not known yet, may unpack
+    to.
+    """
     if expected is None:
         return MAX_UNPACKED_BYTES
     return 2 * math.prod(expected.shape) * expected.dtype.itemsize + UNPACKED_MARGIN_BYTES

@@ -24,7 +24,7 @@ _NUMBER = re.compile(r"\d+")
 
 
 def line_names(folders: Iterable[str]) -> list[str]:
-    """Names that are lines' by their form, of those of all sub-folders: they end in a number."""
+    """Return those names of sub-folders that may be lines of a scan: they end in a number."""
     return [name for name in folders if name[-1:].isdecimal()]
 
 
@@ -39,13 +39,13 @@ def require_one_scan(source: str, lines: Iterable[str]) -> None:
     stems = {re.sub(r"\d+$", "", name) for name in lines}
     if len(stems) > 1:
         scans = ", ".join(sorted(stems))
-        raise InputError(f"{source}: sub-folders of {len(stems)} scans ({scans}): give one's glob")
+        raise InputError(f"{source}: sub-folders of {len(stems)} scans ({scans}): give the glob of one of them")
 
 
 def why_several_scans(
     lines: Mapping[str, Sequence[str]], position_of: Callable[[str], Position] = lambda path: None
 ) -> str:
-    """Why folders that are named as the lines of a scan are not that; empty where they are.
+    """Return why folders that are named like lines of a scan are not its lines; empty where they are.
 
     Parameters
     ----------

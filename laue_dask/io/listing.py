@@ -65,7 +65,7 @@ class Listing:
         """Those of the lines."""
 
     def look(self) -> bool:
-        """List what is there now; whether anything came or went.
+        """List what is there now, and return whether anything came or went.
 
         Raises
         ------
@@ -147,7 +147,7 @@ class Listing:
         if not kinds:
             if Path(self._source, "scan.zarr").exists():
                 raise InputError(f"{self._source}: is the folder of a run: give its scan, {self._source}/scan.zarr")
-            raise EmptyError(f"{self._source}: no frames in it ({', '.join(sorted(FRAME_SUFFIXES))})")
+            raise EmptyError(f"{self._source}: there are no frames in it ({', '.join(sorted(FRAME_SUFFIXES))})")
         if len(kinds) > 1:
             raise self._several(kinds)
         found = {os.path.basename(folder): in_order(files) for folder, files in lines.items() if files}  # noqa: PTH119

@@ -61,7 +61,7 @@ MAX_COMMAND_CHARACTERS = 500
 PROC_FOLDER = Path("/proc")
 
 OWNER_LOST_MESSAGE = (
-    "another process may write here now ({}), this one no longer owns it: stopped, nothing more is written"
+    "another process may write here now ({}), and this one no longer owns it: it has stopped and writes nothing more"
 )
 
 logger = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class Owner:
 
     @classmethod
     def myself(cls, command: str) -> "Owner":
-        """The process that asks, for a new lock."""
+        """Return the process that asks, for a new lock."""
         boot, namespace = _here()
         ticks = (_ticks(os.getpid()) or 0) if boot else 0
         told, token = command[:MAX_COMMAND_CHARACTERS], uuid.uuid4().hex
@@ -105,7 +105,7 @@ class Owner:
 
     @classmethod
     def read(cls, content: bytes) -> "Owner | None":
-        """The owner that a lock names, be it of an earlier version; None where it names none."""
+        """Return the owner that a lock names, be it of an earlier version; None where it names none."""
         try:
             told = json.loads(content)
             told.pop("began", None)  # of earlier versions: a time by a clock that may have been set since
@@ -117,7 +117,7 @@ class Owner:
         return owner if all(isinstance(text, str) for text in named) and numbered else None
 
     def alive(self) -> bool | None:
-        """Whether the process is there, None where that cannot be told from here."""
+        """Return whether the process is there, None where that cannot be told from here."""
         here = _here()
         if self.host != socket.gethostname() or not self.ticks or not all(here) or (self.boot, self.namespace) != here:
             return None
@@ -183,7 +183,7 @@ def require_lock() -> None:
 
 @contextmanager
 def locked_folder(folder: Path, command: str, remedy: str = "wait for it, or choose another --out") -> Iterator[None]:
-    """Own a folder, which is made where it is missing, and goes again if nothing is in it at the end.
+    """Own a folder; a missing one is made, and removed at the end if nothing is in it.
 
     Parameters
     ----------
@@ -211,7 +211,7 @@ def locked_folder(folder: Path, command: str, remedy: str = "wait for it, or cho
 
 @contextmanager
 def locked_store(store: Path, command: str) -> Iterator[None]:
-    """Be the only one who writes into a Zarr store, be it there yet or not; the lock lies beside it.
+    """Own a Zarr store, whether it is there yet or not, to be its only writer; the lock lies beside it.
 
     Raises
     ------

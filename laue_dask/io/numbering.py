@@ -66,7 +66,7 @@ class Count:
 def count_axis(
     values: Numbers, length: int | None, what: str, *, first_number: int | None = None, from_first: bool = False
 ) -> Count:
-    """Places of rows or columns with these numbers, of `length` where that is known.
+    """Return the places of rows or columns with these numbers, of `length` where that is known.
 
     Raises
     ------
@@ -80,7 +80,8 @@ def count_axis(
         return _within(values, length, what, first_number, from_first)
     if step > 1 and len(there) < MIN_NUMBERS_FOR_STEP:
         raise UnclearError(
-            f"the {what} are numbered {', '.join(map(str, there))}: whether those between are missing is not known: "
+            f"the {what} are numbered {', '.join(map(str, there))}: it is not known whether files between them "
+            f"are missing: "
             "give --shape NY NX"
         )
     first, how = low, ""
@@ -91,7 +92,7 @@ def count_axis(
         how = f"{what} counted from {low}"
     elif low > step and not from_first and low > 1:
         raise UnclearError(
-            f"the {what} are numbered {low} to {high}: whether the first are missing is not known: "
+            f"the {what} are numbered {low} to {high}: it is not known whether the first are missing: "
             "give --shape NY NX and --first-number"
         )
     place = (values - first) // step
@@ -106,7 +107,7 @@ def count_points(
     from_first: bool = False,
     what: str = "files",
 ) -> Count:
-    """Places in the acquisition of files with these numbers, each of which is another, of so many `points`.
+    """Return the places in the acquisition of files with these numbers, each of which is another, of so many `points`.
 
     Raises
     ------
@@ -142,7 +143,7 @@ def solve_lines(
     first_number: int | None = None,
     from_first: bool = False,
 ) -> tuple[Count, Count]:
-    """Rows and columns of files whose numbers run through all lines.
+    """Return the rows and columns of files whose numbers run through all lines.
 
     Raises
     ------

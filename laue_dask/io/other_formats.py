@@ -60,7 +60,7 @@ _CLAIMED_SHAPE_OF_FORMAT: dict[str, Callable[[bytes], tuple[int, int] | None]] =
 def read_frame(
     file: BinaryIO, path: str, index: int | None, *, packed: bool, expected: Expected | None = None
 ) -> tuple[NDArray[Any], Header]:
-    """Frame `index` of an open file (the only one if ``None``) and its header.
+    """Return frame `index` of an open file (the only one if ``None``) and its header.
 
     Parameters
     ----------

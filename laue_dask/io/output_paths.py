@@ -29,11 +29,11 @@ def require_writable(path: Path) -> None:
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from error
     if not folder and nearest != place:
-        raise InputError(f"{path}: cannot be made, {nearest} is not a folder")
+        raise InputError(f"{path}: cannot be made, because {nearest} is not a folder")
     if not folder and not nearest.exists():
-        raise InputError(f"{path}: is a link to nothing: remove it or choose another path")
+        raise InputError(f"{path}: is a link that leads nowhere: remove it or choose another path")
     if not os.access(nearest, os.W_OK | (os.X_OK if folder else 0)):
-        raise InputError(f"{path}: no permission to write to {nearest}")
+        raise InputError(f"{path}: you have no permission to write to {nearest}")
 
 
 def require_space(path: Path, n_bytes: int) -> None:
@@ -47,12 +47,12 @@ def require_space(path: Path, n_bytes: int) -> None:
 
 
 def free_space(path: Path) -> int:
-    """Bytes that are free on the disk that `path` is or will be on."""
+    """Return the bytes that are free on the disk that `path` is or will be on."""
     return shutil.disk_usage(_existing(path)).free
 
 
 def size_text(n_bytes: float) -> str:
-    """A size for people.
+    """Return a size in bytes as people write it.
 
     Examples
     --------
@@ -65,12 +65,12 @@ def size_text(n_bytes: float) -> str:
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether a full disk, or a quota that is used up, is what an error comes from."""
+    """Return whether a full disk, or a quota that is used up, is what an error comes from."""
     return any(isinstance(one, DiskFullError) or _is_refusal(one) for one in _causes(error))
 
 
 def disk_full_error(error: BaseException, *places: Path, needed: int = 0) -> DiskFullError:
-    """The error that says which disk is full, how much is free there, and how much is still to be written.
+    """Return the error that says which disk is full, how much is free there, and how much is still to be written.
 
     Parameters
     ----------
@@ -106,7 +106,9 @@ def disk_full_error(error: BaseException, *places: Path, needed: int = 0) -> Dis
 
 @contextmanager
 def naming_full_disk(*places: Path, needed: Callable[[], int] = lambda: 0) -> Iterator[None]:
-    """Whatever in here comes from a full disk is a `DiskFullError` that names it; see `disk_full_error`."""
+    """Turn every error in here that comes from a full disk into a `DiskFullError` that names it; see "
+    "`disk_full_error`.
+    """
     try:
         yield
     except Exception as error:

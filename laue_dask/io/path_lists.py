@@ -36,7 +36,7 @@ class Line(NamedTuple):
 
 
 def read_paths(file: Path) -> list[Line]:
-    """The paths that a list has, relative ones from the list's own folder.
+    """Return the paths that a list has, relative ones from the list's own folder.
 
     Comments begin with `#`, a path may stand in quotes, `~` is a home; ends of lines and marks of byte order may be
     those of any system.
@@ -70,7 +70,7 @@ def require_distinct(file: Path, names: Iterator[tuple[int, str]]) -> None:
 
 
 def _decoded(file: Path) -> str:
-    not_text = f"{file}: neither a frame of a known kind nor a text file of paths"
+    not_text = f"{file}: this is neither a frame of a known kind nor a text file of paths"
     if file.stat().st_size > MAX_LIST_BYTES:
         raise InputError(f"{not_text}: {file.stat().st_size / 1e9:.1f} GB")
     with file.open("rb") as stream:

@@ -39,7 +39,7 @@ class Pattern:
     accepts: re.Pattern[str] | None
 
     def matches(self, find: Callable[[str], Iterator[str]]) -> list[str]:
-        """What there is of it now, each once: names as they were typed win over what a template means.
+        """Return what there is of it now, each once: names as they were typed win over what a template means.
 
         Parameters
         ----------
@@ -53,7 +53,7 @@ class Pattern:
 
 
 def understood(source: str) -> Pattern | None:
-    """The pattern that a source is; None where it is a path, whether anything is there or not.
+    """Return the pattern that a source is; None where it is a path, whether anything is there or not.
 
     The beginning of a source that is there by its very name is no pattern, whatever brackets are in it.
 
@@ -78,12 +78,12 @@ def understood(source: str) -> Pattern | None:
 
 
 def is_pattern(source: str) -> bool:
-    """Whether a source stands for several files by their names."""
+    """Return whether a source stands for several files by their names."""
     return understood(source) is not None
 
 
 def glob_to_path(escaped: str) -> str:
-    """The path that `glob.escape` made a glob of.
+    """Return the path that `glob.escape` made a glob of.
 
     Examples
     --------

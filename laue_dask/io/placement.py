@@ -65,7 +65,7 @@ class Placement(ScanGrid):
         return f"grid: {self.how}{first}{_without_frame(self.missing)}"
 
     def warning(self, refs: Sequence[FrameRef]) -> str:
-        """One line that names the files that are left out; empty where none is."""
+        """Return one line that names the files that are left out; empty where none is."""
         if not self.left_out:
             return ""
         names = list(dict.fromkeys(refs[i].path for i in self.left_out))
@@ -75,7 +75,7 @@ class Placement(ScanGrid):
         return f"left out {count} not of the scan: {describe_left_out(names)} ({why})"
 
     def as_json(self, refs: Sequence[FrameRef]) -> dict[str, Any]:
-        """Plain values for the record of a run."""
+        """Return the plain values for the record of a run."""
         return {
             **({"part": self.part} if self.part else {}),
             "shape": list(self.shape),
@@ -163,7 +163,9 @@ def place_frames(
 
 
 def recorded_placement(store: ScanStore) -> dict[str, Any]:
-    """What a scan store says of its grid, as `Placement.as_json`; of a store of before, what can be told from it."""
+    """Return what a scan store says of its grid, as `Placement.as_json`; of a store of before, what can be told from
+    it.
+    """
     told = store.provenance.get("placement")
     if isinstance(told, dict) and {"line", "how", "missing", "left_out"} <= set(told):
         return dict(told)
@@ -185,7 +187,7 @@ def _without_frame(missing: int) -> str:
 
 
 def frames_of_scan(refs: Sequence[FrameRef], *, listed: bool = False) -> list[FrameRef]:
-    """Those of the frames that are the scan's by their names; see `place_frames`."""
+    """Return those of the frames that are the scan's by their names; see `place_frames`."""
     stacks = _Stacks.of(refs)
     names = read_names(stacks.files, listed=listed)
     return [ref for file in names.kept for ref in refs[slice(*stacks.spans[file])]] if names.left_out else list(refs)
@@ -282,7 +284,7 @@ class _Known:
         return {"first_number": self.first_number, "from_first": self.from_first}
 
     def weigh(self) -> tuple[Shape | None, str, Places]:
-        """The shape, what it is known from, and the places of the kept frames."""
+        """Return the shape, what it is known from, and the places of the frames that are kept."""
         if self.grid_hint is not None:
             shape, given = self._agree(self.grid_hint, "the file", exact=True)
             inside = np.concatenate([self.stacks.inside[slice(*self.stacks.spans[i])] for i in self.names.kept])
@@ -437,7 +439,7 @@ class _Known:
     def _of_counter(self) -> tuple[Shape | None, str, Places]:
         number, n = self.names.counter, self._n
         if number is None:
-            return self._of_order("their names have no number that counts them")
+            return self._of_order("the names have no number that counts the files")
         if self.listed and (np.diff(number) < 1).any():
             if not self.insist:
                 i = int(np.flatnonzero(np.diff(number) < 1)[0])

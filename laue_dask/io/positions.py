@@ -98,7 +98,7 @@ class Recovered(NamedTuple):
         return int(np.count_nonzero(self.pattern == MEASURED_AGAIN_PATTERN))
 
     def fits(self, shape: tuple[int, int]) -> bool:
-        """Whether the grid is that of this shape, or a beginning of it."""
+        """Return whether the grid is that of this shape, or a beginning of it."""
         (lines, points), (ny, nx) = self.shape, shape
         return points == nx and lines <= ny if self.fast_axis == "x" else lines == ny and points <= nx
 
@@ -113,7 +113,7 @@ class Agreement(NamedTuple):
 
 
 def as_array(n_frames: int, positions: Positions | None) -> NDArray[np.float64]:
-    """Positions (n_frames, 2), NaN where unknown or nonsense."""
+    """Return the positions (n_frames, 2), NaN where unknown or nonsense."""
     stage = np.full((n_frames, 2), np.nan)
     if positions is None:
         return stage
@@ -127,7 +127,7 @@ def as_array(n_frames: int, positions: Positions | None) -> NDArray[np.float64]:
 
 
 def acquisition(shape: tuple[int, int], order: Order, fast_axis: Axis = "x") -> NDArray[np.int64]:
-    """Pattern index of each point of a complete scan, in order of acquisition."""
+    """Return the pattern index of each point of a complete scan, in order of acquisition."""
     ny, nx = shape
     lines = np.arange(ny * nx, dtype=np.int64).reshape(ny, nx)
     if fast_axis == "y":
@@ -139,13 +139,13 @@ def acquisition(shape: tuple[int, int], order: Order, fast_axis: Axis = "x") -> 
 
 
 def moves(stage: NDArray[np.float64]) -> list[bool]:
-    """Whether the stage moved along y, and along x."""
+    """Return whether the stage moved along y, and along x."""
     known = [axis[np.isfinite(axis)] for axis in stage.T]
     return [len(values) > 0 and float(values.max() - values.min()) > 0 for values in known]
 
 
 def recover(stage: NDArray[np.float64], order: Order = "raster") -> Recovered | None:
-    """The grid that positions (n, 2) show, in order of acquisition, or ``None`` where they show none.
+    """Return the grid that positions (n, 2) show, in order of acquisition, or ``None`` where they show none.
 
     Parameters
     ----------
@@ -178,9 +178,7 @@ def recover(stage: NDArray[np.float64], order: Order = "raster") -> Recovered | 
         raise InputError(odd)
     shape = (rows.count, columns.count)
     if min(shape) == 1 and _zigzag(stage[known], 1 if rows.count == 1 else 0):
-        raise InputError(
-            "the stage positions go to and fro across their line: they are no line, and no rectangle either"
-        )
+        raise InputError("the stage positions go to and fro across their line: they are neither a line nor a rectangle")
     if min(shape) > 1 and len(known) <= FEW_POINTS:
         fitted = _fit(stage[known], rows.index, columns.index)
         if fitted is None or fitted[1].max() > FARTHEST_OFF_FOUND:
@@ -236,7 +234,7 @@ def agreement(
     shape: tuple[int, int],
     order: Order | None,
 ) -> Agreement | None:
-    """In which order frames went through a grid of this shape; ``None`` where their positions are of no such grid.
+    """Return the order in which frames went through a grid of this shape; ``None`` where they did not.
 
     Parameters
     ----------
@@ -265,7 +263,7 @@ def agreement(
 
 
 def distance(stage: NDArray[np.float64], pattern: NDArray[np.int64], shape: tuple[int, int]) -> float | None:
-    """How far positions lie off an even grid with these patterns at their places, as root mean square in steps.
+    """Return how far positions lie off an even grid with these patterns at their places, as root mean square in steps.
 
     ``None`` where that is too far. The grid may be turned and sheared a little.
     """
@@ -334,7 +332,7 @@ def _slope(values: NDArray[np.float64], place: NDArray[np.int64]) -> float:
 
 
 def fill(found: Recovered, number: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
-    """Patterns of the frames whose position is unknown, from the frames before and after them.
+    """Return the patterns of the frames whose position is unknown, from the frames before and after them.
 
     Parameters
     ----------
@@ -369,7 +367,7 @@ def fill(found: Recovered, number: NDArray[np.int64] | None = None) -> NDArray[n
 
 
 def irregular(stage: NDArray[np.float64]) -> str:
-    """What is known of positions (n, 2) that are lines, but no rectangle of them; empty where nothing is."""
+    """Return what is known of positions (n, 2) that are lines, but no rectangle of them; empty where nothing is."""
     for axis, name in ((0, "rows"), (1, "columns")):
         along, across = stage[:, 1 - axis], stage[:, axis]
         for levels in propose_levels(across)[1:]:

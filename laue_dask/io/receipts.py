@@ -56,24 +56,26 @@ class Receipts:
         try:
             attributes: Any = json.loads(path.read_text(encoding="utf-8"))["attributes"]
             if "crc32" not in attributes and "crc32c" in attributes:
-                raise StoreError(f"{path}: of an earlier version, which could not tell all damage: make {folder} again")
+                raise StoreError(
+                    f"{path}: this file is of an earlier version, which could not find all damage: make {folder} again"
+                )
             files = {str(name): (int(size), int(crc)) for name, (size, crc) in attributes["files"].items()}
             whole = attributes["crc32"] == _checksum(files)
         except StoreError:
             raise
         except FileNotFoundError as error:
-            raise StoreError(f"{path}: is missing: nothing says whether {folder} is whole: make it again") from error
+            raise StoreError(f"{path}: is missing, so that {folder} cannot be checked: make it again") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise StoreError(f"{path}: damaged: nothing says whether {folder} is whole: make it again") from error
+            raise StoreError(f"{path}: is damaged, so that {folder} cannot be checked: make it again") from error
         if not whole:
-            raise StoreError(f"{path}: damaged, its checksum is another: make {folder} again")
+            raise StoreError(f"{path}: is damaged, for its checksum differs: make {folder} again")
         for outside in (name for name in files if name.startswith("/") or ".." in name.split("/")):
             raise StoreError(f"{path}: names {outside!a}, which is not in {folder}: make it again")
         return cls(folder, files)
 
     @classmethod
     def of(cls, folder: Path, paths: Collection[str]) -> Self:
-        """Read the files of a folder, and of its folders, that `paths` name, and take down what they are."""
+        """Read the files of a folder, and of its folders, that `paths` name, and make their receipts."""
         return cls(folder, {name: of_file(folder / name) for path in paths for name in _below(folder, path)})
 
     def write(self, name: str = STORE_RECEIPTS_FILE) -> None:
@@ -84,16 +86,16 @@ class Receipts:
         write_atomically(self.folder / name, json.dumps(content, ensure_ascii=False).encode())
 
     def without(self, paths: Collection[str]) -> "Receipts":
-        """Those that are not of `paths`, nor below them."""
+        """Return the receipts of files that are neither `paths` nor below them."""
         kept = {name: found for name, found in self.files.items() if not any(_within(name, path) for path in paths)}
         return Receipts(self.folder, kept)
 
     def joined(self, others: "Receipts") -> "Receipts":
-        """Both; `others` where both know a file."""
+        """Return both together; `others` count where both know a file."""
         return Receipts(self.folder, {**self.files, **others.files})
 
     def faults(self, paths: Collection[str] = ("",)) -> Iterator[tuple[str, str | None]]:
-        """Every file of `paths` and below, and what is wrong with it; None where nothing is."""
+        """Return every file of `paths` and below, and what is wrong with it; None where nothing is."""
         for name, expected in self.files.items():
             if any(_within(name, path) for path in paths):
                 yield name, _fault(self.folder / name, expected)
@@ -106,7 +108,7 @@ class Receipts:
 
 
 def drop_receipts(folder: Path, names: Collection[str]) -> None:
-    """From here on these files of a finished run may change, without being taken for damaged after a kill."""
+    """Drop the receipts of files of a finished run, which may change then without seeming damaged after a kill."""
     receipts = Receipts.read(folder, RUN_RECEIPTS_FILE)
     left = receipts.without(names)
     if left != receipts:
@@ -114,7 +116,7 @@ def drop_receipts(folder: Path, names: Collection[str]) -> None:
 
 
 def of_file(path: Path) -> tuple[int, int]:
-    """Size and CRC-32 of a file."""
+    """Return the size and CRC-32 of a file."""
     crc = size = 0
     with path.open("rb") as file:
         while piece := file.read(_READ_BYTES):

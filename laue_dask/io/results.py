@@ -34,7 +34,7 @@ SEGMENTING_STORE = RESULTS_STORE + ".segment.part"
 COPY_STORE = RESULTS_STORE + ".copy"
 """An array on its way from the last results to those that were begun."""
 
-REMAKE_HINT = "make it again with `laue-dask run`, the same command"
+REMAKE_HINT = "the same `laue-dask run` command makes it again"
 
 
 class ResultsWriter:
@@ -59,7 +59,7 @@ class ResultsWriter:
         self.group.attrs.update({"laue_dask_schema": schema.SCHEMA_VERSION, **attributes})
 
     def blocks(self, name: str, shape: tuple[int, ...], *, block: int, key: str) -> zarr.Array[Any]:
-        """Array `name`, whose chunks are the blocks of work, kept where it was made with the same `key`.
+        """Return array `name`, whose chunks are the blocks of work, kept where it was made with the same `key`.
 
         An array of the same key may be unfinished from a killed run, in this store, or finished in the run's last one.
         """
@@ -133,7 +133,7 @@ def discard(folder: Path, partial: str = PARTIAL_STORE) -> None:
 
 
 def attributes(path: Path, *, whole: bool) -> dict[str, Any]:
-    """Root attributes of a results store, finished or not; none where it cannot be told what they were.
+    """Return the root attributes of a results store, finished or not; none where it cannot be told what they were.
 
     `whole` asks for those that the store's receipts vouch for.
     """
@@ -146,7 +146,7 @@ def attributes(path: Path, *, whole: bool) -> dict[str, Any]:
 
 
 def whole(folder: Path, names: Collection[str]) -> bool:
-    """Whether the results of a finished run have all these arrays, as they were written.
+    """Return whether the results of a finished run have all these arrays, as they were written.
 
     Of those that are made of blocks, the blocks themselves are left to their journal.
     """
@@ -159,7 +159,7 @@ def whole(folder: Path, names: Collection[str]) -> bool:
 
 
 def variables(folder: Path, names: Collection[str]) -> xr.Dataset:
-    """Some results of a run, in memory, without a look at the others, which may be damaged; see `whole`."""
+    """Return some results of a run, in memory, without a look at the others, which may be damaged; see `whole`."""
     found = {name: array for name in names if (array := _read_array(folder / RESULTS_STORE, name)) is not None}
     arrays = {name: (array.metadata.dimension_names, np.asarray(array[...])) for name, array in found.items()}  # type: ignore[union-attr]
     return xr.Dataset(arrays, attrs=attributes(folder / RESULTS_STORE, whole=True))
@@ -187,7 +187,9 @@ def read(folder: Path) -> xr.Dataset:
     """
     path = folder / RESULTS_STORE
     if not path.is_dir():
-        raise StoreError(f"{folder}: no finished run ({RESULTS_STORE} is missing): start it with `laue-dask run`")
+        raise StoreError(
+            f"{folder}: there is no finished run ({RESULTS_STORE} is missing): start one with `laue-dask run`"
+        )
     try:
         Receipts.read(path).check(remedy=REMAKE_HINT)
         _check_blocks(path)
@@ -310,7 +312,7 @@ def _check_blocks(path: Path) -> None:
 
 
 def arrays(folder: Path, name: str) -> tuple[zarr.Array[Any] | None, zarr.Array[Any] | None]:
-    """Array `name` of the results that were begun, and of those that are finished; None where there is none."""
+    """Return array `name` of the results that were begun, and of those that are finished; None where there is none."""
     return _read_array(folder / PARTIAL_STORE, name), _read_array(folder / RESULTS_STORE, name)
 
 

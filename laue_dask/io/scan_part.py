@@ -40,7 +40,7 @@ class ScanPart:
 
 
 def range_text(one: Range) -> str:
-    """A range as options have it.
+    """Return a range as it is written in options.
 
     Examples
     --------
@@ -72,7 +72,7 @@ def take_part(placement: Placement, part: ScanPart) -> Placement:
     there = placement.pattern >= 0
     pattern = np.where(there, place.ravel()[placement.pattern], -1)
     if not (pattern >= 0).any():
-        raise InputError(f"{part}: no frame is there: the scan's grid is {placement.how}")
+        raise InputError(f"{part}: there is no frame in this part: the scan's grid is {placement.how}")
     position = placement.position.reshape(ny, nx, 2)[np.ix_(y, x)].reshape(-1, 2)
     turned = placement.order == "snake" and part.every % 2 == 0
     return replace(

@@ -87,7 +87,7 @@ class ScanStore:
 
     @staticmethod
     def is_store(path: str | Path) -> bool:
-        """Whether `path` is meant to be a Zarr store, whole or not."""
+        """Return whether `path` is meant to be a Zarr store, whole or not."""
         # os.path makes no error of a folder that nobody may look into, which is refused where its frames are listed.
         inside = os.path.isfile(f"{path}/zarr.json")  # noqa: PTH113
         return os.path.isdir(path) and (Path(path).suffix == ".zarr" or inside)  # noqa: PTH112
@@ -114,7 +114,7 @@ class ScanStore:
         """
         path = Path(path)
         if path.exists():
-            raise StoreError(f"{path}: exists already: choose another path or remove it")
+            raise StoreError(f"{path}: exists already: choose another path, or remove it")
         n = grid.shape[0] * grid.shape[1]
         rows, columns = frame_shape
         layout = frame_layout((rows, columns), dtype, n)
@@ -169,16 +169,18 @@ class ScanStore:
         path = Path(path)
         if not path.exists():
             if path.with_name(path.name + _PARTIAL_SUFFIX).exists():
-                raise StoreError(f"{path}: its ingest was not finished: run it again")
-            raise StoreError(f"{path}: no such scan store{did_you_mean(path)}")
+                raise StoreError(f"{path}: its ingest was not finished: run the same command again")
+            raise StoreError(f"{path}: there is no such scan store{did_you_mean(path)}")
         store = cls(path)
         if (path / "features").exists() and not any((path / name).exists() for name in ("frames", "source")):
-            raise StoreError(f"{path}: holds the results of a run, not its frames: give the run's scan.zarr")
+            raise StoreError(f"{path}: holds the results of a run and not its frames: give the run's scan.zarr")
         schema.check(store.root, schema.SCAN)
         if store._receipts is not None:
             store._receipts.check(["zarr.json"], remedy=REMAKE_HINT)
         if not store.root.attrs.get("complete"):
-            raise StoreError(f"{path}: incomplete, its ingest was not finished: remove it and run it again")
+            raise StoreError(
+                f"{path}: is incomplete, because its ingest was not finished: remove it and run the same command again"
+            )
         store._check_shapes()
         return store
 
@@ -187,7 +189,9 @@ class ScanStore:
         try:
             n, frame = self.n_patterns, self.frame_shape
         except (ValueError, TypeError) as error:
-            raise StoreError(f"{self.path}: damaged, its shape is none: {REMAKE_HINT}") from error
+            raise StoreError(
+                f"{self.path}: is damaged, because its shape is missing or impossible: {REMAKE_HINT}"
+            ) from error
         if not 0 < n <= MAX_PATTERNS or not all(0 < side <= MAX_FRAME_SIDE_PX for side in frame):
             raise StoreError(f"{self.path}: {n} patterns of {frame[0]} × {frame[1]} pixels are no scan: {REMAKE_HINT}")
         shapes = {"valid": (n,), "source": (n,), "position": (n, 2), "detector_mask": frame}
@@ -330,11 +334,11 @@ class ScanStore:
                 add(stack[first : first + self.read_length])
 
     def seal(self, block: int) -> int:
-        """Seal of a shard on disk; see `block_files.BlockFiles.seal`."""
+        """Return the seal of a shard on disk; see `block_files.BlockFiles.seal`."""
         return self._frames.files.seal(block)
 
     def damaged_shards(self) -> dict[int, str]:
-        """Shards of frames that are not what was written, and why: all that cheap looks can tell.
+        """Return the shards of frames that are not what was written, and why: all that cheap looks can tell.
 
         Seals are compared, and of a store of up to `MAX_READ_WHOLE_BYTES` everything is read.
         """
@@ -344,7 +348,7 @@ class ScanStore:
         return {i: fault for i, fault in found.items() if fault}
 
     def record(self, receipts: Sequence[Mapping[str, Any]], left_out: Sequence[Mapping[str, Any]] = ()) -> None:
-        """Take over what `ingest_shard` found: sources, positions, checksums and what was set aside.
+        """Record what `ingest_shard` found: sources, positions, checksums and what was set aside.
 
         Parameters
         ----------
@@ -394,7 +398,7 @@ class ScanStore:
             self.__dict__.pop(name, None)
 
     def written(self, receipts: Sequence[Mapping[str, Any]]) -> list[bool]:
-        """Whether the shard of each receipt is on disk as it was written; always, where the store has no frames.
+        """Return whether the shard of each receipt is on disk as it was written; always, where the store has no frames.
 
         Of those that were written last all is read: a machine that crashed may have lost a part of them.
         """
@@ -419,12 +423,12 @@ class ScanStore:
             A shard is missing, or something appeared at the path meanwhile.
         """
         if "crc32c" not in self.root.attrs:
-            raise StoreError(f"{self.path}: its shards are not recorded: run the ingest again")
+            raise StoreError(f"{self.path}: nothing is recorded about its shards: run the ingest again")
         if self.has_frames:
             self._frames.check_whole()
             self._frames.files.sweep()  # of workers that were killed while others finished their blocks
         if self.path.exists():
-            raise StoreError(f"{self.path}: exists already: choose another path or remove it")
+            raise StoreError(f"{self.path}: exists already: choose another path, or remove it")
         self.root.attrs["complete"] = True
         names = [name for name in schema.SCAN if name != "frames"]
         Receipts.of(self._folder, ["zarr.json", "frames/zarr.json", *names]).write()
@@ -432,7 +436,9 @@ class ScanStore:
         return type(self)(self.path)
 
     def frames(self) -> da.Array:
-        """Lazy frames (pattern, row, column); a Dask chunk is a shard, and nothing is read before it is computed."""
+        """Return the lazy frames (pattern, row, column); a Dask chunk is a shard, and nothing is read before it is
+        computed.
+        """
         unit, n = self.shard_frames, self.n_patterns
         lengths = (unit,) * (n // unit) + ((n % unit,) if n % unit else ())
         rows, columns = self.frame_shape
@@ -447,7 +453,7 @@ class ScanStore:
         return lazy
 
     def read_frames(self, start: int, stop: int, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Frames (pattern, row, column) of patterns `start` to `stop`, read chunk by chunk.
+        """Return the frames (pattern, row, column) of patterns `start` to `stop`, read chunk by chunk.
 
         Where the store has no frames they are read from the detector's files, and each is held against its checksum;
         patterns that are not valid are zeros. This is the one way to read frames, wherever they are.
@@ -467,7 +473,7 @@ class ScanStore:
         return self._read_sources(start, stop, out=out)
 
     def reduced(self, digest: str) -> zarr.Array[Any] | None:
-        """Reduced patterns of a recipe, finished or not; ``None`` where nobody began them."""
+        """Return the reduced patterns of a recipe, finished or not; ``None`` where nobody began them."""
         path = f"reduced/{digest}"
         if self._receipts is not None and any(fault for _, fault in self._receipts.faults([f"{path}/zarr.json"])):
             return None  # what describes them is damaged or gone, so they are made again
@@ -480,7 +486,7 @@ class ScanStore:
         return found if isinstance(found, zarr.Array) else None
 
     def recipes(self) -> dict[str, dict[str, Any]]:
-        """Recipes whose reduced patterns are in the store, finished or not, by hash."""
+        """Return the recipes whose reduced patterns are in the store, finished or not, by hash."""
         found = {}
         for folder in sorted(self._folder.glob("reduced/*/")):
             array = self.reduced(folder.name)
@@ -489,7 +495,7 @@ class ScanStore:
         return found
 
     def repair_groups(self) -> None:
-        """Write what describes the groups of a finished store again where it is damaged: it says nothing but that."""
+        """Write the descriptions of a finished store's groups again where they are damaged; they hold nothing else."""
         for name in ("reduced", "substrate"):
             file = f"{name}/zarr.json"
             if self._receipts is not None and any(fault for _, fault in self._receipts.faults([file])):
@@ -497,11 +503,11 @@ class ScanStore:
                 zarr.open_group(str(self._folder), path=name, mode="a", zarr_format=3)
 
     def has_receipts_of(self, digest: str) -> bool:
-        """Whether the store's receipts know the reduced patterns of a recipe."""
+        """Return whether the store's receipts know the reduced patterns of a recipe."""
         return self._receipts is not None and f"reduced/{digest}/zarr.json" in self._receipts.files
 
     def add_receipts_of(self, digest: str) -> None:
-        """Add the reduced patterns of a recipe, which are finished, to what the store's receipts vouch for."""
+        """Add the finished reduced patterns of a recipe to the store's receipts."""
         added = [f"reduced/{digest}", "reduced/zarr.json"]
         if f"substrate/{digest}" in self.root:
             added += [f"substrate/{digest}", "substrate/zarr.json"]
@@ -512,7 +518,7 @@ class ScanStore:
     def update_sources(
         self, refs: Sequence[FrameRef | None], stamps: Sequence[Stamp], provenance: Mapping[str, Any]
     ) -> None:
-        """Take down where the frames of a finished store are now, and the size and time of their files.
+        """Record where the frames of a finished store are now, and the size and time of their files.
 
         Parameters
         ----------
@@ -522,7 +528,7 @@ class ScanStore:
             What of it is new.
         """
         if self.identity is None or self._receipts is None:
-            raise ValueError(f"{self.path}: an unfinished store, or one that does not know its files")
+            raise ValueError(f"{self.path}: the store is unfinished, or does not know its files")
         names = ["zarr.json", "source", *_IDENTITY_ARRAYS]
         self._require_inside(*names)
         # A kill in between leaves what the receipts do not speak of, and no damage.
@@ -577,7 +583,7 @@ class ScanStore:
         for name in names:
             if (self._folder / name).is_symlink():
                 raise StoreError(
-                    f"{self.path}: {name} is a link to elsewhere, into which nothing is written: remove it"
+                    f"{self.path}: {name} is a link to another place, where nothing must be written: remove the link"
                 )
 
     def write_substrate(self, digest: str, median: NDArray[np.float32], spread: NDArray[np.float32]) -> None:
@@ -588,11 +594,13 @@ class ScanStore:
             schema.create(group, name, _SUBSTRATE_SPEC, self.frame_shape, overwrite=True)[:] = values
 
     def read_substrate(self, digest: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """What `write_substrate` kept: median and spread."""
+        """Return what `write_substrate` kept: median and spread."""
         return self._values(f"substrate/{digest}/median"), self._values(f"substrate/{digest}/spread")
 
     def key(self) -> str:
-        """Hash of the content (pixels, which of them count, their place in the scan), wherever the files are."""
+        """Return the hash of the content (pixels, which of them count, their place in the scan), wherever the files
+        are.
+        """
         arrays = [
             zlib.crc32(np.ascontiguousarray(values).view(np.uint8).data) for values in (self.valid, self.detector_mask)
         ]
@@ -624,7 +632,11 @@ class ScanStore:
             where = f"frames {start} to {start + len(stack) - 1}"
             raise StoreError(
                 f"{self.path}: {where} have checksum {found:08x}, {expected:08x} was ingested: "
-                + ("they are damaged, ingest again" if self.has_frames else "the files were changed, ingest again")
+                + (
+                    "the frames are damaged: ingest again"
+                    if self.has_frames
+                    else "the files have changed: ingest again"
+                )
             )
 
     def _has(self, name: str) -> bool:
@@ -670,7 +682,9 @@ class ScanStore:
         return Receipts.read(self._folder) if self.root.attrs.get("complete") else None
 
     def located(self, name: str) -> FrameRef:
-        """Where a frame of the source is: where it was or, if store and source were moved together, where it is now."""
+        """Return where a frame of the source is: where it was or, if store and source were moved together, where it is
+        now.
+        """
         ref = FrameRef.parse(name)
         before, here = self._moved
         if before is None or os.path.lexists(ref.path):
@@ -831,5 +845,5 @@ def _open_group(folder: Path) -> zarr.Group:
     try:
         return zarr.open_group(str(folder), mode="r+", zarr_format=3, use_consolidated=False)
     except Exception as error:
-        reason = "no zarr.json in it" if not (folder / "zarr.json").is_file() else " ".join(str(error).split())
-        raise StoreError(f"{folder}: not a scan store: {reason}") from error
+        reason = "there is no zarr.json in it" if not (folder / "zarr.json").is_file() else " ".join(str(error).split())
+        raise StoreError(f"{folder}: this is not a scan store: {reason}") from error

@@ -59,7 +59,7 @@ class ShardFiles:
 
     @classmethod
     def of(cls, array: zarr.Array[Any]) -> Self | None:
-        """The shards of an array, or None where their layout is not the one that can be read here."""
+        """Return the shards of an array, or None where their layout is not the one that can be read here."""
         # The public `Array` says all of this only through its asynchronous twin's metadata.
         codecs = tuple(getattr(array.metadata, "codecs", ()))
         store = array.store_path.store
@@ -169,7 +169,7 @@ class ShardFiles:
                 blosc.decompress(packed[:-CRC_BYTES], into[place * size : (place + 1) * size])
 
     def checksums(self, descriptor: int) -> bytes:
-        """The index of an open shard and the checksum behind each of its chunks, without reading the chunks.
+        """Return the index of an open shard and the checksum behind each of its chunks, without reading the chunks.
 
         Raises
         ------

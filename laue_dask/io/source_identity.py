@@ -43,7 +43,7 @@ class State:
 
     @classmethod
     def of(cls, path: str) -> "State | None":
-        """The file's now, None where there is none."""
+        """Return the state of a file as it is now; None where there is no file."""
         try:
             found = os.stat(path)  # noqa: PTH116  of thousands of files at a look
         except OSError:
@@ -97,7 +97,7 @@ class Identity:
     checksum: NDArray[np.uint32]
 
     def stamp(self, pattern: int) -> Stamp:
-        """Size and time of one."""
+        """Return the size and time of one pattern's source."""
         return Stamp(int(self.size[pattern]), int(self.time[pattern]))
 
 
@@ -106,7 +106,7 @@ FILES_PER_DEADLINE = 1000
 
 
 def stamps_of(refs: Iterable[FrameRef | None]) -> list[Stamp]:
-    """Size and time of the files that hold frames as they are now; each file is asked once.
+    """Return the size and time of the files that hold frames as they are now; each file is asked once.
 
     Of a file system that does not answer nothing is known, as of files that are gone.
     """
@@ -168,7 +168,7 @@ def _held(path: str, dataset: str, size: int, time: int) -> _Held:
 
 
 def joined(before: int, added: int, length: int) -> int:
-    """CRC-32C of some bytes with `length` more behind them, from the CRC-32C of each."""
+    """Return the CRC-32C of some bytes with `length` more behind them, from the CRC-32C of each."""
     return added ^ _shifted(before, _shifts(length))
 
 

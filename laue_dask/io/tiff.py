@@ -25,7 +25,7 @@ __all__ = ["MAGIC", "count", "read_frame", "read_header", "read_page"]
 
 
 def count(file: BinaryIO) -> int:
-    """Number of frames in an open TIFF.
+    """Return the number of frames in an open TIFF.
 
     Raises
     ------
@@ -38,7 +38,8 @@ def count(file: BinaryIO) -> int:
 def read_frame(
     file: BinaryIO, index: int | None, *, memory: NDArray[Any] | None = None, expected: Expected | None = None
 ) -> tuple[NDArray[Any], Header]:
-    """Frame `index` of an open TIFF (the only one if ``None``) and its header; dtype in the native byte order.
+    """Return frame `index` of an open TIFF (the only one if ``None``) and its header; dtype in the native byte
+    order.
 
     Parameters
     ----------
@@ -59,7 +60,7 @@ def read_frame(
 
 
 def read_page(file: BinaryIO, index: int | None) -> Page:
-    """Directory of frame `index` of an open TIFF, held against the file's size.
+    """Return the directory of frame `index` of an open TIFF, held against the file's size.
 
     Raises
     ------
@@ -73,7 +74,7 @@ def read_page(file: BinaryIO, index: int | None) -> Page:
 
 
 def read_header(page: Page) -> Header:
-    """What the directory, and the MarCCD header behind it, tell."""
+    """Return what the directory, and the MarCCD header behind it, tell."""
     marccd = headers.from_marccd(page.directory.container.head)
     return marccd or headers.from_text(page.directory.text(DESCRIPTION), model=page.directory.text(MODEL))
 

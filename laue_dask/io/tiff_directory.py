@@ -33,12 +33,12 @@ _TEXT_TYPES = (1, 2, 7)
 
 
 def truncated(what: str, end: int, size: int) -> FrameError:
-    """The reason for a file that is shorter than it says."""
+    """Return the reason for a file that is shorter than it says."""
     return FrameError(f"truncated TIFF: {what} would end at byte {end}, the file ends at {size}")
 
 
 def damaged(what: str) -> FrameError:
-    """The reason for a file that contradicts itself."""
+    """Return the reason for a file that contradicts itself."""
     return FrameError(f"damaged TIFF: {what}")
 
 
@@ -92,7 +92,7 @@ class Container:
         self._count = struct.Struct(self.order + ("Q" if self.big else "H"))
 
     def at(self, offset: int, length: int, what: str) -> bytes:
-        """`length` bytes of the file; raises `FrameError` where it ends before them."""
+        """Return `length` bytes of the file; raises `FrameError` where it ends before them."""
         end = offset + length
         if end > self.size:
             raise truncated(what, end, self.size)
@@ -105,7 +105,7 @@ class Container:
         return content
 
     def directory(self, offset: int) -> "Directory":
-        """The directory at a byte of the file."""
+        """Return the directory at a byte of the file."""
         if self._last is not None and self._last.start == offset:
             return self._last
         if offset < 8:
@@ -124,7 +124,7 @@ class Container:
         return self._last
 
     def directories(self) -> Iterator["Directory"]:
-        """All directories that are linked to, in order.
+        """Return all directories that are linked to, in order.
 
         Raises
         ------
@@ -172,11 +172,11 @@ class Directory:
         return tag in self.entries
 
     def length(self, tag: int) -> int:
-        """Number of values of a tag, as claimed."""
+        """Return the number of values of a tag, as claimed."""
         return self.entries[tag][1] if tag in self.entries else 0
 
     def number(self, tag: int, default: int) -> int:
-        """The first value of a tag, which must be a whole number."""
+        """Return the first value of a tag, which must be a whole number."""
         if tag not in self.entries:
             return default
         kind, values, inline = self.entries[tag]
@@ -193,7 +193,7 @@ class Directory:
         return int(struct.unpack_from(self.container.order + layout, inline)[0])
 
     def numbers(self, tag: int, count: int) -> tuple[int, ...]:
-        """The values of a tag, which must be `count` whole numbers."""
+        """Return the values of a tag, which must be `count` whole numbers."""
         if tag not in self.entries:
             raise damaged(f"tag {tag} is missing")
         if count == 1 == self.entries[tag][1]:
@@ -208,7 +208,9 @@ class Directory:
         return struct.unpack_from(f"{self.container.order}{values}{layout}", inline)
 
     def content(self, tag: int, limit: int = MAX_TEXT_BYTES) -> bytes:
-        """The bytes of a tag, no more than `limit` of them; none where it is missing or has values of another kind."""
+        """Return the bytes of a tag, no more than `limit` of them; none where it is missing or has values of another
+        kind.
+        """
         kind, values, inline = self.entries.get(tag, (0, 0, b""))
         if kind not in _TEXT_TYPES:
             return b""
@@ -218,7 +220,7 @@ class Directory:
         return inline[:length]
 
     def text(self, tag: int, limit: int = MAX_TEXT_BYTES) -> str:
-        """The text of a tag; empty where there is none."""
+        """Return the text of a tag; empty where there is none."""
         return self.content(tag, limit).split(b"\0", 1)[0].decode("utf-8", errors="replace")
 
     def _place(self, inline: bytes) -> int:

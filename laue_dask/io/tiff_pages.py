@@ -86,7 +86,7 @@ Places = tuple[tuple[int, int], ...]
 
 
 def page_of(directory: Directory, image: int = 0) -> Page:
-    """What a directory says of its pixels.
+    """Return what a directory says of its pixels.
 
     Raises
     ------
@@ -94,7 +94,7 @@ def page_of(directory: Directory, image: int = 0) -> Page:
         They are of a kind that is not read, which is named, or more than a frame may have.
     """
     if ROWS not in directory or COLUMNS not in directory:
-        raise damaged("its directory tells no size")
+        raise damaged("its directory has no size")
     rows, columns = directory.number(ROWS, 0), directory.number(COLUMNS, 0)
     samples, photometric = directory.number(SAMPLES, 1), directory.number(PHOTOMETRIC, 1)
     compression, orientation = directory.number(COMPRESSION, UNCOMPRESSED), directory.number(ORIENTATION, 1)
@@ -126,7 +126,7 @@ def page_of(directory: Directory, image: int = 0) -> Page:
 
 
 def points(container: Container) -> Places:
-    """Which pages of a file are frames.
+    """Return which pages of a file are frames.
 
     Raises
     ------
@@ -156,7 +156,7 @@ class Note(NamedTuple):
 
 
 def chosen_pages(notes: Sequence[Note], labels: Sequence[str] = ()) -> list[int]:
-    """Numbers of the pages that are frames.
+    """Return the numbers of the pages that are frames.
 
     A page is none if it says so, as a reduced image or a mask, or in its name; or if it is no larger than the frames,
     of another shape or dtype, and such pages are a block at one end or come at regular intervals. Any other odd page is
@@ -185,7 +185,7 @@ def _regular(frames: Sequence[int], count: int) -> bool:
 
 
 def is_no_point(name: str) -> bool:
-    """Whether the name of a page is one of a mask, a variance, a thumbnail and the like."""
+    """Return whether the name of a page is one of a mask, a variance, a thumbnail and the like."""
     return len(name.split()) <= MAX_NAME_WORDS and bool(_NOT_A_FRAME_NAME.search(name.replace("_", " ")))
 
 

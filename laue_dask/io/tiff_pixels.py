@@ -54,7 +54,7 @@ def check_extent(page: Page) -> None:
 
 
 def read_pixels(page: Page, memory: NDArray[Any] | None = None) -> NDArray[Any]:
-    """The pixels (row, column) of a page, in the file's byte order.
+    """Return the pixels (row, column) of a page, in the file's byte order.
 
     Parameters
     ----------

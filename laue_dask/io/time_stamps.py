@@ -18,7 +18,7 @@ _MINUTE_S = 60
 
 
 def are_times(texts: Sequence[str], before: str, separator: str) -> bool:
-    """Whether the digits that differ from name to name are times of day.
+    """Return whether the digits that differ from name to name are times of day.
 
     Parameters
     ----------

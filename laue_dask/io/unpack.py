@@ -15,12 +15,12 @@ _MIN_PACKED_BYTES = 18
 
 
 def is_packed(path: str) -> bool:
-    """Whether a file is packed, by its name."""
+    """Return whether a file is packed, by its name."""
     return path.lower().endswith(PACKED_SUFFIXES)
 
 
 def unpacked(path: str, limit: int) -> BinaryIO:
-    """The content of a packed file, in memory.
+    """Return the content of a packed file, in memory.
 
     Raises
     ------
@@ -69,15 +69,15 @@ class Beginning(io.RawIOBase):
         self._limit = limit
 
     def readable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Yes: back by beginning again."""
+        """Return True: going back means to begin again."""
         return True
 
     def tell(self) -> int:
-        """Byte of the content."""
+        """Return the position in the content, in bytes."""
         return int(self._stream.tell())
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:

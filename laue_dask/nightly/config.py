@@ -160,7 +160,7 @@ class NightlyConfig(Model):
             try:
                 Config.model_validate(merged(self.run.model_dump(mode="json"), special.run))
             except ValidationError as error:
-                reason = explain(error, Config, hint="it is no key of a run's configuration")
+                reason = explain(error, Config, hint="this is not a key of a run's configuration")
                 raise ValueError(f"special.{place} ('{special.pattern}').run: {reason}") from error
         return self
 
@@ -203,12 +203,12 @@ def _placed(run: dict[str, Any], here: Path) -> dict[str, Any]:
 
 
 def dump(config: NightlyConfig) -> str:
-    """The configuration as YAML."""
+    """Return the configuration as YAML."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def ends_at(limits: LimitsConfig, began: datetime) -> datetime | None:
-    """When a night that began at `began`, in local time, is over."""
+    """Return when a night that began at `began`, in local time, is over."""
     ends = []
     if limits.hours is not None:
         ends.append(began + timedelta(hours=limits.hours))
@@ -220,7 +220,7 @@ def ends_at(limits: LimitsConfig, began: datetime) -> datetime | None:
 
 
 def require_out(config: NightlyConfig, where: str) -> Path:
-    """The folder for everything that is written.
+    """Return the folder for everything that is written.
 
     Raises
     ------
@@ -228,7 +228,7 @@ def require_out(config: NightlyConfig, where: str) -> Path:
         None was given, or it holds a run, a series or a store.
     """
     if config.out is None:
-        raise ConfigError(f"{where}: no folder to write to: set `out` in the configuration, or give --out")
+        raise ConfigError(f"{where}: the folder to write to is missing: set `out` in the configuration, or give --out")
     if any((config.out / name).exists() for name in ("run.json", "results.zarr", "series.json", "zarr.json")):
         raise ConfigError(f"{where}: `out` = {config.out}: holds a run, a series or a store: choose another folder")
     return config.out.absolute()

@@ -77,6 +77,6 @@ def decide(
 
 
 def pending_in_order(decisions: Iterable[Decision]) -> list[Decision]:
-    """What is left to be done, in the order in which the scans were recorded."""
+    """Return what is left to be done, in the order in which the scans were recorded."""
     left = [one for one in decisions if one.status == "left"]
     return sorted(left, key=lambda one: (one.rank, one.scan.newest, one.scan.name))

@@ -104,7 +104,7 @@ class _Night:
     def over(self) -> str:
         """Why the night is over; empty where it is not."""
         if self.ends is not None and time.time() >= self.ends:
-            return "time is up"
+            return "the time is up"
         free = free_space(self.out)
         if free < self.config.limits.min_free:
             return self._no_room(0, free)
@@ -228,7 +228,7 @@ def _request_again(night: _Night, names: Sequence[str]) -> None:
     known = {scan.name for scan in night.found}
     for name in names:
         if name not in known:
-            raise InputError(f"--again {name}: no such scan below {night.root}: `--dry-run` lists them")
+            raise InputError(f"--again {name}: there is no such scan below {night.root}: `--dry-run` lists the scans")
         night.ledger.add(name, "again")
 
 
@@ -269,7 +269,7 @@ def _run_scan(night: _Night, scan_process: ScanProcess, one: Decision) -> None:
     try:
         if not place.free(ledger.token):
             state = ledger.add(
-                scan.name, "aside", key=key, reason=f"{place.folder} was worked on by hand: move it away"
+                scan.name, "aside", key=key, reason=f"{place.folder} was changed by somebody else: move it away"
             )
             night.say(_line(scan.name, state))
             return
@@ -297,12 +297,12 @@ def _run_scan(night: _Night, scan_process: ScanProcess, one: Decision) -> None:
     try:
         answer = scan_process.run(job, stop=night.over)
     except ScanStoppedError as error:
-        ledger.add(scan.name, "stopped", reason=f"{error}: goes on next night")
+        ledger.add(scan.name, "stopped", reason=f"{error}: it goes on the next night")
         raise _NightOverError(str(error)) from error
     except ProcessDiedError as error:
         answer = {"failed": "compute", "reason": str(error)}
     except BaseException:
-        ledger.add(scan.name, "stopped", reason="the night was interrupted: goes on next night")
+        ledger.add(scan.name, "stopped", reason="the night was interrupted: it goes on the next night")
         raise
     night.memory.append(answer.pop("memory", 0))
     night.say(_line(scan.name, _record_answer(night, scan.name, answer)))

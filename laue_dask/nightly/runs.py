@@ -75,7 +75,7 @@ class NightRun:
         self.log.parent.mkdir(parents=True, exist_ok=True)
 
     def free(self, token: str) -> bool:
-        """Whether nothing is there, or only what a night made and nobody has worked on since."""
+        """Return whether nothing is there, or only what a night made and nobody has worked on since."""
         try:
             if not any(self.folder.iterdir()):
                 return True
@@ -95,7 +95,7 @@ class NightRun:
         return (self.folder / _RECORD_FILE).is_file()
 
     def record(self) -> dict[str, Any]:
-        """`run.json` of a finished run; empty where there is none."""
+        """Return `run.json` of a finished run; empty where there is none."""
         try:
             record = json.loads((self.folder / _RECORD_FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -103,14 +103,14 @@ class NightRun:
         return record if isinstance(record, dict) else {}
 
     def finished(self, config: Config) -> dict[str, Any]:
-        """The record of a run that was finished with this configuration by this code; empty where there is none."""
+        """Return the record of a run that this code finished with this configuration; empty where there is none."""
         record = self.record()
         wanted = _comparable(config.model_dump(mode="json"))
         found = _comparable(_modern(record.get("config", {})))
         return record if found == wanted and record.get("code", FIRST_RELEASE) == version_of_code() else {}
 
     def withdraw(self) -> None:
-        """From here on there is no finished run: its frames are others, or are to be compared with those that it has.
+        """Withdraw the finished run: its frames have changed, or must be compared with those that it has.
 
         Raises
         ------
@@ -175,7 +175,7 @@ def remove_trash(out: Path) -> None:
 
 
 def facts(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What the nights keep of a finished run."""
+    """Return what the nights keep of a finished run."""
     grid = record.get("grid", {}).get("line", "")
     seconds = round(sum(record["seconds"].values()), 1)
     return {name: record[name] for name in _KEPT_FACTS} | {"grid": grid, "seconds": seconds}
@@ -198,12 +198,14 @@ class Key:
 
     @classmethod
     def of(cls, scan: FoundScan, config: Config, rest: str) -> "Key":
-        """Key of a scan as it lies on the disk, to be run with a configuration whose `settings_key` is `rest`."""
+        """Return the key of a scan as it lies on the disk, to be run with a configuration whose `settings_key` "
+        "is `rest`.
+        """
         return cls(_hash([scan.fingerprint, _of_scan(config.scan.model_dump(mode="json"))]), rest)
 
     @classmethod
     def parse(cls, text: str) -> "Key":
-        """The key that `str` wrote."""
+        """Return the key that `str` wrote."""
         frames, _, rest = text.partition("-")
         return cls(frames, rest)
 
@@ -212,7 +214,7 @@ class Key:
 
 
 def settings_key(config: Config) -> str:
-    """`Key.rest` of runs with a configuration by this code.
+    """Return `Key.rest` of runs with a configuration by this code.
 
     Raises
     ------

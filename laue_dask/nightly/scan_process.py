@@ -142,7 +142,7 @@ class ScanProcess:
                 if reason := stop():
                     raise ScanStoppedError(reason)
                 if time.monotonic() > latest:
-                    raise ProcessDiedError(f"not done in {self._limits.scan_hours:g} h (limits.scan_hours)")
+                    raise ProcessDiedError(f"it was not done in {self._limits.scan_hours:g} h (limits.scan_hours)")
         line = process.stdout.readline()
         if not line:
             raise ProcessDiedError(self._how(process))
@@ -153,9 +153,12 @@ class ScanProcess:
         try:
             code = process.wait(EXIT_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            return "its process answers no more"
+            return "its process does not answer any more"
         if code == -signal.SIGKILL:
-            return "its process was killed, probably for want of memory: lower workers.count or set workers.memory"
+            return (
+                "its process was killed, probably because it had too little memory: lower workers.count or set "
+                "workers.memory"
+            )
         if code < 0:
             return f"its process was ended by {signal.Signals(-code).name}"
         return f"its process ended with exit code {code}; {self._log} has what it said"

@@ -57,7 +57,7 @@ class FoundScan:
         return self.root / self.name
 
     def waits(self, rules: FindConfig, now: float) -> str:
-        """Why it is not to be run yet; empty where it is complete."""
+        """Return why it is not to be run yet; empty where it is complete."""
         least = rules.min_frames if self.path.is_dir() else 1
         quiet = 60 * rules.quiet_minutes
         if self.problem:
@@ -87,7 +87,7 @@ class _Folder:
 
 
 def find_scans(root: Path, rules: FindConfig, *, leave_out: Path) -> list[FoundScan]:
-    """All scans below `root`, in natural order of their names.
+    """Return all scans below `root`, in natural order of their names.
 
     A folder is a scan if a pattern matches it and it holds frames, or the lines of one scan (sub-folders of frames, as
     `laue-dask run` takes them, too), or nothing at all yet; a file if a pattern matches it and it is of a detector's
@@ -105,7 +105,7 @@ def find_scans(root: Path, rules: FindConfig, *, leave_out: Path) -> list[FoundS
         `root` is no folder that can be read.
     """
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder: is it mounted?")
+        raise InputError(f"{root}: there is no such folder: is it mounted?")
     first = _look(root)
     if first.problem:
         raise InputError(f"{root}: {first.problem}")
@@ -228,7 +228,7 @@ def _matches(parts: Sequence[str], patterns: Iterable[str]) -> bool:
 
 
 def matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether the parts of a path fit those of a pattern; `**` stands for any number of parts.
+    """Return whether the parts of a path fit those of a pattern; `**` stands for any number of parts.
 
     Examples
     --------

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 def analyse(scans: Sequence[EncodedScan], *, workers: Workers, progress: Progress) -> list[list[grains.Row] | None]:
-    """Everything from the features of scans to their label maps, written to the results of each.
+    """Analyse scans from their features to their label maps, and write the results of each.
 
     Several scans have their components, scores and clusters in common.
 
@@ -173,7 +173,7 @@ def warn_of_loss(lost: Iterable[Any], wanted: Collection[int], config: Clusterin
     made = "those" if config.estimator in ESTIMATORS_FINDING_K else f"K = {', '.join(map(str, wanted))}"
     if gone:
         logger.warning(
-            "the segmentations that are there, K = %s, do not hold any more: %s of %s are about to take their place. "
+            "the earlier segmentations, K = %s, are out of date: %s of %s are about to take their place. "
             "To keep them, stop now and give another --out",
             gone,
             made,
@@ -219,7 +219,7 @@ def _find_grains_and_quality(
 
 
 def advise(found: Scores, made: Sequence[Segmentation]) -> list[str]:
-    """What speaks for the suggested K, in words."""
+    """Return what speaks for the suggested K, in words."""
     contiguity = {one.k: map_scores.contiguity(one.labels).score for one in made}
     advice = selection.advise(
         found.k,
@@ -233,7 +233,7 @@ def advise(found: Scores, made: Sequence[Segmentation]) -> list[str]:
 
 
 def delegate_sources(made: Sequence[Segmentation], store: ScanStore) -> dict[str, str]:
-    """File of each delegate, by pattern."""
+    """Return the file of each delegate, by pattern."""
     delegates = np.unique(np.concatenate([one.delegate for one in made]))
     sources = store.source
     return {str(i): sources[i] for i in delegates[delegates >= 0].tolist()}

@@ -50,7 +50,7 @@ class Removal:
 
 
 def disk_usage(path: Path) -> dict[str, int]:
-    """Bytes that the parts of a run, or of a scan store, take on the disk.
+    """Return the bytes that the parts of a run, or of a scan store, take on the disk.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def removable(folder: Path, *, reduced: bool = False) -> list[Removal]:
                 found.append(Removal(path, what, bytes_on_disk(path), digest))
             elif reduced:
                 _require_frames(store)
-                what = "reduced patterns of the run; `laue-dask run`, the same command, makes them again"
+                what = "reduced patterns of the run; the same `laue-dask run` command makes them again"
                 found.append(Removal(path, what, bytes_on_disk(path), digest))
     return found
 
@@ -164,9 +164,7 @@ def _left_over(folder: Path) -> Iterator[Removal]:
     for path in sorted(folder.iterdir()):
         # The old is the only one while the new is not there.
         if LEFT_OVER_NAME.fullmatch(path.name) and (path.suffix != ".old" or path.with_suffix("").exists()):
-            yield Removal(
-                path, "left over from a command that was stopped, which would begin again", bytes_on_disk(path)
-            )
+            yield Removal(path, "left by a command that was stopped; it would begin again", bytes_on_disk(path))
     place = folder / cluster.CLUSTER_FOLDER
     if left := _of_jobs(place):
         yield Removal(place, "what the jobs of a cluster left", sum(map(bytes_on_disk, left)))
@@ -182,10 +180,10 @@ def _require_frames(store: ScanStore) -> None:
     """Refuse to remove what could not be made again: where no frames are stored, each source must be what it was."""
     if store.has_frames:
         return
-    stay = f"{store.path} has no copy of the frames: its reduced patterns are the last of them and stay"
+    stay = f"{store.path} has no copy of the frames: its reduced patterns are the last copy and stay"
     frames = changed_frames.sources_of(store)
     if not frames:
-        raise InputError(f"what its sources were is not known, and {stay}")
+        raise InputError(f"its sources are not known, and {stay}")
     found = changed_frames.suspects(frames)
     gone = [one for one in found if not one.now.known]
     # Copies have other times: their pixels decide.

@@ -66,9 +66,9 @@ def _found_grid(path: Path, refs: Sequence[FrameRef]) -> list[str]:
     try:
         grid = frame_placement.locate_locally(str(path), refs, ScanConfig())
     except InputError as error:
-        return [f"grid            not known: {error}"]
+        return [f"grid            is not known: {error}"]
     if grid is None:
-        return ["grid            not known without a shape, but from the headers of all frames"]
+        return ["grid            is not known without a shape; the headers of all frames tell it"]
     warning = grid.warning(refs)
     return [f"grid            {grid.line.removeprefix('grid: ')}", *([warning] if warning else [])]
 

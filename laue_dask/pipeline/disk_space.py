@@ -16,14 +16,16 @@ MIN_PACKED_SHARE = 0.5
 
 
 def bytes_on_disk(path: Path) -> int:
-    """Bytes of a file, or of all files below a folder; of those that several runs share, as if they were its own."""
+    """Return the bytes of a file, or of all files below a folder; of those that several runs share, as if they were its
+    own.
+    """
     if not path.is_dir():
         return path.stat().st_size if path.is_file() else 0
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def bytes_still_needed(folder: Path, scan: Path, n_patterns: int, n_features: int, *, frames_bytes: float = 0.0) -> int:
-    """Bytes, about, that a run is still to write.
+    """Return the bytes, about, that a run is still to write.
 
     Of an array that was begun, blocks are taken to be as large as those that are there; of one that was not, as they
     are in memory.

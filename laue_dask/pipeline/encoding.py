@@ -70,7 +70,7 @@ def encode_scan(
     workers: Workers,
     progress: Progress,
 ) -> EncodedScan:
-    """From the source of a run, at which somebody may have looked, to its features.
+    """Encode a scan: the whole way from the source of a run, which may have been inspected, to its features.
 
     A run that is finished in the same folder stays as it is until `settle` puts others in the place of its results.
     """
@@ -139,7 +139,7 @@ def encode_scan(
 
 
 def left_out(recipe: Recipe, shape: tuple[int, ...]) -> list[str]:
-    """A line where a recipe does not take in the whole of frames of (rows, columns)."""
+    """Return a line where a recipe does not take in the whole of frames of (rows, columns)."""
     rows, columns = recipe.window(shape)
     if (rows, columns) == tuple(shape):
         return []
@@ -159,5 +159,5 @@ def _compare_recipes(reuse: Reuse, stage: Stage, store: ScanStore, recipe: Recip
 
 
 def computed_locally(nbytes: float) -> AbstractContextManager[Any]:
-    """What is computed of small tables, of so many bytes, is computed by threads of this process."""
+    """Have threads of this process compute what concerns small tables, of so many bytes."""
     return dask_config.set(scheduler="threads") if nbytes <= MAX_LOCAL_BYTES else nullcontext()

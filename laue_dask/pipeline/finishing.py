@@ -53,7 +53,7 @@ def publish_results(
 
 
 def finish_run(scan: EncodedScan, published: PublishedResults) -> None:
-    """Draw and write what is missing, and the record last."""
+    """Draw and write what is missing, and write the record last."""
     record = scan.record
     with dask_config.set(scheduler="threads"), record.timed("report"):
         drawing.draw(scan.folder, record.as_json(), published.material, drawn=published.drawn)

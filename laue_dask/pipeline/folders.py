@@ -41,14 +41,14 @@ def removing_partial_results(*folders: Path) -> Iterator[None]:
 
 
 def scan_of(folder: Path, record: dict[str, Any]) -> ScanStore:
-    """The scan that a run was made of, where it was or, if the run was moved, inside the run's folder."""
+    """Return the scan that a run was made of, where it was or, if the run was moved, inside the run's folder."""
     store = records.scan_of(folder, record["scan"], record["keys"]["scan"])
     changed_frames.warn_of_changes(store)
     return store
 
 
 def reduced_of(scan: ScanStore, config: Config) -> zarr.Array[Any]:
-    """The reduced patterns of a finished run, (pattern, 128, 128) uint8.
+    """Return the reduced patterns of a finished run, (pattern, 128, 128) uint8.
 
     Raises
     ------
@@ -57,12 +57,12 @@ def reduced_of(scan: ScanStore, config: Config) -> zarr.Array[Any]:
     """
     reduced = scan.reduced(config.recipe.for_frames(scan.frame_shape).digest())
     if reduced is None:
-        raise InputError(f"{scan.path}: its reduced patterns are gone: run `laue-dask run` again")
+        raise InputError(f"{scan.path}: its reduced patterns have gone: run `laue-dask run` again")
     return reduced
 
 
 def with_absolute_weights(config: Config) -> Config:
-    """The configuration with the path of its weights for any working directory."""
+    """Return the configuration with the path of its weights for any working directory."""
     path = weights.locate(config.encoder.weights) if config.encoder.extractor == "network" else None
     if path is None or config.encoder.weights == "default":
         return config
@@ -73,7 +73,7 @@ def check_folder(folder: Path) -> None:
     """Refuse a folder that cannot be a run's, or holds something else."""
     require_writable(folder)
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file; --out names the folder of the run")
+        raise InputError(f"{folder}: is a file, but --out names the folder of the run")
     if (folder / records.SERIES_FILE).exists():
         raise InputError(f"{folder}: holds a series of scans: choose an empty or a new folder for --out")
     ours = [CONFIG_FILE, records.RECORD_FILE, "watch.json", cluster.CLUSTER_FOLDER, cluster.DASK_REPORT_FILE]
@@ -83,4 +83,4 @@ def check_folder(folder: Path) -> None:
         and any(not path.name.startswith(".") for path in folder.iterdir())
         and not any((folder / name).exists() for name in ours)
     ):
-        raise InputError(f"{folder}: holds other files and no run: choose an empty or a new folder for --out")
+        raise InputError(f"{folder}: holds files that are not a run's: choose an empty or a new folder for --out")

@@ -19,22 +19,22 @@ _NETWORK_OPTIONS = ("batch_size", "precision")
 
 
 def ingested(scan: str) -> Stage:
-    """The scan store, whose key is that of its content."""
+    """Describe the scan store as a stage, whose key is that of its content."""
     return Stage("ingest", scan, {"key of the frames": scan})
 
 
 def reduced(scan: str, recipe: Recipe) -> Stage:
-    """Reduced patterns of a scan by a recipe."""
+    """Describe the stage of the reduced patterns of a scan by a recipe."""
     return Stage("reduce", stage_key("reduced", scan, recipe.digest()), of_recipe(recipe.model_dump()), ("ingest",))
 
 
 def of_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The values of a recipe, by their names in the configuration."""
+    """Return the values of a recipe, by their names in the configuration."""
     return {f"recipe.{name}": value for name, value in recipe.items()}
 
 
 def features(scan: str, recipe: Recipe, config: EncoderConfig, extractor: Extractor) -> Stage:
-    """Features of a scan's reduced patterns."""
+    """Describe the stage of the features of a scan's reduced patterns."""
     values: dict[str, Any] = {"encoder.extractor": config.extractor}
     if config.extractor == "network":
         values |= _of(config, "encoder", _NETWORK_OPTIONS) | {
@@ -44,12 +44,12 @@ def features(scan: str, recipe: Recipe, config: EncoderConfig, extractor: Extrac
 
 
 def components(*encoded: str) -> Stage:
-    """Components of the features of a scan, or of several scans together, by their keys."""
+    """Describe the stage of the components of a scan, or of several scans together, by the keys of their features."""
     return Stage("components", stage_key("components", *encoded), {"scans together": len(encoded)}, ("encode",))
 
 
 def scores(components: str, m_pca: int, config: ClusteringConfig) -> Stage:
-    """Scores over K; the K asked for are scored as well."""
+    """Describe the stage of the scores over K; the K that are asked for are scored as well."""
     first, last = config.score_k
     beyond = sorted(k for k in set(config.k) if not first <= k <= last)
     values = _of(config, "clustering", SCORE_OPTIONS) | {"clustering.k beyond score_k": beyond}
@@ -57,22 +57,24 @@ def scores(components: str, m_pca: int, config: ClusteringConfig) -> Stage:
 
 
 def segments(components: str, m_pca: int, config: ClusteringConfig) -> Stage:
-    """Segmentations, whichever their K."""
+    """Describe the stage of the segmentations, whichever their K."""
     return _of_components("segment", "segments", components, m_pca, _of(config, "clustering", CLUSTERING_OPTIONS))
 
 
 def grains(components: str, m_pca: int) -> Stage:
-    """Grains and the strength of their boundaries."""
+    """Describe the stage of the grains and the strength of their boundaries."""
     return _of_components("grains", "grains", components, m_pca, {})
 
 
 def quality(encoded: str, of: str) -> Stage:
-    """How well the autoencoder knows the patterns."""
+    """Describe the stage that says how well the autoencoder knows the patterns."""
     return Stage("quality", stage_key("quality", encoded, of, FIRST_RELEASE), {"quality": of}, ("encode",))
 
 
 def scores_hold(attributes: Mapping[str, Any], components: str, m_pca: int, config: ClusteringConfig) -> bool:
-    """Whether the scores of results with these attributes, of a run with this clustering, are those of today's code."""
+    """Return whether the scores of results with these attributes, of a run with this clustering, are those of today's
+    code.
+    """
     try:
         beyond = attributes[STAGES_ATTRIBUTE]["scores"]["of"]["clustering.k beyond score_k"]
     except (KeyError, TypeError):

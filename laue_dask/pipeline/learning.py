@@ -79,7 +79,9 @@ def train(
     recipe = _common_recipe([*stores, validation_store], [*training.attributes, *validation.attributes])
     seeds = {a.get("seed") for a in training.attributes}
     if seeds & {a.get("seed") for a in validation.attributes}:
-        raise InputError(f"{validation_store}: has the seed of a training store: validation needs other experiments")
+        raise InputError(
+            f"{validation_store}: has the same seed as a training store: validation needs other experiments"
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     model = weights.load(start, recipe=recipe)[0] if start else build(config.architecture, seed=config.seed)
     config = config.model_copy(update={"architecture": model.architecture})
@@ -297,11 +299,11 @@ def _require_free(out: Path) -> None:
     """Refuse, before hours of training, an output that cannot be written or would be lost."""
     require_writable(out)
     if out.is_dir():
-        raise InputError(f"{out}: is a folder; --out names the weights file")
+        raise InputError(f"{out}: is a folder, but --out names the weights file")
     if out.suffix != ".safetensors":
         raise InputError(f"{out}: --out names the weights file, which ends in .safetensors")
     if out.exists() and not checkpoint_path(out).exists():
-        raise InputError(f"{out}: exists already: choose another path or remove it")
+        raise InputError(f"{out}: exists already: choose another path, or remove it")
 
 
 def _machine(config: FittingConfig) -> str:
@@ -316,22 +318,22 @@ def _described(attributes: dict[str, Any]) -> dict[str, Any]:
 
 
 def history_path(out: Path) -> Path:
-    """Where the history of a training goes."""
+    """Return where the history of a training goes."""
     return out.with_name(f"{out.stem}.history.csv")
 
 
 def losses_path(out: Path) -> Path:
-    """Where the figure of the losses goes."""
+    """Return where the figure of the losses goes."""
     return out.with_name(f"{out.stem}.losses.png")
 
 
 def encodings_path(out: Path) -> Path:
-    """Where the figure of patterns, features and reconstructions goes."""
+    """Return where the figure of patterns, features and reconstructions goes."""
     return out.with_name(f"{out.stem}.encodings.png")
 
 
 def checkpoint_path(out: Path) -> Path:
-    """Where a training that is not finished is kept."""
+    """Return where a training that is not finished is kept."""
     return out.with_name(f"{out.stem}.checkpoint.safetensors")
 
 
@@ -354,7 +356,7 @@ def _common_recipe(paths: Sequence[Path], attributes: Sequence[dict[str, Any]]) 
         try:
             recipes.append(Recipe.model_validate(attribute.get("recipe")))
         except ValidationError as error:
-            raise InputError(f"{path}: does not say how its patterns were reduced: make it again") from error
+            raise InputError(f"{path}: does not say how its patterns were reduced: make the store again") from error
     for path, recipe in zip(paths, recipes, strict=True):
         if recipe != recipes[0]:
             raise InputError(f"{path}: reduced by recipe {recipe.digest()}, {paths[0]} by {recipes[0].digest()}")

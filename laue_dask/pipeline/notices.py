@@ -37,13 +37,13 @@ class Notice:
 
 
 def recorded(notices: Iterable[Notice]) -> dict[str, list[str]]:
-    """Entries of a run's record."""
+    """Return the entries of a run's record."""
     listed = list(notices)
     return {"warnings": [one.text for one in listed], "warning_subjects": [one.subject for one in listed]}
 
 
 def read(record: Mapping[str, Any]) -> list[Notice]:
-    """The warnings of a run's record."""
+    """Return the warnings of a run's record."""
     texts = [str(text) for text in record.get("warnings", ())]
     subjects = record.get("warning_subjects", ())
     if len(subjects) != len(texts) or not set(subjects) <= set(get_args(Subject)):

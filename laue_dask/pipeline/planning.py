@@ -71,7 +71,7 @@ def plan_run(origin: str, folder: Path, config: Config, *, seconds: float = PROB
         "",
         table(planned, times),
         "",
-        "Not in the time: starting workers, k-means, points between domains, grains, figures and report.",
+        "The time does not include the start of the workers, k-means, mixed points, grains, figures and the report.",
     ]
     cores, load = available_cores(), psutil.getloadavg()[0]
     if load > BUSY_LOAD_PER_CORE * cores:
@@ -80,7 +80,7 @@ def plan_run(origin: str, folder: Path, config: Config, *, seconds: float = PROB
 
 
 def table(planned: Plan, seconds: dict[str, float]) -> str:
-    """One line for each stage and one for all of them, columns aligned."""
+    """Return one line for each stage and one for all of them, columns aligned."""
     rows: list[tuple[str, ...]] = [("", "tasks", "read", "written", "memory of a worker", "time")]
     for stage in planned.stages:
         sizes = (format_bytes(int(size)) for size in (stage.read, stage.written, stage.peak))

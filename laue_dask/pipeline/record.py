@@ -75,7 +75,7 @@ FILES_WITHOUT_RECEIPT = (
 )
 """What is ours by its name alone where no receipt knows it: it may be written while there are receipts of the rest."""
 
-RUN_AGAIN_HINT = "run `laue-dask run`, the same command, again"
+RUN_AGAIN_HINT = "run the same `laue-dask run` command again"
 
 RECORDED_PACKAGES = ("dask", "distributed", "dask-ml", "fabio", "numpy", "scikit-learn", "torch", "zarr")
 
@@ -189,7 +189,7 @@ class Record:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], where: str) -> Self:
-        """A record of the plain values that `as_json` gave, of this version or an earlier one.
+        """Return a record of the plain values that `as_json` gave, of this version or an earlier one.
 
         Parameters
         ----------
@@ -216,7 +216,7 @@ class Record:
             raise InputError(f"{where}: is not the record of a run of this laue-dask: {RUN_AGAIN_HINT}") from error
 
     def counted(self, progress: Progress) -> Progress:
-        """The same progress, of which the patterns are counted for the stage that is being timed."""
+        """Return the same progress, of which the patterns are counted for the stage that is being timed."""
         return _CountingProgress(progress, self)
 
     @contextmanager
@@ -274,7 +274,8 @@ class Record:
             self.warn(
                 "frames",
                 f"{store.path}: {len(damaged)} of its {shards} shards of frames are damaged, that of frames {start} to "
-                f"{stop - 1} {fault}. The maps are of reduced patterns, which are whole; to have the frames again, "
+                f"{stop - 1} {fault}. The maps were made of the reduced patterns, which are whole; to have the "
+                f"frames again, "
                 "remove the store while their files are there, and give the same command",
             )
 
@@ -285,7 +286,7 @@ class Record:
             self.warn("training", drift.warning)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values, with versions and seeds."""
+        """Return the plain values, with versions and seeds."""
         self.patterns_per_second |= {
             stage: round(self.patterns[stage] / self.seconds[stage], 1)
             for stage in _STAGES_PER_PATTERN
@@ -372,13 +373,13 @@ def check(folder: Path) -> None:
 
 
 def write_receipts(folder: Path, names: Collection[str]) -> None:
-    """Take down what these files of a finished run are now, and what is in these folders."""
+    """Write receipts of these files of a finished run, and of what is in these folders."""
     receipts = Receipts.read(folder, RUN_RECEIPTS_FILE)
     receipts.without(names).joined(Receipts.of(folder, names)).write(RUN_RECEIPTS_FILE)
 
 
 def has_receipt(folder: Path, name: str) -> bool:
-    """Whether a file of a finished run is there as it was written."""
+    """Return whether a file of a finished run is there as it was written."""
     try:
         receipts = Receipts.read(folder, RUN_RECEIPTS_FILE)
     except StoreError:
@@ -387,31 +388,31 @@ def has_receipt(folder: Path, name: str) -> bool:
 
 
 def remove(folder: Path) -> None:
-    """From here on there is no finished run, nor one that lost something after a kill on the way."""
+    """Remove the record: from here on there is no finished run, nor one that seems damaged after a kill."""
     withdraw(folder)
     for name in (RUN_RECEIPTS_FILE, WITHDRAWN_RECORD_FILE, PARTIAL_RECORD_FILE):
         (folder / name).unlink(missing_ok=True)
 
 
 def withdraw(folder: Path) -> None:
-    """From here on the run is not finished, but `read` still knows, if asked, what it was."""
+    """Withdraw the record: the run is not finished any more, but `read` can still tell what it was."""
     if (folder / RECORD_FILE).exists():
         (folder / RECORD_FILE).replace(folder / WITHDRAWN_RECORD_FILE)
 
 
 def members_of(folder: Path) -> list[Path]:
-    """Folders of the runs of a series, none where the folder holds no series."""
+    """Return the folders of the runs of a series, none where the folder holds no series."""
     try:
         scans = json.loads((folder / SERIES_FILE).read_text(encoding="utf-8"))["scans"]
         names = [str(one["name"]) for one in scans]
         if any(name in ("", ".", "..") or Path(name).name != name for name in names):
-            raise ValueError("a name is no folder in it")
+            raise ValueError("a name in it is not that of a folder")
         return [folder / name for name in names]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
-            f"{folder / SERIES_FILE}: cannot be read, or is not what a series has: run it again"
+            f"{folder / SERIES_FILE}: cannot be read, or does not belong to a series: run the series again"
         ) from error
 
 
@@ -432,7 +433,7 @@ def load(folder: Path) -> Record:
 
 
 def scan_of(folder: Path, scan: str, key: str) -> ScanStore:
-    """The scan that a run was made of, where it was or, if the run was moved, inside the run's folder.
+    """Return the scan that a run was made of, where it was or, if the run was moved, inside the run's folder.
 
     Parameters
     ----------
@@ -453,7 +454,7 @@ def scan_of(folder: Path, scan: str, key: str) -> ScanStore:
                 return store
     if found:
         raise InputError(f"{found[0]}: is not the scan that {folder} was made of: run `laue-dask run` again")
-    raise InputError(f"{scan}: the scan of {folder} is gone: run `laue-dask run` again")
+    raise InputError(f"{scan}: the scan of {folder} has gone: run `laue-dask run` again")
 
 
 def read(folder: Path, *, withdrawn: bool = False) -> dict[str, Any]:
@@ -472,9 +473,9 @@ def read(folder: Path, *, withdrawn: bool = False) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError) as error:
         if members := members_of(folder):
             raise InputError(f"{folder}: holds a series: give the folder of one of its scans, {members[0]}") from error
-        missing = "no finished run (run.json is missing): start it with `laue-dask run`"
+        missing = "there is no finished run (run.json is missing): start one with `laue-dask run`"
         if not folder.exists():
-            missing = f"no such folder of a run{did_you_mean(folder)}"
+            missing = f"there is no such folder of a run{did_you_mean(folder)}"
         raise InputError(f"{folder}: {missing}") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
@@ -483,5 +484,5 @@ def read(folder: Path, *, withdrawn: bool = False) -> dict[str, Any]:
     if not isinstance(record, dict) or "laue_dask" not in record:
         raise InputError(f"{path}: is not the record of a run: run `laue-dask run` again")
     if record.pop(CHECKSUM_ENTRY, None) != _checksum(record):
-        raise InputError(f"{path}: is damaged or was changed, its checksum is another: {RUN_AGAIN_HINT}")
+        raise InputError(f"{path}: is damaged or was changed, for its checksum differs: {RUN_AGAIN_HINT}")
     return record

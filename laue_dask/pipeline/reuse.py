@@ -24,7 +24,7 @@ RELEASE_ENTRY = "laue_dask"
 """Among the values that runs of the first release recorded: its name, which is none of a stage's own parameters."""
 
 KEPT_STATE = "kept"
-DAMAGED_REASON = "what was there is damaged or gone"
+DAMAGED_REASON = "the earlier output is damaged or gone"
 
 _MAX_NAMED_CHANGES = 4
 """Changed values that are told one by one."""
@@ -97,7 +97,7 @@ class Reuse:
             self._before = {**self._before, stage: {"key": "", "of": dict(values)}}
 
     def holds(self, stage: Stage, names: Collection[str]) -> bool:
-        """Whether the earlier run's results have whole arrays `names` of this very stage."""
+        """Return whether the earlier run's results have whole arrays `names` of this very stage."""
         return (
             self.finished
             and recorded({STAGES_ATTRIBUTE: self._before}, stage)
@@ -105,7 +105,7 @@ class Reuse:
         )
 
     def same(self, stage: Stage) -> bool:
-        """Whether the earlier run, if it got so far, had this very stage."""
+        """Return whether the earlier run, if it got so far, had this very stage."""
         return stage.name not in self._before or self._before[stage.name]["key"] == stage.key
 
     def announce(self, stage: Stage, *, kept: bool, remark: str = "") -> None:
@@ -126,7 +126,7 @@ class Reuse:
             logger.info("%s%s: %s", self._label, stage.name, text)
 
     def output(self, stage: Stage, *, results: ResultsWriter | None = None, possible: bool = True) -> "Output":
-        """What this stage makes, for what finds out whether it is kept.
+        """Return what this stage makes, for what finds out whether it is kept.
 
         Parameters
         ----------
@@ -178,7 +178,7 @@ class Output:
 
     @classmethod
     def of_key(cls, key: str) -> Self:
-        """An output that is known by its key alone."""
+        """Return an output that is known by its key alone."""
         return cls(Stage("", key, {}))
 
     @property
@@ -187,7 +187,7 @@ class Output:
         return self.stage.key
 
     def holds(self, names: Collection[str]) -> bool:
-        """Whether the earlier run's results have whole arrays `names` of this very stage."""
+        """Return whether the earlier run's results have whole arrays `names` of this very stage."""
         return self._reuse is not None and self._reuse.holds(self.stage, names)
 
     def announce(self, *, kept: bool, remark: str = "") -> None:
@@ -200,7 +200,7 @@ class Output:
 
 
 def recorded(attributes: Mapping[Any, Any], stage: Stage) -> bool:
-    """Whether results with these attributes were made by this very stage."""
+    """Return whether results with these attributes were made by this very stage."""
     stages = attributes.get(STAGES_ATTRIBUTE, {})
     earlier = stages.get(stage.name) if isinstance(stages, dict) else None
     return isinstance(earlier, dict) and earlier.get("key") == stage.key
@@ -214,7 +214,7 @@ def update(results: ResultsWriter, stages: Sequence[Stage], *, without: Collecti
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What changed, one by one in words, as `recipe.substrate is remove, was keep`.
+    """Return what changed, one by one in words, as `recipe.substrate is remove, was keep`.
 
     Examples
     --------
@@ -249,6 +249,6 @@ def _is_stage(entry: object) -> bool:
 
 
 def stage_key(stage: str, *parts: object) -> str:
-    """Hash of what a stage's output depends on, 16 hexadecimal digits."""
+    """Return the hash of what a stage's output depends on, 16 hexadecimal digits."""
     text = json.dumps([stage, STAGE_VERSIONS[stage], *map(str, parts)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -227,9 +227,7 @@ def _changed(before: Config, changes: dict[str, Any]) -> Config:
     config = validate(merged(base, changes), "options")
     for section in ("scan", "recipe", "encoder", "quality"):
         if getattr(config, section) != getattr(before, section):
-            raise ConfigError(
-                f"{section}: differs from the run's, whose features `segment` leaves as they are: use `run`"
-            )
+            raise ConfigError(f"{section}: differs from the run's, but `segment` cannot change features: use `run`")
     return config
 
 

@@ -118,7 +118,7 @@ def run(
 
 
 def names_of(sources: Sequence[str]) -> list[str]:
-    """Short names of sources that tell them apart, fit for folders.
+    """Return the short names of sources that tell them apart, fit for folders.
 
     Examples
     --------
@@ -133,12 +133,12 @@ def names_of(sources: Sequence[str]) -> list[str]:
     parts = [_parts(text) for text in sources]
     for i, one in enumerate(parts):
         if one in parts[:i]:
-            raise InputError(f"{sources[i]}: is given twice: a series is of different scans")
+            raise InputError(f"{sources[i]}: is given twice, but a series is made of different scans")
     for count in range(1, 1 + max(map(len, parts))):
         names = ["-".join(one[-count:]) for one in parts]
         if len(set(names)) == len(names):
             return names
-    raise InputError(f"{', '.join(sources)}: their names do not tell them apart: rename one")
+    raise InputError(f"{', '.join(sources)}: these names do not tell the scans apart: rename one of them")
 
 
 def _parts(text: str) -> tuple[str, ...]:
@@ -159,15 +159,15 @@ def _check(folder: Path, config: Config) -> None:
             "use network or peaks"
         )
     if config.clustering.smoothing:
-        raise ConfigError("clustering.smoothing: is for one scan: leave it out for several")
+        raise ConfigError("clustering.smoothing: works for a single scan only: leave it out for several")
     if folder.is_file():
-        raise InputError(f"{folder}: is a file; --out names the folder of the series")
+        raise InputError(f"{folder}: is a file, but --out names the folder of the series")
     if (
         folder.is_dir()
         and not (folder / SERIES_FILE).exists()
         and any(not path.name.startswith(".") for path in folder.iterdir())
     ):
-        raise InputError(f"{folder}: holds other files and no series: choose an empty or a new folder for --out")
+        raise InputError(f"{folder}: holds files that are not a series': choose an empty or a new folder for --out")
 
 
 def _write(folder: Path, names: Sequence[str], records: Sequence[Record], *, finished: bool) -> None:

@@ -24,7 +24,7 @@ from laue_dask.io.scan_store import ScanStore
 from laue_dask.pipeline import record as records
 from laue_dask.runtime.progress import Progress
 
-RUN_AGAIN_HINT = "`laue-dask run`, the same command, makes it again"
+RUN_AGAIN_HINT = "the same `laue-dask run` command makes it again"
 MAX_LISTED_FINDINGS = 50
 """Findings and other files that are told one by one."""
 
@@ -66,18 +66,18 @@ class Verification:
     notes: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """In words."""
+        """Return what was found, in words."""
         found = len(self.findings)
         lines = [str(finding) for finding in self.findings[:MAX_LISTED_FINDINGS]]
         lines += [f"{found - MAX_LISTED_FINDINGS} more objects are damaged"] if found > MAX_LISTED_FINDINGS else []
         lines += self.notes
-        lines += [f"{path}: is none of ours" for path in self.foreign[:MAX_LISTED_FINDINGS]]
+        lines += [f"{path}: was not written by laue-dask" for path in self.foreign[:MAX_LISTED_FINDINGS]]
         lines += (
-            [f"{len(self.foreign) - MAX_LISTED_FINDINGS} more files are none of ours"]
+            [f"{len(self.foreign) - MAX_LISTED_FINDINGS} more files were not written by laue-dask"]
             if len(self.foreign) > MAX_LISTED_FINDINGS
             else []
         )
-        verdict = "all as they were written" if not found else f"{found} damaged"
+        verdict = "all of them are as they were written" if not found else f"{found} damaged"
         return [*lines, f"{self.what}: {self.objects} objects, {verdict}"]
 
 
@@ -99,7 +99,7 @@ def verify(path: Path, *, sources: bool = False, progress: Progress, label: str 
     if path.is_file():
         return _weights(path)
     if not path.is_dir():
-        raise InputError(f"{path}: no such file or folder")
+        raise InputError(f"{path}: there is no such file or folder")
     if _is_store(path):
         checks, found = (
             _store(path) if path.name != io_results.RESULTS_STORE else _results(path),
@@ -111,7 +111,7 @@ def verify(path: Path, *, sources: bool = False, progress: Progress, label: str 
     elif members := records.members_of(path):
         return _series(path, members, sources=sources, progress=progress)
     else:
-        raise InputError(f"{path}: neither a run nor a scan store nor weights of laue-dask")
+        raise InputError(f"{path}: this is neither a run nor a scan store nor weights of laue-dask")
     with progress.stage("verify", total=sum(1 for _ in checks.names()), unit="objects") as advance:
         for finding in checks.findings():
             found.objects += 1
@@ -283,7 +283,7 @@ def _series(path: Path, members: Sequence[Path], *, sources: bool, progress: Pro
 
 def _weights(path: Path) -> Verification:
     if path.suffix != ".safetensors":
-        raise InputError(f"{path}: neither a run nor a scan store nor weights of laue-dask")
+        raise InputError(f"{path}: this is neither a run nor a scan store nor weights of laue-dask")
     found = Verification(str(path), objects=1)
     try:
         weights.load(str(path))
@@ -319,7 +319,8 @@ def _store(path: Path, *, remedy: str = "remove the store and ingest again") -> 
             checks.arrays.append((BlockFiles(array), store.seals, remedy))
         else:
             checks.notes.append(
-                f"{path}: has no frames of its own; they are held against it when they are read, or all by --sources"
+                f"{path}: holds no frames itself; the detector's files are compared with it when they are read, "
+                f"or all at once with --sources"
             )
     except Exception as error:
         reason = " ".join(str(error).split())
@@ -395,13 +396,13 @@ def _run(path: Path) -> _Checks:
     if not (path / records.RECORD_FILE).exists() and (path / RUN_RECEIPTS_FILE).exists() and not on_its_way:
         checks.broken.append(Finding(path / records.RECORD_FILE, "is missing", RUN_AGAIN_HINT))
     elif not (path / records.RECORD_FILE).exists():
-        checks.notes.append(f"{path}: not finished: `laue-dask run`, the same command, goes on")
+        checks.notes.append(f"{path}: the run is not finished: the same `laue-dask run` command goes on")
         checks.own |= {file for name in records.RUN_FILES for file in path.glob(name)}
         return _begun(checks, path)
     try:
         record = {} if checks.broken else records.read(path)
         if record and not (path / _SCAN_STORE).exists():
-            checks.notes.append(f"{path}: its scan store is {record['scan']}, to be verified by itself")
+            checks.notes.append(f"{path}: its scan store is {record['scan']}: verify it as well")
     except InputError as error:
         checks.broken.append(
             Finding(
@@ -415,7 +416,7 @@ def _run(path: Path) -> _Checks:
             Finding(path / RUN_RECEIPTS_FILE, str(error).removeprefix(f"{path / RUN_RECEIPTS_FILE}: "), RUN_AGAIN_HINT)
         )
     if (path / io_results.PARTIAL_STORE).exists():
-        checks.notes.append(f"{path}: another run was begun there and is not finished: its command goes on with it")
+        checks.notes.append(f"{path}: another run was begun there and is not finished: its own command goes on with it")
     if (path / io_results.RESULTS_STORE).exists():
         checks.parts.append(_results(path / io_results.RESULTS_STORE))
     else:

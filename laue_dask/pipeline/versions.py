@@ -10,6 +10,6 @@ _FIRST_VERSIONS = {"reduced": 1, "features": 1, "components": 1, "scores": 3, "s
 
 
 def version_of_code() -> str:
-    """Text that names the versions of all stages together; that of the first release is its name."""
+    """Return the text that names the versions of all stages together; that of the first release is its name."""
     raised = {name: version for name, version in STAGE_VERSIONS.items() if version != _FIRST_VERSIONS.get(name)}
     return FIRST_RELEASE + "".join(f" {name} {version}" for name, version in sorted(raised.items()))

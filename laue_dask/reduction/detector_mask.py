@@ -38,7 +38,7 @@ _N_QUIET_FRAMES = 9
 
 
 def frame_fault(frame: Frame, mask: Mask | None = None) -> str | None:
-    """Why a frame cannot be used, or None.
+    """Return why a frame cannot be used, or None.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def frame_fault(frame: Frame, mask: Mask | None = None) -> str | None:
 
 
 def value_limits(frame: Frame, mask: Mask | None = None) -> tuple[float, float]:
-    """Lowest value that is data, and the first that is not any more; the rest are markers.
+    """Return the lowest value that is data, and the first that is not any more; the rest are markers.
 
     Nobody counts to the largest 32 bit integers: they mark gaps (EIGER) and defects. An 8 or 16 bit camera does
     saturate, so there the largest value is data in one frame (but see `detector_mask`). Pixels of `mask` have no say.

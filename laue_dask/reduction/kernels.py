@@ -47,7 +47,7 @@ class Axis(NamedTuple):
 
 @compiled
 def select(values: NDArray[np.float64], n: int, rank: int) -> float:
-    """Value of the given rank among the first `n`, by Hoare's quickselect; reorders `values`."""
+    """Return the value of the given rank among the first `n`, by Hoare's quickselect; reorders `values`."""
     low, high = 0, n - 1
     while low < high:
         pivot = values[(low + high) // 2]
@@ -100,7 +100,7 @@ def fill_holes(grid: NDArray[np.float64]) -> bool:
 
 @compiled
 def smooth(grid: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Median of each node's 3 × 3 neighbourhood; nodes beyond the border repeat the border."""
+    """Return the median of each node's 3 × 3 neighbourhood; nodes beyond the border repeat the border."""
     rows, columns = grid.shape
     low, mid, high = np.empty((3, rows, columns))
     for i in range(rows):
@@ -125,7 +125,7 @@ def smooth(grid: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @compiled
 def spread_columns(grid: NDArray[np.float64], columns: Axis) -> NDArray[np.float64]:
-    """Values of block centres at every column: (blocks down, blocks across) → (blocks down, columns)."""
+    """Return the values of block centres at every column: (blocks down, blocks across) → (blocks down, columns)."""
     last, nodes = grid.shape[1] - 1, columns.nodes
     wide = np.empty((grid.shape[0], nodes.size))
     for i in range(grid.shape[0]):
@@ -137,7 +137,7 @@ def spread_columns(grid: NDArray[np.float64], columns: Axis) -> NDArray[np.float
 
 @compiled
 def interpolate_pixel(grid: NDArray[np.float64], i: int, below: int, w: float, j: int, u: float) -> float:
-    """Value of one pixel, as `spread_columns` and then the rows tell it."""
+    """Return the value of one pixel, as `spread_columns` and then the rows tell it."""
     k = min(j + 1, grid.shape[1] - 1)
     upper = grid[i, j] * (1.0 - u) + grid[i, k] * u
     lower = grid[below, j] * (1.0 - u) + grid[below, k] * u
@@ -146,7 +146,8 @@ def interpolate_pixel(grid: NDArray[np.float64], i: int, below: int, w: float, j
 
 @compiled
 def counted_ranks(counts: NDArray[np.uint16], first: int, n: int) -> tuple[int, int]:
-    """Bins of the ranks n // 2 and n // 4 of n values, by how many there are in each bin; -1 where all bins have less.
+    """Return the bins of the ranks n // 2 and n // 4 of n values, by how many there are in each bin; -1 where all bins
+    have less.
 
     The counts of a block are two rows from `first` on, which add up; the last bin of a row is of what does not count.
     """
@@ -171,7 +172,7 @@ def block_statistics(
     ceiling: float,
     whole: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Median of each block and its distance to the lower quartile in sigmas; NaN where too few pixels live.
+    """Return the median of each block and its distance to the lower quartile in sigmas; NaN where too few pixels live.
 
     Every `step`-th row is read. Spots are only ever brighter than the background, so the lower quartile is the cleaner.
     `whole` says that the dtype is an integer one: values near the least of a block are then counted, which is quicker
@@ -252,7 +253,7 @@ def block_noise(
     level: NDArray[np.float64],
     window: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Root mean square of each block's residuals no larger than its `window`; NaN where too few pixels live."""
+    """Return the RMS of each block's residuals that are no larger than its `window`; NaN where too few pixels live."""
     down, edges, nodes, weights = rows.edges, columns.edges, rows.nodes, rows.weights
     blocks, side, last = edges.size - 1, edges[-1], level.shape[0] - 1
     wide = spread_columns(level, columns)
@@ -296,7 +297,9 @@ def pool_signal(
     clip: float,
     pooled: NDArray[np.float64],
 ) -> None:
-    """Largest signal of each bin, in sigmas; `pooled` comes in as zeros and pixels below `clip` leave no trace."""
+    """Find the largest signal of each bin, in sigmas; `pooled` comes in as zeros and pixels below `clip` leave "
+    "no trace.
+    """
     nodes, weights, height, side = rows.nodes, rows.weights, rows.nodes.size, columns.nodes.size
     last = level.shape[0] - 1
     limits = spread_columns(level + clip * noise, columns)
@@ -342,7 +345,7 @@ def pool_residual(
     median: NDArray[np.float32],
     spread: NDArray[np.float32],
 ) -> None:
-    """As `pool_signal`, for what exceeds a scan's `median` pattern, whose `spread` adds to the noise."""
+    """Pool like `pool_signal` what exceeds a scan's `median` pattern, whose `spread` adds to the noise."""
     nodes, weights, height, side = rows.nodes, rows.weights, rows.nodes.size, columns.nodes.size
     last = level.shape[0] - 1
     limits = spread_columns(level + clip * noise, columns)
@@ -366,7 +369,9 @@ def pool_residual(
 def improbable_runs(
     empty: NDArray[np.bool_], skipped: NDArray[np.bool_], evidence: NDArray[np.float64], least: float
 ) -> NDArray[np.bool_]:
-    """Runs of `empty` pixels along the rows whose `evidence` adds up to `least`; `skipped` pixels do not end a run."""
+    """Return the runs of `empty` pixels along the rows whose `evidence` adds up to `least`; `skipped` pixels do not end
+    a run.
+    """
     rows, columns = empty.shape
     found = np.zeros((rows, columns), np.bool_)
     for y in range(rows):

@@ -119,7 +119,7 @@ class _Scale:
 
 
 def bin_edges(side: int) -> NDArray[np.int64]:
-    """First pixel of each of the 128 bins of a side, floor(i × side / 128)."""
+    """Return the first pixel of each of the 128 bins of a side, floor(i × side / 128)."""
     return np.arange(PATTERN_SIZE) * side // PATTERN_SIZE
 
 
@@ -174,7 +174,7 @@ def reduce_frames(
 def reduce_usable(
     frames: Frame, usable: Mask, mask: Mask | None, recipe: Recipe, *, substrate: Substrate | None = None
 ) -> NDArray[np.uint8]:
-    """`reduce_frames` of the frames (n, rows, columns) that are `usable` (n,); the other patterns are zero."""
+    """Reduce those of the frames (n, rows, columns) that are `usable` (n,); the other patterns are zero."""
     if usable.all():
         return reduce_frames(frames, mask, recipe, substrate=substrate)
     reduced = np.zeros((len(frames), PATTERN_SIZE, PATTERN_SIZE), dtype=np.uint8)
@@ -186,7 +186,7 @@ def reduce_usable(
 def reduce_frame_reference(
     frame: Frame, mask: Mask | None, recipe: Recipe, *, substrate: Substrate | None = None
 ) -> NDArray[np.uint8]:
-    """The recipe of `reduce_frames` for one (rows, columns) frame, in plain NumPy: slow, and meant to be read."""
+    """Apply the recipe of `reduce_frames` to one (rows, columns) frame in plain NumPy: slow, and meant to be read."""
     _check(frame[None], mask, recipe, substrate)
     grid = _Grid.of(frame.shape, recipe)
     hidden = _hidden(frame.shape, mask, grid)
@@ -234,7 +234,7 @@ def reduce_frame_reference(
 
 
 def estimate_substrate(sample: Frame, mask: Mask | None, recipe: Recipe) -> Substrate:
-    """Median pattern of a scan and its variation, from a sample of its frames.
+    """Return the median pattern of a scan and its variation, from a sample of its frames.
 
     Parameters
     ----------

@@ -42,7 +42,7 @@ _QUALITATIVE_COLOURS = (
 
 
 def cluster_colours(k: int) -> ListedColormap:
-    """Colours of K clusters, the same in every figure.
+    """Return the colours of K clusters, the same in every figure.
 
     Up to 12 clusters have qualitative colours chosen from those of Paul Tol and of Okabe and Ito such that under
     simulated protanopia, deuteranopia and normal vision no two are closer than ΔE = 19 in CIELAB (29 for K ≤ 6). More
@@ -75,14 +75,14 @@ class MapScale:
 
     @classmethod
     def of(cls, results: xr.Dataset) -> "MapScale":
-        """That of a run's results; points where they have no coordinates in micrometres."""
+        """Return the coordinates of a run's results; points where they have none in micrometres."""
         if not {"y", "x"} <= set(results.coords) or {results[name].attrs.get("units") for name in "yx"} != {UM}:
             return cls()
         return cls.of_coordinates(results["y"].values, results["x"].values)
 
     @classmethod
     def of_coordinates(cls, y: NDArray[np.float64], x: NDArray[np.float64]) -> "MapScale":
-        """That of evenly spaced coordinates y (ny,) and x (nx,) in micrometres; a line is as wide as its points."""
+        """Return evenly spaced coordinates y (ny,) and x (nx,) in micrometres; a line is as wide as its points."""
         steps = [float(one[-1] - one[0]) / max(1, len(one) - 1) for one in (y, x)]
         if not any(steps):
             return cls()
@@ -90,7 +90,7 @@ class MapScale:
         return cls((float(y[0]), float(x[0])), (along[0], along[1]), UM)
 
     def at(self, y: float, x: float) -> tuple[float, float]:
-        """Coordinates (y, x) of a point, rounded to a nanometre where they are micrometres."""
+        """Return the coordinates (y, x) of a point, rounded to a nanometre where they are micrometres."""
         values = [first + step * place for first, step, place in zip(self.first, self.step, (y, x), strict=True)]
         return round(values[0], 3), round(values[1], 3)
 
@@ -258,12 +258,12 @@ def _draw_scale_bar(axes: Axes, nx: int, step: float, units: str) -> None:
 
 
 def subscript(number: int) -> str:
-    """A number in lowered digits, for text that need not be set as mathematics."""
+    """Return a number in lowered digits, for text that need not be set as mathematics."""
     return str(number).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
 
 
 def missing_patch(label: str) -> Patch:
-    """The legend's entry for points that have no value."""
+    """Return the legend's entry for points that have no value."""
     return Patch(facecolor=MISSING_COLOUR, edgecolor="#bbbbbb", hatch="//////", linewidth=0, label=label)
 
 

@@ -8,14 +8,16 @@ from laue_dask.segmentation.pca import Array, each_block
 
 
 def component_ranges(X: Any, *, count: int = 8) -> Array:
-    """Lowest and highest value of the first `count` components of X, (n, M) NumPy or dask array: (count, 2) float64."""
+    """Return the lowest and highest value of the first `count` components of X, (n, M) NumPy or dask array: (count, 2)
+    float64.
+    """
     count = min(count, X.shape[1])
     lows, highs = zip(*each_block(_range, X[:, :count]), strict=True)
     return np.column_stack([np.min(lows, axis=0), np.max(highs, axis=0)])
 
 
 def cluster_densities(X: Any, labels: Array, n_clusters: int, *, ranges: Array, bins: int = 60) -> Array:
-    """Histograms of the leading components of each cluster's members.
+    """Return the histograms of the leading components of each cluster's members.
 
     Parameters
     ----------

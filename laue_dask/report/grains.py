@@ -27,7 +27,7 @@ _LINE_COLOUR, _MARK_COLOUR = "#4477aa", "#aa3377"
 
 
 def grain_map(results: xr.Dataset) -> Figure:
-    """Grains by neighbourhood, their boundaries in black."""
+    """Draw the grains by neighbourhood, their boundaries in black."""
     grain: NDArray[np.int32] = results["grain"].to_numpy()
     k = int(grain.max()) + 1
     threshold = results["grain"].attrs.get("threshold")
@@ -51,7 +51,7 @@ def draw_boundaries(axes: Axes, grain: NDArray[np.int32]) -> None:
 
 
 def boundaries(labels: NDArray[np.int32]) -> NDArray[np.float64]:
-    """Line segments (n, 2, 2) as (x, y), between the points of a map (ny, nx) whose neighbours differ."""
+    """Return the line segments (n, 2, 2) as (x, y), between the points of a map (ny, nx) whose neighbours differ."""
     y, x = np.nonzero(labels[:, :-1] != labels[:, 1:])
     upright = np.stack([np.column_stack([x + 0.5, y - 0.5]), np.column_stack([x + 0.5, y + 0.5])], axis=1)
     y, x = np.nonzero(labels[:-1] != labels[1:])
@@ -60,7 +60,7 @@ def boundaries(labels: NDArray[np.int32]) -> NDArray[np.float64]:
 
 
 def boundary_map(results: xr.Dataset) -> Figure:
-    """How much each pattern differs from its neighbours, and the places that are worth a dense scan (section 4.4)."""
+    """Draw how much each pattern differs from its neighbours, and regions worth a dense scan (section 4.4)."""
     strength = results["boundary_strength"].to_numpy()
     proposed = proposals(results)
     counted = f"{len(proposed)} region{'s' if len(proposed) > 1 else ''} worth a dense scan"
@@ -97,13 +97,13 @@ def draw_regions(axes: Axes, proposed: Sequence[regions.Region]) -> None:
 
 
 def proposals(results: xr.Dataset) -> list[regions.Region]:
-    """Regions of a quarter of the scan's height and width that are worth a dense scan."""
+    """Return the regions of a quarter of the scan's height and width that are worth a dense scan."""
     grain = results["grain"].to_numpy()
     return regions.propose(results["boundary_strength"].to_numpy(), grain, size=regions.quarter(grain.shape))
 
 
 def grain_sizes(results: xr.Dataset) -> Figure:
-    """How many grains have which size."""
+    """Draw how many grains have which size."""
     grain = results["grain"].to_numpy()
     size = np.bincount(grain[grain >= 0])
     figure = Figure(figsize=(5.4, 3.4), dpi=canvas.DPI, facecolor="white")
@@ -125,7 +125,7 @@ def draw_sizes(axes: Axes, size: NDArray[np.int64]) -> None:
 
 
 def density_figure(results: xr.Dataset, k: int, *, clusters: Sequence[int] | None = None) -> Figure:
-    """Density of the first components in some clusters, by default the largest (paper, Figure 11)."""
+    """Draw the density of the first components in some clusters, by default the largest (paper, Figure 11)."""
     labels = results["labels"].sel(k=k).to_numpy().ravel()
     rows = np.flatnonzero(labels >= 0)
     m_pca = int(results["components"].attrs.get("m_pca", results.sizes["component"]))
@@ -165,7 +165,7 @@ def _rises(heights: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def approximation(rows: Sequence[Mapping[str, float | int]], *, unit: str = "") -> Figure:
-    """Mean squared error and Kolmogorov-Smirnov distance to the true map against K (paper, Figure 19).
+    """Draw the mean squared error and Kolmogorov-Smirnov distance to the true map against K (paper, Figure 19).
 
     Parameters
     ----------

@@ -72,7 +72,7 @@ pre { font: .8rem/1.4 ui-monospace, monospace; background: #f5f5f5; padding: .8r
 
 
 def page_shell(title: str, body: str, *, style: str, meta: str = "") -> str:
-    """A page that asks for nothing that is not in it.
+    """Return a page that needs nothing but itself.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def _begin(title: str, style: str, meta: str = "") -> str:
 
 
 def page(title: str, *, head: str, sections: Iterable[tuple[str, str]]) -> str:
-    """A whole page.
+    """Return a whole page.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def page(title: str, *, head: str, sections: Iterable[tuple[str, str]]) -> str:
 
 
 def page_pieces(title: str, *, head: str, sections: Sequence[tuple[str, Iterable[str]]]) -> Iterator[str]:
-    """A whole page piece by piece, where its sections would fill the memory.
+    """Return a whole page piece by piece, where its sections would fill the memory.
 
     Parameters
     ----------
@@ -122,18 +122,18 @@ def page_pieces(title: str, *, head: str, sections: Sequence[tuple[str, Iterable
 
 
 def warning(text: object) -> str:
-    """A line that is not to be overlooked."""
+    """Return a line that nobody can overlook."""
     return f'<p class="warning">{escape(str(text))}</p>'
 
 
 def facts_list(facts: Mapping[str, str]) -> str:
-    """Names and values side by side; nothing where there are none."""
+    """Return the names and values side by side; nothing where there are none."""
     items = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
     return f"<dl>{items}</dl>" if items else ""
 
 
 def table(rows: Sequence[Mapping[str, Any]], *, total: int | None = None) -> str:
-    """A table of rows that need not all have the same columns; long ones are cut, and say so."""
+    """Return a table of rows that need not all have the same columns; long ones are cut, and say so."""
     if not rows:
         return ""
     shown = rows[:MAX_TABLE_ROWS]

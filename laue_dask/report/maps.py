@@ -32,7 +32,7 @@ def label_figure(
     absent: str = UNUSABLE_LABEL,
     scale: MapScale = COUNTED,
 ) -> Figure:
-    """Map of natural labels, with a key that gives each cluster's number, colour and share of the patterns.
+    """Draw the map of natural labels, with a key that gives each cluster's number, colour and share of the patterns.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def rgb_figure(
     absent: str = UNUSABLE_LABEL,
     scale: MapScale = COUNTED,
 ) -> Figure:
-    """Map of colours, with the key of the PCA labeler's colour scheme (paper, Figure 12).
+    """Draw the map of colours, with the key of the PCA labeler's colour scheme (paper, Figure 12).
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def rgb_figure(
 
 
 def colour_scheme() -> Figure:
-    """The PCA labeler's colour scheme alone (paper, Figure 12)."""
+    """Draw the PCA labeler's colour scheme alone (paper, Figure 12)."""
     figure = Figure(figsize=(4.6, 3.4), dpi=canvas.DPI, facecolor="white")
     canvas.add_title(figure, title="Colour scheme", facts="of the PCA labeler and of direct colouring")
     _draw_rgb_key(canvas.add_axes(figure, left=1.4, top=0.75, width=1.9, height=2.6), over="its range")
@@ -116,7 +116,9 @@ def scalar_figure(
     absent: str = UNUSABLE_LABEL,
     scale: MapScale = COUNTED,
 ) -> Figure:
-    """Map of a number per point, (ny, nx), with a colour bar that ends at the 99.5 % quantile; NaN is `absent`."""
+    """Draw the map of a number per point, (ny, nx), with a colour bar that ends at the 99.5 % quantile; NaN is
+    `absent`.
+    """
     box = Box.of(values.shape, scale.aspect)
     figure, axes, key = canvas.map_figure(
         values.shape,

@@ -83,7 +83,7 @@ def write_plots(
 
 
 def names(results: xr.Dataset, patterns: Patterns) -> list[str]:
-    """Names of the figures that `write_plots` would draw."""
+    """Return the names of the figures that `write_plots` would draw."""
     return [name for name, _ in _planned(results, patterns, ())]
 
 
@@ -96,7 +96,7 @@ def draw_some(results: xr.Dataset, folder: Path, wanted: Collection[str], patter
 
 
 def label_map(results: xr.Dataset, k: int) -> Figure:
-    """Label map of the natural labeler, delegates marked (paper, Figures 7 to 10).
+    """Draw the label map of the natural labeler, delegates marked (paper, Figures 7 to 10).
 
     Delegates are left out above 32 clusters, as in the paper. The key gives the clusters' numbers, colours and sizes.
     """
@@ -112,12 +112,12 @@ def label_map(results: xr.Dataset, k: int) -> Figure:
 
 
 def marked_delegates(results: xr.Dataset, k: int) -> NDArray[np.int64] | None:
-    """Positions x, y (K, 2) of the delegates that the map of K clusters marks; None where there are too many."""
+    """Return positions x, y (K, 2) of the delegates that the map of K clusters marks; None where they are too many."""
     return _delegates(results, k)[1] if k <= MAX_K_WITH_DELEGATES and "delegate" in results else None
 
 
 def pca_map(results: xr.Dataset, k: int) -> Figure:
-    """Label map of the PCA labeler (paper, section 4.2, Figures 12 to 14)."""
+    """Draw the label map of the PCA labeler (paper, section 4.2, Figures 12 to 14)."""
     labels = _labels(results, k)
     rgb = results["pca_rgb"].sel(k=k).to_numpy()
     return maps.rgb_figure(
@@ -131,7 +131,7 @@ def pca_map(results: xr.Dataset, k: int) -> Figure:
 
 
 def direct_colouring(results: xr.Dataset) -> Figure:
-    """Direct colouring of every pattern (paper, Definition 12, Figures 12 and 15)."""
+    """Draw the direct colouring of every pattern (paper, Definition 12, Figures 12 and 15)."""
     rgb = results["direct_rgb"].to_numpy()
     labels = results["labels"].isel(k=0).to_numpy() if _has(results, "labels") else np.zeros(rgb.shape[:2], np.int32)
     return maps.rgb_figure(
@@ -145,7 +145,7 @@ def direct_colouring(results: xr.Dataset) -> Figure:
 
 
 def distance_map(results: xr.Dataset, k: int) -> Figure:
-    """How far each pattern is from its centroid: where a delegate speaks for its cluster, and where not."""
+    """Draw how far each pattern is from its centroid: where a delegate speaks for its cluster, and where not."""
     return maps.scalar_figure(
         results["distance_to_centroid"].sel(k=k).to_numpy(),
         title=f"K = {k}, distance to the centroid",
@@ -157,7 +157,7 @@ def distance_map(results: xr.Dataset, k: int) -> Figure:
 
 
 def reconstruction_map(results: xr.Dataset) -> Figure:
-    """Reconstruction error of the autoencoder: patterns unlike those that it was trained on."""
+    """Draw the reconstruction error of the autoencoder: patterns unlike those that it was trained on."""
     error = results["reconstruction_error"].to_numpy()
     return maps.scalar_figure(
         error,
@@ -170,7 +170,7 @@ def reconstruction_map(results: xr.Dataset) -> Figure:
 
 
 def unexplained_map(results: xr.Dataset) -> Figure:
-    """Reconstruction error free of how many bright pixels a pattern has; see `encoder.losses.unexplained`."""
+    """Draw the reconstruction error free of how many bright pixels a pattern has; see `encoder.losses.unexplained`."""
     share = results["unexplained"].to_numpy()
     return maps.scalar_figure(
         share,
@@ -183,7 +183,7 @@ def unexplained_map(results: xr.Dataset) -> Figure:
 
 
 def explained_variance(results: xr.Dataset) -> Figure:
-    """Explained variance of the principal components and its running sum (paper, Figure 6)."""
+    """Draw the explained variance of the principal components and its running sum (paper, Figure 6)."""
     variance = results["explained_variance"].to_numpy()
     total = np.nancumsum(results["explained_variance_ratio"].to_numpy())
     number = np.arange(1, variance.size + 1)
@@ -223,7 +223,7 @@ SCORES = {
 
 
 def scores(results: xr.Dataset) -> Figure:
-    """Silhouette and Calinski-Harabasz score against K, the suggested K marked (paper, Figure 16).
+    """Draw the silhouette and Calinski-Harabasz score against K, the suggested K marked (paper, Figure 16).
 
     Where fits were repeated, bands hold 90 % of their scores, and a third curve tells how well their partitions agree.
     """
@@ -265,8 +265,8 @@ def draw_score(axes: Axes, results: xr.Dataset, name: str) -> tuple[list[Artist]
 
 
 def delegate_gallery(results: xr.Dataset, k: int, patterns: Patterns) -> Figure:
-    """Patterns of the delegates, dark on white, framed in the colours of the label map, as wide for their height as the
-    frames are.
+    """Draw the patterns of the delegates, dark on white, framed in the colours of the label map, as wide for their
+    height as the frames are.
 
     Clusters whose pattern is not given are left out; of more than 24 the largest 24 are shown.
     """

@@ -36,7 +36,7 @@ def write_thumbnails(folder: Path, stem: Path, *, suggested: list[int]) -> list[
 
 
 def colour_labels(labels: NDArray[np.int32], k: int) -> NDArray[np.uint8]:
-    """Colours, (ny, nx, 3), of natural labels, (ny, nx), as in every figure of K clusters."""
+    """Return the colours, (ny, nx, 3), of natural labels, (ny, nx), as in every figure of K clusters."""
     colours = np.vstack([(255 * cluster_colours(k)(np.arange(k))[:, :3]).round(), _rgb(MISSING_COLOUR)]).astype(
         np.uint8
     )
@@ -45,7 +45,7 @@ def colour_labels(labels: NDArray[np.int32], k: int) -> NDArray[np.uint8]:
 
 
 def fit_to_side(picture: NDArray[np.uint8], side: int = MAX_THUMBNAIL_SIDE_PX, *, aspect: float = 1.0) -> Image.Image:
-    """A picture, (ny, nx, 3), of at most `side` pixels a side; its points are `aspect` times as high as wide."""
+    """Return a picture, (ny, nx, 3), of at most `side` pixels a side; its points are `aspect` times as high as wide."""
     ny, nx = picture.shape[:2]
     image = Image.fromarray(picture)
     if not np.isclose(aspect, 1.0):

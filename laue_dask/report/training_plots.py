@@ -31,7 +31,7 @@ def loss_curves(
     perfect: Mapping[str, float],
     kept: int | None = None,
 ) -> Figure:
-    """Losses of training and validation patterns at the end of each epoch (paper, Figure 4).
+    """Draw the losses of training and validation patterns at the end of each epoch (paper, Figure 4).
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def encodings(
     reconstructions: NDArray[np.float32],
     names: Sequence[str],
 ) -> Figure:
-    """Patterns, their latent features and their reconstructions, a column each (paper, Figure 5).
+    """Draw the patterns, their latent features and their reconstructions, a column each (paper, Figure 5).
 
     Parameters
     ----------

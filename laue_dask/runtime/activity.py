@@ -59,7 +59,7 @@ _now = _Activity()
 
 
 def start(command: str, say: Callable[[str], object] = _write) -> None:
-    """From now on, until `stop`, break every silence of this process with a line on stderr.
+    """Break every silence of this process with a line on stderr, from now on until `stop`.
 
     Parameters
     ----------

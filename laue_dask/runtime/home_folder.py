@@ -22,7 +22,7 @@ def ensure_matplotlib_folder() -> None:
 
 
 def private_folder() -> Path | None:
-    """Folder below the temporary one that nobody else can write to; None where there is none to be had.
+    """Return the folder below the temporary one that nobody else can write to; None where there is none to be had.
 
     Its name is the same for all processes of a user. Whatever somebody else has put there is not taken.
     """

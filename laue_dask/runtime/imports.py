@@ -17,7 +17,7 @@ WORKER_MODULES = (
 
 @contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """Imports without garbage collections, whose objects all later ones leave out.
+    """Import without garbage collections; all later ones leave these objects out.
 
     Nearly a million objects come to stay: going through them again and again takes a quarter of the time that PyTorch,
     scikit-learn and the others need.
@@ -33,7 +33,7 @@ def without_garbage_collection() -> Iterator[None]:
 
 
 def import_worker_modules() -> None:
-    """Import what workers need; what is missing is missed where it is used."""
+    """Import what workers need; a missing module is reported where it is used."""
     with without_garbage_collection():
         for name in WORKER_MODULES:
             with suppress(ImportError):

@@ -37,7 +37,7 @@ _begun, _over, _heard = threading.Event(), threading.Event(), threading.Event()
 
 
 def exit_at_once() -> None:
-    """From now on an interruption ends the process with its line."""
+    """Let an interruption end the process with its line, from now on."""
     for event in (_begun, _over, _heard):
         event.clear()
     signal.signal(signal.SIGTERM, _leave)
@@ -53,26 +53,26 @@ def exit_at_once() -> None:
 
 
 def acknowledge() -> None:
-    """A command that has its own way to end has taken note of a signal: it is not ended by force."""
+    """Note that a command ends in its own way after a signal, so that it is not ended by force."""
     _heard.set()
 
 
 def expect_exit(waited_s: float = 0.0) -> None:
-    """The command ends now by itself, or is ended by force; somebody has waited for it so long already."""
+    """Expect the command to end by itself now, or end it by force; somebody has waited so long already."""
     global _waited_s
     _waited_s = waited_s
     _begun.set()
 
 
 def raise_on_interrupt() -> None:
-    """From now on an interruption raises KeyboardInterrupt; only in a process that has called `exit_at_once`."""
+    """Let an interruption raise KeyboardInterrupt, from now on; only in a process that has called `exit_at_once`."""
     for number in HANDLED_SIGNALS:
         if signal.getsignal(number) is _leave:
             signal.signal(number, _raise)
 
 
 def command_over() -> None:
-    """The command has ended: it cannot be interrupted any more, and what fails in taking it apart is not told."""
+    """Note that the command has ended: it cannot be interrupted any more, and later faults are not reported."""
     _over.set()
     if threading.current_thread() is threading.main_thread() and (waking := signal.set_wakeup_fd(-1)) >= 0:
         os.close(waking)
@@ -82,7 +82,7 @@ def command_over() -> None:
 
 
 def is_interruption(error: BaseException | None) -> bool:
-    """Whether an exception is an interruption on its way out, or was raised in cleaning up after one.
+    """Return whether an exception is an interruption on its way out, or was raised in cleaning up after one.
 
     One that was raised `from None` stands for itself, whatever it was raised in.
     """

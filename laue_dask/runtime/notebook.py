@@ -16,13 +16,13 @@ REDRAW_INTERVAL_S = 0.5
 
 
 def in_notebook() -> bool:
-    """Whether this process is the kernel of a notebook; nothing is imported to tell."""
+    """Return whether this process is the kernel of a notebook; nothing is imported to tell."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return getattr(shell, "kernel", None) is not None
 
 
 def usual_progress() -> Progress:
-    """Progress as fits where this process runs: a line in a notebook, a bar on a terminal, lines in a log."""
+    """Return progress that fits this process: a line in a notebook, a bar on a terminal, lines in a log."""
     if in_notebook():
         return NotebookProgress()
     from laue_dask.runtime.bars import RichProgress

@@ -43,7 +43,7 @@ NO_PROGRESS: Progress = QuietProgress()
 
 
 def one_line(text: str) -> str:
-    """Text as one line that every terminal and log takes.
+    """Return the text as one line that every terminal and log takes.
 
     Names of files may hold anything: line breaks, control characters and bytes that are no UTF-8 are escaped.
     """
@@ -99,7 +99,7 @@ def rate_of(per_second: float, unit: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person would say them: `12.3 s`, `4 min 05 s`, `2 h 10 min`."""
+    """Return the seconds as a person would say them: `12.3 s`, `4 min 05 s`, `2 h 10 min`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -49,12 +49,12 @@ def echo_lines(text: str) -> None:
 
 
 def escape(text: object) -> str:
-    """Text for a page: visible, and no markup."""
+    """Return the text for a page: visible, and no markup."""
     return html.escape(printable_lines(str(text)))
 
 
 def spreadsheet_cells(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Cells of a table that no spreadsheet takes for formulas; numbers stay what they are.
+    """Return the cells of a table that no spreadsheet takes for formulas; numbers stay what they are.
 
     Examples
     --------

@@ -48,7 +48,7 @@ class Summary:
         return "\n".join([f"{self.kind} {printable(self.name)}", *lines])
 
     def html(self) -> str:
-        """The same for a notebook; all text is escaped."""
+        """Return the same for a notebook; all text is escaped."""
         rows = [_ROW_HTML.format(name=escape(label), value=escape(text)) for label, text in self.facts.items() if text]
         table = f'<table style="border: none; margin: 0">{"".join(rows)}</table>'
         image = f'<img src="{escape(self.image)}" alt="" style="{_IMAGE_STYLE}">' if self.image else ""

@@ -82,8 +82,9 @@ def nearest_other_cluster(X: Array, labels: Array, *, centers: Array) -> tuple[A
 
 
 def representatives(labels: Array, margin: Array, n_clusters: int) -> list[NDArray[np.int64]]:
-    """Rows of up to `N_PATTERN_RUNS` × `PATTERNS_PER_RUN` patterns in the middle of each cluster: of the half that is
-    farthest from any other.
+    """Return rows of up to `N_PATTERN_RUNS` × `PATTERNS_PER_RUN` patterns in the middle of each cluster.
+
+    The middle is the half of a cluster that is farthest from any other cluster.
 
     The runs are spread evenly over the rows, so that all of a scan has a say.
     """
@@ -99,12 +100,13 @@ def representatives(labels: Array, margin: Array, n_clusters: int) -> list[NDArr
 
 
 def invertible(recipe: Recipe) -> bool:
-    """Whether intensities can be found again from the grey levels of a recipe."""
+    """Return whether intensities can be found again from the grey levels of a recipe."""
     return 255 * _clip(recipe) / _MAX_SATURATION_TONE >= _MIN_CLIPPING_GREY
 
 
 def intensities(patterns: NDArray[np.uint8], recipe: Recipe) -> NDArray[np.float32]:
-    """Reduced patterns (n, 128, 128) on a linear scale, in units of the recipe's softening; spots a bin wider.
+    """Return the reduced patterns (n, 128, 128) on a linear scale, in units of the recipe's softening; spots a bin
+    wider.
 
     The white that a pattern was divided by is known from its faintest signal, which is at the recipe's clipping limit:
     to a few per cent, for there are no half grey levels, so that strong signals are known to ten or twenty. A spot that
@@ -116,13 +118,13 @@ def intensities(patterns: NDArray[np.uint8], recipe: Recipe) -> NDArray[np.float
 
 
 def domain_pattern(members: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A domain's own pattern, the median of the `intensities` (m, 128, 128) of its representatives; m ≥ 1."""
+    """Return a domain's own pattern, the median of the `intensities` (m, 128, 128) of its representatives; m ≥ 1."""
     # Of two, the median is the mean.
     return np.asarray(np.median(members, axis=0), np.float32)
 
 
 def distinguishable(domains: NDArray[np.float32], own: Array, other: Array) -> NDArray[np.bool_]:
-    """Which pairs of domains differ so much that shares of them can be told, (n,) bool.
+    """Return which pairs of domains differ so much that shares of them can be told, (n,) bool.
 
     Two clusters of one domain do not, where it was divided by chance.
 
@@ -146,7 +148,7 @@ def distinguishable(domains: NDArray[np.float32], own: Array, other: Array) -> N
 def beam_shares(
     patterns: NDArray[np.uint8], own: Array, other: Array, domains: NDArray[np.float32], recipe: Recipe
 ) -> NDArray[np.float64]:
-    """Shares of two domains in each pattern, by non-negative least squares.
+    """Return the shares of two domains in each pattern, by non-negative least squares.
 
     Squares are divided by what is expected of them, as those of counts: by the sum of the larger of the two domains'
     intensities, the pattern's own and 1.
@@ -173,7 +175,7 @@ def beam_shares(
 
 
 def other_is_larger(found: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Where, by `beam_shares` (…, 4), two domains are seen and the other has the larger share."""
+    """Return where, by `beam_shares` (…, 4), two domains are seen and the other has the larger share."""
     a, b, alone, together = np.moveaxis(found, -1, 0)
     return np.asarray((b > a) & (together >= MIN_EXPLAINED_SHARE) & (together >= alone + MIN_EXPLAINED_GAIN))
 

@@ -83,7 +83,7 @@ class ClusterMoments:
 
     @classmethod
     def from_block(cls, X: Array, labels: Array, *, n_clusters: int) -> Self:
-        """Moments of rows X, (n, M), with labels 0 to n_clusters − 1."""
+        """Return the moments of rows X, (n, M), with labels 0 to n_clusters − 1."""
         n, mean = np.bincount(labels, minlength=n_clusters), np.zeros((n_clusters, X.shape[1]))
         for rows in slabs(X):
             own = labels[rows]
@@ -94,7 +94,7 @@ class ClusterMoments:
         return cls(n, mean, ssd)
 
     def merge(self, other: Self) -> Self:
-        """Moments of the clusters with the members of both."""
+        """Return the moments of the clusters with the members of both."""
         n = self.n + other.n
         step = other.mean - self.mean
         share = other.n / np.maximum(n, 1)
@@ -103,13 +103,13 @@ class ClusterMoments:
 
 
 def cluster_moments(X: Any, labels: Array, n_clusters: int) -> ClusterMoments:
-    """Moments of the clusters of X, (n, M) NumPy or dask array, in one pass."""
+    """Return the moments of the clusters of X, (n, M) NumPy or dask array, in one pass."""
     parts: list[ClusterMoments] = each_block(ClusterMoments.from_block, X, labels, n_clusters=n_clusters)
     return reduce(ClusterMoments.merge, parts)
 
 
 def nearest(X: Array, centers: Array) -> Array:
-    """Index of the centre nearest to each row of X, (n, M), as int32 (n,).
+    """Return the index of the centre nearest to each row of X, (n, M), as int32 (n,).
 
     Distances are sums of squared differences in float64. At equal distances the lexicographically first centre wins,
     so neither the order of the centres nor the position of a row in its block has a say.
@@ -226,7 +226,7 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             return self._fit(da.from_array(np.asarray(X), chunks=chunks, name=False))
 
     def predict(self, X: Any) -> Any:
-        """Label of every row of X, (n, M), as int32 (n,); of a dask array lazily, block by block."""
+        """Return the label of every row of X, (n, M), as int32 (n,); of a dask array lazily, block by block."""
         check_is_fitted(self)
         X = table_of(self, X, reset=False)
         assign = partial(nearest, centers=self.cluster_centers_)
@@ -357,7 +357,7 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def seed_sample(size: int, n_clusters: int) -> int:
-    """Rows in the sample from which K seeds come, where `size` is configured."""
+    """Return the rows in the sample from which K seeds come, where `size` is configured."""
     return max(size, 10 * n_clusters)
 
 
@@ -382,7 +382,7 @@ def numbered_by_size(labels: Array) -> tuple[Array, Array]:
 
 
 def squared_distances(X: Array, labels: Array, *, centers: Array) -> Array:
-    """Squared distance of each row of X, (n, M), to the centre of its cluster, float64 (n,)."""
+    """Return the squared distance of each row of X, (n, M), to the centre of its cluster, float64 (n,)."""
     distances = np.empty(len(X))
     for rows in slabs(X):
         distances[rows] = _square(X[rows] - centers[labels[rows]].astype(np.float64))
@@ -414,7 +414,7 @@ def _workers_memory() -> float:
 
 
 def count_unusable_rows(X: Array) -> int:
-    """Number of rows of X, (n, M), with a value that is not finite."""
+    """Return the number of rows of X, (n, M), with a value that is not finite."""
     return int((~np.isfinite(X).all(axis=1)).sum())
 
 

@@ -57,7 +57,7 @@ class Estimator(Protocol):
         """Find the clusters of X, (n, M) NumPy or dask array of finite values."""
 
     def predict(self, X: Any) -> Any:
-        """Label of every row of X, (n, M), as int32 (n,); of a dask array lazily, block by block."""
+        """Return the label of every row of X, (n, M), as int32 (n,); of a dask array lazily, block by block."""
 
 
 class SampleEstimator(ClusterMixin, BaseEstimator):  # type: ignore[misc]
@@ -112,7 +112,7 @@ class SampleEstimator(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def predict(self, X: Any) -> Any:
-        """Label of every row of X, (n, M), as int32 (n,); of a dask array lazily, block by block."""
+        """Return the label of every row of X, (n, M), as int32 (n,); of a dask array lazily, block by block."""
         check_is_fitted(self)
         X = table_of(self, X, reset=False)
         if isinstance(X, da.Array):
@@ -274,7 +274,9 @@ class MeanShiftClusters(SampleEstimator):
             rows, quantile=BANDWIDTH_SAMPLE_SHARE, n_samples=2_000, random_state=self.random_state
         )
         if not width > 0:
-            raise InputError("mean shift: most patterns are equal, so no bandwidth follows: give clustering.bandwidth")
+            raise InputError(
+                "mean shift: most patterns are equal, so that no bandwidth can be found: give clustering.bandwidth"
+            )
         starts = rows[sample_rows(len(rows), N_SHIFTED_PATTERNS, self.random_state)]
         self.modes_ = MeanShift(bandwidth=width, seeds=starts).fit(rows).cluster_centers_
 

@@ -17,7 +17,7 @@ NEUTRAL_GREY = 128
 
 
 def label_map(labels: Array, valid: Array, shape: tuple[int, int]) -> Array:
-    """Natural label of every scan point.
+    """Return the natural label of every scan point.
 
     Parameters
     ----------
@@ -49,7 +49,9 @@ def label_map(labels: Array, valid: Array, shape: tuple[int, int]) -> Array:
 
 
 def by_size(labels: Array) -> Array:
-    """Natural labels that count from the largest cluster, the first of equals, without gaps: (n,) int32; −1 stays."""
+    """Return the natural labels that count from the largest cluster, the first of equals, without gaps: (n,) int32; −1
+    stays.
+    """
     kept = labels >= 0
     kinds, first, codes, size = np.unique(labels[kept], return_index=True, return_inverse=True, return_counts=True)
     rank = np.empty(len(kinds), np.int32)
@@ -60,7 +62,7 @@ def by_size(labels: Array) -> Array:
 
 
 def centroids(X: Any, labels: Array, n_clusters: int) -> Array:
-    """Mean of each cluster's members (eq. 9), (K, M) float32; NaN for a cluster without members.
+    """Return the mean of each cluster's members (eq. 9), (K, M) float32; NaN for a cluster without members.
 
     Parameters
     ----------
@@ -76,12 +78,12 @@ def centroids(X: Any, labels: Array, n_clusters: int) -> Array:
 
 
 def distances(X: Any, labels: Array, centroids: Array) -> Array:
-    """Distance of each pattern to its cluster's centroid, (n,) float32: how well the delegate stands for it."""
+    """Return each pattern's distance to its cluster's centroid, (n,) float32: how well the delegate stands for it."""
     return np.asarray(np.sqrt(_squares(X, labels, centroids)), dtype=np.float32)
 
 
 def delegates(X: Any, labels: Array, centroids: Array, *, indexable: Array | None = None) -> Array:
-    """Row of the member nearest to each centroid (Definition 11, eq. 12).
+    """Return the row of the member nearest to each centroid (Definition 11, eq. 12).
 
     The delegates of a run are the nearest of the members that lie in one domain: `laue_dask.pipeline.stages.delegates`.
 
@@ -113,7 +115,8 @@ def ranked_delegates(
     after: Array | None = None,
     count: int,
 ) -> Array:
-    """Rows of the members nearest to each centroid, nearest first: the delegate, and those that stand in for it.
+    """Return the rows of the members nearest to each centroid, nearest first: the delegate, and those that stand in for
+    it.
 
     Parameters
     ----------
@@ -142,7 +145,7 @@ def ranked_delegates(
 
 
 def pca_rgb(centroids: Array) -> Array:
-    """Colour of each cluster by the PCA labeler (section 4.2): similar clusters get similar colours.
+    """Return the colour of each cluster by the PCA labeler (section 4.2): similar clusters get similar colours.
 
     The first three principal components of the centroids become red, green and blue, each scaled to [0, 255].
 
@@ -163,7 +166,8 @@ def pca_rgb(centroids: Array) -> Array:
 
 
 def direct_rgb(components: Array, *, quantiles: tuple[float, float] = (0.005, 0.995)) -> Array:
-    """Direct colouring (Definition 12): the first three components of each pattern become red, green and blue.
+    """Return the direct colouring (Definition 12): the first three components of each pattern become red, green and
+    blue.
 
     Parameters
     ----------
@@ -195,7 +199,7 @@ def direct_rgb(components: Array, *, quantiles: tuple[float, float] = (0.005, 0.
 
 
 def indexing_labels(property_map: Array, delegate: Array, labels: Array) -> Array:
-    """Indexing labeler (Definition 13, eq. 17): every point takes the property of its cluster's delegate.
+    """Return the indexing labeler (Definition 13, eq. 17): every point takes the property of its cluster's delegate.
 
     Parameters
     ----------

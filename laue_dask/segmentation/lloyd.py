@@ -42,7 +42,7 @@ class Fitted(NamedTuple):
 
 
 def plus_plus(X: NDArray[np.floating], n_clusters: int, seed: int) -> Table:
-    """Centres (K, M) by greedy k-means++ (Arthur and Vassilvitskii 2007): rows of X, (n, M).
+    """Return the centres (K, M) by greedy k-means++ (Arthur and Vassilvitskii 2007): rows of X, (n, M).
 
     Each centre is the best of 2 + ln K rows, drawn with a probability that grows with the squared distance to the
     centres before. As in scikit-learn rows may come twice where fewer than K are distinct.
@@ -53,7 +53,7 @@ def plus_plus(X: NDArray[np.floating], n_clusters: int, seed: int) -> Table:
 
 
 def lloyd(X: NDArray[np.floating], centers: NDArray[np.floating], *, max_iter: int, tol: float) -> Fitted:
-    """Lloyd's iteration on X, (n, M), from `centers`, (K, M).
+    """Run Lloyd's iteration on X, (n, M), from `centers`, (K, M).
 
     It ends when no label changes, when the squared shift of the centres is at most `tol` times the mean variance of
     the columns (as in scikit-learn), or after `max_iter` steps. Labels are those of the centres that it returns.

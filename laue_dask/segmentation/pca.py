@@ -26,7 +26,7 @@ Array = npt.NDArray[Any]
 
 
 def block_rows(columns: int) -> int:
-    """Rows of the blocks in which a table of that many columns is worked on: a function of the width alone.
+    """Return the rows of the blocks in which a table of that many columns is worked on: a function of the width alone.
 
     Results that are sums over blocks are therefore the same to the last bit however the table was chunked, and blocks
     are large (16 MiB of float32 at 256 columns), because each costs the scheduler about a millisecond, but a worker of
@@ -36,7 +36,7 @@ def block_rows(columns: int) -> int:
 
 
 def slabs(X: Array, width: int = 1) -> Iterator[slice]:
-    """Rows of X, (n, M), some at a time, of which M or `width` float64 values each take 2 MiB at most.
+    """Return the rows of X, (n, M), some at a time, of which M or `width` float64 values each take 2 MiB at most.
 
     A worker with little memory has room for copies of that size, and they stay in the processor's cache.
     """
@@ -98,7 +98,7 @@ class Moments:
 
     @classmethod
     def from_block(cls, X: Array) -> Self:
-        """Moments of the rows of X, (n, M); a row with a value that is not finite is left out."""
+        """Return the moments of the rows of X, (n, M); a row with a value that is not finite is left out."""
         usable = np.asarray(np.isfinite(X).all(axis=1))
         n, mean, scatter = int(usable.sum()), np.zeros(X.shape[1]), np.zeros((X.shape[1], X.shape[1]))
         for rows in slabs(X):
@@ -110,7 +110,7 @@ class Moments:
         return cls(n, mean, scatter)
 
     def merge(self, other: Self) -> Self:
-        """Moments of both sets together (Chan, Golub and LeVeque 1979).
+        """Return the moments of both sets together (Chan, Golub and LeVeque 1979).
 
         Raises
         ------
@@ -129,7 +129,7 @@ class Moments:
 
 
 def choose_components(ratio: Array, spec: int | float | None) -> int:
-    """Number of components that `spec` asks for (M_PCA of the paper).
+    """Return the number of components that `spec` asks for (M_PCA of the paper).
 
     Parameters
     ----------
@@ -210,7 +210,7 @@ class IncrementalPCA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self._solve(self.moments_.merge(moments) if hasattr(self, "moments_") else moments)
 
     def transform(self, X: Any, *, dtype: npt.DTypeLike = np.float64) -> Any:
-        """All M principal components of X, (n, M); of a dask array lazily, block by block.
+        """Return all M principal components of X, (n, M); of a dask array lazily, block by block.
 
         Parameters
         ----------
@@ -227,7 +227,7 @@ class IncrementalPCA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return tags
 
     def inverse_transform(self, Y: Any, *, dtype: npt.DTypeLike = np.float64) -> Any:
-        """Feature vectors, (n, M), of the first m principal components Y, (n, m)."""
+        """Return the feature vectors, (n, M), of the first m principal components Y, (n, m)."""
         check_is_fitted(self)
         return _by_rows(partial(_restore, mean=self.mean_, components=self.components_, dtype=np.dtype(dtype)), Y)
 

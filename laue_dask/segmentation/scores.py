@@ -30,7 +30,7 @@ MIN_PEAK_PROMINENCE = 0.1
 
 
 def calinski_harabasz(X: Any, labels: Array) -> float:
-    """Calinski-Harabasz score of all patterns, in one pass.
+    """Return the Calinski-Harabasz score of all patterns, in one pass.
 
     Parameters
     ----------
@@ -59,7 +59,8 @@ def _calinski_harabasz(clusters: ClusterMoments) -> float:
 
 
 def silhouette(X: Any, labels: Array, *, size: int = 10_000, seed: int = 0) -> float:
-    """Mean silhouette coefficient, exact for up to `size` patterns and estimated from a stratified sample beyond.
+    """Return the mean silhouette coefficient, exact for up to `size` patterns and estimated from a stratified sample
+    beyond.
 
     Every cluster is in the sample with its share of the members, a small one with `MIN_SAMPLE_MEMBERS` where possible
     and never with a single one of several. Each member counts for those that it stands for, so that the mean estimates
@@ -105,7 +106,8 @@ def _stratified(codes: Array, counts: Array, size: int, seed: int) -> Array:
 
 
 def silhouette_samples(X: Array, labelings: Sequence[Array], rows: slice = slice(None)) -> Array:
-    """Silhouette coefficient of every pattern in several segmentations, whose distances are computed but once.
+    """Return the silhouette coefficient of every pattern in several segmentations, whose distances are computed but
+    once.
 
     One thread, because the sums of several depend on their number.
 
@@ -225,7 +227,7 @@ class _Members:
 def score_one(
     X: Array, k: int, *, n_init: int = 10, seed: int = 0, silhouette_size: int = 10_000
 ) -> dict[str, float | int]:
-    """Scores of k-means with `k` clusters on the sample X, (s, M), in memory.
+    """Return the scores of k-means with `k` clusters on the sample X, (s, M), in memory.
 
     Returns
     -------
@@ -239,7 +241,7 @@ def score_one(
 
 
 def score_labels(X: Array, labels: Array, *, seed: int = 0, silhouette_size: int = 10_000) -> dict[str, float]:
-    """Scores of one segmentation of X, (n, M) NumPy or dask array.
+    """Return the scores of one segmentation of X, (n, M) NumPy or dask array.
 
     Returns
     -------
@@ -258,14 +260,14 @@ def score_labels(X: Array, labels: Array, *, seed: int = 0, silhouette_size: int
 def score_sweep(
     X: Array, k_values: Sequence[int], *, n_init: int = 10, seed: int = 0, silhouette_size: int = 10_000
 ) -> list[dict[str, float | int]]:
-    """`score_one` for every K in turn: Fig. 16 of the paper, on a sample."""
+    """Return the scores of `score_one` for every K in turn: Fig. 16 of the paper, on a sample."""
     return [score_one(X, k, n_init=n_init, seed=seed, silhouette_size=silhouette_size) for k in k_values]
 
 
 def suggest_k(
     k_values: Sequence[int], silhouette: Sequence[float] | Array, calinski_harabasz: Sequence[float] | Array
 ) -> tuple[int, ...]:
-    """Up to three K that the scores favour, ascending.
+    """Return up to three K that the scores favour, ascending.
 
     First the K with the best silhouette and the K with the best Calinski-Harabasz score, then the most prominent of the
     other local peaks of either: major subdomains show as peaks (section 4.2). The first K may be a peak. The last is
@@ -290,7 +292,7 @@ def suggest_k(
 
 
 def adjusted_rand(truth: Array, labels: Array, where: Array | None = None) -> float:
-    """Adjusted Rand index of the labels and the true domains.
+    """Return the adjusted Rand index of the labels and the true domains.
 
     Parameters
     ----------
@@ -314,13 +316,13 @@ def adjusted_rand(truth: Array, labels: Array, where: Array | None = None) -> fl
 
 
 def homogeneity(truth: Array, labels: Array, where: Array | None = None) -> float:
-    """How far each cluster holds points of one true domain only, 0 to 1; otherwise as `adjusted_rand`."""
+    """Return how far each cluster holds points of one true domain only, 0 to 1; otherwise as `adjusted_rand`."""
     compared = _domains(truth, labels, where)
     return float(homogeneity_score(*compared)) if len(compared[0]) else float("nan")
 
 
 def mean_squared_error(true_map: Array, label_map: Array, where: Array | None = None) -> float:
-    """Mean squared error of a label map (Fig. 19), over all points and channels.
+    """Return the mean squared error of a label map (Fig. 19), over all points and channels.
 
     Parameters
     ----------
@@ -344,7 +346,8 @@ def mean_squared_error(true_map: Array, label_map: Array, where: Array | None = 
 
 
 def kolmogorov_smirnov(true_map: Array, label_map: Array, where: Array | None = None) -> float:
-    """Two-sample Kolmogorov-Smirnov distance of the values of two (ny, nx) maps (Fig. 19); see `mean_squared_error`.
+    """Return the two-sample Kolmogorov-Smirnov distance of the values of two (ny, nx) maps (Fig. 19); see
+    `mean_squared_error`.
 
     Unlike the mean squared error it compares the distributions and not the places.
     """

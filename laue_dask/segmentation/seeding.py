@@ -61,7 +61,8 @@ DISTANCES_PER_BLOCK = 2**22
 
 
 def sample_rows(n: int, size: int, seed: int) -> Array:
-    """Indices of `size` of n rows (all, where n is not larger), one of each of as many equal runs; sorted int64.
+    """Return the indices of `size` of n rows (all, where n is not larger), one of each of as many equal runs; sorted
+    int64.
 
     Rows follow the scan, so the sample is stratified over the specimen: every region has its share, and nothing that
     repeats along the scan is hit or missed as a whole.
@@ -73,7 +74,7 @@ def sample_rows(n: int, size: int, seed: int) -> Array:
 
 
 def distinct_rows(X: Array) -> Array:
-    """Index of one row of each kind in X, (n, M)."""
+    """Return the index of one row of each kind in X, (n, M)."""
     rows = np.ascontiguousarray(X) + 0.0  # -0.0 becomes 0.0, and nothing else changes
     return np.unique(rows.view(f"V{rows.itemsize * rows.shape[1]}").ravel(), return_index=True)[1]
 
@@ -88,7 +89,7 @@ def sample_kmeans(
     max_iter: int = 300,
     tol: float = DEFAULT_TOLERANCE,
 ) -> Any:
-    """scikit-learn's k-means, fitted to the rows of X in memory; the same on any number of cores.
+    """Return scikit-learn's k-means, fitted to the rows of X in memory; the same on any number of cores.
 
     One thread, because scikit-learn adds up its threads' partial sums in the order in which they finish.
     """
@@ -106,7 +107,7 @@ def search(
     tol: float = DEFAULT_TOLERANCE,
     thorough: bool = True,
 ) -> Array:
-    """Centres of the best partition of the rows of X, (n, M), that starts and moves find; (K, M) float64.
+    """Return the centres of the best partition of the rows of X, (n, M), that starts and moves find; (K, M) float64.
 
     X needs at least K distinct rows. Each of `n_init` starts takes a few Lloyd steps; from the `N_FINALISTS` that are
     best by then, moves go on, because two local optima may be moves apart of which none pays. `thorough` is for small
@@ -125,7 +126,7 @@ def finalists(
     tol: float = DEFAULT_TOLERANCE,
     thorough: bool = True,
 ) -> list[Array]:
-    """Centres of all partitions in which the moves of `search` end, the best first."""
+    """Return the centres of all partitions in which the moves of `search` end, the best first."""
     small = thorough and len(X) * n_clusters <= MAX_SMALL_TABLE_VALUES
     steps, going_on = (max_iter, n_init) if small else (N_START_STEPS, N_FINALISTS)
     with one_thread():
@@ -147,7 +148,7 @@ def _different(fits: list[Any]) -> list[Any]:
 
 
 def improve(X: Array, centers: Array, *, max_iter: int = 300, tol: float = DEFAULT_TOLERANCE) -> Array:
-    """Centres, (K, M) float64, in which Lloyd and moves on the rows of X end that start from given centres."""
+    """Return the centres, (K, M) float64, in which Lloyd and moves on the rows of X end, from given centres."""
     with one_thread():
         return np.asarray(_improved(X, centers, max_iter, tol).cluster_centers_, dtype=np.float64)
 
@@ -202,7 +203,7 @@ def _moved(X: Array, fitted: Any, tried: int) -> Array | None:
 
 
 def moves(rows: Array, labels: Array, centers: Array, spread: Array, loss: Array) -> list[Array]:
-    """Centres, (K, M) each, after moves that may lower the inertia, the most promising first.
+    """Return the centres, (K, M) each, after moves that may lower the inertia, the most promising first.
 
     Parameters
     ----------
@@ -239,7 +240,7 @@ def moves(rows: Array, labels: Array, centers: Array, spread: Array, loss: Array
 
 
 def two_distances(X: Array, centers: Array) -> tuple[Array, Array]:
-    """Squared distances of each row of X to its nearest and its second nearest centre, (n,) each."""
+    """Return the squared distances of each row of X to its nearest and its second nearest centre, (n,) each."""
     origin = centers.mean(axis=0)  # or the squares would cancel far from the origin
     away = centers - origin
     squares = np.einsum("ij,ij->i", away, away)

@@ -69,7 +69,7 @@ def repeat(X: Array, k: int, *, draws: int = 5, size: int = 1000, seed: int = 0)
 
 
 def band(values: Array, level: float = 0.9) -> tuple[float, float]:
-    """The middle `level` of repeated scores; NaN where there are none."""
+    """Return the middle `level` of repeated scores; NaN where there are none."""
     finite = values[np.isfinite(values)]
     if not len(finite):
         return float("nan"), float("nan")

@@ -19,7 +19,7 @@ MAX_SWEEPS = 100
 
 
 def potts(X: Any, labels: Array, centroids: Array, *, valid: Array, shape: tuple[int, int], weight: float) -> Array:
-    """Labels of a smoother map.
+    """Return the labels of a smoother map.
 
     Parameters
     ----------
@@ -73,14 +73,16 @@ def potts(X: Any, labels: Array, centroids: Array, *, valid: Array, shape: tuple
 
 
 def costs(X: Any, centroids: Array) -> Array:
-    """Squared distance of each pattern to each centroid, (n, K) float32, in units of the mean one to the nearest."""
+    """Return the squared distance of each pattern to each centroid, (n, K) float32, in units of the mean one to the
+    nearest.
+    """
     squares = np.concatenate(each_block(_squares, X, centroids=centroids))
     scale = float(squares.min(axis=1).mean(dtype=np.float64)) if len(squares) else 0.0
     return np.asarray(squares / (scale if scale > 0 else 1.0), dtype=np.float32)
 
 
 def energy(cost: Array, painted: Array, valid: Array, weight: float) -> float:
-    """Energy of a label map (ny, nx) whose patterns have `cost` (n, K)."""
+    """Return the energy of a label map (ny, nx) whose patterns have `cost` (n, K)."""
     labels = painted.ravel()[valid]
     unlike = sum(
         np.count_nonzero((one != two) & (one >= 0) & (two >= 0))

@@ -12,7 +12,8 @@ from laue_dask.errors import InputError
 
 
 def table_of(estimator: BaseEstimator, X: Any, *, reset: bool) -> Any:
-    """The Dask or NumPy array (n, M) that was given to an estimator, whose `n_features_in_` it sets or must have.
+    """Return the Dask or NumPy array (n, M) that was given to an estimator, whose `n_features_in_` it sets or must
+    have.
 
     A Dask array is looked at by its shape and dtype alone; nothing of it is computed.
 

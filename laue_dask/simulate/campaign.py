@@ -126,7 +126,7 @@ def write_training_store(
     """
     require_writable(path)
     if path.exists():
-        raise InputError(f"{path}: exists already: choose another path or remove it")
+        raise InputError(f"{path}: exists already: choose another path, or remove it")
     path = path.absolute()
     partial = path.with_name(path.name + ".part")
     each = N_CONFIGURATIONS * N_VIEWS

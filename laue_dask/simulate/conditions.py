@@ -32,7 +32,7 @@ class SmoothVariation:
     phases: FloatArray = field(default_factory=lambda: np.zeros(1))
 
     def at(self, place: npt.ArrayLike) -> float:
-        """Value at `place`, (y, x) as shares of the scan's height and width."""
+        """Return the value at `place`, (y, x) as shares of the scan's height and width."""
         wave = float(np.cos(2 * np.pi * (self.turns @ np.asarray(place, dtype=np.float64)) + self.phases).mean())
         return self.low + (self.high - self.low) * (1 + wave) / 2
 

@@ -87,7 +87,7 @@ class Reflections(NamedTuple):
 
 
 def direct_basis(crystal: Crystal) -> FloatArray:
-    """Vectors a, b, c as columns, shape (3, 3), in Å, in the frame of `reciprocal_basis`."""
+    """Return the vectors a, b, c as columns, shape (3, 3), in Å, in the frame of `reciprocal_basis`."""
     return np.asarray(np.linalg.inv(reciprocal_basis(crystal)).T, dtype=np.float64)
 
 
@@ -114,7 +114,7 @@ def _basis(cell: tuple[float, ...]) -> FloatArray:
 
 
 def reciprocal_basis(crystal: Crystal) -> FloatArray:
-    """Busing-Levy matrix B: a*, b*, c* as columns, shape (3, 3), in 1/Å (no factor 2π).
+    """Return the Busing-Levy matrix B: a*, b*, c* as columns, shape (3, 3), in 1/Å (no factor 2π).
 
     Raises
     ------
@@ -126,7 +126,7 @@ def reciprocal_basis(crystal: Crystal) -> FloatArray:
 
 @lru_cache(maxsize=256)
 def lattice_operations(crystal: Crystal) -> npt.NDArray[np.int8]:
-    """Proper rotations that map the lattice's metric onto itself, as integer matrices on direct coordinates.
+    """Return the proper rotations that map the lattice's metric onto itself, as integer matrices on direct coordinates.
 
     Returns
     -------
@@ -143,13 +143,13 @@ def lattice_operations(crystal: Crystal) -> npt.NDArray[np.int8]:
 
 
 def symmetry_rotations(crystal: Crystal) -> Rotation:
-    """The operations of `lattice_operations` as rotations of the crystal's Cartesian frame."""
+    """Return the operations of `lattice_operations` as rotations of the crystal's Cartesian frame."""
     direct = direct_basis(crystal)
     return Rotation.from_matrix(direct @ lattice_operations(crystal) @ np.linalg.inv(direct))
 
 
 def structure_factors(crystal: Crystal, hkl: npt.NDArray[np.integer]) -> npt.NDArray[np.complex128]:
-    """Structure factors of reflections `hkl` (n, 3), in electrons per cell, with thermal motion.
+    """Return the structure factors of reflections `hkl` (n, 3), in electrons per cell, with thermal motion.
 
     The scattering factor is ``Z / (1 + (s / s0)²)`` with ``s = sin(theta) / lambda`` and
     ``s0 = 0.45 (Z / 14)^(1/3)`` 1/Å, which follows the tabulated factor of silicon within a quarter
@@ -173,7 +173,7 @@ def structure_factors(crystal: Crystal, hkl: npt.NDArray[np.integer]) -> npt.NDA
 
 @lru_cache(maxsize=96)
 def reflections(crystal: Crystal, max_energy_keV: float) -> Reflections:
-    """Every reflection with a noticeable structure factor that `max_energy_keV` can excite in any orientation.
+    """Return every reflection with a noticeable structure factor that `max_energy_keV` can excite in any orientation.
 
     The result is cached per crystal and energy: 5,000 to 40,000 reflections, about 20 bytes each.
     """
@@ -200,7 +200,7 @@ def reflections(crystal: Crystal, max_energy_keV: float) -> Reflections:
 
 
 def twin(crystal: Crystal, plane: tuple[int, int, int]) -> FloatArray:
-    """Twin operation of a lattice plane: half a turn about its normal, in the crystal's Cartesian frame.
+    """Return the twin operation of a lattice plane: half a turn about its normal, in the crystal's Cartesian frame.
 
     For a crystal whose diffraction is centrosymmetric this is the same as reflection in the plane. `{101}` of a
     tetragonal crystal gives its 90° domains (2 atan(c / a) apart), `{111}` of a cubic one the Σ3 twin.
@@ -216,19 +216,21 @@ def twin(crystal: Crystal, plane: tuple[int, int, int]) -> FloatArray:
 
 
 def random_orientations(n: int, rng: np.random.Generator) -> FloatArray:
-    """Orientations drawn uniformly from all rotations, shape (n, 3, 3)."""
+    """Return the orientations drawn uniformly from all rotations, shape (n, 3, 3)."""
     quaternions = rng.normal(size=(n, 4))
     return Rotation.from_quat(quaternions).as_matrix()
 
 
 def rotation_about(axis: npt.ArrayLike, degrees: float) -> FloatArray:
-    """Rotation matrix (3, 3) about `axis` (any length above zero)."""
+    """Return the rotation matrix (3, 3) about `axis` (any length above zero)."""
     direction = np.asarray(axis, dtype=np.float64)
     return Rotation.from_rotvec(np.radians(degrees) * direction / np.linalg.norm(direction)).as_matrix()
 
 
 def misorientation(crystal: Crystal, first: FloatArray, second: FloatArray) -> float:
-    """Smallest angle in degrees that turns one orientation (3, 3) into the other, lattice symmetry considered."""
+    """Return the smallest angle in degrees that turns one orientation (3, 3) into the other, lattice symmetry
+    considered.
+    """
     between = Rotation.from_matrix(np.asarray(first).T @ np.asarray(second))
     return float(np.degrees((symmetry_rotations(crystal) * between).magnitude().min()))
 

@@ -81,7 +81,7 @@ class Detector:
         return self.shape[0] * self.shape[1] * np.dtype(self.dtype).itemsize
 
     def project(self, directions: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Row and column where rays from the specimen meet the detector plane.
+        """Return the row and column where rays from the specimen meet the detector plane.
 
         Parameters
         ----------
@@ -109,7 +109,7 @@ class Detector:
         )
 
     def directions(self, row: npt.ArrayLike, column: npt.ArrayLike) -> FloatArray:
-        """Unit vectors (..., 3) from the specimen to points of the frame: the inverse of `project`."""
+        """Return the unit vectors (..., 3) from the specimen to points of the frame: the inverse of `project`."""
         down = (np.asarray(row, dtype=np.float64) - self.centre[0]) * self.pixel_um[0] / 1e3
         across = (np.asarray(column, dtype=np.float64) - self.centre[1]) * self.pixel_um[1] / 1e3
         points = (
@@ -120,7 +120,7 @@ class Detector:
         return np.asarray(points / np.linalg.norm(points, axis=-1, keepdims=True))
 
     def binned(self, factor: int) -> Self:
-        """The same detector with pixels `factor` times as large; incomplete last rows and columns are dropped."""
+        """Return the detector with pixels `factor` times as large; incomplete last rows and columns are dropped."""
         if factor == 1:
             return self
         return replace(
@@ -154,14 +154,15 @@ def _blind(
 
 
 def blind_pixels(detector: Detector) -> npt.NDArray[np.intp]:
-    """Flat indices of the pixels that see nothing: between modules, or outside a round screen."""
+    """Return the flat indices of the pixels that see nothing: between modules, or outside a round screen."""
     return _blind(detector.shape, detector.module, detector.gap, detector.circular)
 
 
 def lauetools_geometry(
     dd: float, xcen: float, ycen: float, xbet: float, xgam: float
 ) -> tuple[Vector, tuple[float, float], Vector, Vector]:
-    """Origin, centre, along_row and along_column of a LaueTools calibration (detector on top, ``kf_direction`` Z>0).
+    """Return the origin, centre, along_row and along_column of a LaueTools calibration (detector on top,
+    ``kf_direction`` Z>0).
 
     Parameters
     ----------
@@ -181,7 +182,7 @@ def lauetools_geometry(
 def xmas_geometry(
     distance: float, xcent: float, ycent: float, pitch: float, yaw: float, *, rows: int = 1043
 ) -> tuple[Vector, tuple[float, float], Vector, Vector]:
-    """Origin, centre, along_row and along_column of an XMAS calibration at 2θ = 90°, roll 0.
+    """Return the origin, centre, along_row and along_column of an XMAS calibration at 2θ = 90°, roll 0.
 
     Parameters
     ----------
@@ -254,7 +255,7 @@ that are far from square, with plausible ones."""
 
 
 def detector(name: str) -> Detector:
-    """The detector of that name.
+    """Return the detector of that name.
 
     Raises
     ------

@@ -79,12 +79,12 @@ class IndexedMap:
         return cls(path.stem, (ny, nx), crystals, np.where(indexed, material - 1, -1), orientation, weights, shown)
 
     def place(self, point: int) -> tuple[float, float]:
-        """Where a point is, (y, x) as shares of the map's height and width."""
+        """Return where a point is, (y, x) as shares of the map's height and width."""
         y, x = divmod(point, self.shape[1])
         return y / self.shape[0], x / self.shape[1]
 
     def at(self, point: int) -> list[Grain]:
-        """Crystals at point ``y * nx + x``."""
+        """Return the crystals at point ``y * nx + x``."""
         y, x = divmod(point, self.shape[1])
         return [
             Grain(self.crystals[phase], self.orientation[slot, y, x], self.weights[slot], _BEAM_SPREAD_DEG)
@@ -105,7 +105,7 @@ class IndexedMap:
         return result
 
     def turned(self, first: npt.NDArray[np.int64], second: npt.NDArray[np.int64], slots: tuple[int, int]) -> FloatArray:
-        """Misorientation in degrees of crystals at pairs of points.
+        """Return the misorientation in degrees of crystals at pairs of points.
 
         Parameters
         ----------
@@ -132,7 +132,7 @@ class IndexedMap:
         return result
 
     def neighbours(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Points (n,) and (n,) of all pairs of neighbours, 4 of a point."""
+        """Return the points (n,) and (n,) of all pairs of neighbours, 4 of a point."""
         index = np.arange(self.shape[0] * self.shape[1]).reshape(self.shape)
         return (
             np.concatenate([index[:, :-1].ravel(), index[:-1].ravel()]),
@@ -140,7 +140,7 @@ class IndexedMap:
         )
 
     def domain(self, threshold: float) -> npt.NDArray[np.int32]:
-        """Grains of what is shown: neighbours less than `threshold` degrees apart are joined.
+        """Return the grains of what is shown: neighbours less than `threshold` degrees apart are joined.
 
         Returns
         -------

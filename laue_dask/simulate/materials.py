@@ -96,7 +96,7 @@ CRYSTALS: Mapping[str, Crystal] = {crystal.name: crystal for crystal in _CRYSTAL
 
 
 def crystal(name: str) -> Crystal:
-    """The crystal of that name.
+    """Return the crystal of that name.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def crystal(name: str) -> Crystal:
 
 
 def random_crystal(rng: np.random.Generator) -> Crystal:
-    """A crystal that does not exist: random system, cell of 20 to 400 Å³, motif with the lattice's own symmetry.
+    """Return a crystal that does not exist: random system, cell of 20 to 400 Å³, motif with the lattice's own symmetry.
 
     One or two atoms sit on special positions, none or one on a general orbit, so that strong and weak families
     differ the way they do in real phases.

@@ -101,7 +101,9 @@ class Exposure:
 
 
 def spectrum(energy_keV: npt.ArrayLike) -> FloatArray:
-    """Photons per relative bandwidth on the specimen, 1 at the most: bending magnet, windows and mirror cut-off."""
+    """Return the photons per relative bandwidth on the specimen, 1 at the most: bending magnet, windows and mirror
+    cut-off.
+    """
     energy = np.asarray(energy_keV, dtype=np.float64)
     y = energy / CRITICAL_ENERGY_KEV
     shape = 2.35 * y**0.9 * np.exp(-y) * np.exp(-((4.5 / energy) ** 3)) / (1 + np.exp((energy - 21.5) / 0.6))
@@ -116,7 +118,7 @@ def spots(
     energy_range_keV: tuple[float, float] = ENERGY_RANGE_KEV,
     spread: FloatArray | None = None,
 ) -> Spots:
-    """Spots of one crystal that fall on the detector.
+    """Return the spots of one crystal that fall on the detector.
 
     Parameters
     ----------
@@ -184,7 +186,7 @@ def _merge_harmonics(ray: npt.NDArray[np.int32], intensity: FloatArray) -> tuple
 def render(
     patterns: Sequence[tuple[Spots, float]], detector: Detector, exposure: Exposure, *, rng: np.random.Generator
 ) -> Frame:
-    """Frame that the detector records of several overlapping patterns.
+    """Return the frame that the detector records of several overlapping patterns.
 
     Parameters
     ----------
@@ -237,7 +239,7 @@ def expose(
     rng: np.random.Generator,
     energy_range_keV: tuple[float, float] = ENERGY_RANGE_KEV,
 ) -> Frame:
-    """Frame of all that is under the beam: `spots` of each grain, rendered together."""
+    """Return the frame of all that is under the beam: `spots` of each grain, rendered together."""
     patterns = [
         (spots(g.crystal, g.orientation, detector, energy_range_keV=energy_range_keV, spread=g.spread), g.weight)
         for g in grains
@@ -246,6 +248,8 @@ def expose(
 
 
 def bell(length: int, top: float) -> npt.NDArray[np.float32]:
-    """Background along one axis, (length,) in (0, 1]: 1 at the fraction `top` of it, falling as fluorescence does."""
+    """Return the background along one axis, (length,) in (0, 1]: 1 at the fraction `top` of it, falling as fluorescence
+    does.
+    """
     position = np.linspace(0, 1, length) - top
     return np.asarray(1 / (1 + (1.6 * position) ** 2), dtype=np.float32)

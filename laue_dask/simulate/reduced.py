@@ -121,7 +121,7 @@ def reduced_scan(kind: str, detector: str, shape: tuple[int, int], seed: int, re
 
 
 def sample_frames(made: ScannedSpecimen, screen: Detector, seed: int, count: int) -> NDArray[Any]:
-    """Frames (count, rows, columns) spread over a scan, of all points where there are no more."""
+    """Return the frames (count, rows, columns) spread over a scan, of all points where there are no more."""
     points = np.unique(np.linspace(0, made.shape[0] * made.shape[1] - 1, count).astype(int))
     return np.stack([frame(made, screen, int(point), seed=seed) for point in points])
 
@@ -137,7 +137,7 @@ def reduced_points(
     repeat: int = 0,
     substrate: Substrate | None = None,
 ) -> NDArray[np.uint8]:
-    """Reduced patterns (n, 128, 128) of some points of a scan, made one by one."""
+    """Return the reduced patterns (n, 128, 128) of some points of a scan, made one by one."""
     reduced = np.empty((len(points), PATTERN_SIZE, PATTERN_SIZE), dtype=np.uint8)
     for i, point in enumerate(points):
         made_frame = frame(made, screen, int(point), seed=seed, repeat=repeat)

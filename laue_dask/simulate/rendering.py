@@ -99,7 +99,8 @@ def background(
     *,
     rng: np.random.Generator,
 ) -> Frame:
-    """Frame of background alone, expecting ``low + (high - low) × row_profile × column_profile`` counts per pixel.
+    """Return the frame of background alone, expecting ``low + (high - low) × row_profile × column_profile`` counts per
+    pixel.
 
     The expectation takes one of 96 values between the two levels; a pixel in between is drawn from one or the other
     neighbour with the matching probability, which keeps its mean exact.

@@ -46,14 +46,14 @@ class ScannedSpecimen(Protocol):
         """How it is scanned."""
 
     def place(self, point: int) -> tuple[float, float]:
-        """Where a point is, (y, x) as shares of the scan's height and width."""
+        """Return where a point is, (y, x) as shares of the scan's height and width."""
 
     def at(self, point: int) -> list[Grain]:
-        """What the beam meets at point ``y * nx + x``."""
+        """Return what the beam meets at point ``y * nx + x``."""
 
 
 def default_exposure(detector: Detector) -> Exposure:
-    """Counts and background that resemble the published frames of the detector's kind."""
+    """Return the counts and background that resemble the published frames of the detector's kind."""
     if detector.dtype == "int32":
         return Exposure(counts=1e5, background=(2.0, 20.0))
     return Exposure(counts=2e4, spot_sigma_px=1.2, background=(5.0, 60.0), background_centre=(0.45, 0.5))
@@ -68,7 +68,7 @@ def frame(
     exposure: Exposure | None = None,
     repeat: int = 0,
 ) -> Frame:
-    """Frame (rows, columns) of one point.
+    """Return the frame (rows, columns) of one point.
 
     Parameters
     ----------
@@ -118,12 +118,14 @@ def write_frame(
 
 
 def frame_name(prefix: str, detector: Detector, number: int) -> str:
-    """File name of the frame acquired as `number` (from 0): PILATUS files count from 1, camera files from 0."""
+    """Return the name of the frame acquired as `number` (from 0): PILATUS files count from 1, camera files from 0."""
     return f"{prefix}_{number + (1 if detector.dtype == 'int32' else 0):05d}.tif"
 
 
 def acquired_point(specimen: Specimen, number: int, *, order: Order = "raster") -> int:
-    """Point (row-major) that is acquired as `number`, from 0: in `snake` order every second row runs backwards."""
+    """Return the point (row-major) that is acquired as `number`, from 0: in `snake` order every second row runs
+    backwards.
+    """
     _check(specimen, number)
     y, x = divmod(number, specimen.shape[1])
     return y * specimen.shape[1] + (specimen.shape[1] - 1 - x if order == "snake" and y % 2 else x)

@@ -63,7 +63,7 @@ class Layout:
     lamellae: FloatArray
 
     def domain_at(self, positions: FloatArray) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-        """Domain and grain at `positions` (n, 2)."""
+        """Return the domain and grain at `positions` (n, 2)."""
         grain = np.asarray(cKDTree(self.seeds).query(positions)[1], dtype=np.int32)
         angle, width, offset = self.lamellae[grain].T
         along = positions[:, 0] * np.sin(angle) + positions[:, 1] * np.cos(angle) + offset
@@ -110,7 +110,7 @@ class Specimen:
     conditions: Conditions = field(default_factory=Conditions)
 
     def at(self, point: int) -> list[Grain]:
-        """What the beam meets at point ``y * nx + x``: its domains, whose shares sum to 1, then what lies below.
+        """Return what the beam meets at point ``y * nx + x``: its domains, whose shares sum to 1, then what lies below.
 
         The largest share comes first.
         """
@@ -123,7 +123,7 @@ class Specimen:
         return self._grains_at(point) + shown
 
     def place(self, point: int) -> tuple[float, float]:
-        """Where a point is, (y, x) as shares of the scan's height and width."""
+        """Return where a point is, (y, x) as shares of the scan's height and width."""
         y, x = divmod(point, self.shape[1])
         return y / self.shape[0], x / self.shape[1]
 
@@ -203,7 +203,7 @@ class Specimen:
 
 
 def surface_normal() -> FloatArray:
-    """Normal of the specimen's surface in the laboratory frame, (3,)."""
+    """Return the normal of the specimen's surface in the laboratory frame, (3,)."""
     tilt = np.radians(SAMPLE_TILT_DEG)
     return np.array([-np.sin(tilt), 0.0, np.cos(tilt)])
 

@@ -24,7 +24,7 @@ class Stage:
 
 
 def als_description(stage: Stage, detector: Detector) -> bytes:
-    """Text of a PILATUS frame of ALS 12.3.2."""
+    """Return the text of a PILATUS frame of ALS 12.3.2."""
     pixel = f"{detector.pixel_um[0]:.0f}e-6 m x {detector.pixel_um[1]:.0f}e-6 m"
     lines = (
         f"# Pixel_size {pixel}",
@@ -46,7 +46,7 @@ def als_description(stage: Stage, detector: Detector) -> bytes:
 
 
 def bm32_description(stage: Stage) -> bytes:
-    """Text of a camera frame of ESRF BM32."""
+    """Return the text of a camera frame of ESRF BM32."""
     text = (
         f"0 (Xech={stage.x:.4f} Yech={stage.y:.4f} Zech=-0.8263 mon={stage.monitor:.0f} exposure={stage.seconds:.3f})"
     )

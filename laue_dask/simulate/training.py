@@ -75,7 +75,9 @@ class Experiment:
     substrate: tuple[Grain, ...]
 
     def domains(self) -> npt.NDArray[np.int32]:
-        """Number of the first configuration that looks the same, for each: a twin may be a symmetry of the lattice."""
+        """Return the number of the first configuration that looks the same, for each: a twin may be a symmetry of the
+        lattice.
+        """
         first = np.arange(len(self.configurations), dtype=np.int32)
         lone = [i for i, grains in enumerate(self.configurations) if len(grains) == 1]
         for i, j in itertools.combinations(lone, 2):
@@ -86,7 +88,7 @@ class Experiment:
         return first
 
     def frame(self, configuration: int, view: int) -> Frame:
-        """Frame (rows, columns) of one view of one configuration, in the detector's dtype."""
+        """Return the frame (rows, columns) of one view of one configuration, in the detector's dtype."""
         rng = np.random.default_rng([*self.key, configuration, view])
         turn = _small_rotation(rng, self.jitter_deg)
         grains = [replace(g, orientation=turn @ g.orientation) for g in self.configurations[configuration]]
@@ -153,7 +155,8 @@ def experiment(
 def training_frame(
     seed: int, number: int, configuration: int, view: int, *, binning: int = 1, detector: str | None = None
 ) -> tuple[Frame, Detector]:
-    """Frame of one view of one of the 32 configurations of experiment `number`, and the detector that recorded it.
+    """Return the frame of one view of one of the 32 configurations of experiment `number`, and the detector that
+    recorded it.
 
     `seed` starts the whole training set; the same five numbers always give the same frame. Frames of one experiment are
     best asked for one after another: the experiment is kept.

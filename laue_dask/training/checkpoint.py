@@ -120,11 +120,15 @@ def read(
         values = about["position"]
         position = Position(**{**values, "history": [Epoch(**epoch) for epoch in values["history"]]})
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{path}: not a checkpoint that this laue-dask reads: remove it to start again") from error
+        raise StoreError(
+            f"{path}: this is not a checkpoint that this laue-dask can read: remove it to start again"
+        ) from error
     # through JSON, as theirs went
     difference = _difference(theirs, json.loads(json.dumps(identity)))
     if difference:
-        raise StoreError(f"{path}: checkpoint of another training ({difference}): remove it or choose another --out")
+        raise StoreError(
+            f"{path}: this is the checkpoint of another training ({difference}): remove it or choose another --out"
+        )
     try:
         model.load_state_dict(_under("model.", tensors))
         optimizer.load_state_dict(_optimizer_state(optimizer, _under("optimizer.", tensors)))

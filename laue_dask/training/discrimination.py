@@ -11,7 +11,7 @@ Array = npt.NDArray[Any]
 
 
 def neighbour_accuracy(X: Array, domain: Array) -> float:
-    """Share of the patterns whose nearest neighbour in feature space belongs to the same domain.
+    """Return the share of the patterns whose nearest neighbour in feature space belongs to the same domain.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def neighbour_accuracy(X: Array, domain: Array) -> float:
 
 
 def nearest_mean_accuracy(first: Array, second: Array) -> float:
-    """Share of held-out views of two things that are nearer to the mean of their own views.
+    """Return the share of held-out views of two things that are nearer to the mean of their own views.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def nearest_mean_accuracy(first: Array, second: Array) -> float:
 
 
 def smallest_resolved(angles: Sequence[float] | Array, accuracy: Sequence[float] | Array, least: float = 0.95) -> float:
-    """Smallest of `angles` (ascending) from which on, up to the largest, the accuracy is at least `least`.
+    """Return the smallest of `angles` (ascending) from which on, up to the largest, the accuracy is at least `least`.
 
     Returns
     -------

@@ -35,7 +35,7 @@ class Encoder(nn.Module):
         self.model = model
 
     def forward(self, patterns: Tensor) -> Tensor:
-        """Features of patterns."""
+        """Return the features of patterns."""
         return self.model.encode(patterns)
 
 
@@ -72,7 +72,7 @@ def export(name: str, out: Path) -> float:
     difference = largest_difference(encoder, torch.export.load(content).module(), card.recipe)
     if not difference <= MAX_FEATURE_DIFFERENCE:
         raise ComputeError(
-            f"{out}: not written: exported features differ by {difference:.2g}, allowed is {MAX_FEATURE_DIFFERENCE}"
+            f"{out}: was not written: its features differ by {difference:.2g}, more than {MAX_FEATURE_DIFFERENCE}"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, content.getvalue())
@@ -81,7 +81,7 @@ def export(name: str, out: Path) -> float:
 
 @torch.no_grad()
 def largest_difference(one: nn.Module, other: nn.Module, recipe: Recipe) -> float:
-    """Of the features of noise, of empty and of simulated patterns, in batches of several sizes."""
+    """Return the largest difference of features of noise, empty and simulated patterns, in batches of several sizes."""
     worst, simulated = 0.0, _simulated(recipe)
     for size in _CHECKED_BATCH_SIZES:
         noise = torch.rand(size, 1, PATTERN_SIZE, PATTERN_SIZE, generator=torch.Generator().manual_seed(size))

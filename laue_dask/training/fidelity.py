@@ -67,7 +67,7 @@ class Fidelity(NamedTuple):
 
 
 def find_peaks(image: Image, *, window: int = WINDOW_SIDE_PX, faintest: float = MIN_PEAK_HEIGHT) -> Peaks:
-    """Local maxima of an image, each the highest within a square window about it.
+    """Return the local maxima of an image, each the highest within a square window about it.
 
     Parameters
     ----------

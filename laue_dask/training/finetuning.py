@@ -107,7 +107,9 @@ class UnlabelledObjective:
         model.shorten_sketches(FINETUNED_SKETCH_LENGTH)
 
     def read(self, epoch: int, step: int) -> Batch:
-        """Patterns, twice: each is seen in two views; `relation` is the place of each among the used patterns."""
+        """Return the patterns, twice: each is seen in two views; `relation` is the place of each among the used
+        patterns.
+        """
         n, wanted = len(self._patterns), self._config.patterns_per_batch
         order = random_numbers(self._config.seed, epoch, -1)
         laps = -(-(wanted * self.n_steps) // n)
@@ -115,7 +117,7 @@ class UnlabelledObjective:
         return self._batch(np.tile(places, 2))
 
     def losses(self, model: Autoencoder, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Contrastive term and anchor over the batch's pairs, and the reconstruction's BCE and MSE."""
+        """Return the contrastive term and anchor over the batch's pairs, and the reconstruction's BCE and MSE."""
         model.eval()  # a single scan's statistics are no replacement for those of the training
         with torch.no_grad():
             patterns = _perturbed(as_network_input(batch.patterns))
@@ -138,7 +140,7 @@ class UnlabelledObjective:
 
     @torch.inference_mode()
     def check(self, model: Autoencoder) -> Check:
-        """Losses of patterns of the scan as they are.
+        """Return the losses of patterns of the scan as they are.
 
         The neighbour score is the share of patterns whose nearest neighbour in feature space, among all that are used,
         is next to them in the scan.
@@ -180,11 +182,14 @@ class UnlabelledObjective:
 def _require_gain(found: Relations, wandering: float) -> None:
     """Refuse a scan that fine-tuning can do no good to."""
     if not found.apart.any():
-        raise InputError("the scan shows one grain alone: nothing to learn from, keep the weights as they are")
+        raise InputError(
+            "the scan shows one grain alone, so that there is nothing to learn: keep the weights as they are"
+        )
     if wandering < MIN_WANDER_SHARE:
         raise InputError(
             f"inside the grains of the scan features hardly change from one end to the other ({wandering:.3f} of their "
-            f"scatter, fine-tuning is of use from {MIN_WANDER_SHARE} on): nothing to gain, keep the weights as they are"
+            f"scatter, fine-tuning is of use from {MIN_WANDER_SHARE} on): there is nothing to gain: keep the weights "
+            f"as they are"
         )
 
 

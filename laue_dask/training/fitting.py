@@ -62,11 +62,11 @@ class Objective(Protocol):
         ...
 
     def read(self, epoch: int, step: int) -> Batch:
-        """Patterns of a step, on the CPU; called in a thread ahead of the training."""
+        """Return the patterns of a step, on the CPU; called in a thread ahead of the training."""
         ...
 
     def losses(self, model: Autoencoder, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Terms of the loss of a batch that is on the model's device, and what is watched beside them."""
+        """Return the terms of the loss of a batch that is on the model's device, and what is watched beside them."""
         ...
 
     def check(self, model: Autoencoder) -> Check:
@@ -126,7 +126,7 @@ def fit(
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that a configuration's `device` means on this machine."""
+    """Return the device that a configuration's `device` means on this machine."""
     there = torch.cuda.is_available()
     if name == "cuda" and not there:
         raise ConfigError("device: cuda is asked for, but torch finds no CUDA GPU: use device: auto")
@@ -134,7 +134,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def random_numbers(seed: int, epoch: int, step: int) -> np.random.Generator:
-    """The generator of one step (from 0), or with −1 of the epoch's order."""
+    """Return the generator of one step (from 0), or with −1 of the epoch's order."""
     return np.random.default_rng([seed, epoch, step + 1])
 
 
@@ -268,7 +268,7 @@ class _Fitting:
 
 
 def best_epoch(history: list[Epoch]) -> Epoch:
-    """The epoch with the lowest validation loss, the first of several; its weights are the ones that are kept."""
+    """Return the epoch with the lowest validation loss, the first of several; its weights are those that are kept."""
     return min(history, key=lambda epoch: epoch.validation_loss if math.isfinite(epoch.validation_loss) else math.inf)
 
 

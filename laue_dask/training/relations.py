@@ -42,7 +42,7 @@ class Relations:
     apart: NDArray[np.bool_]
 
     def pairs(self, places: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Of patterns (m,) that belong to a grain: which pairs (m, m) are together, and which are apart.
+        """Return which pairs (m, m) of patterns (m,) of grains are together, and which are apart.
 
         Of the others nothing is known: they may be one crystal or two.
         """
@@ -56,7 +56,7 @@ def find_relations(
     shape: tuple[int, int],
     patterns: Callable[[NDArray[np.int64]], NDArray[np.uint8]],
 ) -> Relations:
-    """What the neighbourhood of a scan's patterns says of them.
+    """Return what the neighbourhood of a scan's patterns says of them.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def find_relations(
 def feature_drift(
     features: NDArray[np.float32], relations: Relations, valid: NDArray[np.bool_], shape: tuple[int, int]
 ) -> float:
-    """How much of the features' scatter is steady change inside grains, from neighbour to neighbour.
+    """Return how much of the features' scatter is steady change inside grains, from neighbour to neighbour.
 
     The variance about the grains' means, less what neighbours of a grain scatter (von Neumann's estimate of a variance
     that a trend does not raise, 1941), as a share of the variance over the scan. At most 1; about 0, and possibly

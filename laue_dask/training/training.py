@@ -60,7 +60,7 @@ class TrainingSet:
                 patterns, experiment, configuration = (root[name] for name in TRAINING)
             except (OSError, KeyError, ValueError) as error:
                 raise InputError(
-                    f"{path}: not a training store: make one with `laue-dask simulate training`"
+                    f"{path}: this is not a training store: make one with `laue-dask simulate training`"
                 ) from error
             schema.check(root, TRAINING)
             self.attributes.append(dict(root.attrs))
@@ -80,7 +80,7 @@ class TrainingSet:
         return sum(stop - start for _, start, stop, _ in self._experiments)
 
     def digest(self) -> str:
-        """Hash of the data, 16 hexadecimal digits, whatever the stores are called.
+        """Return the hash of the data, 16 hexadecimal digits, whatever the stores are called.
 
         It is taken over each store's attributes (seed, recipe, experiments) and the CRC-32C that closes every chunk of
         its arrays, in their order: the content counts, and only four bytes of each chunk are read.
@@ -97,7 +97,7 @@ class TrainingSet:
         return found.hexdigest()[:16]
 
     def load(self, experiment: int) -> tuple[Tensor, Tensor]:
-        """Patterns (n, 128, 128) uint8 and configurations (n,) int64 of one experiment.
+        """Return the patterns (n, 128, 128) uint8 and configurations (n,) int64 of one experiment.
 
         Raises
         ------
@@ -113,13 +113,13 @@ class TrainingSet:
         return torch.from_numpy(values), torch.from_numpy(configuration)
 
     def read(self, experiment: int) -> tuple[Tensor, Tensor]:
-        """As `load`, with patterns (n, 1, 128, 128) float32 in [0, 1]."""
+        """Read like `load`, but give patterns (n, 1, 128, 128) float32 in [0, 1]."""
         patterns, configuration = self.load(experiment)
         return as_network_input(patterns), configuration
 
 
 def as_network_input(patterns: Tensor) -> Tensor:
-    """Patterns (n, 128, 128) uint8 as the network takes them: (n, 1, 128, 128) float32 in [0, 1]."""
+    """Return the patterns (n, 128, 128) uint8 as the network takes them: (n, 1, 128, 128) float32 in [0, 1]."""
     return patterns[:, None].float().div_(255)
 
 
@@ -140,7 +140,7 @@ class SupervisedObjective:
         self.n_steps = -(-len(training) // config.experiments_per_batch)
 
     def read(self, epoch: int, step: int) -> Batch:
-        """The experiments of a step, in an order that is new in each epoch; `relation` is the configuration."""
+        """Return the experiments of a step, in an order that is new in each epoch; `relation` is the configuration."""
         order = random_numbers(self._config.seed, epoch, -1).permutation(len(self._training))
         first = step * self._config.experiments_per_batch
         chosen = order[first : first + self._config.experiments_per_batch]
@@ -150,7 +150,7 @@ class SupervisedObjective:
         return Batch(torch.cat(patterns), torch.cat(configurations), tuple(len(views) for views in patterns))
 
     def losses(self, model: Autoencoder, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Contrastive term and, of every other view, the reconstruction's BCE and MSE."""
+        """Return the contrastive term and, of every other view, the reconstruction's BCE and MSE."""
         config = self._config
         experiments = as_network_input(batch.patterns).split(batch.groups)
         patterns = torch.cat([_augment(views, config.max_shift, rng) for views in experiments])
@@ -224,7 +224,7 @@ def write_history(epochs: list[Epoch], path: Path) -> None:
 
 @torch.inference_mode()
 def validate(model: Autoencoder, validation: TrainingSet, config: TrainingConfig) -> Check:
-    """Losses of patterns that were not trained on, as they are, experiment by experiment.
+    """Return the losses of patterns that were not trained on, as they are, experiment by experiment.
 
     Parameters
     ----------
@@ -280,7 +280,7 @@ class Plateau(NamedTuple):
 
 @torch.inference_mode()
 def plateau(model: Autoencoder, validation: TrainingSet) -> Plateau:
-    """The local minimum that the paper warns of, and the goal, for the targets that this model is shown."""
+    """Return the local minimum that the paper warns of, and the goal, for the targets that this model is shown."""
     total, mean, square, perfect = 0, 0.0, 0.0, 0.0
     for experiment in range(len(validation)):
         target = model.smooth(validation.read(experiment)[0].to(next(model.parameters()).device))

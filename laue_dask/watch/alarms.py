@@ -70,7 +70,7 @@ class Alarms:
         self._light = self._saturated = self._clean = 0
 
     def on(self, kind: str) -> Alarm | None:
-        """The alarm of a kind that lasts, if there is one."""
+        """Return the alarm of a kind that lasts, if there is one."""
         return next((alarm for alarm in self.raised if alarm.kind == kind and alarm.until is None), None)
 
     def begin(self, kind: str, message: str) -> None:
@@ -111,7 +111,7 @@ class Alarms:
                 "saturation", f"the detector saturates: {share}, in {MIN_AGREEING_FRAMES} or more frames in a row"
             )
         elif self._clean >= MIN_AGREEING_FRAMES:
-            self.end("saturation", f"the detector saturates no more ({name})")
+            self.end("saturation", f"the detector does not saturate any more ({name})")
 
     def _see_signal(self, name: str, signal: float) -> None:
         usual = float(np.median(self._usual)) if len(self._usual) >= MIN_AGREEING_FRAMES else None
@@ -127,7 +127,7 @@ class Alarms:
         if len(self._dark) >= MIN_AGREEING_FRAMES:
             level = 100 * float(np.median([value for _, value in self._dark])) / usual
             since = f"{len(self._dark)} frames since {self._dark[0][0]}"
-            self.begin("beam", f"the beam is lost, or what it hits: {since} have {level:.0f} % of the usual signal")
+            self.begin("beam", f"the beam or the sample is lost: {since} have {level:.0f} % of the usual signal")
 
     def compare(self, drift: Drift | None) -> None:
         """Look at how the patterns so far compare with those that the encoder was checked on."""
@@ -142,7 +142,7 @@ class Alarms:
 def measure_signal(
     frame: NDArray[Any], mask: NDArray[np.bool_], saturation: float | None = None
 ) -> tuple[float, float]:
-    """Signal of a frame and its share of saturated pixels.
+    """Return the signal of a frame and its share of saturated pixels.
 
     Parameters
     ----------

@@ -338,7 +338,7 @@ class WatchedFolder:
         self._failures[name] = _Failure(reason, state, self._clock() + wait, wait)
 
     def mark_read(self, ref: FrameRef, state: State) -> None:
-        """Take down that a frame was read while its file was in this state."""
+        """Note that a frame was read while its file was in this state."""
         name = str(ref)
         self._sources[ref.path].left.pop(name, None)
         self._failures.pop(name, None)
@@ -346,11 +346,12 @@ class WatchedFolder:
         self._recent[state.path] = (state, self._clock())
 
     def mark_unreadable(self, ref: FrameRef, reason: str, state: State) -> None:
-        """Take down that a frame could not be read: it is not complete yet, or will be set aside in the end."""
+        """Note that a frame could not be read: it is not complete yet, or will be set aside in the end."""
         self._fail(str(ref), reason, state)
 
     def since(self, state: State) -> float | None:
-        """When a file that is to be read was complete, in seconds since 1970; None where that was before the watch.
+        """Return when a file that is to be read was complete, in seconds since 1970; None where that was before the
+        watch.
 
         That is the file's own time, where its clock can be believed, or else when it was first seen as it is.
         """
@@ -373,7 +374,7 @@ class WatchedFolder:
         return {name: one.reason for name, one in self._failures.items()}
 
     def quiet(self, seconds: float) -> bool:
-        """Whether all frames that were not read are unreadable, and their files unchanged for that long."""
+        """Return whether all frames that were not read are unreadable, and their files unchanged for that long."""
         now = self._clock()
 
         def silent(name: str, holder: str) -> bool:

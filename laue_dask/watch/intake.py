@@ -50,7 +50,7 @@ class FrameProperties:
 
     @classmethod
     def of(cls, sample: ingest.Sample) -> "FrameProperties":
-        """Found from a sample of the scan."""
+        """Find them from a sample of the scan."""
         return cls(preprocess.detector_mask(sample.frames), sample.frames.dtype)
 
 

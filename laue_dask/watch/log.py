@@ -105,18 +105,18 @@ class Log:
             self._row[entry.file] = len(self.entries) - 1  # last: another thread may look the entry up
 
     def features(self) -> NDArray[np.float32]:
-        """Features (n, width) of all entries, on disk."""
+        """Return the features (n, width) of all entries, on disk."""
         if not self.entries:
             return np.empty((0, self._width), dtype=np.float32)
         shape = (len(self.entries), self._width)
         return np.memmap(self._features, dtype="<f4", mode="r", shape=shape)
 
     def rows(self, files: Sequence[str]) -> NDArray[np.int64]:
-        """Row of the last entry of each frame, −1 for one that was not read."""
+        """Return the row of the last entry of each frame, −1 for one that was not read."""
         return np.array([self._row.get(file, -1) for file in files], dtype=np.int64)
 
     def positions(self, files: Sequence[str]) -> list[tuple[float, float] | None]:
-        """Stage coordinates (y, x) of frames; None of one that was not read, or whose header tells none."""
+        """Return the stage coordinates (y, x) of frames; None of one that was not read, or whose header tells none."""
         rows = self.rows(files).tolist()
         return [None if row < 0 else self.entries[row].position for row in rows]
 

@@ -58,7 +58,7 @@ class Maps:
     k: int
 
     def where(self, shape: tuple[int, int]) -> SpecimenMap:
-        """Which points of a scan (ny, nx) have a row."""
+        """Return which points of a scan (ny, nx) have a row."""
         valid = np.zeros(shape[0] * shape[1], dtype=bool)
         valid[self.patterns] = True
         return SpecimenMap(valid, shape)
@@ -151,7 +151,7 @@ class Preview:
 
 
 def aligned_axes(components: NDArray[np.float64], before: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    """Principal axes (m, M) with the first three in the order and with the signs of those of the last time."""
+    """Return principal axes (m, M), the first three of them in the order and with the signs of the last time."""
     basis = np.array(components)
     if before is None:
         return basis
@@ -163,7 +163,7 @@ def aligned_axes(components: NDArray[np.float64], before: NDArray[np.float64] | 
 
 
 def matched_labels(labels: NDArray[np.int32], before: NDArray[np.int32], k: int) -> NDArray[np.int32]:
-    """New number of each of k clusters, so that most patterns keep the label that they had.
+    """Return the new number of each of k clusters, so that most patterns keep the label that they had.
 
     Parameters
     ----------

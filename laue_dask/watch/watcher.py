@@ -68,7 +68,7 @@ STATE_FILE, PAGE_FILE, WATCH_FOLDER = "watch.json", "watch.html", "watch"
 MAP_FILES = {"Direct colouring": "direct_colouring.png", "Labels": "labels.png"}
 """Caption and file of each map, in `WATCH_FOLDER`."""
 
-MISSING_LABEL = "no pattern yet"
+MISSING_LABEL = "there is no pattern yet"
 """What is said of the points of a map that have none."""
 
 POLL_INTERVAL_S = 0.25
@@ -156,9 +156,9 @@ def watch(
         See `pipeline.run`.
     """
     if config.scan.shape is None:
-        raise InputError("watch has to know the scan's shape before it is measured: give --shape NY NX")
+        raise InputError("`watch` needs the scan's shape before the scan is measured: give --shape NY NX")
     if not (part := frame_placement.part_of(config.scan)).is_whole:
-        raise InputError(f"scan: {part}: watch follows the whole scan: leave this out of --config")
+        raise InputError(f"scan: {part}: `watch` follows the whole scan: leave this out of --config")
     _check_origin(origin)
     check_folder(folder)
     deadline.set_deadline(config.workers.read_deadline)
@@ -207,9 +207,9 @@ def _check_origin(origin: str) -> None:
             "when the file is closed"
         )
     if path.suffix == ".zarr":
-        raise InputError(f"{origin}: is a scan store, whose scan is over: use `laue-dask run`")
+        raise InputError(f"{origin}: is a scan store, and its scan is over: use `laue-dask run`")
     if not glob and not path.absolute().parent.is_dir():
-        raise InputError(f"{origin}: no such folder, nor one that it could appear in")
+        raise InputError(f"{origin}: there is no such folder, and none in which it could appear")
 
 
 def _missing_folder(source: str) -> Path | None:
@@ -286,7 +286,7 @@ class Watcher:
 
     def follow(self, timeout: float, stop: Event) -> None:
         """Take in frames until the scan is over; see `watch`."""
-        found = f"{self._kept:,} frames are known from before" if self._kept else "no frame is known yet"
+        found = f"{self._kept:,} frames were read earlier" if self._kept else "no frame has been read yet"
         self._say(f"watch: {self._source}, {self._shape[0]} × {self._shape[1]} points; {found}")
         self._say(f"watch: the live map is {self._run / PAGE_FILE}")
         missing = _missing_folder(self._source)

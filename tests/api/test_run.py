@@ -264,13 +264,13 @@ def test_a_run_that_lost_its_scan_still_shows_its_maps_and_tables(copied_run, sm
 
 @pytest.mark.parametrize("make", [lambda folder: folder / "nowhere", lambda folder: folder])
 def test_what_is_no_run_is_refused_in_one_line(tmp_path, make):
-    with pytest.raises(InputError, match=r"no such folder of a run|no finished run"):
+    with pytest.raises(InputError, match=r"there is no such folder of a run|no finished run"):
         ld.open_run(make(tmp_path))
 
 
 def test_a_damaged_table_is_refused(copied_run):
     (copied_run.path / "grains.csv").write_text("grain,size\n0,5\n")
-    with pytest.raises(StoreError, match=r"grains.csv: is missing, or is not as it was written"):
+    with pytest.raises(StoreError, match=r"grains.csv: is missing, or was changed after it was written"):
         copied_run.grains  # noqa: B018
     assert copied_run.verify(progress=False).findings
 

@@ -70,7 +70,7 @@ def test_frames_are_the_same_in_chunks_of_any_size(snake, frames_of_a_chunk):
 def test_a_run_and_other_things_are_no_scan(tmp_path, run):
     with pytest.raises(StoreError, match=r"is the folder of a run: give its scan store, or use open_run\(…\).scan"):
         ld.open_scan(run.path)
-    with pytest.raises(StoreError, match="no such scan store"):
+    with pytest.raises(StoreError, match="there is no such scan store"):
         ld.open_scan(tmp_path / "nowhere.zarr")
     with pytest.raises(StoreError, match="holds the results of a run"):
         ld.open_scan(run.path / "results.zarr")

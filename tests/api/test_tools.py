@@ -13,7 +13,7 @@ def test_a_run_is_described_and_verified(run):
     assert "72 patterns" in ld.info(run.path)
     found = ld.verify(run.path, progress=False)
     assert not found.findings
-    assert found.lines()[-1].endswith("all as they were written")
+    assert found.lines()[-1].endswith("all of them are as they were written")
 
 
 def test_what_can_go_is_told_and_then_removed(copied_run):
@@ -52,7 +52,7 @@ def test_a_scan_is_watched_to_its_end(tmp_path, small_scan, on_workers, quick):
     )
     assert run.labels(3).shape == (8, 9)
     assert run.record.command.startswith("laue_dask.watch_scan(")
-    with pytest.raises(InputError, match="shape before it is measured"):
+    with pytest.raises(InputError, match="shape before the scan is measured"):
         ld.watch_scan(small_scan, tmp_path / "other", progress=False)
 
 

@@ -88,7 +88,7 @@ def test_a_scratch_folder_that_is_none_is_refused(tmp_path):
     file = tmp_path / "file"
     file.touch()
     for path in (file, tmp_path / "absent"):
-        assert f"workers.scratch = {path}: not a folder" in refused(scratch=path, gpu="never")
+        assert f"workers.scratch = {path}: this folder cannot be written to" in refused(scratch=path, gpu="never")
 
 
 @pytest.mark.usefixtures("no_cluster")
@@ -469,8 +469,8 @@ def test_a_scheduler_that_is_there_already_is_used_and_left_running(elsewhere, t
 def test_a_scheduler_that_cannot_be_used_is_refused_in_one_line(elsewhere, tmp_path):
     address, files = elsewhere
     cases = [
-        ({"address": address}, ComputeError, "the scheduler is not reached"),  # without credentials
-        ({"address": "tls://127.0.0.1:1", **files}, ComputeError, "the scheduler is not reached"),
+        ({"address": address}, ComputeError, "the scheduler cannot be reached"),  # without credentials
+        ({"address": "tls://127.0.0.1:1", **files}, ComputeError, "the scheduler cannot be reached"),
         ({"address": "tcp://192.0.2.7:8786"}, ConfigError, "whoever reaches it can run anything"),
         ({"file": tmp_path / "none.json"}, ConfigError, "not a scheduler file"),
         ({"address": address, "gpu": "require", **files}, ConfigError, "no worker of .* has the resource GPU"),
@@ -565,7 +565,7 @@ def test_an_interface_that_is_not_there_is_refused_with_those_that_are():
 
 def test_gpus_that_are_required_must_be_asked_for():
     with (
-        pytest.raises(ConfigError, match=r"there are no workers\.gpu_jobs"),
+        pytest.raises(ConfigError, match=r"workers\.gpu_jobs is missing"),
         start(BatchWorkersConfig(kind="slurm", gpu="require")),
     ):
         pytest.fail("it started")

@@ -98,13 +98,13 @@ def test_a_save_that_fails_leaves_the_old_file(saved, tmp_path, monkeypatch):
 
 
 def test_a_missing_file_says_what_may_be_given(tmp_path):
-    assert "no such weights file" in refused(tmp_path / "absent.safetensors")
+    assert "there is no such weights file" in refused(tmp_path / "absent.safetensors")
     assert "`untrained`" in refused(tmp_path)
 
 
 def test_missing_default_weights_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "DEFAULT_WEIGHTS_FILE", tmp_path / "default.safetensors")
-    with pytest.raises(StoreError, match=r"default\.safetensors: no such weights file"):
+    with pytest.raises(StoreError, match=r"default\.safetensors: there is no such weights file"):
         weights.digest("default")
 
 
@@ -171,7 +171,7 @@ def test_a_pickle_with_a_safetensors_name_is_refused_and_not_unpickled(tmp_path)
 )
 def test_a_file_without_a_card_that_can_be_read_is_refused(saved, tmp_path, change):
     path = rewrite(saved, tmp_path / "w.safetensors", change=change)
-    assert "no card that this laue-dask reads" in refused(path)
+    assert "its card cannot be read by this laue-dask" in refused(path)
 
 
 @pytest.mark.parametrize(

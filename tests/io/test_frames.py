@@ -516,7 +516,7 @@ def test_reference_to_a_stack_is_parsed_into_its_parts():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda p: p / "gone", "no such file or folder"),
+        (lambda p: p / "gone", "there is no such file or folder"),
         (lambda p: p, "no frames in it"),
         (lambda p: p / "*.tif", "no file matches"),
         (lambda p: f"{p}/gone.h5::/data", "no such file"),

@@ -66,10 +66,10 @@ def test_the_order_is_the_lists_own_and_a_missing_file_keeps_its_place(folder):
         ("img_0001.tif\nimg_%04d.tif\n", "line 2: .*is a pattern"),
         ("img_0001.tif\nb µ\n", "line 2: .*is a folder"),
         ("nothing.tif\n", "none of its 1 files is there, the first is .*nothing.tif"),
-        ("# nothing\n\n", "lists no frames"),
+        ("# nothing\n\n", "the list names no frames"),
         ("b \xb5/img 2.tif\n".encode("latin-1"), "as line 1 shows: save a list as UTF-8"),
-        ("img_0001.tif\n".encode("utf-16-le"), "neither a frame of a known kind nor a text file of paths"),
-        (b"\x7fELF\0\0\0", "neither a frame of a known kind nor a text file of paths"),
+        ("img_0001.tif\n".encode("utf-16-le"), "this is neither a frame of a known kind nor a text file of paths"),
+        (b"\x7fELF\0\0\0", "this is neither a frame of a known kind nor a text file of paths"),
     ],
 )
 def test_a_list_that_cannot_be_one_says_where_and_why(folder, content, says):

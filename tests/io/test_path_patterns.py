@@ -90,7 +90,7 @@ def test_as_it_was_typed_wins_over_what_a_template_means(tmp_path):
 
 def test_a_glob_that_matches_folders_alone_says_what_to_add(tmp_path):
     touch(tmp_path, "scan_1/img_1.tif", "scan_2/img_1.tif")
-    with pytest.raises(InputError, match=r"scan_\*: matches folders, no files: .*add /\*"):
+    with pytest.raises(InputError, match=r"scan_\*: matches folders and no files: .*add /\*"):
         discover(f"{tmp_path}/scan_*")
 
 

@@ -62,7 +62,7 @@ def test_a_part_beyond_the_grid_is_refused(part, says):
 
 def test_a_part_without_a_frame_is_refused():
     refs = [FrameRef(f"img_r{y}_c{x}.tif") for y in range(5) for x in range(7) if y != 2]
-    with pytest.raises(InputError, match="rows 2:3: no frame is there"):
+    with pytest.raises(InputError, match="rows 2:3: there is no frame in this part"):
         take_part(place_frames(refs, shape=SHAPE), ScanPart((2, 3)))
 
 

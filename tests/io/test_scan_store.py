@@ -214,7 +214,7 @@ def test_store_is_invisible_until_it_is_finished(tmp_path, small_shards):
         ScanStore.open(tmp_path / "s.zarr")
     with pytest.raises(StoreError, match="incomplete"):
         ScanStore.open(store.writing_path)
-    with pytest.raises(StoreError, match="not recorded"):
+    with pytest.raises(StoreError, match="nothing is recorded about its shards"):
         store.finish()
     frames = some_frames(4, np.int32)
     store.record([receipt(store, 0, frames)])
@@ -254,7 +254,7 @@ def test_what_is_not_a_store_is_refused_in_one_line(tmp_path, small_shards):
     store = written(tmp_path / "s.zarr", some_frames(4, "int32"))
     store.root.attrs["laue_dask_schema"] = 99
     for name, message in [
-        ("gone.zarr", "no such scan store"),
+        ("gone.zarr", "there is no such scan store"),
         ("folder", "no zarr.json"),
         ("damaged.zarr", "not a scan store"),
         ("other.zarr", "schema version None"),

@@ -125,7 +125,7 @@ def test_a_failure_that_does_not_pass_is_set_aside_with_its_reason(beamtime):
 
 def test_weights_that_cannot_be_used_are_no_fault_of_the_scans(beamtime):
     beamtime.record("a")
-    beamtime.hand.answers["a"] = [{"failed": "configuration", "reason": "w: no such weights file"}]
+    beamtime.hand.answers["a"] = [{"failed": "configuration", "reason": "w: there is no such weights file"}]
     with pytest.raises(ConfigError, match="no such weights"):
         beamtime.night()
     assert beamtime.summary["exit_code"] == 1
@@ -150,7 +150,7 @@ def test_what_was_worked_on_by_hand_is_never_removed(beamtime, sign):
     path.write_text(json.dumps({**json.loads(path.read_text()), sign: ["by hand"]}))
     beamtime.record("a", count=5)
     assert beamtime.night(keep={"runs_days": 0}) == 3
-    assert "by hand" in beamtime.reasons["a"]
+    assert "was changed by somebody else" in beamtime.reasons["a"]
     assert path.exists()
 
 
@@ -189,9 +189,9 @@ def test_a_disk_that_fills_up_ends_the_night_and_the_scan_goes_on_in_the_next(be
 
 def test_when_time_is_up_what_is_under_way_goes_on_next_night_before_the_others(beamtime):
     beamtime.record("a", "b", "c")
-    beamtime.hand.answers["b"] = [ScanStoppedError("time is up")]
+    beamtime.hand.answers["b"] = [ScanStoppedError("the time is up")]
     assert beamtime.night() == 0
-    assert beamtime.summary["stopped"] == "time is up"
+    assert beamtime.summary["stopped"] == "the time is up"
     assert beamtime.states == {"a": "done", "b": "left", "c": "left"}
     beamtime.record("earlier", age=10**6)
     assert beamtime.night() == 0
@@ -327,7 +327,7 @@ def test_the_log_is_rotated(beamtime):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["{root}"], "no folder to write to"),
+        (["{root}"], "the folder to write to is missing"),
         (["{root}/no", "--out", "{root}/out"], "is it mounted?"),
         (["{root}", "--out", "{root}/out", "--config", "{root}/no.yaml"], "cannot be read"),
         (["{root}", "--out", "{root}/out", "--again", "nobody"], "no such scan"),

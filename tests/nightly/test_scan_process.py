@@ -79,7 +79,7 @@ def test_limits_of_cores_and_priority_are_the_processes(hand):
 @pytest.mark.parametrize(
     ("job", "reason"),
     [
-        ({"do": "die", "signal": 9}, "want of memory"),
+        ({"do": "die", "signal": 9}, "too little memory"),
         ({"do": "die", "signal": 11}, "SIGSEGV"),
         ({"do": "exit"}, "exit code 7"),
     ],
@@ -95,10 +95,10 @@ def test_how_a_process_ended_is_said_and_the_next_scan_has_another(hand, job, re
 def test_what_is_stopped_leaves_no_process_behind(hand, tmp_path, by):
     at_work, file = hand(scan_hours=12 if by == "night" else 0.5 / 3600), tmp_path / "child"
     expected = ScanStoppedError if by == "night" else ProcessDiedError
-    with pytest.raises(expected, match="time is up" if by == "night" else "scan_hours"):
+    with pytest.raises(expected, match="the time is up" if by == "night" else "scan_hours"):
         at_work.run(
             {"do": "hang", "file": str(file)},
-            stop=lambda: "time is up" if by == "night" and file.exists() and file.read_text() else "",
+            stop=lambda: "the time is up" if by == "night" and file.exists() and file.read_text() else "",
         )
     if file.exists() and file.read_text():
         child = int(file.read_text())

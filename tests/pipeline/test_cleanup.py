@@ -142,7 +142,7 @@ def test_reduced_patterns_of_frames_that_changed_are_not_removed(run, monkeypatc
     monkeypatch.setattr(changed_frames, "stamps_of", lambda refs: now)
     assert [one.path.parent.name for one in cleanup.removable(run, reduced=True)] == ["reduced"]  # a copy
     monkeypatch.setattr(changed_frames, "difference", lambda *_, **__: "other pixels")
-    with pytest.raises(InputError, match=r"1 of .* frames changed .* reduced patterns are the last of them and stay"):
+    with pytest.raises(InputError, match=r"1 of .* frames changed .* reduced patterns are the last copy and stay"):
         cleanup.removable(run, reduced=True)
 
 

@@ -29,11 +29,11 @@ def test_results_are_no_scan(tmp_path):
     writer = ResultsWriter(tmp_path, {})
     writer.put("features", np.zeros((4, 2), np.float32))
     writer.partial.rename(writer.path)
-    with pytest.raises(InputError, match=r"holds the results of a run, not its frames: give the run's scan\.zarr"):
+    with pytest.raises(InputError, match=r"holds the results of a run and not its frames: give the run's scan\.zarr"):
         ScanStore.open(writer.path)
 
 
 def test_a_misspelt_path_is_answered_with_the_one_beside_it(tmp_path):
     (tmp_path / "scan0001").mkdir()
-    with pytest.raises(InputError, match=r"no such file or folder \(did you mean .*scan0001\?\)"):
+    with pytest.raises(InputError, match=r"there is no such file or folder \(did you mean .*scan0001\?\)"):
         describe.describe(tmp_path / "scan001")

@@ -161,7 +161,7 @@ def test_what_was_damaged_is_made_again_and_nothing_else(own_run, again):
     chunk.write_bytes(b"x" + chunk.read_bytes()[1:])
     (own_run / "grains.csv").write_text("")
     _, said = again()
-    assert said.pop("grains") == "again, what was there is damaged or gone"
+    assert said.pop("grains") == "again, the earlier output is damaged or gone"
     assert set(said.values()) == {"kept"}
 
 

@@ -201,7 +201,7 @@ def test_what_does_not_fit_the_run_is_refused_and_nothing_changes(
 
 def test_a_folder_without_a_finished_run_is_refused(command, own_run, small_scan, tmp_path):
     for folder, said in (
-        (tmp_path / "nowhere", "no such folder of a run"),
+        (tmp_path / "nowhere", "there is no such folder of a run"),
         (small_scan, "no finished run"),
         (small_scan / "truth.npz", "no finished run"),
     ):

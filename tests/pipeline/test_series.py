@@ -129,7 +129,7 @@ def test_all_scans_of_a_series_are_verified_and_described(grouped_run, tmp_path)
 def test_a_list_of_scans_that_leads_elsewhere_is_refused_in_a_line(tmp_path, name):
     (tmp_path / "series.json").write_text(json.dumps({"scans": [{"name": name}]}))
     for command in (describe, lambda path: verify(path, progress=QuietProgress())):
-        with pytest.raises(InputError, match="is not what a series has: run it again"):
+        with pytest.raises(InputError, match="does not belong to a series: run the series again"):
             command(tmp_path)
 
 
@@ -188,7 +188,7 @@ def test_what_makes_no_sense_for_several_scans_is_refused(parts, quick, tmp_path
 
 
 def test_a_folder_of_other_things_is_refused(parts, quick, small_run):
-    with pytest.raises(InputError, match="no series"):
+    with pytest.raises(InputError, match="not a series'"):
         grouped([parts / "upper", parts / "lower"], small_run, quick())
 
 

@@ -37,7 +37,7 @@ def objects(folder):
 def test_a_finished_run_is_as_it_was_written(small_run, command):
     outcome = command("verify", small_run)
     assert outcome.code == 0
-    assert outcome.out.endswith("objects, all as they were written\n")
+    assert outcome.out.endswith("objects, all of them are as they were written\n")
     assert len(outcome.out.splitlines()) == 1
     chaos.read_all(small_run)
 
@@ -142,7 +142,7 @@ def test_what_is_damaged_is_listed_with_what_to_do_and_exit_code_1(run, command)
     lines = outcome.out.splitlines()
     assert f"{shard}: is missing: remove {run / 'scan.zarr'}, then `laue-dask run`" in outcome.out
     assert f"{run / 'plots' / 'scores.png'}: has 1 bytes" in outcome.out
-    assert f"{run / 'notes.txt'}: is none of ours" in lines
+    assert f"{run / 'notes.txt'}: was not written by laue-dask" in lines
     assert lines[-1].endswith("2 damaged")
 
 
@@ -192,7 +192,7 @@ def test_a_run_killed_just_before_its_first_record_is_no_damaged_one(run, comman
     outcome = command("verify", run)
     assert outcome.code == 0, outcome.out
     assert "not finished" in outcome.out
-    assert "none of ours" not in outcome.out
+    assert "not written by laue-dask" not in outcome.out
     records.write(run, record)
     assert command("verify", run).code == 0
     (run / "run.json").unlink()
@@ -215,7 +215,7 @@ def test_an_unfinished_run_is_no_damaged_one(run, command, monkeypatch):
     (run / "results.zarr").rename(run / "results.zarr.part")
     outcome = command("verify", run)
     assert outcome.code == 0
-    assert "not finished: `laue-dask run`, the same command, goes on" in outcome.out
+    assert "the run is not finished: the same `laue-dask run` command goes on" in outcome.out
 
 
 def test_a_store_and_results_can_be_checked_by_themselves(run, command):
@@ -249,7 +249,7 @@ def test_a_record_that_was_changed_is_refused(run, command):
     path = run / "run.json"
     record = json.loads(path.read_text())
     path.write_text(json.dumps({**record, "m_pca": record["m_pca"] + 1}))
-    assert "its checksum is another" in command("segment", run, "-k", "4").err
+    assert "its checksum differs" in command("segment", run, "-k", "4").err
     assert command("verify", run).code == 1
 
 

@@ -44,7 +44,7 @@ def test_the_exported_encoder_gives_the_network_s_features_for_any_number_of_pat
 
 def test_an_export_that_differs_is_not_written(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(exporting, "largest_difference", lambda *parts: 2e-4)
-    with pytest.raises(ComputeError, match=r"exported features differ by 0\.0002"):
+    with pytest.raises(ComputeError, match=r"its features differ by 0\.0002"):
         export(str(tiny), tmp_path / "tiny.pt2")
     monkeypatch.setattr(exporting, "largest_difference", lambda *parts: float("nan"))
     with pytest.raises(ComputeError, match="not written"):

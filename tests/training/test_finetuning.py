@@ -284,15 +284,15 @@ def test_weights_are_fine_tuned_on_a_scan_and_their_card_says_so(bent_scan, begu
 
 def test_what_cannot_be_fine_tuned_on_is_refused(bent_scan, small_run, start, quick_config, tmp_path):
     options = {"minutes": None, "progress": QuietProgress()}
-    with pytest.raises(StoreError, match="no such scan store"):
+    with pytest.raises(StoreError, match="there is no such scan store"):
         learning.fine_tune(tmp_path / "none.zarr", str(start), tmp_path / "o.safetensors", quick_config, **options)
-    with pytest.raises(StoreError, match="no such weights file"):
+    with pytest.raises(StoreError, match="there is no such weights file"):
         learning.fine_tune(bent_scan, "none", tmp_path / "o.safetensors", quick_config, **options)
     bad = tmp_path / "bad.yaml"
     bad.write_text("architecture: paper\n")
     with pytest.raises(InputError, match=r"unknown key 'architecture': configs/finetune\.yaml"):
         learning.fine_tune(bent_scan, str(start), tmp_path / "o.safetensors", bad, **options)
-    with pytest.raises(InputError, match="nothing to gain, keep the weights"):
+    with pytest.raises(InputError, match="nothing to gain: keep the weights"):
         learning.fine_tune(small_run / "scan.zarr", str(start), tmp_path / "o.safetensors", quick_config, **options)
     assert not list(tmp_path.glob("o.*"))
 
@@ -307,4 +307,4 @@ def test_command_fine_tunes_on_a_scan_and_names_what_it_wrote(command, bent_scan
     assert weights.load(str(out))[1].training["from"] == start.name
     again = command(*asked)
     assert again.code == 2
-    assert again.complaints == [f"laue-dask: {out}: exists already: choose another path or remove it"]
+    assert again.complaints == [f"laue-dask: {out}: exists already: choose another path, or remove it"]

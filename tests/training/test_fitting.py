@@ -118,7 +118,7 @@ def test_the_checkpoint_of_another_training_is_refused_with_the_first_difference
     with pytest.raises(StoreError) as caught:
         train(SHORT, *sets, progress=QuietProgress(), checkpointing=other)
     assert str(caught.value) == (
-        f"{kept.path}: checkpoint of another training (configuration.epochs: 3 there, 4 here): "
+        f"{kept.path}: this is the checkpoint of another training (configuration.epochs: 3 there, 4 here): "
         "remove it or choose another --out"
     )
     assert kept.path.read_bytes() == before
@@ -132,7 +132,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(sets, tmp_path, content):
             train(SHORT, *sets, progress=KilledAt(1), checkpointing=kept)
         content = kept.path.read_bytes()[:-100]
     kept.path.write_bytes(content)
-    with pytest.raises(StoreError, match="not a checkpoint that this laue-dask reads") as caught:
+    with pytest.raises(StoreError, match="not a checkpoint that this laue-dask can read") as caught:
         train(SHORT, *sets, progress=QuietProgress(), checkpointing=kept)
     assert "\n" not in str(caught.value)
 

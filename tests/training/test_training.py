@@ -112,7 +112,7 @@ def no_store(request, tmp_path):
 
 
 def test_what_is_not_a_training_store_is_refused(no_store, stores):
-    with pytest.raises(InputError, match=f"{no_store.name}: not a training store") as caught:
+    with pytest.raises(InputError, match=f"{no_store.name}: this is not a training store") as caught:
         TrainingSet(stores[0], no_store)
     assert "\n" not in str(caught.value)
 

@@ -79,7 +79,7 @@ class Axes:
         return self.image == (len(self.shape) - 2, len(self.shape) - 1)
 
     def place(self, index: int) -> tuple[int | None, ...]:
-        """Index along each axis of frame `index`, counted in row-major order; None for rows and columns."""
+        """Return the index along each axis of frame `index`, counted in row-major order; None for rows and columns."""
         place: list[int | None] = [0] * len(self.shape)
         for axis, chosen in self.chosen:
             place[axis] = chosen
@@ -91,13 +91,13 @@ class Axes:
 
 
 def split(dataset: str) -> tuple[str, str]:
-    """Name of a dataset and what was chosen of it: `/d[:,0]` → `/d` and `:,0`."""
+    """Return the name of a dataset and what was chosen of it: `/d[:,0]` → `/d` and `:,0`."""
     found = _DATASET_WITH_CHOICE.fullmatch(dataset)
     return (found["name"], found["items"]) if found else (dataset, "")
 
 
 def choice(text: str, rank: int) -> Choice:
-    """What `:,0` or `...,0` chooses of a dataset with `rank` axes.
+    """Return what `:,0` or `...,0` chooses of a dataset with `rank` axes.
 
     Raises
     ------
@@ -116,7 +116,7 @@ def choice(text: str, rank: int) -> Choice:
 
 
 def written(chosen: Choice, axes: Axes) -> str:
-    """The choice as it is written behind a name, the shortest that says it all; empty where there is none."""
+    """Return the choice as it is written behind a name, the shortest that says it all; empty where there is none."""
     if not chosen:
         return ""
     last = max([axis for axis, _ in axes.chosen] + list(axes.points), default=-1)
@@ -125,7 +125,7 @@ def written(chosen: Choice, axes: Axes) -> str:
 
 
 def interpret(shape: tuple[int, ...], chosen: Choice = ()) -> Axes:
-    """What the axes are, as far as their lengths tell.
+    """Return what the axes are, as far as their lengths tell.
 
     Raises
     ------
@@ -162,7 +162,8 @@ def question(
     named: Mapping[int, str] | None = None,
     moved: Collection[int] = (),
 ) -> int | None:
-    """The axis of which an image is to be chosen before anybody knows what the frames are; None where all is known.
+    """Return the axis of which an image is to be chosen before anybody knows what the frames are; None where all is
+    known.
 
     Parameters
     ----------
@@ -204,7 +205,7 @@ def question(
 
 
 def ask(where: str, axes: Axes, axis: int, name: str = "") -> str:
-    """The question in one line: what is asked, and how it is answered."""
+    """Return the question in one line: what is asked, and how it is answered."""
     number = axes.shape[axis]
     what = f"an axis of {name}" if name else "images of each point (thresholds, modules, depths, energies)"
     items = [":"] * (max([*axes.points, *(one for one, _ in axes.chosen)]) + 1)

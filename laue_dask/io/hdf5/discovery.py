@@ -62,7 +62,7 @@ class _Candidate:
 
 
 def find_frames(path: str, dataset: str | None, *, closed: bool = False) -> list[Stack]:
-    """Datasets of frames, in order.
+    """Return the datasets of frames, in order.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def find_frames(path: str, dataset: str | None, *, closed: bool = False) -> list
 
 
 def grid_of(path: str, dataset: str, scan_shape: tuple[int, int] | None = None) -> tuple[int, int] | None:
-    """(ny, nx) of a dataset that has two axes of points; None of any other.
+    """Return (ny, nx) of a dataset that has two axes of points; None of any other.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def grid_of(path: str, dataset: str, scan_shape: tuple[int, int] | None = None) 
 
 
 def parts(path: str, dataset: str) -> list[tuple[int, int, str]]:
-    """First and last frame, and path, of each file that holds pixels of a dataset, be it linked or virtual.
+    """Return the first and last frame, and path, of each file that holds pixels of a dataset, be it linked or virtual.
 
     Raises whatever h5py raises.
     """
@@ -245,11 +245,11 @@ def _found(group: h5py.Group, path: str) -> _Candidate | list[Stack]:
     where = path if root else f"{path}::{group.name}"
     if more:
         raise InputError(
-            f"{where}: more than {MAX_SEARCHED_OBJECTS} groups and datasets in it, and frames in none of the usual "
+            f"{where}: it has more than {MAX_SEARCHED_OBJECTS} groups and datasets, and no frames in the usual "
             f"places: name their dataset, as {path}::/PATH"
         )
     if not stacks:
-        raise InputError(f"{where}: no dataset of frames in it{_refused(group, known)}")
+        raise InputError(f"{where}: it has no dataset of frames{_refused(group, known)}")
     if len(stacks) > 1:
         raise InputError(f"{where}: {_which(path, stacks)}")
     return stacks[0]

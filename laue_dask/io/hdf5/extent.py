@@ -59,7 +59,7 @@ def check_kind(node: h5py.Dataset) -> None:
 
 
 def kind_fault(node: h5py.Dataset) -> str:
-    """Why the values of a dataset are no counts, by the name of their kind; empty where they are."""
+    """Return why the values of a dataset are no counts, by the name of their kind; empty where they are."""
     try:
         dtype = node.dtype
     except (TypeError, ValueError) as error:
@@ -84,7 +84,7 @@ def check_size(node: h5py.Dataset, axes: Axes) -> None:
     if chunk > MAX_CHUNK_BYTES:
         raise FrameError(
             f"its chunks of {tuple(node.chunks)} are declared with {chunk / 1e9:.3g} GB each: "
-            f"{MAX_CHUNK_BYTES / 1e9:.3g} GB are the most that is read"
+            f"{MAX_CHUNK_BYTES / 1e9:.3g} GB are the most that can be read"
         )
 
 
@@ -126,7 +126,7 @@ def check_frame(node: h5py.Dataset, axes: Axes, place: Sequence[int | None], *, 
 
 
 def frames_written(node: h5py.Dataset, axes: Axes, *, level: int = 0) -> int:
-    """How many frames there can be by the storage that is there; those that are declared at most."""
+    """Return how many frames there can be by the storage that is there; those that are declared at most."""
     declared, size = axes.frames, math.prod(axes.frame_shape) * int(node.dtype.itemsize)
     if node.is_virtual:
         return min(declared, _count_virtual(node, axes, level))
@@ -157,7 +157,9 @@ def check_written(node: h5py.Dataset, axes: Axes) -> None:
 
 
 def unmapped(node: h5py.Dataset, axes: Axes) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]] | None:
-    """(row, column) pixels of a virtual dataset without a source in any frame: gaps between modules; None for none."""
+    """Return (row, column) pixels of a virtual dataset without a source in any frame: gaps between modules; None for
+    none.
+    """
     if not node.is_virtual:
         return None
     gaps: np.ndarray[tuple[int, ...], np.dtype[np.bool_]] = ~table(node, axes).mapped()

@@ -48,13 +48,13 @@ def open_file(path: str) -> h5py.File:
 
 
 def is_growing(file: h5py.File) -> bool:
-    """Whether another process says that it writes the file."""
+    """Return whether another process says that it writes the file."""
     return bool(file.id.get_intent() & (h5py.h5f.ACC_SWMR_READ | h5py.h5f.ACC_SWMR_WRITE))
 
 
 @contextmanager
 def reading(path: str, *, closed: bool = False) -> Iterator[h5py.File]:
-    """An open file, whose faults are told as errors of the input.
+    """Open a file, and raise its faults as errors of the input.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def reading(path: str, *, closed: bool = False) -> Iterator[h5py.File]:
 
 
 def resolve(file: h5py.File | h5py.Group, name: str) -> Any:
-    """The dataset or group of that name.
+    """Return the dataset or group of that name.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def resolve(file: h5py.File | h5py.Group, name: str) -> Any:
 
 
 def holder(path: str, dataset: str) -> str:
-    """The file that holds a dataset which `path` may only link to.
+    """Return the file that holds a dataset which `path` may only link to.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def holder(path: str, dataset: str) -> str:
 
 
 def linked_files(path: str) -> list[str]:
-    """Files that an EIGER master links to, whether they are there or not.
+    """Return the files that an EIGER master links to, whether they are there or not.
 
     Raises
     ------
@@ -139,14 +139,16 @@ def linked_files(path: str) -> list[str]:
 
 
 def locate(name: str, beside: str) -> str | None:
-    """The file that HDF5 finds under a name in a link or a virtual dataset of the file `beside`; None where none is."""
+    """Return the file that HDF5 finds under a name in a link or a virtual dataset of the file `beside`; None where none
+    is.
+    """
     folder, path = Path(beside).parent, Path(name)
     places = (path, folder / path.name) if path.is_absolute() else (folder / path, path)
     return next((str(place) for place in places if place.is_file()), None)
 
 
 def line(error: Exception) -> str:
-    """What an error says, in one line."""
+    """Return what an error says, in one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 

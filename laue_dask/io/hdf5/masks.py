@@ -41,7 +41,7 @@ class PixelMask:
 
 
 def pixel_mask(path: str, dataset: str) -> PixelMask | None:
-    """The file's own mask for the frames of a dataset; None where it has none, or cannot be read at all."""
+    """Return the file's own mask for the frames of a dataset; None where it has none, or cannot be read at all."""
     try:
         with open_file(path) as file:
             name, chosen = (dataset, "") if dataset in file else split(dataset)

@@ -15,7 +15,8 @@ from laue_dask.io.headers import STAGE_MOTORS, UM_PER_UNIT, UM_PER_UNIT_OF_MOTOR
 
 
 def read_frame(path: str, dataset: str, index: int | None) -> tuple[NDArray[Any], Header]:
-    """One frame and what lies beside it; raises whatever h5py raises, and `FrameError` for what it does not notice.
+    """Return one frame and what lies beside it; raises whatever h5py raises, and `FrameError` for what it does not
+    notice.
 
     What HDF5 would fill in for bytes that are not there is never taken for pixels.
     """
@@ -29,7 +30,7 @@ def read_frame(path: str, dataset: str, index: int | None) -> tuple[NDArray[Any]
 
 
 def read_header(path: str, dataset: str, index: int | None) -> tuple[tuple[int, ...], np.dtype[Any], Header]:
-    """Shape and dtype of one frame and what lies beside it, without reading the frame."""
+    """Return the shape and dtype of one frame and what lies beside it, without reading the frame."""
     with open_file(path) as file:
         name, node, axes = _opened(file, dataset)
         number = _checked(axes, index)

@@ -63,7 +63,7 @@ class Table:
     axes: Axes
 
     def pieces(self, place: Sequence[int | None]) -> list[Piece]:
-        """The parts of the frame at this place."""
+        """Return the parts of the frame at this place."""
         pieces = []
         for mapping in self.mappings:
             found = self._piece(mapping, place)
@@ -72,7 +72,7 @@ class Table:
         return pieces
 
     def files(self) -> dict[tuple[str, str], int]:
-        """Frames that each source is said to hold, about: a part of one counts as one."""
+        """Return the frames that each source is said to hold, about: a part of one counts as one."""
         counts: dict[tuple[str, str], int] = {}
         for mapping in self.mappings:
             key = mapping.file, mapping.dataset
@@ -90,11 +90,11 @@ class Table:
         return max(parts.values(), default=0)
 
     def mapped(self) -> NDArray[np.bool_]:
-        """(row, column) whether anything is said of a pixel in any frame; a gap between modules is not."""
+        """Return (row, column) whether anything is said of a pixel in any frame; a gap between modules is not."""
         return self.covered([self._box(mapping) for mapping in self.mappings])
 
     def covered(self, boxes: Sequence[tuple[tuple[int, int], tuple[int, int]]]) -> NDArray[np.bool_]:
-        """(row, column) whether a pixel lies in any of the boxes: first and last of rows and of columns."""
+        """Return (row, column) whether a pixel lies in any of the boxes: first and last of rows and of columns."""
         found = np.zeros(self.axes.frame_shape, dtype=np.bool_)
         for rows, columns in set(boxes):
             found[rows[0] : rows[1] + 1, columns[0] : columns[1] + 1] = True
@@ -147,7 +147,7 @@ class Table:
 
 
 def table(node: h5py.Dataset, axes: Axes) -> Table:
-    """The sources of a virtual dataset; read once as long as its file stays as it is."""
+    """Return the sources of a virtual dataset; read once as long as its file stays as it is."""
     stat = node.file.id.get_filesize()
     return _table(_Key(node, str(node.file.filename), str(node.name), stat, axes))
 

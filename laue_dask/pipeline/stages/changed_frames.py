@@ -61,19 +61,23 @@ class ChangedFrame(NamedTuple):
 
 
 def suspects(frames: Sequence[ReadFrame]) -> list[ChangedFrame]:
-    """Frames whose files have another size or time than when they were read, in their order; others are the same."""
+    """Return the frames whose files have another size or time than when they were read, in their order; others are the
+    same.
+    """
     now = stamps_of(one.ref for one in frames)
     return [ChangedFrame(one, stamp) for one, stamp in zip(frames, now, strict=True) if stamp != one.stamp]
 
 
 def frames_to_compare(store: ScanStore) -> list[ChangedFrame]:
-    """Frames of a finished store with what their files are now, to be compared whether these have changed or not."""
+    """Return the frames of a finished store with what their files are now, to be compared whether these have changed or
+    not.
+    """
     frames = sources_of(store)
     return [ChangedFrame(one, now) for one, now in zip(frames, stamps_of(one.ref for one in frames), strict=True)]
 
 
 def read_again(some: Iterable[ChangedFrame], mask: NDArray[np.bool_], dtype: np.dtype[Any]) -> list[ChangedFrame]:
-    """Frames among them whose pixels are others, and why; `mask` and `dtype` are the scan's."""
+    """Return the frames among them whose pixels are others, and why; `mask` and `dtype` are the scan's."""
     found = []
     for one in some:
         read = one.read
@@ -83,7 +87,8 @@ def read_again(some: Iterable[ChangedFrame], mask: NDArray[np.bool_], dtype: np.
 
 
 def sources_of(store: ScanStore, now: Mapping[str, FrameRef] | None = None) -> list[ReadFrame]:
-    """Frames of a finished store as they were read, in the order of the patterns; none where the store does not know.
+    """Return the frames of a finished store as they were read, in the order of the patterns; none where the store does
+    not know.
 
     Parameters
     ----------
@@ -104,9 +109,9 @@ def sources_of(store: ScanStore, now: Mapping[str, FrameRef] | None = None) -> l
 
 
 def describe_changes(changed: Sequence[ChangedFrame], total: int) -> str:
-    """Frames that changed in a line: how many, and the first one with both values."""
+    """Return the frames that changed in a line: how many, and the first one with both values."""
     gone = sum(not one.now.known for one in changed)
-    what = "are gone" if gone == len(changed) else "changed or are gone" if gone else "changed"
+    what = "are gone" if gone == len(changed) else "have changed or are gone" if gone else "changed"
     return f"{len(changed)} of {total} frames {what} since they were read, first {changed[0]}"
 
 
@@ -121,7 +126,10 @@ def warn_of_changes(store: ScanStore) -> None:
     if changed:
         few = "" if exact else "at least "
         logger.warning(
-            "%s: %s%s: this is of them as they were", store.path, few, describe_changes(changed, len(frames))
+            "%s: %s%s: the results are those of the earlier frames",
+            store.path,
+            few,
+            describe_changes(changed, len(frames)),
         )
     elif not exact:
         logger.info(
@@ -136,7 +144,7 @@ def warn_of_changes(store: ScanStore) -> None:
 def probe(
     found: Sequence[ChangedFrame], mask: NDArray[np.bool_], dtype: np.dtype[Any]
 ) -> tuple[list[ChangedFrame], bool]:
-    """Frames whose pixels are others, as far as a few of them tell, and whether these are all.
+    """Return the frames whose pixels are others, as far as a few of them tell, and whether these are all.
 
     Where none of the few is what it was, all are taken for changed.
     """
@@ -150,7 +158,7 @@ def probe(
 def changed_while_read(
     frames: Sequence[ReadFrame], mask: NDArray[np.bool_], dtype: np.dtype[Any]
 ) -> list[ChangedFrame]:
-    """Frames that were changed while the scan was read, and have to be read again.
+    """Return the frames that were changed while the scan was read, and have to be read again.
 
     Files that are gone were read whole. A stack to which frames were added is still what it was, if a few of its frames
     say so; that is told.
@@ -161,7 +169,7 @@ def changed_while_read(
         return found
     if written := [one for one in stacked if one.now.size != one.read.stamp.size]:
         logger.warning(
-            "%s was written to while it was read (%s, then %s): what was added is not in this scan",
+            "%s was written to while it was read (%s, then %s): frames that were added are not in this scan",
             written[0].read.ref.path,
             written[0].read.stamp,
             written[0].now,

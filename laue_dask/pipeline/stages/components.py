@@ -28,7 +28,7 @@ def transform(
     progress: Progress,
     fit: Callable[[], IncrementalPCA] | None = None,
 ) -> tuple[da.Array, int]:
-    """PCA transformation (section 3.2): all components are kept, `n_components_` of them are used.
+    """Transform features by PCA (section 3.2): all components are kept, `n_components_` of them are used.
 
     Parameters
     ----------

@@ -63,7 +63,7 @@ class DelegateChooser:
         self._beside, self._unlike = purity.opposite_neighbours(samples, pairs, where.patterns, where.shape[1])
 
     def choose(self, labels: NDArray[np.int32], centres: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """The delegates of labels, (n,) int32, of clusters with centroids (K, M_PCA).
+        """Return the delegates of labels, (n,) int32, of clusters with centroids (K, M_PCA).
 
         Returns
         -------
@@ -114,14 +114,14 @@ class DelegateChooser:
 
 
 def with_delegates(one: "Segmentation", chooser: DelegateChooser, where: SpecimenMap, m_pca: int) -> "Segmentation":
-    """A segmentation with the delegates of `DelegateChooser.choose`."""
+    """Return a segmentation with the delegates of `DelegateChooser.choose`."""
     labels = one.labels.ravel()[where.patterns]
     delegates, mixed = chooser.choose(labels, one.centroids[:, :m_pca])
     return replace(one, delegate=delegates[:, 0], delegates=delegates, delegates_mixed=mixed)
 
 
 def two_domain_warnings(found: Sequence["Segmentation"]) -> list[str]:
-    """A line for each segmentation with clusters none of whose members lies in one domain."""
+    """Return a line for each segmentation with clusters none of whose members lies in one domain."""
     lines = []
     for one in found:
         if one.delegates_mixed is None:

@@ -52,7 +52,7 @@ class FigureData:
 
     @classmethod
     def of(cls, folder: Path, reduced: zarr.Array[Any]) -> "FigureData":
-        """Of a run, whose results are in their place."""
+        """Gather the material of a run whose results are in their place."""
         results = io_results.read(folder).drop_vars("features")
         if results.nbytes <= MAX_IN_MEMORY_BYTES:
             results = results.load()
@@ -83,7 +83,7 @@ def _draw(part: int, parts: int, folder: str, root: str, member: str) -> list[st
 
 
 def drawn(begun: Begun) -> list[str]:
-    """Names of the figures that workers have drawn; what failed is left to `draw`."""
+    """Return the names of the figures that workers have drawn; what failed is left to `draw`."""
     names: list[str] = []
     for future in begun.values():
         with suppress(Exception):

@@ -26,7 +26,7 @@ from laue_dask.runtime.progress import Progress
 FRAMES_PER_COMPARISON = 16
 """Frames that a task reads again, to be compared."""
 
-CHOICE_HINT = "choose another --out, or read them again with `laue-dask run … --again`"
+CHOICE_HINT = "choose another --out, or read the frames again with `laue-dask run … --again`"
 
 _OPTIONS_WITHOUT_EFFECT = ("store_frames", "aborted", "insist")
 """Options of the scan that leave a finished store as good as it was, unless it is to be made again anyway."""
@@ -193,7 +193,7 @@ def compare(store: ScanStore, found: CurrentSources, *, workers: Workers, progre
             raise ChangedError(
                 f"{store.path}: {changed_frames.describe_changes(bad, len(found.frames))}: {CHOICE_HINT}"
             )
-        logger.info("ingest: %d files have other times, their frames are the same", len(found.suspects))
+        logger.info("ingest: %d files have other times, but their frames are the same", len(found.suspects))
     if store.identity is None or not (found.suspects or found.moved or not store.has_receipts_of_sources):
         return
     with locked_store(store.path, "take down where its frames are"):

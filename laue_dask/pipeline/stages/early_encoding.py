@@ -55,7 +55,7 @@ class EarlyEncoder:
             self._blocks.stop()
 
     def unless(self, key: str | None = None) -> Self | None:
-        """Itself, or None where the run has features of this key already, or any if the key is not known yet.
+        """Return this object, or None where the run has features of this key, or any if the key is not known yet.
 
         None as well where features were begun in their own turn, be they of this key or not, for they would be lost;
         and where the extractor learns from the whole scan.

@@ -97,7 +97,7 @@ def read_truth(truth: Path | Mapping[str, Any], shape: tuple[int, int]) -> Truth
     else:
         path, arrays = truth, _arrays_of(truth)
     if not {"domain", "angle"} & set(arrays):
-        raise InputError(f"{path}: has neither `domain` nor `angle`: one of them is the truth to compare with")
+        raise InputError(f"{path}: has neither `domain` nor `angle`: give at least one of them")
     for name, values in arrays.items():
         if values.shape != shape:
             raise InputError(f"{path}: `{name}` has shape {values.shape}, the run's scan is {shape}")
@@ -118,9 +118,11 @@ def _arrays_of(path: Path) -> dict[str, NDArray[Any]]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
             return {name: np.asarray(found[name]) for name in TRUTH_ARRAYS if name in found.files}
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file: --truth names an .npz with `domain` or `angle`") from error
+        raise InputError(
+            f"{path}: there is no such file: --truth names an .npz file with `domain` or `angle`"
+        ) from error
     except Exception as error:  # np.load raises nearly anything on a damaged archive
-        raise InputError(f"{path}: not an .npz file of plain numerical arrays") from error
+        raise InputError(f"{path}: this is not an .npz file of plain numerical arrays") from error
 
 
 def evaluate(
@@ -189,7 +191,7 @@ def evaluate(
 def approximate(
     results: xr.Dataset, config: Config, truth: Truth, *, workers: Workers, progress: Progress
 ) -> list[dict[str, float | int]]:
-    """How well K delegates stand for the true property, over a wide range of K (section 4.3, Figure 19).
+    """Return how well K delegates stand for the true property, over a wide range of K (section 4.3, Figure 19).
 
     By k-means, as in the paper and whatever the run's estimator: a mixture of a thousand components has more parameters
     than a scan has patterns. Centres come from one start, improved by moves, on the sample of the scores.
@@ -269,7 +271,7 @@ def _widen(block: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def table(rows: list[dict[str, float | int | str]]) -> str:
-    """Plain text table of the rows of `evaluate`."""
+    """Return the plain text table of the rows of `evaluate`."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     cells = [columns, *([_cell(row.get(name, "")) for name in columns] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]

@@ -33,7 +33,7 @@ MIN_QUALITY_SAMPLE = 500
 
 
 def extractor_of(config: EncoderConfig, recipe: Recipe) -> Extractor:
-    """The configured feature extractor, not fitted yet.
+    """Return the configured feature extractor, not fitted yet.
 
     Raises
     ------
@@ -50,12 +50,12 @@ def extractor_of(config: EncoderConfig, recipe: Recipe) -> Extractor:
 
 
 def lazy_patterns(reduced: zarr.Array[Any]) -> da.Array:
-    """Reduced patterns on disk as an array whose chunks are the blocks of work."""
+    """Return the reduced patterns on disk as an array whose chunks are the blocks of work."""
     return block_reader.lazy_array(reduced)
 
 
 def lazy_features(reduced: zarr.Array[Any], extractor: Extractor) -> da.Array:
-    """Features (pattern, latent) of a scan store's reduced patterns; NaN where its `valid` says so.
+    """Return the features (pattern, latent) of a scan store's reduced patterns; NaN where its `valid` says so.
 
     As `extractors.features` of an array makes them, but a single task reads a block and encodes it.
     """
@@ -85,7 +85,7 @@ def _encode_block(
 
 
 def sample_of(patterns: da.Array, where: SpecimenMap) -> Sample:
-    """Reader of patterns that are evenly spread over the scan, for `Extractor.fit`."""
+    """Return the reader of patterns that are evenly spread over the scan, for `Extractor.fit`."""
 
     def sample(size: int) -> NDArray[np.uint8]:
         chosen = where.patterns
@@ -105,7 +105,8 @@ def extract(
     workers: Workers,
     progress: Progress,
 ) -> da.Array:
-    """Features of all patterns into `results`, on GPU workers where there are any and the extractor gains by it.
+    """Write the features of all patterns into `results`, on GPU workers where there are any and the extractor gains by
+    it.
 
     Parameters
     ----------
@@ -146,12 +147,12 @@ def extract(
 
 
 def finite(features: da.Array) -> NDArray[np.bool_]:
-    """(pattern,) whether all features of each are finite numbers."""
+    """Return (pattern,) whether all features of each are finite numbers."""
     return np.asarray(da.isfinite(features).all(axis=1).compute(), dtype=bool)
 
 
 def learnt_file(folder: Path, extractor: Extractor) -> Path:
-    """Where a run keeps what its extractor learnt from the scan."""
+    """Return where a run keeps what its extractor learnt from the scan."""
     return folder / f"{extractor.name}.safetensors"
 
 
@@ -197,7 +198,8 @@ def reconstruction_errors(
     progress: Progress,
     begun: Begun | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """How far the autoencoder's reconstructions are from the patterns: of all, of some spread over the scan, or none.
+    """Return how far the autoencoder's reconstructions are from the patterns: of all, of some spread over the scan, or
+    none.
 
     Parameters
     ----------
@@ -243,7 +245,7 @@ def _parts(where: SpecimenMap, quality: str) -> list[NDArray[np.int64]]:
 
 
 def drift_of(extractor: Extractor, unexplained: NDArray[np.float32]) -> Drift | str:
-    """How a scan's patterns compare with those that the weights were checked on, or why that is not known.
+    """Return how a scan's patterns compare with those that the weights were checked on, or why that is not known.
 
     Parameters
     ----------
@@ -251,12 +253,12 @@ def drift_of(extractor: Extractor, unexplained: NDArray[np.float32]) -> Drift | 
         See `reconstruction_errors`.
     """
     if not isinstance(extractor, Network):
-        return f"the extractor `{extractor.name}` reconstructs nothing"
+        return f"the extractor `{extractor.name}` does not reconstruct patterns"
     if not np.isfinite(unexplained).any():
         return "no reconstruction error was computed"
     path = weights.locate(extractor.weights_name)
     reference = {} if path is None else weights.read_card(path).reference
-    return Drift.between(unexplained, reference) or "these weights keep no reference of their training"
+    return Drift.between(unexplained, reference) or "these weights have no reference of their training"
 
 
 def _errors(patterns: NDArray[np.int64], root: str, name: str, network: Network) -> NDArray[np.float32]:

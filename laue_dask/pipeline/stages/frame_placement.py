@@ -30,7 +30,7 @@ def locate(
     *,
     from_first: bool = False,
 ) -> Placement:
-    """Where each frame of a source belongs, in the part that is taken; see `io.placement.place`."""
+    """Return where each frame of a source belongs, in the part that is taken; see `io.placement.place`."""
     whole = place_frames(
         refs,
         shape=scan.shape,
@@ -47,7 +47,7 @@ def locate(
 
 
 def part_of(scan: ScanConfig) -> ScanPart:
-    """The part of a scan that is asked for."""
+    """Return the part of a scan that is asked for."""
     return ScanPart(scan.rows, scan.columns, scan.every)
 
 
@@ -62,13 +62,14 @@ def refuse_part(source: str, scan: ScanConfig) -> None:
     part = part_of(scan)
     if not part.is_whole:
         raise InputError(
-            f"{source}: is a scan store, of which no part is taken ({part}): give the frames that it was made of, or "
+            f"{source}: is a scan store, which is used as a whole, not in part ({part}): give the frames that it "
+            f"was made of, or "
             "leave --rows, --columns and --every out"
         )
 
 
 def locate_locally(source: str, refs: Sequence[FrameRef], scan: ScanConfig) -> Placement | None:
-    """The same from headers that this process reads; None where those of too many frames are needed."""
+    """Return the same from headers that this process reads; None where those of too many frames are needed."""
 
     def read(chosen: Sequence[int]) -> Positions:
         if len(chosen) > MAX_LOCAL_HEADERS:
@@ -82,7 +83,9 @@ def locate_locally(source: str, refs: Sequence[FrameRef], scan: ScanConfig) -> P
 
 
 def read_positions(refs: Sequence[FrameRef]) -> list[tuple[float, float] | None]:
-    """Stage positions (y, x) from the headers of frames; None where there is none, or the frame cannot be read."""
+    """Return the stage positions (y, x) from the headers of frames; None where there is none, or the frame cannot be
+    read.
+    """
     positions: list[tuple[float, float] | None] = []
     for ref in refs:
         try:

@@ -70,7 +70,8 @@ def ranked(
     *,
     indexable: NDArray[np.bool_] | None = None,
 ) -> list[Row]:
-    """The delegate of each cluster, for every K, and those that stand in for it: as `stages.delegates` chose them.
+    """Return the delegate of each cluster, for every K, and those that stand in for it: as `stages.delegates` chose
+    them.
 
     Of segmentations that are older than that, and where some are not `indexable`, the members nearest to each centroid
     (Definition 11).
@@ -123,7 +124,7 @@ def ranked(
 
 
 def proposed(dataset: xr.Dataset) -> list[Row]:
-    """Regions worth a dense scan (section 4.4, step 8): rows of `regions.csv`, in points and in micrometres."""
+    """Return the regions worth a dense scan (section 4.4, step 8): rows of `regions.csv`, in points and micrometres."""
     grain = dataset["grain"].values
     rows = []
     for number, region in enumerate(

@@ -193,11 +193,11 @@ def check_out(out: Path) -> None:
     """Raise `InputError` where no store can be made at `out`."""
     require_writable(out)
     if out.exists():
-        raise StoreError(f"{out.absolute()}: exists already: choose another path or remove it")
+        raise StoreError(f"{out.absolute()}: exists already: choose another path, or remove it")
 
 
 def inspect_source(source: str, scan: ScanConfig, *, label: str = "") -> Inspection:
-    """What the frames of a source are like, and where they belong; this asks nothing of any worker.
+    """Return what the frames of a source are like, and where they belong; this asks nothing of any worker.
 
     Raises
     ------
@@ -223,7 +223,8 @@ def inspect_source(source: str, scan: ScanConfig, *, label: str = "") -> Inspect
 def inspect_frames(
     refs: Sequence[FrameRef], *, packed: bool, sample_of: Sequence[FrameRef] | None = None
 ) -> Inspection:
-    """What frames are like, by some of them all or of those that are complete; whether one packs well, if wanted.
+    """Return what frames are like, by some of them all or of those that are complete; whether one packs well, if
+    wanted.
 
     Raises
     ------
@@ -363,8 +364,8 @@ def _ingest_blocks(
             return [one for receipt in receipts for one in receipt["shards"]]
         _forget_changed(journal, changed, "changed while the scan was read")
     raise InputError(
-        f"{changed[0]}: is still written to: run it again when the scan is complete, or follow it with "
-        "`laue-dask watch`"
+        f"{changed[0]}: is still being written: run the same command again when the scan is complete, or follow "
+        "the scan with `laue-dask watch`"
     )
 
 
@@ -414,7 +415,7 @@ def _usable(receipt: Receipt) -> NDArray[np.bool_]:
 
 
 def blocks_of(store: ScanStore, refs: Sequence[FrameRef], grid: Placement, recipe: Recipe | None) -> list[Block]:
-    """The work of an ingest, in order of the patterns."""
+    """Return the work of an ingest, in order of the patterns."""
     shards = _in_shards(refs, grid, store)
     # A task fills whole shards of both arrays.
     step = 1 if recipe is None else max(1, block_size(store.n_patterns) // store.shard_frames)
@@ -422,7 +423,7 @@ def blocks_of(store: ScanStore, refs: Sequence[FrameRef], grid: Placement, recip
 
 
 def written(store: ScanStore, blocks: Sequence[Block]) -> dict[int, Receipt]:
-    """Receipts of the blocks that are on disk and need not be written again; those of others are forgotten.
+    """Return the receipts of the blocks that are on disk and need not be written again; those of others are forgotten.
 
     A block is kept if it was made of the same frames, whose files have not changed since, with the same usable pixels,
     and its shards are whole.
@@ -479,7 +480,9 @@ def _ingest_block(store_path: str, block: Block, recipe: Recipe | None) -> Recei
         return whole
     array = store.reduced(recipe.digest())
     if array is None:
-        raise StoreError(f"{store_path}: reduced patterns of recipe {recipe.digest()} are gone: run it again")
+        raise StoreError(
+            f"{store_path}: the reduced patterns of recipe {recipe.digest()} have gone: run the same command again"
+        )
     return {**whole, "reduced": write_block(np.concatenate(patterns), array, block.index)}
 
 
@@ -488,12 +491,12 @@ def _journal(store: ScanStore) -> Journal:
 
 
 def manifest(refs: Sequence[FrameRef]) -> str:
-    """Hash of which frames a scan is made of, in order; 16 hexadecimal digits."""
+    """Return the hash of which frames a scan is made of, in order; 16 hexadecimal digits."""
     return hashlib.sha256("\n".join(map(str, refs)).encode()).hexdigest()[:16]
 
 
 def absolute(source: str) -> str:
-    """The same source from whichever folder a command is run."""
+    """Return the same source from whichever folder a command is run."""
     name, separator, dataset = source.partition("::")
     return f"{Path(os.path.expanduser(name)).absolute()}{separator}{dataset}"  # noqa: PTH111  a pattern, too
 

@@ -45,7 +45,7 @@ class Patterns:
     scans: Sequence[tuple[zarr.Array[Any], SpecimenMap]]
 
     def locate(self, rows: NDArray[np.int64]) -> Places:
-        """Where the patterns of some rows, ascending, are."""
+        """Return where the patterns of some rows, ascending, are."""
         found, before = [], 0
         for (root, member), own in self._arrays:
             here = rows[slice(*np.searchsorted(rows, (before, before + len(own))))] - before
@@ -71,7 +71,8 @@ class Labels:
 def relabel_mixed_points(
     X: Any, found: Sequence[Labels], patterns: Patterns, *, client: Client | None, progress: Progress
 ) -> list[Labels]:
-    """Segmentations of the same components, each with the labels of points between two domains by their shares.
+    """Return the segmentations of the same components, each with the labels of points between two domains by their
+    shares.
 
     Clusters are named by their sizes again. What stands for a cluster stays in it, so that none is lost. Segmentations
     of which `not_relabelled_warnings` tells stay as they are.
@@ -118,10 +119,10 @@ def relabel_mixed_points(
 
 
 def not_relabelled_warnings(found: Sequence[tuple[int, int]], recipe: Recipe) -> list[str]:
-    """A line for each segmentation, (K, clusters), whose labels `relabel_mixed_points` leaves as they are, and why."""
+    """Say for each segmentation, (K, clusters), whose labels `relabel_mixed_points` leaves as they are, why."""
     if not beam_shares.invertible(recipe):
         given = f"recipe.clip_sigma = {recipe.clip_sigma:g} with recipe.softening_sigma = {recipe.softening_sigma:g}"
-        return [f"{given}: intensities are not found again from so few grey levels, {NOT_RELABELLED_WARNING}"]
+        return [f"{given}: intensities cannot be recovered from so few grey levels, {NOT_RELABELLED_WARNING}"]
     most = beam_shares.MAX_CLUSTERS
     return [
         f"K = {k}: {clusters} clusters, more than {most}: {NOT_RELABELLED_WARNING}"
@@ -170,6 +171,6 @@ def _moved(
 
 
 def read_patterns(places: Places) -> NDArray[np.uint8]:
-    """Patterns (n, 128, 128) of `Patterns.locate`."""
+    """Return the patterns (n, 128, 128) of `Patterns.locate`."""
     parts = [block_reader.read_rows(zarr.open_array(root, path=name, mode="r"), rows) for root, name, rows in places]
     return np.concatenate(parts)

@@ -81,7 +81,7 @@ class Survey:
     patterns: Sequence[int] = ()
 
     def read(self, place: int) -> NDArray[Any]:
-        """Pixels (row, column) of one frame; raises `FrameError` or `StoreError`."""
+        """Return the pixels (row, column) of one frame; raises `FrameError` or `StoreError`."""
         if self.store is None:
             expected = Expected(self.scan.frame_shape, self.scan.dtype)
             return read_frame(self.refs[place], expected=expected)
@@ -134,7 +134,7 @@ def survey(origin: str, config: Config) -> Survey:
             f"{origin}: frames of {rows} × {columns} pixels are smaller than a pattern of "
             f"{PATTERN_SIZE} × {PATTERN_SIZE}: give unbinned frames"
         )
-    points, grid = len(refs), f"{len(refs)} points assumed, the headers of all frames will tell"
+    points, grid = len(refs), f"{len(refs)} points are assumed; the headers of all frames will tell"
     header: float | None = None
     found = locate_locally(origin, refs, config.scan)
     if found is not None:
@@ -152,7 +152,7 @@ def survey(origin: str, config: Config) -> Survey:
 
 
 def work_of(scan: Scan, config: Config, extractor: Extractor, *, gpus: int = 0) -> Work:
-    """What the configuration asks for, in numbers.
+    """Return what the configuration asks for, in numbers.
 
     Parameters
     ----------
@@ -217,7 +217,7 @@ def probe(found: Survey, config: Config, extractor: Extractor, *, seconds: float
 
 
 def spread(count: int) -> list[int]:
-    """Places of some of `count` frames, in an order of which any beginning is spread over the scan as well."""
+    """Return numbers of some of `count` frames, in an order of which any beginning is spread over the scan as well."""
     places = np.unique(np.linspace(0, count - 1, min(MAX_SAMPLE_FRAMES, count)).astype(int))
     return [int(i) for i in np.random.default_rng(0).permutation(places)]
 

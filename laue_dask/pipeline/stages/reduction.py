@@ -30,7 +30,7 @@ from laue_dask.schema import PATTERN_SIZE
 
 
 def reduced_patterns(store: ScanStore, recipe: Recipe) -> da.Array:
-    """Lazy reduced patterns (pattern, 128, 128) uint8 of a scan; nothing is read before it is computed."""
+    """Return the lazy reduced patterns (pattern, 128, 128) uint8 of a scan; nothing is read before it is computed."""
     block = block_size(store.n_patterns)
     n = store.n_patterns
     rows = (block,) * (n // block) + ((n % block,) if n % block else ())
@@ -124,7 +124,7 @@ def _reduce(
 
 
 def read_sample(store: ScanStore) -> NDArray[Any]:
-    """Usable frames (s, row, column) spread over a scan."""
+    """Return the usable frames (s, row, column) spread over a scan."""
     usable = np.flatnonzero(store.valid)
     if not len(usable):
         raise InputError(f"{store.path}: none of its {store.n_patterns} patterns is usable")

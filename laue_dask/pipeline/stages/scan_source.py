@@ -27,17 +27,19 @@ def _is_store(source: str) -> bool:
 
 
 def is_ingested(source: str, folder: Path) -> bool:
-    """Whether the frames of a run are in a scan store already."""
+    """Return whether the frames of a run are in a scan store already."""
     return _is_store(source) or (folder / "scan.zarr").exists()
 
 
 def count(source: str) -> int:
-    """Number of patterns that a source may have; one that is missing is refused before any worker is started."""
+    """Return the number of patterns that a source may have; one that is missing is refused before any worker is
+    started.
+    """
     return int(ScanStore.open(source).valid.sum()) if _is_store(source) else len(discover(source))
 
 
 def store_of(source: str, folder: Path) -> Path:
-    """Scan store of a run, be it there yet or not."""
+    """Return the scan store of a run, be it there yet or not."""
     return Path(source).absolute() if _is_store(source) else folder / "scan.zarr"
 
 
@@ -73,7 +75,8 @@ def require_growing(source: str, folder: Path, scan: ScanConfig) -> None:
 
 
 def inspect(source: str, folder: Path, scan: ScanConfig, *, label: str = "") -> Inspection | None:
-    """What the frames of a run are like, before any worker is started; None where they are in a scan store already.
+    """Return what the frames of a run are like, before any worker is started; None where they are in a scan store
+    already.
 
     Raises
     ------

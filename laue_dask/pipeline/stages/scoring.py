@@ -67,7 +67,8 @@ def score(
     workers: Workers | None,
     progress: Progress,
 ) -> Scores:
-    """Silhouette and Calinski-Harabasz of k-means over K on a sample, one task per K (section 4.2, Figure 16).
+    """Return the silhouette and Calinski-Harabasz of k-means over K on a sample, one task per K (section 4.2, Figure
+    16).
 
     The K asked for are scored as well, but only the configured range suggests a K: peaks need neighbours. Repeated
     fits tell how far the scores scatter and whether a partition is found again.
@@ -104,12 +105,12 @@ def score(
 
 
 def same_scores(before: ClusteringConfig, now: ClusteringConfig) -> bool:
-    """Whether scores made with one configuration are those of the other."""
+    """Return whether scores made with one configuration are those of the other."""
     return all(getattr(before, name) == getattr(now, name) for name in SCORE_OPTIONS)
 
 
 def read_scores(dataset: xr.Dataset, suggested: Sequence[int]) -> Scores:
-    """Scores of a results store, without seeds."""
+    """Return the scores of a results store, without seeds."""
     names = ("score_k", "silhouette", "calinski_harabasz")
     k, silhouette, calinski_harabasz = (tuple(dataset[name].values.tolist()) for name in names)
     repeated: tuple[Repeated, ...] = ()
@@ -187,7 +188,8 @@ def _sum_of_silhouettes(
 
 
 def possible(k_values: Collection[int], samples: da.Array) -> tuple[list[int], list[str]]:
-    """Which K can be had of samples (n, M_PCA), in order, and a line for each that cannot; K = 2 where none is wanted.
+    """Return which K can be had of samples (n, M_PCA), in order, and a line for each that cannot; K = 2 where none is
+    wanted.
 
     Raises
     ------
@@ -199,7 +201,7 @@ def possible(k_values: Collection[int], samples: da.Array) -> tuple[list[int], l
     if distinct < 2:
         raise InputError(f"all {samples.shape[0]} usable patterns have the same features: there is nothing to segment")
     left_out = [
-        f"K = {k}: left out, the {samples.shape[0]} usable patterns fall into {distinct} {TOO_FEW_WARNING}"
+        f"K = {k}: left out, because the {samples.shape[0]} usable patterns fall into {distinct} {TOO_FEW_WARNING}"
         for k in wanted
         if k > distinct
     ]

@@ -162,7 +162,7 @@ def clusters(
     patterns: Patterns | None = None,
     client: Client | None = None,
 ) -> list[Segmentation]:
-    """One segmentation for every K of the valid patterns' components, (n, M_AE); see `segment`.
+    """Return one segmentation for every K of the valid patterns' components, (n, M_AE); see `segment`.
 
     An estimator that finds K itself is asked with the K None.
     """
@@ -239,7 +239,7 @@ def write_segmentations(found: Sequence[Segmentation], width: int, results: Resu
 
 
 def read(dataset: xr.Dataset) -> dict[int, Segmentation]:
-    """Segmentations of a results store, by K."""
+    """Return the segmentations of a results store, by K."""
     found = {}
     for k in (int(value) for value in dataset["k"].values):
         one = dataset.sel(k=k)
@@ -256,8 +256,8 @@ def read(dataset: xr.Dataset) -> dict[int, Segmentation]:
 
 
 def warnings_of(found: Sequence[Segmentation], config: ClusteringConfig, recipe: Recipe) -> list[str]:
-    """One line for each segmentation whose estimator did not come to its end, whose points were not shared out, or that
-    has clusters without a member that lies in one domain.
+    """Return one line for each segmentation whose estimator did not come to its end, whose points were not shared out,
+    or that has clusters without a member that lies in one domain.
     """
     lines = [
         f"{config.estimator} of K = {one.k} did not converge in {MAX_MIXTURE_STEPS} steps: {NOT_CONVERGED_WARNING}"
@@ -272,7 +272,7 @@ def warnings_of(found: Sequence[Segmentation], config: ClusteringConfig, recipe:
 def estimator_of(
     k: int | None, config: ClusteringConfig, *, seeds: Mapping[int, NDArray[np.float64]] | None = None
 ) -> Estimator:
-    """The configured estimator, not yet fitted; `k` is None for one that finds the number of clusters itself."""
+    """Return the configured estimator, not yet fitted; `k` is None for one that finds the number of clusters itself."""
     common = {"sample": config.sample, "random_state": config.seed}
     match config.estimator:
         case "hdbscan":
@@ -287,5 +287,5 @@ def estimator_of(
 
 
 def kmeans(k: int, config: ClusteringConfig, *, init: NDArray[np.float64] | None = None) -> KMeans:
-    """K-means into K clusters as configured, not yet fitted."""
+    """Return k-means with K clusters as configured, not yet fitted."""
     return KMeans(k, n_init=config.n_init, init=init, sample=config.sample, random_state=config.seed)

@@ -35,7 +35,7 @@ class SpecimenMap:
         return np.flatnonzero(self.valid)
 
     def paint(self, values: NDArray[Any], *, fill: Any) -> NDArray[Any]:
-        """Map (ny, nx, …) of one value per valid pattern."""
+        """Return the map (ny, nx, …) of one value per valid pattern."""
         full = np.full((len(self.valid), *values.shape[1:]), fill, dtype=values.dtype)
         full[self.valid] = values
         return full.reshape(*self.shape, *values.shape[1:])
@@ -60,7 +60,7 @@ def require_enough_patterns(count: int, k_values: Sequence[int], set_aside: Sequ
         frames = f"1 frame was set aside ({first['source']}: {first['reason']})"
         if number > 1:
             frames = f"{number} frames were set aside (the first, {first['source']}: {first['reason']})"
-        unusable = f"{frames}, and what is left is too little: "
+        unusable = f"{frames}, and too few are left: "
     if count < MIN_PATTERNS:
         raise InputError(
             f"{unusable}{count} usable pattern{'s' if count != 1 else ''}: a segmentation needs at least "
@@ -73,7 +73,7 @@ def require_enough_patterns(count: int, k_values: Sequence[int], set_aside: Sequ
 
 
 def usable(components: da.Array, where: SpecimenMap) -> da.Array:
-    """Rows of the valid patterns, for estimators that know no missing values.
+    """Return the rows of the valid patterns, for estimators that know no missing values.
 
     Raises
     ------

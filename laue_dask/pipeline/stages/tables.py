@@ -47,7 +47,7 @@ class Table:
 
 
 def joined(arrays: Sequence[da.Array]) -> da.Array:
-    """Rows of all arrays, in their order."""
+    """Return the rows of all arrays, in their order."""
     if len(arrays) == 1:
         return arrays[0]
     rows: da.Array = da.concatenate(list(arrays))
@@ -55,12 +55,12 @@ def joined(arrays: Sequence[da.Array]) -> da.Array:
 
 
 def samples_of(tables: Sequence[Table], columns: int | None = None) -> da.Array:
-    """Components of the valid patterns of all scans, (n, M_AE), or their first `columns`."""
+    """Return the components of the valid patterns of all scans, (n, M_AE), or their first `columns`."""
     return joined([usable(one.components, one.where)[:, :columns] for one in tables])
 
 
 def together(tables: Sequence[Table]) -> SpecimenMap:
-    """Where the patterns of all scans lie: those of several below one another, in a column of one point each."""
+    """Return where the patterns of all scans lie: those of several below one another, in a column of one point each."""
     if len(tables) == 1:
         return tables[0].where
     valid = np.concatenate([one.where.valid for one in tables])
@@ -68,7 +68,7 @@ def together(tables: Sequence[Table]) -> SpecimenMap:
 
 
 def patterns_of(tables: Sequence[Table], recipe: Recipe) -> Patterns | None:
-    """The reduced patterns of all scans; None where those of one are not at hand."""
+    """Return the reduced patterns of all scans; None where those of one are not at hand."""
     scans = [(one.reduced, one.where) for one in tables if one.reduced is not None]
     return Patterns(recipe, scans) if len(scans) == len(tables) else None
 
@@ -85,7 +85,7 @@ def write_direct_colouring(tables: Sequence[Table]) -> None:
 
 
 def choosers(tables: Sequence[Table], m_pca: int, recipe: Recipe, *, client: Client | None) -> list[DelegateChooser]:
-    """What chooses the delegates of each scan."""
+    """Return what chooses the delegates of each scan."""
     return [
         DelegateChooser(
             usable(one.components, one.where)[:, :m_pca], one.where, patterns_of([one], recipe), client=client

@@ -182,5 +182,5 @@ def test_a_stack_that_grows_while_it_is_read_is_not_read_again(tmp_path, alone, 
 def test_frames_that_do_not_stop_changing_are_refused(tmp_path, alone, monkeypatch):
     source, path = written(tmp_path / "frames"), tmp_path / "frames" / "scan_3.tif"
     Meanwhile(monkeypatch, lambda: written(source, [3], first=int(np.random.default_rng().integers(100))), times=99)
-    with pytest.raises(InputError, match=rf"{path} \(.* bytes of .*, now .*\): is still written to"):
+    with pytest.raises(InputError, match=rf"{path} \(.* bytes of .*, now .*\): is still being written"):
         ingested(source, tmp_path / "s.zarr", alone)

@@ -60,10 +60,10 @@ def test_a_sample_is_of_valid_patterns_spread_over_the_scan():
 @pytest.mark.parametrize(
     ("made", "errors", "why"),
     [
-        (lambda path: Pixels(), np.ones((2, 3)), "`pixels` reconstructs nothing"),
+        (lambda path: Pixels(), np.ones((2, 3)), "`pixels` does not reconstruct"),
         (lambda path: Network.load(EncoderConfig(weights=saved(path))), np.full((2, 3), np.nan), "was computed"),
-        (lambda path: Network.load(EncoderConfig(weights=saved(path))), np.ones((2, 3)), "keep no reference"),
-        (lambda path: Network.load(EncoderConfig(weights="untrained")), np.ones((2, 3)), "keep no reference"),
+        (lambda path: Network.load(EncoderConfig(weights=saved(path))), np.ones((2, 3)), "have no reference"),
+        (lambda path: Network.load(EncoderConfig(weights="untrained")), np.ones((2, 3)), "have no reference"),
     ],
 )
 def test_what_is_not_known_of_a_drift_is_said(made, errors, why, tmp_path):

@@ -167,7 +167,7 @@ def test_damaged_patterns_are_told_in_a_line(tmp_path, scan, monkeypatch):
         if path.is_file():
             path.write_bytes(b"x")
     patterns = Patterns(RECIPE, [(array, SpecimenMap(np.ones(len(X), bool), (4, 5)))])
-    with pytest.raises(StoreError, match="makes it anew"):
+    with pytest.raises(StoreError, match="makes it again"):
         relabel_mixed_points(X, [nearest(X)], patterns, client=None, progress=QUIET)
 
 

@@ -120,7 +120,7 @@ def test_files_of_other_times_and_the_same_pixels_are_kept(tmp_path, opened, mon
     with caplog.at_level("INFO", "laue_dask"):
         store = opened(source)
     assert store.key() == key
-    assert "ingest: 12 files have other times, their frames are the same" in caplog.messages
+    assert "ingest: 12 files have other times, but their frames are the same" in caplog.messages
     assert store.identity.time.tolist() == [
         (source / f"scan_{number}.tif").stat().st_mtime_ns for number in range(COUNT)
     ]
@@ -296,5 +296,5 @@ def test_another_part_of_the_scan_is_another_scan(opened, tmp_path):
         opened(source)
     with pytest.raises(ChangedError, match=r"now it is rows 1:3, every 2"):
         opened(source, rows=(1, 3), every=2)
-    with pytest.raises(InputError, match=r"is a scan store, of which no part is taken \(columns 0:2\)"):
+    with pytest.raises(InputError, match=r"is a scan store, which is used as a whole, not in part \(columns 0:2\)"):
         opened(store.path, columns=(0, 2))
