@@ -106,7 +106,7 @@ def relabel_mixed_points(
         own[at, p], other[at, p] = one.own + start, one.other + start
     parts = [slice(start, start + PATTERNS_PER_TASK) for start in range(0, len(rows), PATTERNS_PER_TASK)]
     items = [(patterns.locate(rows[part]), own[part], other[part]) for part in parts]
-    with progress.stage("straddling", total=len(rows)) as advance:
+    with progress.stage("mixed points", total=len(rows)) as advance:
         moved = map_tasks(
             _moved, items, (domains, patterns.recipe), client=client, on_done=lambda item: advance(len(item[1]))
         )
