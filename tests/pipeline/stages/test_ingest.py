@@ -60,7 +60,7 @@ def test_stage_positions_of_the_headers_tell_the_grid(small_run):
     assert store.scan_shape == (8, 9)
     assert (np.diff(y, axis=0) > 0).all()
     assert (np.diff(x, axis=1) > 0).all()
-    np.testing.assert_allclose(np.diff(x, axis=1), 0.005, atol=1e-6)
+    np.testing.assert_allclose(np.diff(x, axis=1), 5.0, atol=1e-6)
     assert store.valid.all()
 
 
