@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, as one plain sentence made of what pydantic found."""
+"""Say what is wrong with a configuration, in one plain sentence made of what pydantic found."""
 
 from collections.abc import Iterator
 from typing import Any

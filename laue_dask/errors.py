@@ -1,4 +1,4 @@
-"""What can go wrong, and the exit code that says so."""
+"""Errors and the exit codes that go with them."""
 
 from enum import IntEnum
 

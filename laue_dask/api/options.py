@@ -1,4 +1,4 @@
-"""What a caller may say in keywords, and the configuration that this makes."""
+"""Turn the keywords of a call into a configuration."""
 
 import logging
 import operator

@@ -1,4 +1,4 @@
-"""Looking after what is there: what a path is, whether it is whole, and what of it can go."""
+"""Tools for what exists already: they say what a path is, whether it is whole, and what of it can be removed."""
 
 from dask.utils import format_bytes
 

@@ -1,4 +1,4 @@
-"""Runs that nobody starts by hand: while a scan is measured, and every night of a beamtime."""
+"""Runs that start by themselves: while a scan is measured, and every night of a beamtime."""
 
 import threading
 from collections.abc import Callable, Iterable, Sequence

@@ -1,4 +1,4 @@
-"""The long work: frames to scan stores, and scans to finished runs."""
+"""The long work: it makes scan stores of frames, and finished runs of scans."""
 
 import os
 from collections.abc import Iterable, Sequence

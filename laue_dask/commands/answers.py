@@ -1,4 +1,4 @@
-"""What commands that end in a run say about it."""
+"""Print what a command that ends in a run has to say."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""The entry point: run the command that was typed, and end with its exit code and at most one line of complaint.
+"""The entry point runs the command that was typed, and ends with its exit code and at most one line of complaint.
 
 Nothing heavy is imported before a command runs.
 """

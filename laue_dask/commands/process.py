@@ -53,8 +53,8 @@ def begin_progress() -> "Progress":
 
 @contextmanager
 def stopped_by_signal() -> Iterator[threading.Event]:
-    """Give an event that Ctrl-C or SIGTERM sets; a second Ctrl-C ends the process as usual, a second SIGTERM "
-    "nothing.
+    """Give an event that Ctrl-C or SIGTERM sets; a second Ctrl-C ends the process as usual, a second SIGTERM
+    nothing.
     """
     stop = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

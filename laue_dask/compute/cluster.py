@@ -1,4 +1,4 @@
-"""Where it runs: on this machine, in jobs of a batch system, or on a scheduler that is there already.
+"""Start the workers: on this machine, in jobs of a batch system, or on a Dask scheduler that exists.
 
 The one way to workers is `start`: it waits for them, watches over them, and says why where they do not come.
 """

@@ -1,4 +1,4 @@
-"""TLS for the clusters that a run starts: credentials of this run alone, which nobody else can read.
+"""TLS credentials for the workers of one run, which nobody else can read.
 
 On this machine they stay in memory: workers are given them through the pipe that starts them. Only jobs of a batch
 system, on other machines, need them as files.

@@ -1,4 +1,4 @@
-"""Imported by the process that workers are forked from: with it comes all that they need (see `forks`)."""
+"""The fork server imports this module, and with it all that workers need (see `fork_server`)."""
 
 from laue_dask.runtime import imports
 

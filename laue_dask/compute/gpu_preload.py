@@ -1,4 +1,4 @@
-"""What a GPU worker does before it takes tasks: it takes one GPU for its own, and loads what encoding needs.
+"""A GPU worker takes one GPU for its own and loads what encoding needs, before it takes tasks.
 
 Dask calls `dask_setup` in each worker process that was started with ``--preload laue_dask.compute.gpu_preload``.
 """

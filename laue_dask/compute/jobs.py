@@ -1,4 +1,4 @@
-"""Workers as jobs of SLURM, PBS, LSF and SGE: what a job asks for, and what the batch system says of it.
+"""Workers as jobs of SLURM, PBS, LSF and SGE: what jobs ask for, and what the batch system says of them.
 
 dask-jobqueue writes the scripts and hands them in; what it leaves out is here: GPUs, one worker for each of them, an
 end before the walltime, and whether a job still waits, runs or has ended, which only the batch system knows.

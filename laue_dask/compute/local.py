@@ -1,4 +1,4 @@
-"""Workers of this machine, which listen on the loopback interface only and speak TLS: other users reach that, too.
+"""Workers of this machine. They listen on the loopback interface and speak TLS, because other users reach it, too.
 
 Every worker has one thread. CPU workers read and reduce; where there is a GPU, one more worker per GPU carries the
 resource `GPU=1` and takes the encoding.

@@ -1,4 +1,4 @@
-"""Gives memory that a worker has freed back to the system before Dask pauses the worker for holding it.
+"""A worker gives memory that it has freed back to the system, before Dask pauses the worker for holding it.
 
 What is freed stays with a worker, for it is used again at once (`fork_server.MALLOC_ENVIRONMENT`). Dask counts it as
 held, pauses a worker at 80 % of its limit, and a paused worker that has nothing left to release stays so for ever.

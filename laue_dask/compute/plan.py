@@ -1,4 +1,4 @@
-"""What a run will do before it does it: blocks, tasks, bytes and memory as functions of shapes and configuration.
+"""The plan of a run: blocks, tasks, bytes and memory as functions of shapes and configuration, before it begins.
 
 Pure: nothing is read, written or timed here. What depends on the data (how well frames compress) or on the machine
 (seconds) comes in as `Packing` and `Costs`, which `stages.probe` measures.

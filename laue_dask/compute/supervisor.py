@@ -1,4 +1,4 @@
-"""Watches a running cluster: workers that ended are replaced, and what can never go on ends with its cause.
+"""The supervisor watches a running cluster: it replaces workers that ended, and ends what can never go on.
 
 Whatever waits for workers waits in Dask, which waits for ever. So the supervisor, once it is sure, closes the client:
 everything that waits ends, and `compute.cluster.start` says the cause instead.

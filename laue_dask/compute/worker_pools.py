@@ -1,4 +1,4 @@
-"""Who starts workers, and starts them again: this machine, a batch system, or somebody else."""
+"""Start workers, and start them again: on this machine, in a batch system, or where somebody else does it."""
 
 import time
 from collections import Counter
@@ -126,8 +126,8 @@ class JobWorkerPool:
         await self._submit()
 
     def failure_reason(self, label: str | None) -> str:
-        """Return why no workers of a kind, or of any, will come: jobs fail again and again, and none ever had a "
-        "worker.
+        """Return why no workers of a kind, or of any, will come: jobs fail again and again, and none ever had a
+        worker.
         """
         labels = [label] if label else list(self._kinds)
         hoped = self._started | {job.label for job in self._jobs.values()}

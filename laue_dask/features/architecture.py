@@ -1,4 +1,4 @@
-"""What an autoencoder is made of, by name; PyTorch is not needed to know it."""
+"""Architectures of autoencoders by name; PyTorch is not needed to know them."""
 
 from typing import Annotated, Literal, Self
 

@@ -1,4 +1,4 @@
-"""Patterns through a network, batch by batch, on a CPU or a GPU.
+"""Send patterns through a network, batch by batch, on a CPU or a GPU.
 
 On a GPU two batches are under way: while one is computed, the next is copied from page-locked memory by a stream of its
 own. On a CPU the same lanes are mere memory.

@@ -1,4 +1,4 @@
-"""Whether a scan's patterns are of the kind that the autoencoder was trained on.
+"""Drift: whether a scan's patterns are like those that the autoencoder was trained on.
 
 The binary cross entropy of a pattern says mostly how many bright pixels it has. What the reconstruction leaves
 `losses.unexplained` is free of that, so patterns of different scans, detectors and exposures compare: the weights'

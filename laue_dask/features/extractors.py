@@ -1,4 +1,4 @@
-"""What a feature extractor is (Definition 4), and how one is mapped over a scan.
+"""Feature extractors (Definition 4), and how one is mapped over a scan.
 
 `encode.Network`, `pixels.Pixels` and `peaks.Peaks` are the three there are. An extractor is a small value: it travels
 with every block of work, so what it learnt or loads lies in a file, which each worker reads once.

@@ -1,4 +1,4 @@
-"""The trained network at work in a process that computes: batches of patterns → features and reconstruction errors."""
+"""The trained network in a worker: it makes features and reconstruction errors of batches of patterns."""
 
 from functools import lru_cache
 from typing import Literal, cast

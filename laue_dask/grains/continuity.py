@@ -1,4 +1,4 @@
-"""Whether a grain goes on across the line between two regions: the same peaks, moved together, and most of the light.
+"""Tell whether a grain goes on across a line: the same peaks, moved together, have most of the light.
 
 Features of a bent grain change steadily, and those of a grain with another one buried below it change where the buried
 one ends, as much as at the grain's own boundary. The peaks tell them apart. A small rotation of a crystal moves all its

@@ -1,4 +1,4 @@
-"""Patterns that lie in one domain, from what their neighbours in the scan look like.
+"""Find patterns that lie in one domain, from their neighbours in the scan.
 
 Where the beam lies on two domains the pattern shows both, and cannot be indexed as one. Such a pattern is unlike its
 neighbour on either side: there is a line through it, along a row, a column or a diagonal, on which both neighbours are

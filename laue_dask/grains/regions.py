@@ -1,4 +1,4 @@
-"""Coarse to dense (section 4.4, step 8 of the paper): where a coarse scan asks for a dense one.
+"""Coarse to dense (section 4.4, step 8 of the paper): regions of a coarse scan that are worth a dense one.
 
 A place is interesting where neighbouring patterns differ: at boundaries, in small domains, where features vary fast.
 """

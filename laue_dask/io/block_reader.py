@@ -1,4 +1,4 @@
-"""Reading arrays that were written block by block: no row is used before its block is held against its receipt."""
+"""Read arrays that were written block by block, and check each block against its receipt first."""
 
 from functools import lru_cache
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""CBF frames as PILATUS and EIGER write them; what a header claims is held against the file, the pixels against it."""
+"""CBF frames as PILATUS and EIGER write them. A header's claims are checked against the file, pixels against both."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""Reads that end: a file system that does not answer costs a read its deadline, and no more.
+"""Reads with a deadline: a file system that does not answer costs a read its deadline, and no more.
 
 A thread that waits for a dead mount cannot be interrupted. So what may wait is called in a reader, a thread that is
 used again for the next call; whoever asked waits for its answer as long as the deadline says, and can be interrupted. A

@@ -1,4 +1,4 @@
-"""EDF frames of the ESRF, one or several in a file; a header that does not tell how to read its pixels is refused.
+"""EDF frames of the ESRF, one or several in a file. A header that does not say how to read its pixels is refused.
 
 Libraries fill what is missing with zeros, and take numbers of unknown type or byte order for what is usual.
 """

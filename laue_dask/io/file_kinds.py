@@ -1,4 +1,4 @@
-"""What kind a file of frames is: by its name, or where that does not tell, by its first bytes."""
+"""Kinds of files of frames: told by the name, or else by the first bytes."""
 
 import bz2
 import gzip

@@ -1,4 +1,4 @@
-"""What the names of a scan's files say: their numbers, which of them count what, and which files are none of the scan.
+"""What file names say of a scan: their numbers, what these count, and which files do not belong to the scan.
 
 Pure: no file is opened. Every run of digits in a name, and in the folders that differ, is a field. Files whose names
 are alike but for their fields are a family; the scan is the largest one, and the few files beside it are left out.

@@ -1,4 +1,4 @@
-"""What a folder holds, or a pattern matches, of files that may be frames; a second look costs what is new."""
+"""Files of a folder or of a pattern that may be frames. Listing them again costs only what is new."""
 
 import bisect
 import glob

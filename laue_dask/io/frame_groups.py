@@ -1,4 +1,4 @@
-"""What the frames of a scan are usually like, by their headers: one that claims to be a giant is never read."""
+"""Frames of a scan grouped by shape and dtype, so that one that claims to be a giant is never read."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Weighs a scan's shape and the places that are known of its frames against the stage positions in their headers. Pure.
+"""Weigh a scan's shape and its frames' known places against the stage positions in headers. Pure.
 
 Patterns count in row-major order, ``y * nx + x``, whatever the order of acquisition, and the first frame is pattern 0:
 rows and columns follow the direction in which the stage moved, so that a map looks the same whether its grid was given

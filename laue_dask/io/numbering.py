@@ -1,4 +1,4 @@
-"""Numbers of files, rows and columns → places, where these are certain. Pure.
+"""From numbers of files, rows and columns to places on the grid, where these are certain. Pure.
 
 A number is certain to be a place where only one first number and one step fit the points that there are.
 """

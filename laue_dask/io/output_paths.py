@@ -1,4 +1,4 @@
-"""Places to write to: asked for before hours of work, not after, and written to so that no reader sees a half."""
+"""Paths to write to: they are checked before hours of work, and written so that no reader sees half a file."""
 
 import errno
 import os
@@ -106,8 +106,8 @@ def disk_full_error(error: BaseException, *places: Path, needed: int = 0) -> Dis
 
 @contextmanager
 def naming_full_disk(*places: Path, needed: Callable[[], int] = lambda: 0) -> Iterator[None]:
-    """Turn every error in here that comes from a full disk into a `DiskFullError` that names it; see "
-    "`disk_full_error`.
+    """Turn every error in here that comes from a full disk into a `DiskFullError` that names it; see
+    `disk_full_error`.
     """
     try:
         yield

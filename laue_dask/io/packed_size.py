@@ -1,4 +1,4 @@
-"""How large an array will be on the disk, from packing a part of it in memory exactly as it will be written."""
+"""The size of an array on the disk, found by packing a part of it in memory exactly as it will be written."""
 
 import time
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which point of the grid each frame of a scan is: weighs all that is known of it. Pure: no file is opened.
+"""Find the point of the grid of each frame, from all that is known of it. Pure: it opens no file.
 
 What is known are the numbers in the files' names and folders, how many frames each file holds, what an HDF5 file says
 of its grid, the stage positions in the headers, and what the user gives. Where they disagree, or leave a frame's place

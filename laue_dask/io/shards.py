@@ -1,4 +1,4 @@
-"""Frames of a shard, or of a part of one: read, checked, and the bad ones put aside with a reason."""
+"""Read and check the frames of a shard, or of a part of one; bad ones are set aside with a reason."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""What tells a frame's source from another: size and time of the file that holds its pixels, and their checksum.
+"""The identity of a frame's source: size and time of the file that holds its pixels, and their checksum.
 
 Size and time cost nothing to compare. Where they differ, the checksum of the pixels decides: a copy of a scan has other
 times, and the frames of a stack that has grown are still those that they were.

@@ -1,4 +1,4 @@
-"""TIFF frames (also PILATUS and MarCCD), read so that their pixels are those of the file or the reason is told.
+"""TIFF frames, also of PILATUS and MarCCD. Either the pixels are those of the file, or a reason is given.
 
 Plain strips are one read. What is compressed or in tiles is decoded part by part, by imagecodecs and the standard
 library; kinds that are not read are named. Pixels are taken in the order in which the file has them.

@@ -1,4 +1,4 @@
-"""What a page of a TIFF is, and which pages of a file are frames: thumbnails, masks and variances are none."""
+"""Pages of a TIFF, and which of them are frames: thumbnails, masks and variances are not."""
 
 import re
 import struct

@@ -1,1 +1,1 @@
-"""A beamtime each night: finds scans, runs what is new or changed, and says what became of every one of them."""
+"""The nightly batch: it finds the scans of a beamtime, runs what is new or changed, and says what became of each."""

@@ -1,4 +1,4 @@
-"""What a nightly batch is told, as read from YAML."""
+"""The configuration of a nightly batch, read from YAML."""
 
 import re
 from datetime import datetime, timedelta

@@ -1,4 +1,4 @@
-"""What is to be done with each scan, and in which order: pure, from what is found and what the journal knows."""
+"""Decisions about scans: what is to be done with each, and in which order. Pure: from files and the journal alone."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

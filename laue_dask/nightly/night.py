@@ -1,4 +1,4 @@
-"""One night: look, decide, run scan after scan, and say what became of all of them."""
+"""One night: it finds scans, decides, runs one after another, and says what became of all of them."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Tells somebody how a night went; whatever goes wrong here is a line in the log and no more."""
+"""Tell somebody how a night went; what goes wrong here is a line in the log and no more."""
 
 import json
 import subprocess

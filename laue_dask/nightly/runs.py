@@ -198,8 +198,8 @@ class Key:
 
     @classmethod
     def of(cls, scan: FoundScan, config: Config, rest: str) -> "Key":
-        """Return the key of a scan as it lies on the disk, to be run with a configuration whose `settings_key` "
-        "is `rest`.
+        """Return the key of a scan as it lies on the disk, to be run with a configuration whose `settings_key`
+        is `rest`.
         """
         return cls(_hash([scan.fingerprint, _of_scan(config.scan.model_dump(mode="json"))]), rest)
 

@@ -1,4 +1,4 @@
-"""The night's hold on the process that runs its scans: starts it, gives it jobs, limits it, and ends it for certain."""
+"""The process that runs a night's scans: this module starts it, gives it jobs, limits it and ends it."""
 
 import json
 import os

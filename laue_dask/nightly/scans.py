@@ -1,4 +1,4 @@
-"""Finds the scans below a beamtime's folder: which there are, how large, how quiet, and what identifies their state."""
+"""Find the scans below a beamtime's folder, with their size, their age and what identifies their state."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""What a path is, in a few lines for people."""
+"""Say what a path is, in a few lines for people."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

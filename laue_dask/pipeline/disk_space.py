@@ -1,4 +1,4 @@
-"""How much of a disk a run takes, and how much of it is still to be written: all of it told by what lies there."""
+"""Disk space of a run: what it takes, and what is still to be written, both from the files that exist."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A finished run is compared with a true map."""
+"""Compare a finished run with a true map."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is done once all arrays of a run are made: they come into their place, tables and figures are written."""
+"""Finish a run: put all arrays in their place, and write tables and figures."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass

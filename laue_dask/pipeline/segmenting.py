@@ -1,4 +1,4 @@
-"""A finished run is segmented again: other K, another estimator, fewer components."""
+"""Segment a finished run again: with other K, another estimator or fewer components."""
 
 import shutil
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Is what is stored still what was written? Every object of a scan store, a run or a weights file against its receipts.
+"""Compare every object of a scan store, a run or a weights file with its receipt.
 
 Nothing is changed here. What a run makes again by itself when it is asked for again, and what has to be removed first,
 is said of each finding.

@@ -1,4 +1,4 @@
-"""Versions of what the stages compute, which no release of the package changes by itself."""
+"""Versions of what the stages compute; no release of the package changes them by itself."""
 
 STAGE_VERSIONS = {"reduced": 1, "features": 1, "components": 1, "scores": 3, "segments": 2, "grains": 1, "quality": 1}
 """Raised when a stage's code changes what it computes, so that older outputs are not taken for its own."""

@@ -1,4 +1,4 @@
-"""What of a detector, and which of its frames, can be used: found from the scan's own frames.
+"""The detector mask, and which frames can be used: both are found from the scan's own frames.
 
 Detector files say too little: PILATUS gaps hold zero or −1, EIGER marks pixels with the largest integer, the corners
 of a round CCD are zero, and hot pixels are in no file at all. A zero of a photon-counting detector, though, is data.

@@ -297,8 +297,8 @@ def pool_signal(
     clip: float,
     pooled: NDArray[np.float64],
 ) -> None:
-    """Find the largest signal of each bin, in sigmas; `pooled` comes in as zeros and pixels below `clip` leave "
-    "no trace.
+    """Find the largest signal of each bin, in sigmas; `pooled` comes in as zeros and pixels below `clip` leave
+    no trace.
     """
     nodes, weights, height, side = rows.nodes, rows.weights, rows.nodes.size, columns.nodes.size
     last = level.shape[0] - 1

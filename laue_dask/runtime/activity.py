@@ -1,4 +1,4 @@
-"""A command that has said nothing for some seconds says what it is doing, so that nobody takes it for dead.
+"""A command that has printed nothing for some seconds says what it is doing, so that nobody takes it for dead.
 
 Whatever prints tells it so (`note_output`); the stages of a run say what is being done (`note_activity`). A bar that
 moves on a terminal is no silence (`while_animated`). Nothing is said unless a command line has begun to `start`.

@@ -1,4 +1,4 @@
-"""A place for what libraries keep between processes, where the home of the user cannot be written."""
+"""Folders in which libraries keep files between processes, where the user's home cannot be written."""
 
 import os
 import stat

@@ -1,4 +1,4 @@
-"""Imports of much at once, and what the workers of a run need to have imported."""
+"""Imports without pauses, and the list of what workers must have imported."""
 
 import gc
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""How far the work is, in a notebook: one line that is written anew, and nothing that stays when it is done."""
+"""Progress in a notebook: one line that is written anew and goes when the work is done."""
 
 import sys
 import threading

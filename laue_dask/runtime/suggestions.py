@@ -1,4 +1,4 @@
-"""What somebody may have meant: the known word, or the file beside it, that is nearest to one that is unknown."""
+"""Suggestions for an unknown word or path: the nearest known word, or the file beside it."""
 
 import difflib
 import os

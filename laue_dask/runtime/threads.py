@@ -1,4 +1,4 @@
-"""Libraries kept to one thread: their sums depend, in the last bits, on how many threads share them."""
+"""Keep libraries to one thread, because the number of threads changes the last bits of their sums."""
 
 from contextlib import AbstractContextManager
 from functools import cache

@@ -1,4 +1,4 @@
-"""Points where the beam straddles two domains: the label of the one that has the larger share of it.
+"""Beam shares: where the beam lies on two domains, the point gets the label of the one with the larger share.
 
 Intensities add: such a pattern is a ``own + b other``, with a and b in proportion to the parts of the beam that lie in
 the two domains. Neither reduced patterns nor features are on that scale. Each pattern is divided by its own white (step

@@ -1,4 +1,4 @@
-"""K-means of rows that fit into memory: where the iteration over all patterns starts.
+"""K-means of rows that fit into memory; it gives the start of the iteration over all patterns.
 
 The best of several k-means++ starts is improved by split-and-merge moves (Kaukoranta, Fränti and Nevalainen 1998): one
 cluster is dissolved, another split in two, and Lloyd goes on from there. A local optimum whose centres are distributed

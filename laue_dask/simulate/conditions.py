@@ -1,4 +1,4 @@
-"""How a specimen is scanned, where that is unusual: counting time, energy band, and what drifts in the meantime."""
+"""Unusual conditions of a scan: counting time, energy band, and what drifts in the meantime."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""The two loops of the renderer: spots into a picture of expected photons, and the background as it is read out.
+"""The two loops of the renderer: they draw spots as expected photons, and the background as it is read out.
 
 Drawing a million Poisson numbers with NumPy takes longer than everything else together, so what a background pixel
 reads (photons, gain, read noise, pedestal) is drawn by inverting its cumulative distribution with a guide table: exact

@@ -1,4 +1,4 @@
-"""Specimens whose every domain is known: grains, twins, phases, bent grains, films, and messes of all that.
+"""Specimens whose every domain is known: grains, twins, phases, bent grains, films, and mixtures of all that.
 
 All kinds are one construction. Grains are the Voronoi cells of a few seeds; a grain is one domain or is cut into
 lamellae that alternate between two domains (twins, martensite variants); it may be bent, so that its orientation turns

@@ -1,4 +1,4 @@
-"""Where a training stands, on disk: safetensors with JSON metadata, whole or not at all; nothing is unpickled.
+"""The checkpoint of a training: safetensors with JSON metadata, whole or absent; nothing is unpickled.
 
 No generator's state is kept because none is needed: every step seeds its random numbers from the training's seed, the
 epoch and the step, so the position inside the training says it all.

@@ -1,4 +1,4 @@
-"""What a scan says of its own patterns without any label: which of them show one grain, and which two.
+"""Relations between a scan's own patterns, without any label: which of them show one grain, and which show two.
 
 Grains by neighbourhood (`laue_dask.grains.neighbourhood`) follow a bent grain from one end to the other, over those
 buried below it, where the distance of its two ends in feature space is that of any two grains. Where two of their

@@ -1,4 +1,4 @@
-"""What a training is told, as read from YAML."""
+"""The configuration of a training, read from YAML."""
 
 from typing import Annotated, Any, Literal, Self
 

@@ -1,4 +1,4 @@
-"""What the scan so far suggests: how many clusters, and which regions are worth a finer scan (section 4.4, step 8)."""
+"""Suggestions from the scan so far: numbers of clusters, and regions worth a finer scan (section 4.4, step 8)."""
 
 from dataclasses import dataclass
 

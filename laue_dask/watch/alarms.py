@@ -1,4 +1,4 @@
-"""What a person at the beamline must hear at once: the beam is gone, the detector saturates, patterns are unknown."""
+"""Alarms for the beamline: the beam is gone, the detector saturates, or the patterns are unlike the training."""
 
 import time
 from collections import deque

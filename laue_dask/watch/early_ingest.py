@@ -1,4 +1,4 @@
-"""Blocks of the scan store that are written while the scan goes on, for `laue-dask run` to find."""
+"""Write blocks of the scan store while the scan goes on, so that `laue-dask run` finds them."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence

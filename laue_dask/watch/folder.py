@@ -1,4 +1,4 @@
-"""Which frames of a folder that is still written to are complete."""
+"""Tell which frames of a folder that is still written to are complete."""
 
 import time
 from collections.abc import Callable, Mapping

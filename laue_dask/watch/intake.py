@@ -1,4 +1,4 @@
-"""Frames that are complete → reduced patterns, features, and what is worth an alarm."""
+"""The intake makes reduced patterns and features of complete frames, and finds what is worth an alarm."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

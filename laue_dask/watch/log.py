@@ -1,4 +1,4 @@
-"""What is known of every frame that was read while the scan went on; survives a kill at any instant.
+"""The log of a watch: what is known of every frame that was read; it survives a kill at any instant.
 
 A line per frame in `frames.jsonl`, its features at the same row of `features.f32`. Features are written first, so that
 a frame whose line is there has them.

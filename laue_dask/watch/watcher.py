@@ -1,4 +1,4 @@
-"""The loop: look at the folder, take in what is complete, draw the maps, write ahead, and hand over to `pipeline.run`.
+"""The loop of a watch: it looks at the folder, takes frames in, draws maps, writes ahead, and calls `pipeline.run`.
 
 Three things go on at once. This thread lists the folder, reads frames, reduces and encodes them; a second draws the
 maps; a third does what takes seconds: it finds the unusable pixels, writes blocks of the scan store, scores K. All of

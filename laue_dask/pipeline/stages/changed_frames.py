@@ -1,4 +1,4 @@
-"""Frames that are not those that were read: noticed by size and time of their files, decided by their pixels.
+"""Frames that have changed since they were read: size and time of files raise doubt, their pixels decide.
 
 One rule for a run that goes on, for one that is finished, and for all that reads frames later.
 """

@@ -1,4 +1,4 @@
-"""The scan store of an earlier run, held against what its source is now: kept, or refused with the choice.
+"""The scan store of an earlier run is compared with its source now: it is kept, or refused with the choice.
 
 What differs in options, names, sizes, times or the pixels of a few frames is known before any worker is started. Where
 times alone differ, as in a copy, workers read all of those frames and compare them.

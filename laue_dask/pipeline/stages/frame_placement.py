@@ -1,4 +1,4 @@
-"""Where the frames of a source belong: gives `io.placement` what it weighs, and says what came of it."""
+"""Give `io.placement` all that it weighs, and say where the frames of a source belong."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What a scan is made of, and what its frames cost on this machine: about ten seconds on one core, before a run.
+"""The probe: what a scan is made of, and what its frames cost on this machine, in about ten seconds on one core.
 
 A sample of frames spread over the scan goes through what a worker will do with every frame: it is read, packed, reduced
 and encoded, and one K is scored. Nothing is written but the extractor's own file in a temporary folder.
