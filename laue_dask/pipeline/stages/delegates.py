@@ -8,7 +8,7 @@ which of the nearest of them are sums of two neighbours'. A cluster of such poin
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -19,12 +19,10 @@ from laue_dask.compute.run import map_tasks
 from laue_dask.config import Recipe
 from laue_dask.grains import purity
 from laue_dask.grains.neighbourhood import neighbours
+from laue_dask.pipeline.stages.label_maps import Segmentation
 from laue_dask.pipeline.stages.mixed_points import Patterns, Places, read_patterns
 from laue_dask.pipeline.stages.specimen import SpecimenMap
 from laue_dask.segmentation import beam_shares, labeling
-
-if TYPE_CHECKING:
-    from laue_dask.pipeline.stages.segmentation import Segmentation
 
 N_RANKS = 4
 """The delegate of a cluster and three members that stand in for it."""
@@ -113,14 +111,14 @@ class DelegateChooser:
         return patterns.locate(rows), patterns.locate(needed), place[:, :, 0], place[:, :, 1]
 
 
-def with_delegates(one: "Segmentation", chooser: DelegateChooser, where: SpecimenMap, m_pca: int) -> "Segmentation":
+def with_delegates(one: Segmentation, chooser: DelegateChooser, where: SpecimenMap, m_pca: int) -> Segmentation:
     """Return a segmentation with the delegates of `DelegateChooser.choose`."""
     labels = one.labels.ravel()[where.patterns]
     delegates, mixed = chooser.choose(labels, one.centroids[:, :m_pca])
     return replace(one, delegate=delegates[:, 0], delegates=delegates, delegates_mixed=mixed)
 
 
-def two_domain_warnings(found: Sequence["Segmentation"]) -> list[str]:
+def two_domain_warnings(found: Sequence[Segmentation]) -> list[str]:
     """Return a line for each segmentation with clusters none of whose members lies in one domain."""
     lines = []
     for one in found:

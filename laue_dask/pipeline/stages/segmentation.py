@@ -4,7 +4,6 @@ All of it works on blocks of a table on disk, so a scan's size is no limit; all 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import dask.array as da
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from laue_dask.config import ClusteringConfig, Recipe
 from laue_dask.io.results import ResultsWriter
 from laue_dask.pipeline.stages.delegates import DOMAINS_UNKNOWN, N_RANKS, two_domain_warnings
+from laue_dask.pipeline.stages.label_maps import Segmentation as Segmentation
 from laue_dask.pipeline.stages.mixed_points import Labels, Patterns, not_relabelled_warnings, relabel_mixed_points
 from laue_dask.pipeline.stages.specimen import SpecimenMap
 from laue_dask.pipeline.stages.tables import Table, choosers, divide, patterns_of, samples_of, together
@@ -50,34 +50,6 @@ CLUSTERING_OPTIONS = (
 
 NOT_CONVERGED_WARNING = "its labels are provisional"
 """How a warning ends about an estimator that did not converge."""
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """One segmentation (Definition 8) and its maps; names are those of `laue_dask.schema.RESULTS`.
-
-    Attributes
-    ----------
-    k
-        K asked for, or found by an estimator that finds it itself.
-    n_clusters
-        Clusters that own patterns: the effective clusters of a mixture, which may be fewer.
-    converged
-        Whether the estimator came to its end.
-    delegates, delegates_mixed
-        (K, ranks) of `stages.delegates`; None of what was made before there were such.
-    """
-
-    k: int
-    n_clusters: int
-    labels: NDArray[np.int32]
-    distance_to_centroid: NDArray[np.float32]
-    pca_rgb: NDArray[np.uint8]
-    centroids: NDArray[np.float32]
-    delegate: NDArray[np.int64]
-    converged: bool = True
-    delegates: NDArray[np.int64] | None = None
-    delegates_mixed: NDArray[np.int8] | None = None
 
 
 def segment(

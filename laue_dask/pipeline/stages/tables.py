@@ -6,7 +6,7 @@ of them at once, and each scan is given back its own part.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -16,12 +16,10 @@ from distributed import Client
 from laue_dask.config import Recipe
 from laue_dask.io.results import ResultsWriter
 from laue_dask.pipeline.stages.delegates import DelegateChooser, with_delegates
+from laue_dask.pipeline.stages.label_maps import Segmentation
 from laue_dask.pipeline.stages.mixed_points import Patterns
 from laue_dask.pipeline.stages.specimen import SpecimenMap, usable
 from laue_dask.segmentation import labeling
-
-if TYPE_CHECKING:
-    from laue_dask.pipeline.stages.segmentation import Segmentation
 
 
 @dataclass(frozen=True)
@@ -95,8 +93,8 @@ def choosers(tables: Sequence[Table], m_pca: int, recipe: Recipe, *, client: Cli
 
 
 def divide(
-    found: "Segmentation", m_pca: int, tables: Sequence[Table], choosers: Sequence[DelegateChooser]
-) -> list["Segmentation"]:
+    found: Segmentation, m_pca: int, tables: Sequence[Table], choosers: Sequence[DelegateChooser]
+) -> list[Segmentation]:
     """Divide a segmentation of all scans into that of each.
 
     Labels, colours and centroids are those of all: a cluster has the same number, colour and place in component space
