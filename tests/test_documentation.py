@@ -1,7 +1,7 @@
 """What README and documentation say is true: what they name is there, and their command lines are understood.
 
-Command lines are not run: they are parsed by the real commands, with their options and kinds of values. The tutorial is
-executed when the documentation is built.
+Command lines are not run: they are parsed by the real commands, with their options and kinds of values. The Python of
+the README is run, and the tutorial is executed when the documentation is built.
 """
 
 import importlib
@@ -180,3 +180,18 @@ def test_versions_agree() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert project[1] == ld.__version__ == citation["version"]
     assert f"## {ld.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_python_of_the_readme_runs(small_scan: Path, on_workers: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    del on_workers
+    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    for typed, there in (("/data/sample/scan0001", small_scan), ("runs/scan0001", tmp_path / "run")):
+        assert f'"{typed}"' in code
+        code = code.replace(f'"{typed}"', repr(str(there)))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    names: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), names)  # noqa: S102  our own text
+    assert names["features"].shape[-1] == 256
+    assert (tmp_path / "to_index.csv").stat().st_size > 0
+    assert {6, 12, 24} <= set(names["run"].k)
