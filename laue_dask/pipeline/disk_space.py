@@ -15,6 +15,13 @@ MIN_PACKED_SHARE = 0.5
 """Share of a table of floating-point numbers that is certainly left of it on a disk."""
 
 
+MAP_BYTES_PER_POINT = 64
+"""Bytes that labels, colours and other maps take for each point, about, before they are packed."""
+
+FIGURES_BYTES = 2 * 2**20
+"""Bytes that figures and report take, about, whatever the size of the scan."""
+
+
 def bytes_on_disk(path: Path) -> int:
     """Return the bytes of a file, or of all files below a folder; of those that several runs share, as if they were its
     own.
@@ -49,6 +56,10 @@ def bytes_still_needed(folder: Path, scan: Path, n_patterns: int, n_features: in
     for name in ("features", "components"):
         array = next((one for one in io_results.arrays(folder, name) if one is not None), None)
         needed += 4 * n_patterns * n_features if array is None else _left(array)
+    if not (folder / io_results.RESULTS_STORE).is_dir():
+        needed += MAP_BYTES_PER_POINT * n_patterns
+    if not (folder / "report.html").is_file():
+        needed += max(0, FIGURES_BYTES - bytes_on_disk(folder / "plots"))
     return needed
 
 
