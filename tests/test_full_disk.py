@@ -94,4 +94,4 @@ def test_what_is_still_needed_follows_from_what_lies_there(small_run, tmp_path):
     assert disk_space.bytes_still_needed(folder, scan, 72, 256) == pytest.approx(size, rel=0.5)
     assert disk_space.bytes_still_needed(
         tmp_path / "new", tmp_path / "new" / "scan.zarr", 72, 256, frames_bytes=1e6
-    ) == (1_000_000 + 2 * 72 * 256 * 4)
+    ) == (1_000_000 + 2 * 72 * 256 * 4 + 72 * disk_space.MAP_BYTES_PER_POINT + disk_space.FIGURES_BYTES)
