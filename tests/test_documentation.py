@@ -1,7 +1,7 @@
 """What README and documentation say is true: what they name is there, and their command lines are understood.
 
-Command lines are not run: they are parsed by the real commands, with their options and kinds of values. The Python of
-the README is run, and the tutorial is executed when the documentation is built.
+Command lines are not run: they are parsed by the real commands, with their options and kinds of values. Python is
+run, that of the tutorial when the documentation is built.
 """
 
 import importlib
@@ -182,16 +182,36 @@ def test_versions_agree() -> None:
     assert f"## {ld.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
-def test_the_python_of_the_readme_runs(small_scan: Path, on_workers: Any, tmp_path: Path, monkeypatch: Any) -> None:
+EXAMPLES = [block for block in BLOCKS if block.language == "python"]
+"""Python of README and pages; that of the tutorial is run when it is built."""
+
+
+@pytest.mark.parametrize("block", EXAMPLES, ids=lambda block: f"{block.page.stem}-{block.line}")
+def test_python_of_a_page_runs(
+    block: Block, small_scan: Path, on_workers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     del on_workers
-    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    for typed, there in (("/data/sample/scan0001", small_scan), ("runs/scan0001", tmp_path / "run")):
-        assert f'"{typed}"' in code
-        code = code.replace(f'"{typed}"', repr(str(there)))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
+    for place in ("cold", "warm", "hot"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "scan1").symlink_to(small_scan)
+    if '"mine.pt2"' in block.text:
+        ld.export_encoder("untrained", tmp_path / "mine.pt2")
+    code = block.text.replace('"/data/sample/scan0001"', repr(str(small_scan)))
     names: dict[str, Any] = {}
-    exec(compile(code, "README.md", "exec"), names)  # noqa: S102  our own text
-    assert names["features"].shape[-1] == 256
-    assert (tmp_path / "to_index.csv").stat().st_size > 0
-    assert {6, 12, 24} <= set(names["run"].k)
+    exec(compile(code, block.page.name, "exec"), names)  # noqa: S102  our own text
+    if block.page.name == "README.md":
+        assert names["features"].shape[-1] == 256
+        assert (tmp_path / "to_index.csv").stat().st_size > 0
+        assert {6, 12, 24} <= set(names["run"].k)
+
+
+def test_every_page_with_python_is_looked_at() -> None:
+    assert {block.page.name for block in EXAMPLES} >= {
+        "README.md",
+        "index.md",
+        "facility.md",
+        "series.md",
+        "weights.md",
+    }
