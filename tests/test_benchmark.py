@@ -145,7 +145,7 @@ def test_a_gpu_is_held_against_the_cpus(small_run, tmp_path, workers, monkeypatc
     found = benchmark.as_gpu(tmp_path, short, 4 * 32)
     assert asked == [("never", 32), ("require", "auto")]
     assert found["patterns"] == 128
-    assert found["batch_size"] in {size for sizes in benchmark.BATCH_SIZES.values() for size in sizes}
+    assert found["batch_size"] in {size for sizes in benchmark.AUTO_BATCH_SIZES.values() for size in sizes}
     assert all(found[name] > 0 for name in benchmark.GPU_RATES)
     assert found["compared"] == 60
     assert found["same_labels"] >= 0.9

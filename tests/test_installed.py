@@ -81,7 +81,10 @@ def installed(wheel, tmp_path_factory):
 
 
 def test_wheel_is_imported_and_the_checkout_is_not(installed):
-    code = "import laue_dask, laue_dask.features.weights as w; print(laue_dask.__file__); print(w.DEFAULT.exists())"
+    code = (
+        "import laue_dask, laue_dask.features.weights as w; "
+        "print(laue_dask.__file__); print(w.DEFAULT_WEIGHTS_FILE.exists())"
+    )
     done = run(installed.python, "-c", code, cwd=installed.folder)
     file, weights = done.stdout.split()
     assert Path(file).is_relative_to(installed.packages), done.stderr

@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import laue_dask
+
 SCRIPT = Path(__file__).parent.parent / "scripts" / "reproduce_paper.py"
 
 
@@ -102,9 +104,10 @@ def test_from_simulation_to_page(tmp_path):
     assert "nothing is left to do" in nothing.stderr
 
 
-def test_functions_that_the_readme_names_for_the_paper_exist():
-    section = (SCRIPT.parent.parent / "README.md").read_text().split("## The paper, step by step")[1].split("\n## ")[0]
-    names = re.findall(r"`((?:\w+\.)+\w+)`", section.split("| paper | function")[1])
+def test_functions_that_the_documentation_names_for_the_paper_exist():
+    page = (SCRIPT.parent.parent / "docs" / "method.md").read_text(encoding="utf-8")
+    packages = "|".join(path.name for path in Path(laue_dask.__file__).parent.iterdir() if path.is_dir())
+    names = re.findall(rf"`((?:{packages})(?:\.\w+)+)`", page)
     assert len(names) > 25
     for name in names:
         module, _, attribute = name.rpartition(".")

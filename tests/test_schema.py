@@ -16,6 +16,8 @@ SIZES = {
     "score_k": 3, "y": 2, "x": 3, "cluster": 4, "rank": 3, "channel": 3, "draw": 5,
 }  # fmt: skip
 TABLE = {
+    "y": ("y",),
+    "x": ("x",),
     "features": ("pattern", "latent"),
     "components": ("pattern", "component"),
     "explained_variance": ("component",),
@@ -227,6 +229,6 @@ def test_results_open_with_xarray_as_the_design_says(tmp_path):
     fill(tmp_path, RESULTS)
     with xr.open_zarr(tmp_path, consolidated=False) as dataset:
         assert {name: dataset[name].dims for name in dataset.variables} == TABLE
-        assert set(dataset.coords) == {"k", "score_k"}
+        assert set(dataset.coords) == {"k", "score_k", "y", "x"}
         assert dataset["labels"].dtype == np.int32
         assert dataset["reconstruction_error"].attrs["units"] == "nat"

@@ -137,7 +137,7 @@ def test_links_in_a_store_lead_no_write_elsewhere(small_run, tmp_path, quick, na
         ("a: !!python/object/apply:os.mkdir [{mark}]", "could not determine a constructor"),
         ("a: !!python/name:os.mkdir", "could not determine a constructor"),
         ("a: &a [1]\nb: *a", "aliases"),
-        ("quality: all\nquality: none", "key 'quality' stands twice"),
+        ("quality: all\nquality: none", "key 'quality' is given twice"),
     ],
 )
 def test_a_configuration_executes_nothing_and_loses_nothing(tmp_path, text, message):

@@ -1,12 +1,14 @@
 """`run.log`: what was announced while a run was made, segmented and evaluated, with time and level, in its folder.
 
-A command appends to it. It is begun when the folder holds something of a run, so that what is refused leaves nothing.
+A command appends to it, once the folder holds something of a run, and where it holds a finished one, once the command
+changes that: what is refused leaves nothing, and a finished run as it was to the byte.
 Nothing depends on it: where it cannot be written, as on a full disk, the work goes on without it.
 """
 
 import logging
 import os
 import platform
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ from pathlib import Path
 
 from laue_dask import __version__
 from laue_dask.io.output_paths import write_atomically
-from laue_dask.pipeline.record import LOG_FILE, STAGE_LOGGER
+from laue_dask.pipeline.record import LOG_FILE, RECORD_FILE, STAGE_LOGGER
 from laue_dask.runtime import interruption
 from laue_dask.runtime.progress import LINE_INTERVAL_S, Advance, Progress, Tally
 from laue_dask.runtime.safe_text import printable
@@ -37,6 +39,7 @@ class RunLog(logging.Handler):
         self._waiting: list[str] = []
         self._left = MAX_FILE_BYTES
         self._begun = False
+        self._finished = _state(folder)
         self._writing = threading.Lock()
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -50,10 +53,18 @@ class RunLog(logging.Handler):
         with self._writing, suppress(OSError):
             self._put(f"{timestamp()}  {level:7s}  {text}\n")
 
-    def finish(self) -> None:
-        """Write what waits, if there is a run by now."""
+    def finish(self, *, failed: bool) -> None:
+        """Write what waits, if there is a run by now.
+
+        Of a command that failed, a finished run that it left as it was keeps nothing, and neither does a folder in
+        which it has left nothing else.
+        """
         with self._writing, suppress(OSError):
+            if not failed:
+                self._finished = None
             self._put("")
+            if failed and self._begun and not _holds_a_run(self._path.parent):
+                self._path.unlink()
 
     def _put(self, line: str) -> None:
         self._left -= len(line.encode())
@@ -62,13 +73,14 @@ class RunLog(logging.Handler):
         elif self._left + len(line.encode()) >= 0:
             self._waiting.append(f"{timestamp()}  warning  more than {MAX_FILE_BYTES:,} bytes: the rest is left out\n")
         if not self._begun:
+            if self._finished is not None and _state(self._path.parent) == self._finished:
+                return
             if not _holds_a_run(self._path.parent):
                 return
             _halve(self._path)
             self._begun = True
         if self._waiting:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write("".join(self._waiting))
+            _append(self._path, "".join(self._waiting))
             self._waiting.clear()
 
 
@@ -129,7 +141,7 @@ def logged(command: str, progress: Progress, *folders: Path) -> Iterator[NotedPr
         )
         for logger in loggers:
             logger.addHandler(log)
-    ending = "info", "done"
+    ending, failed = ("info", "done"), False
     try:
         yield NotedProgress(progress, logs)
     except BaseException as error:
@@ -138,14 +150,31 @@ def logged(command: str, progress: Progress, *folders: Path) -> Iterator[NotedPr
             if interruption.is_interruption(error)
             else str(error) or type(error).__name__
         )
-        ending = "error", told
+        ending, failed = ("error", told), True
         raise
     finally:
         for log in logs:
             for logger in loggers:
                 logger.removeHandler(log)
             log.write(*ending)
-            log.finish()
+            log.finish(failed=failed)
+
+
+def _state(folder: Path) -> tuple[int, int] | None:
+    """What tells the record of a finished run from the one that takes its place; None where there is no such run."""
+    try:
+        found = (folder / RECORD_FILE).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _append(path: Path, text: str) -> None:
+    """Append to a file; a link is not followed, and a pipe, which nobody may read, is left alone."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    with os.fdopen(os.open(path, flags, 0o666), "a", encoding="utf-8") as file:
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.write(text)
 
 
 def _holds_a_run(folder: Path) -> bool:

@@ -208,7 +208,7 @@ def test_evaluate_takes_a_file_its_arrays_or_one_of_them(copied_run, small_scan,
         ({"domains": np.zeros((8, 9))}, "truth: has 'domains': domain, angle, edge are known"),
         ({}, "truth: has neither `domain` nor `angle`"),
         ({"domain": np.full((8, 9), "a")}, "numbers were expected"),
-        ("nowhere.npz", "nowhere.npz: no such file"),
+        ("nowhere.npz", "nowhere.npz: there is no such file"),
     ],
 )
 def test_a_truth_that_does_not_fit_is_refused_in_one_line(run, on_workers, truth, words):
@@ -258,7 +258,7 @@ def test_a_run_that_lost_its_scan_still_shows_its_maps_and_tables(copied_run, sm
     assert leading["file"].str.endswith(".tif").all()
     assert run.regions["stage_y0_um"].tolist() == ld.open_run(small_run).regions["stage_y0_um"].tolist()
     for ask in (lambda: run.frame(0, 0), lambda: run.pattern(0, 0), lambda: run.mean_frame(run.valid)):
-        with pytest.raises(InputError, match="is gone"):
+        with pytest.raises(InputError, match="has gone"):
             ask()
 
 

@@ -127,7 +127,7 @@ def test_a_worker_with_too_little_memory_is_refused_with_both_numbers(scan, pack
     if need <= 0.95 * limit - 1:
         require_memory(planned, limit)
     elif need > 0.95 * limit:
-        with pytest.raises(ConfigError, match=r"raise cluster\.memory") as caught:
+        with pytest.raises(ConfigError, match=r"raise workers\.memory") as caught:
             require_memory(planned, limit)
         text = str(caught.value)
         assert f"{need / 2**30:.2f} GiB" in text

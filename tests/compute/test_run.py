@@ -418,7 +418,7 @@ def test_a_block_that_always_kills_its_worker_ends_with_its_number(workers, monk
         time.sleep(0.3)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(ComputeError, match=r"block 0: 3 workers died with it, .* raise cluster\.memory"):
+    with pytest.raises(ComputeError, match=r"block 0: 3 workers died with it, .* raise workers\.memory"):
         run_blocks(tasks_of(kill, 1), client=workers.client)
     assert marks(marked) == {0: 3}
     workers.client.wait_for_workers(workers.count, timeout=60)
@@ -562,7 +562,7 @@ def test_a_mapped_item_that_always_kills_its_worker_ends(workers, monkeypatch):
         time.sleep(0.3)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(ComputeError, match=r"2 workers died with the same task, .* raise cluster\.memory"):
+    with pytest.raises(ComputeError, match=r"2 workers died with the same task, .* raise workers\.memory"):
         map_tasks(kill, [1], (), client=workers.client)
     workers.client.wait_for_workers(workers.count, timeout=60)
 

@@ -14,7 +14,7 @@ from laue_dask.io.deadline import ReadTimeoutError, call_with_deadline
 @pytest.fixture(autouse=True)
 def allowed(monkeypatch):
     """A short deadline, and nothing that hung before."""
-    for name, value in (("_deadline_s", 0.2), ("_in_a_row", 0), ("_hung", []), ("LOOK_S", 0.05)):
+    for name, value in (("_deadline_s", 0.2), ("_in_a_row", 0), ("_hung", []), ("POLL_INTERVAL_S", 0.05)):
         monkeypatch.setattr(deadline, name, value)
 
 
@@ -44,7 +44,7 @@ def test_a_call_within_a_call_has_a_reader_of_its_own():
 
 def test_a_call_that_hangs_is_left_behind_in_time(hanging):
     begun = time.monotonic()
-    with pytest.raises(ReadTimeoutError, match=r"^was not read within 0\.2 s \(cluster\.read_deadline\)$"):
+    with pytest.raises(ReadTimeoutError, match=r"^was not read within 0\.2 s \(workers\.read_deadline\)$"):
         call_with_deadline(hanging, "x")
     assert time.monotonic() - begun < 5
     assert call_with_deadline(lambda: 7, "x") == 7

@@ -267,7 +267,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(beamtime):
     assert "run      a: 4 files" in text
     assert "asked for again" in text
     assert "done     b" in text
-    with pytest.raises(InputError, match="--again nope: no such scan"):
+    with pytest.raises(InputError, match="--again nope: there is no such scan"):
         list(plan_night(beamtime.root, beamtime.config(), again=["nope"]))
     assert beamtime.night() == 0
     assert beamtime.times_run == {"a": 1, "b": 1}

@@ -389,7 +389,7 @@ def test_run_is_evaluated_with_the_scan_that_it_was_made_of(own_run, small_run, 
     with pytest.raises(InputError, match="is not the scan that"):
         folders.scan_of(own_run, other)
     shutil.rmtree(own_run / "scan.zarr")
-    with pytest.raises(InputError, match="is gone"):
+    with pytest.raises(InputError, match="has gone"):
         folders.scan_of(own_run, moved)
 
 

@@ -43,7 +43,9 @@ def test_a_worker_with_too_little_memory_is_refused_with_both_numbers(command, s
     outcome = command("plan", small_scan, "--config", file)
     assert outcome.code == 2
     (line,) = outcome.complaints
-    assert re.search(rf"a worker needs [\d.]+ GiB for a task of '\w+', with a limit of {limit / 2**30:.2f} GiB", line)
+    assert re.search(
+        rf"a worker needs [\d.]+ GiB for a task of '\w+', but with a limit of {limit / 2**30:.2f} GiB", line
+    )
 
 
 @pytest.mark.parametrize("source", ["nowhere", "nowhere.zarr"])

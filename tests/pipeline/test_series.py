@@ -179,7 +179,10 @@ def test_run_takes_several_scans(command, parts, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("sections", "complaint"),
-    [({"encoder": {"extractor": "pixels"}}, "learns from each scan"), ({"clustering": {"smoothing": 1.0}}, "one scan")],
+    [
+        ({"encoder": {"extractor": "pixels"}}, "learns from each scan"),
+        ({"clustering": {"smoothing": 1.0}}, "single scan"),
+    ],
 )
 def test_what_makes_no_sense_for_several_scans_is_refused(parts, quick, tmp_path, sections, complaint):
     with pytest.raises(ConfigError, match=complaint):

@@ -66,7 +66,7 @@ def test_a_record_that_tells_no_grid_is_no_obstacle(run, monkeypatch, caplog):
 def test_every_object_is_held_against_a_receipt(small_run):
     found = verify.verify(small_run, progress=QUIET)
     # but for the three receipts themselves, and the record, which have their own checksum in them
-    assert found.objects == len(objects(small_run)) - 4
+    assert found.objects == len(objects(small_run)) - 5
 
 
 def test_damage_of_any_object_is_found_by_verify_and_by_reading(run):
@@ -140,7 +140,10 @@ def test_what_is_damaged_is_listed_with_what_to_do_and_exit_code_1(run, command)
     outcome = command("verify", run)
     assert outcome.code == 1
     lines = outcome.out.splitlines()
-    assert f"{shard}: is missing: remove {run / 'scan.zarr'}, then `laue-dask run`" in outcome.out
+    assert (
+        f"{shard}: is missing: remove {run / 'scan.zarr'}, then the same `laue-dask run` command makes it again"
+        in outcome.out
+    )
     assert f"{run / 'plots' / 'scores.png'}: has 1 bytes" in outcome.out
     assert f"{run / 'notes.txt'}: was not written by laue-dask" in lines
     assert lines[-1].endswith("2 damaged")
