@@ -6,6 +6,7 @@ that does not end the command in a few seconds, as on a file system that does no
 Nothing heavy is imported here, for what is imported first cannot be interrupted in order.
 """
 
+import math
 import os
 import random
 import signal
@@ -26,20 +27,26 @@ CLEANUP_TIMEOUT_S = 4.25
 POLL_INTERVAL_S = 0.2
 """Time between two looks whether the command ends."""
 
+ACKNOWLEDGED_S = 1.0
+"""Time for which word of a signal may come after the command has acknowledged it: another thread can be told first."""
+
 PROCESS_STATUS_FILE = Path("/proc/self/status")
 
 HANDLED_SIGNALS = signal.SIGINT, signal.SIGTERM
 
 _waited_s = 0.0
+_acknowledged_at = -math.inf
 
-_begun, _over, _heard = threading.Event(), threading.Event(), threading.Event()
-"""Whether the command was told to end in order; whether it has ended; whether it has taken note of a signal."""
+_begun, _over = threading.Event(), threading.Event()
+"""Whether the command was told to end in order; whether it has ended."""
 
 
 def exit_at_once() -> None:
     """Let an interruption end the process with its line, from now on."""
-    for event in (_begun, _over, _heard):
-        event.clear()
+    global _acknowledged_at
+    _acknowledged_at = -math.inf
+    _begun.clear()
+    _over.clear()
     signal.signal(signal.SIGTERM, _leave)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not under nohup
         signal.signal(signal.SIGINT, _leave)
@@ -54,7 +61,8 @@ def exit_at_once() -> None:
 
 def acknowledge() -> None:
     """Note that a command ends in its own way after a signal, so that it is not ended by force."""
-    _heard.set()
+    global _acknowledged_at
+    _acknowledged_at = time.monotonic()
 
 
 def expect_exit(waited_s: float = 0.0) -> None:
@@ -96,12 +104,9 @@ def _force_exit(woken: int) -> None:
     """End the command if it does not end by itself in time, whatever its main thread waits for."""
     told, since = False, 0.0
     while not _over.wait(POLL_INTERVAL_S):
-        noted = _heard.is_set()
-        if noted:
-            _heard.clear()
         with suppress(BlockingIOError):
             told |= bool(set(os.read(woken, 4096)) & set(HANDLED_SIGNALS))
-        told &= not noted
+        told &= time.monotonic() - _acknowledged_at > ACKNOWLEDGED_S
         if not (told or _begun.is_set() or _pending()):
             since = 0.0
         elif not since:

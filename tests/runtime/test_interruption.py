@@ -109,3 +109,23 @@ def test_what_fails_after_a_command_has_ended_is_not_told():
     code += "atexit.register(lambda: 1 / 0); main.main([])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+ACKNOWLEDGED = """
+import os, signal, time
+from laue_dask.runtime import interruption
+
+interruption.CLEANUP_TIMEOUT_S = 0.5
+interruption.exit_at_once()
+interruption.acknowledge()
+time.sleep(3 * interruption.POLL_INTERVAL_S)
+os.write(signal.set_wakeup_fd(-1), bytes([signal.SIGTERM]))
+time.sleep(2)
+print("goes on", flush=True)
+os._exit(0)
+"""
+
+
+def test_word_of_a_signal_that_comes_after_its_acknowledgement_ends_nothing_by_force():
+    done = subprocess.run([sys.executable, "-c", ACKNOWLEDGED], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "goes on\n", "")
