@@ -47,8 +47,8 @@ class LabelPlot:
         if keywords or labels.dims != ("y", "x") or "k" not in labels.coords:
             return self._plain.plot(ax=ax, **keywords) if ax is not None else self._plain.plot(**keywords)
         from laue_dask.api.plots import map_on, shown
+        from laue_dask.io.coordinates import MapScale
         from laue_dask.report import maps
-        from laue_dask.report.canvas import MapScale
 
         k = int(labels["k"])
         values = np.nan_to_num(labels.values, nan=-1).astype(np.int32)

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from laue_dask.errors import InputError
+from laue_dask.io.coordinates import MapScale
 from laue_dask.report import canvas, maps
 from laue_dask.report import grains as grain_figures
 from laue_dask.report import plots as figures
@@ -62,7 +63,7 @@ class Plots:
         if ax is None:
             return shown(figures.label_map(results, k))
         labels = results["labels"].sel(k=k).values
-        map_on(ax, labels.shape, f"K = {k}", canvas.MapScale.of(results))
+        map_on(ax, labels.shape, f"K = {k}", MapScale.of(results))
         maps.paint_labels(ax, labels, k)
         if (delegates := figures.marked_delegates(results, k)) is not None:
             maps.mark_delegates(ax, delegates)
@@ -77,7 +78,7 @@ class Plots:
         if ax is None:
             return shown(figures.pca_map(results, k))
         rgb = results["pca_rgb"].sel(k=k).values
-        map_on(ax, rgb.shape[:2], f"K = {k}, PCA labeler", canvas.MapScale.of(results))
+        map_on(ax, rgb.shape[:2], f"K = {k}, PCA labeler", MapScale.of(results))
         maps.paint_colours(ax, rgb, results["labels"].sel(k=k).values >= 0)
         return ax
 
@@ -130,7 +131,7 @@ class Plots:
         if ax is None:
             return shown(figures.direct_colouring(results))
         rgb = results["direct_rgb"].values
-        map_on(ax, rgb.shape[:2], "Direct colouring", canvas.MapScale.of(results))
+        map_on(ax, rgb.shape[:2], "Direct colouring", MapScale.of(results))
         maps.paint_colours(ax, rgb, self._run.valid.values)
         return ax
 
@@ -180,7 +181,7 @@ class Plots:
         if ax is None:
             return shown(grain_figures.grain_map(results))
         grain = results["grain"].values
-        map_on(ax, grain.shape, "Grains by neighbourhood", canvas.MapScale.of(results))
+        map_on(ax, grain.shape, "Grains by neighbourhood", MapScale.of(results))
         maps.paint_labels(ax, grain, int(grain.max()) + 1)
         grain_figures.draw_boundaries(ax, grain)
         return ax
@@ -231,7 +232,7 @@ class Plots:
         return results
 
 
-def map_on(ax: Axes, shape: tuple[int, ...], title: str, scale: canvas.MapScale) -> None:
+def map_on(ax: Axes, shape: tuple[int, ...], title: str, scale: MapScale) -> None:
     """Make axes those of a map (ny, nx)."""
     ny, nx = shape
     canvas.lay_out_map(ax, (ny, nx), _box_of(ax), scale)
@@ -239,7 +240,7 @@ def map_on(ax: Axes, shape: tuple[int, ...], title: str, scale: canvas.MapScale)
 
 
 def _scalar_on(ax: Axes, values: xr.DataArray, title: str) -> Axes:
-    map_on(ax, values.shape, title, canvas.MapScale.of(values.to_dataset(name="values")))
+    map_on(ax, values.shape, title, MapScale.of(values.to_dataset(name="values")))
     image, beyond = maps.paint_scalar(ax, values.values, _box_of(ax).width)
     ax.figure.colorbar(image, ax=ax, extend="max" if beyond else "neither")
     return ax

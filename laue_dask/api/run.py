@@ -318,7 +318,7 @@ class Run:
         >>> run = open_run("runs/scan0001")  # doctest: +SKIP
         >>> run.segment(k=12).plot.labels(12)  # doctest: +SKIP
         """
-        from laue_dask.pipeline import pipeline
+        from laue_dask.pipeline import segmenting
 
         said = {"k": k_values(k), "estimator": estimator, "components": components}
         given = overrides(**said)
@@ -327,7 +327,7 @@ class Run:
         changes = tables.merged_changes(config, given)
         folder = None if out is None else path_of(out)
         with keeping_log_levels():
-            pipeline.segment(
+            segmenting.segment(
                 self.path,
                 changes,
                 command=command or as_typed("Run.segment", self.path, **said, sweep=sweep, out=folder),
@@ -369,10 +369,12 @@ class Run:
         """
         import pandas as pd
 
-        from laue_dask.pipeline import pipeline
+        from laue_dask.pipeline import evaluating
 
         with keeping_log_levels():
-            rows = pipeline.evaluate(self.path, tables.truth_of(truth), workers=workers, progress=progress_of(progress))
+            rows = evaluating.evaluate(
+                self.path, tables.truth_of(truth), workers=workers, progress=progress_of(progress)
+            )
         return pd.DataFrame(rows)
 
     def verify(self, *, sources: bool = False, progress: Progress | bool | None = None) -> "Verification":
@@ -409,7 +411,7 @@ class Run:
 
     def _picture(self) -> str:
         """Direct colouring as a small PNG, transparent where there is no pattern."""
-        from laue_dask.report.canvas import MapScale
+        from laue_dask.io.coordinates import MapScale
         from laue_dask.report.thumbnails import fit_to_side
 
         opacity = np.where(self.valid.values, 255, 0).astype(np.uint8)

@@ -1,8 +1,10 @@
 """Coordinates of a map's rows and columns: micrometres where the stage's positions are known, else points. Pure."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
 UM = "µm"
@@ -96,17 +98,60 @@ def _axis(values: NDArray[np.float64], *, along: int) -> NDArray[np.float64] | N
         return np.round(middle / SHARPNESS_UM) * SHARPNESS_UM if len(known) else None
     if len(known) < 2:
         return None
-    # The median of the slopes between all pairs of neighbours stands a few lines that are off.
-    step = float(np.median(np.diff(middle) / np.diff(known)))
-    if step == 0:
+    slope, start = np.polyfit(known.astype(float), middle, 1)
+    if abs(slope) < SHARPNESS_UM:
         return None
-    first = float(np.median(middle - step * known))
-    even = first + step * np.arange(count)
+    even: NDArray[np.float64] = start + slope * np.arange(count)
     spread = np.abs(lines - even[:, None])[np.isfinite(lines)]
     off_line = float(np.abs(middle - even[known]).max())
-    if off_line > MAX_OFF_LINE_STEPS * abs(step) or float(spread.max()) > MAX_SPREAD_STEPS * abs(step):
+    if off_line > MAX_OFF_LINE_STEPS * abs(slope) or float(spread.max()) > MAX_SPREAD_STEPS * abs(slope):
         return None
-    slope, start = np.polyfit(known.astype(float), middle, 1)
-    fitted: NDArray[np.float64] = start + slope * np.arange(count)
-    rounded: NDArray[np.float64] = np.round(fitted / SHARPNESS_UM) * SHARPNESS_UM
+    rounded: NDArray[np.float64] = np.round(even / SHARPNESS_UM) * SHARPNESS_UM
     return rounded
+
+
+@dataclass(frozen=True)
+class MapScale:
+    """What the points of a map are apart along its axes.
+
+    Attributes
+    ----------
+    first, step
+        Coordinates (y, x) of the first point, and from one point to the next.
+    units
+        Of these; empty where points are counted.
+    """
+
+    first: tuple[float, float] = (0.0, 0.0)
+    step: tuple[float, float] = (1.0, 1.0)
+    units: str = ""
+
+    @classmethod
+    def of(cls, results: xr.Dataset) -> "MapScale":
+        """Return the coordinates of a run's results; points where they have none in micrometres."""
+        if not {"y", "x"} <= set(results.coords) or {results[name].attrs.get("units") for name in "yx"} != {UM}:
+            return cls()
+        return cls.of_coordinates(*(Coordinate(results[name].values, UM, name) for name in "yx"))
+
+    @classmethod
+    def of_coordinates(cls, y: Coordinate, x: Coordinate) -> "MapScale":
+        """Return what coordinates have for a map; a line is as wide as its points are apart along it."""
+        steps = [float(one.values[-1] - one.values[0]) / max(1, len(one.values) - 1) for one in (y, x)]
+        if y.units != UM or not any(steps):
+            return cls()
+        along = [step or abs(other) for step, other in zip(steps, steps[::-1], strict=True)]
+        return cls((float(y.values[0]), float(x.values[0])), (along[0], along[1]), UM)
+
+    def at(self, y: float, x: float) -> tuple[float, float]:
+        """Return the coordinates (y, x) of a point, rounded to a nanometre where they are micrometres."""
+        values = [first + step * place for first, step, place in zip(self.first, self.step, (y, x), strict=True)]
+        return round(values[0], 3), round(values[1], 3)
+
+    @property
+    def aspect(self) -> float:
+        """Height of a point over its width."""
+        return abs(self.step[0] / self.step[1]) if self.units else 1.0
+
+
+COUNTED = MapScale()
+"""Of a map whose points are counted."""

@@ -11,7 +11,6 @@ from typing import cast
 
 import matplotlib
 import numpy as np
-import xarray as xr
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -21,10 +20,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator
 from matplotlib.transforms import blended_transform_factory, offset_copy
-from numpy.typing import NDArray
 from PIL import Image
 
-from laue_dask.io.coordinates import UM
+from laue_dask.io.coordinates import COUNTED, MapScale
 
 DPI = 150
 TEXT_PT, SMALL_TEXT_PT, TITLE_PT = 8.5, 7.5, 11.0
@@ -55,53 +53,6 @@ def cluster_colours(k: int) -> ListedColormap:
     order = np.arange(k) * stride % k
     cold, warm = (matplotlib.colormaps[name](0.95 * order / (k - 1)) for name in ("viridis", "plasma"))
     return ListedColormap(np.where((order % 2 == 0)[:, None], cold, warm))
-
-
-@dataclass(frozen=True)
-class MapScale:
-    """What the points of a map are apart along its axes.
-
-    Attributes
-    ----------
-    first, step
-        Coordinates (y, x) of the first point, and from one point to the next.
-    units
-        Of these; empty where points are counted.
-    """
-
-    first: tuple[float, float] = (0.0, 0.0)
-    step: tuple[float, float] = (1.0, 1.0)
-    units: str = ""
-
-    @classmethod
-    def of(cls, results: xr.Dataset) -> "MapScale":
-        """Return the coordinates of a run's results; points where they have none in micrometres."""
-        if not {"y", "x"} <= set(results.coords) or {results[name].attrs.get("units") for name in "yx"} != {UM}:
-            return cls()
-        return cls.of_coordinates(results["y"].values, results["x"].values)
-
-    @classmethod
-    def of_coordinates(cls, y: NDArray[np.float64], x: NDArray[np.float64]) -> "MapScale":
-        """Return evenly spaced coordinates y (ny,) and x (nx,) in micrometres; a line is as wide as its points."""
-        steps = [float(one[-1] - one[0]) / max(1, len(one) - 1) for one in (y, x)]
-        if not any(steps):
-            return cls()
-        along = [step or abs(other) for step, other in zip(steps, steps[::-1], strict=True)]
-        return cls((float(y[0]), float(x[0])), (along[0], along[1]), UM)
-
-    def at(self, y: float, x: float) -> tuple[float, float]:
-        """Return the coordinates (y, x) of a point, rounded to a nanometre where they are micrometres."""
-        values = [first + step * place for first, step, place in zip(self.first, self.step, (y, x), strict=True)]
-        return round(values[0], 3), round(values[1], 3)
-
-    @property
-    def aspect(self) -> float:
-        """Height of a point over its width."""
-        return abs(self.step[0] / self.step[1]) if self.units else 1.0
-
-
-COUNTED = MapScale()
-"""Of a map whose points are counted."""
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from laue_dask.grains import regions
+from laue_dask.io.coordinates import MapScale
 from laue_dask.report import canvas, maps
-from laue_dask.report.canvas import INK_COLOUR, SMALL_TEXT_PT, TEXT_PT, MapScale
+from laue_dask.report.canvas import INK_COLOUR, SMALL_TEXT_PT, TEXT_PT
 from laue_dask.report.densities import cluster_densities, component_ranges
 
 N_DENSITY_CLUSTERS, N_DENSITY_COMPONENTS, N_DENSITY_BINS = 5, 8, 40

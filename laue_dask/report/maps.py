@@ -11,8 +11,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
+from laue_dask.io.coordinates import COUNTED, MapScale
 from laue_dask.report import canvas
-from laue_dask.report.canvas import COUNTED, INK_COLOUR, SMALL_TEXT_PT, TEXT_PT, Box, MapScale
+from laue_dask.report.canvas import INK_COLOUR, SMALL_TEXT_PT, TEXT_PT, Box
 
 UNUSABLE_LABEL = "no usable pattern"
 SPARSE_MAP_SHARE = 0.25

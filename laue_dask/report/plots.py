@@ -19,9 +19,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from laue_dask.io.coordinates import MapScale
 from laue_dask.io.output_paths import write_atomically
 from laue_dask.report import canvas, grains, maps
-from laue_dask.report.canvas import INK_COLOUR, SMALL_TEXT_PT, TEXT_PT, MapScale
+from laue_dask.report.canvas import INK_COLOUR, SMALL_TEXT_PT, TEXT_PT
 from laue_dask.report.html import MAX_GALLERY_DELEGATES
 from laue_dask.segmentation.selection import band
 

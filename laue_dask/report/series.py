@@ -12,8 +12,9 @@ import xarray as xr
 from matplotlib.colors import to_hex
 from numpy.typing import NDArray
 
+from laue_dask.io.coordinates import MapScale
 from laue_dask.io.output_paths import write_atomically
-from laue_dask.report.canvas import MISSING_COLOUR, MapScale, cluster_colours
+from laue_dask.report.canvas import MISSING_COLOUR, cluster_colours
 from laue_dask.report.html import MAX_TABLE_ROWS, facts_list, page
 from laue_dask.report.thumbnails import colour_labels, fit_to_side
 from laue_dask.runtime.safe_text import escape

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from laue_dask.io import results as io_results
-from laue_dask.report.canvas import MISSING_COLOUR, MapScale, cluster_colours
+from laue_dask.io.coordinates import MapScale
+from laue_dask.report.canvas import MISSING_COLOUR, cluster_colours
 
 MAX_THUMBNAIL_SIDE_PX = 140
 """Longest side in pixels; small maps are enlarged by whole numbers, so that points stay squares."""

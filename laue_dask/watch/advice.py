@@ -7,7 +7,7 @@ import numpy as np
 from laue_dask.config import ClusteringConfig
 from laue_dask.grains.neighbourhood import NeighbourhoodGrains
 from laue_dask.grains.regions import Region, propose, quarter
-from laue_dask.report.canvas import COUNTED, MapScale
+from laue_dask.io.coordinates import COUNTED, MapScale
 from laue_dask.segmentation import scores
 from laue_dask.segmentation.seeding import distinct_rows, sample_kmeans, sample_rows
 from laue_dask.watch.preview import Maps

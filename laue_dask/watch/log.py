@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from laue_dask.io.coordinates import UM
 from laue_dask.io.output_paths import write_atomically
 from laue_dask.io.source_identity import State
 
@@ -37,7 +38,7 @@ class Entry:
     unexplained
         See `encoder.losses.unexplained`; None where it was not computed.
     position
-        Stage coordinates (y, x) of the frame's header; None where there are none.
+        Stage coordinates (y, x) in micrometres of the frame's header; None where there are none.
     """
 
     file: str
@@ -76,7 +77,7 @@ class Log:
     def __init__(self, folder: Path, *, width: int, key: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._lines, self._features, self._width = folder / ENTRIES_FILE, folder / FEATURES_FILE, width
-        header = {"key": key, "width": width}
+        header = {"key": key, "width": width, "position_units": UM}
         found, whole = _read(self._lines, header)
         row = 4 * width
         there = self._features.stat().st_size // row if self._features.is_file() else 0

@@ -1,4 +1,4 @@
-"""The loop of a watch: it looks at the folder, takes frames in, draws maps, writes ahead, and calls `pipeline.run`.
+"""The loop of a watch: it looks at the folder, takes frames in, draws maps, writes ahead, and calls `single_scan.run`.
 
 Three things go on at once. This thread lists the folder, reads frames, reduces and encodes them; a second draws the
 maps; a third does what takes seconds: it finds the unusable pixels, writes blocks of the scan store, scores K. All of
@@ -20,7 +20,6 @@ from threading import Event
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from laue_dask.config import Config, ScanConfig
 from laue_dask.errors import ComputeError, InputError, LaueDaskError, StoreError
@@ -29,7 +28,7 @@ from laue_dask.features.drift import Drift
 from laue_dask.features.encode import Network
 from laue_dask.features.extractors import Extractor
 from laue_dask.io import deadline
-from laue_dask.io.coordinates import UM, coordinates_of
+from laue_dask.io.coordinates import COUNTED, MapScale, coordinates_of
 from laue_dask.io.deadline import Call
 from laue_dask.io.file_kinds import is_frame
 from laue_dask.io.frames import FrameRef
@@ -39,15 +38,14 @@ from laue_dask.io.path_patterns import is_pattern
 from laue_dask.io.placement import Placement
 from laue_dask.io.receipts import drop_receipts
 from laue_dask.io.source_identity import State
-from laue_dask.pipeline import pipeline
 from laue_dask.pipeline import record as records
+from laue_dask.pipeline import single_scan
 from laue_dask.pipeline.folders import check_folder
 from laue_dask.pipeline.record import Record
 from laue_dask.pipeline.run_log import logged
 from laue_dask.pipeline.stages import extraction, frame_placement, ingest
 from laue_dask.pipeline.stages.scan_source import require_growing
 from laue_dask.report import canvas
-from laue_dask.report.canvas import COUNTED, MapScale
 from laue_dask.report.maps import label_figure, rgb_figure
 from laue_dask.runtime import interruption
 from laue_dask.runtime.progress import Progress
@@ -148,12 +146,12 @@ def watch(
     Returns
     -------
     Record
-        Of `pipeline.run` on the finished scan.
+        Of `single_scan.run` on the finished scan.
 
     Raises
     ------
     LaueDaskError
-        See `pipeline.run`.
+        See `single_scan.run`.
     """
     if config.scan.shape is None:
         raise InputError("`watch` needs the scan's shape before the scan is measured: give --shape NY NX")
@@ -183,7 +181,7 @@ def watch(
             raise
         final = watcher.finish()
     try:
-        record = pipeline.run(origin, folder, final, command=command, progress=progress)
+        record = single_scan.run(origin, folder, final, command=command, progress=progress)
     except BaseException as error:
         watcher.failed(error)
         raise
@@ -372,7 +370,7 @@ class Watcher:
             raise ComputeError(self._files.problem)
 
     def finish(self) -> Config:
-        """Leave the folder to `pipeline.run`; the configuration for it."""
+        """Leave the folder to `single_scan.run`; the configuration for it."""
         self._ahead.finish()
         with self._tolerating_full_disk():
             self.write("finishing")
@@ -524,26 +522,17 @@ class Watcher:
         errors = np.array([entry.unexplained for entry in self._log.entries[:rows]], dtype=np.float32)
         drift = Drift.between(errors, self._reference)
         try:
-            placed = self._locate(refs).pattern
+            placement = self._locate(refs)
         except InputError as error:
             return _Refreshed(self._shown.maps if self._shown else None, rows, drift, str(error), time.time())
-        row = self._log.rows([str(ref) for ref in refs])
+        placed, row = placement.pattern, self._log.rows([str(ref) for ref in refs])
         known = np.flatnonzero((row >= 0) & (row < rows) & (placed >= 0))
         known = known[np.argsort(placed[known])]
-        self._scale = self._scale_of(refs, placed)
+        self._scale = MapScale.of_coordinates(*coordinates_of(self._shape, placement.position, min_known=0.0))
         maps = self._preview.update(self._log.features()[:rows], row[known], placed[known], k)
         if maps is not None:
             self._draw(maps)
         return _Refreshed(maps, rows, drift, "", time.time())
-
-    def _scale_of(self, refs: Sequence[FrameRef], placed: NDArray[np.int64]) -> MapScale:
-        """Of the map, by the stage positions that are known so far."""
-        position = np.full((self._points, 2), np.nan)
-        for place, pair in zip(placed.tolist(), self._log.positions([str(ref) for ref in refs]), strict=True):
-            if pair is not None and place >= 0:
-                position[place] = pair
-        y, x = coordinates_of(self._shape, position, min_known=0.0)
-        return MapScale.of_coordinates(y.values, x.values) if y.units == UM else COUNTED
 
     def _draw(self, maps: Maps) -> None:
         where = maps.where(self._shape)

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
 
+from laue_dask.io.coordinates import COUNTED, Coordinate, MapScale
 from laue_dask.report import canvas
 
 # Machado, Oliveira and Fernandes (2009), severity 1, in linear RGB
@@ -98,7 +99,7 @@ def test_a_map_that_is_not_to_scale_says_so():
 
 def test_maps_in_micrometres_have_their_numbers_a_scale_bar_and_the_aspect_of_their_steps():
     y, x = 6000 - 8.0 * np.arange(12), 1234.5 + 3.5 * np.arange(20)
-    scale = canvas.MapScale.of_coordinates(y, x)
+    scale = MapScale.of_coordinates(Coordinate(y, "µm", "stage y"), Coordinate(x, "µm", "stage x"))
     assert (scale.step, scale.units, scale.aspect) == ((-8.0, 3.5), "µm", 8 / 3.5)
     figure, axes, _ = canvas.map_figure((12, 20), title="", facts="", key=(1, 1), gap=0.2, scale=scale)
     assert axes.get_xlabel() == "x (µm)"
@@ -116,7 +117,7 @@ def test_maps_in_micrometres_have_their_numbers_a_scale_bar_and_the_aspect_of_th
 
 def test_maps_of_points_have_neither_units_nor_a_scale_bar():
     results = xr.Dataset(coords={name: (name, np.arange(3.0), {"units": "1"}) for name in ("y", "x")})
-    assert canvas.MapScale.of(results) == canvas.MapScale.of(xr.Dataset()) == canvas.COUNTED
+    assert MapScale.of(results) == MapScale.of(xr.Dataset()) == COUNTED
     _, axes, _ = canvas.map_figure((3, 4), title="", facts="", key=(1, 1), gap=0.2)
     assert not axes.lines
     assert axes.get_xlabel() == "x (scan point)"

@@ -86,3 +86,13 @@ def test_what_a_full_disk_does_not_take_leaves_nothing_behind(tmp_path, monkeypa
     for found in (log, Log(tmp_path, width=WIDTH, key="key")):
         assert found.entries == [entry(0), entry(1), entry(3)]
         assert found.features()[:, 0].tolist() == [0, 1, 3]
+
+
+def test_a_log_whose_positions_have_no_units_is_made_again(tmp_path):
+    log = Log(tmp_path, width=2, key="k")
+    log.add([Entry("a", "a", 1, 2, 0.5, 0.0, None, (6000.0, 1234.5))], np.zeros((1, 2), np.float32))
+    assert Log(tmp_path, width=2, key="k").positions(["a"]) == [(6000.0, 1234.5)]
+    lines = (tmp_path / ENTRIES_FILE).read_text().splitlines(keepends=True)
+    header = {name: value for name, value in json.loads(lines[0]).items() if name != "position_units"}
+    (tmp_path / ENTRIES_FILE).write_text("".join([json.dumps(header) + "\n", *lines[1:]]))
+    assert not Log(tmp_path, width=2, key="k").entries

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from laue_dask.grains import regions
 from laue_dask.grains.neighbourhood import NeighbourhoodGrains
 from laue_dask.io import block_reader
-from laue_dask.io.coordinates import UM
+from laue_dask.io.coordinates import MapScale
 from laue_dask.io.output_paths import write_atomically
 from laue_dask.io.results import ResultsWriter
 from laue_dask.io.scan_store import ScanStore
@@ -168,13 +168,9 @@ def write_tables(
 
 def _stage(dataset: xr.Dataset, y: float, x: float) -> Row:
     """Stage coordinates of a place on the map, which may lie between points; empty where they are not known."""
-    found: Row = {}
-    for name, place in (("y", y), ("x", x)):
-        known = name in dataset.coords and dataset[name].attrs.get("units") == UM
-        values = dataset[name].values if known else np.empty(0)
-        at = float(np.interp(place, np.arange(len(values)), values)) if known else ""
-        found[f"stage_{name}_um"] = at
-    return found
+    scale = MapScale.of(dataset)
+    at = scale.at(y, x) if scale.units else ("", "")
+    return {"stage_y_um": at[0], "stage_x_um": at[1]}
 
 
 def _stage_box(dataset: xr.Dataset, region: regions.Region) -> Row:
