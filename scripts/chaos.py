@@ -56,8 +56,8 @@ from laue_dask.io.geometry import resolve_grid
 from laue_dask.io.journal import Journal
 from laue_dask.io.lock import locked_folder
 from laue_dask.io.scan_store import ScanStore
-from laue_dask.pipeline import pipeline, verify
 from laue_dask.pipeline import record as records
+from laue_dask.pipeline import single_scan, verify
 from laue_dask.runtime.progress import QuietProgress
 
 QUIET = QuietProgress()
@@ -123,13 +123,13 @@ def threads_only() -> Iterator[None]:
 def run(frames: Path, folder: Path) -> None:
     """What `laue-dask run` does, on threads of this process."""
     with threads_only():
-        pipeline.run(str(frames), folder, config(scan={"shape": SHAPE}), command="chaos", progress=QUIET)
+        single_scan.run(str(frames), folder, config(scan={"shape": SHAPE}), command="chaos", progress=QUIET)
 
 
 def run_on_workers(frames: Path, folder: Path, workers: int = 2) -> None:
     """What `laue-dask run` does, on worker processes."""
     given = config(scan={"shape": SHAPE}, workers={"count": workers, "gpu": "never", "memory": "2GiB"})
-    pipeline.run(str(frames), folder, given, command="chaos", progress=QUIET)
+    single_scan.run(str(frames), folder, given, command="chaos", progress=QUIET)
 
 
 def forked(work: Callable[[], Any], log: Path) -> int:
@@ -310,7 +310,7 @@ class Chaos:
 
     def worker_kills(self, wanted: int) -> None:
         """Kill random workers while runs work; each run must end with the same bytes."""
-        get_mp_context().set_forkserver_preload(["laue_dask.pipeline.pipeline"])
+        get_mp_context().set_forkserver_preload(["laue_dask.pipeline.single_scan"])
         while (count := sum(trial["kills"] for trial in self.known("worker_kill"))) < wanted:
             rng = self.random("worker_kill", count)
             folder = self.out / "workers"

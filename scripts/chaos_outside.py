@@ -44,7 +44,7 @@ from laue_dask.io import lock as io_lock
 from laue_dask.io.frames import discover, frame_info, load
 from laue_dask.io.lock import locked_folder
 from laue_dask.io.scan_store import ScanStore
-from laue_dask.pipeline import pipeline, series
+from laue_dask.pipeline import series, single_scan
 from laue_dask.runtime import interruption
 
 SHAPE = (6, 8)
@@ -81,7 +81,7 @@ def run(frames: Path, folder: Path, store: bool) -> None:
     """What `laue-dask run` does, on threads of this process."""
     given = config(scan={"shape": SHAPE, "store_frames": store})
     with threads_only():
-        pipeline.run(str(frames), folder, given, command="chaos", progress=QUIET)
+        single_scan.run(str(frames), folder, given, command="chaos", progress=QUIET)
 
 
 def bytes_of(folder: Path) -> dict[str, str]:
@@ -516,7 +516,7 @@ def _run_hanging(frames: Path, folder: Path, names: set[str]) -> None:
     interruption.raise_on_interrupt()
     given = config(scan={"shape": SHAPE}, workers={"read_deadline": DEADLINE_S})
     with threads_only():
-        pipeline.run(str(frames), folder, given, command="chaos", progress=QUIET)
+        single_scan.run(str(frames), folder, given, command="chaos", progress=QUIET)
 
 
 # Rights, errors, quota, files that grow, kills of a series

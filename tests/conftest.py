@@ -207,9 +207,9 @@ def small_scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_run(small_scan: Path, quick: Callable[..., Config], workers: Workers) -> Path:
     """Finished run of `small_scan`; not to be changed."""
-    from laue_dask.pipeline import pipeline
+    from laue_dask.pipeline import single_scan
 
     folder = small_scan.parent / "run"
     with _all_on(workers):
-        pipeline.run(str(small_scan), folder, quick(quality="all"), command="test", progress=QuietProgress())
+        single_scan.run(str(small_scan), folder, quick(quality="all"), command="test", progress=QuietProgress())
     return folder

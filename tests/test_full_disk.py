@@ -11,7 +11,7 @@ import pytest
 import zarr
 
 from laue_dask.errors import DiskFullError, SpaceError
-from laue_dask.pipeline import disk_space, pipeline
+from laue_dask.pipeline import disk_space, single_scan
 from laue_dask.pipeline.stages import drawing, ingest, scoring
 from laue_dask.pipeline.verify import verify
 from laue_dask.runtime.progress import QuietProgress
@@ -60,7 +60,7 @@ def test_a_disk_that_fills_up_is_named_and_the_run_goes_on(disk, small_scan, sma
     ))  # fmt: skip
     config, folder = quick(quality="all"), disk / "run"
     with pytest.raises(DiskFullError) as caught:
-        pipeline.run(str(small_scan), folder, config, command="test", progress=QUIET)
+        single_scan.run(str(small_scan), folder, config, command="test", progress=QUIET)
     text = str(caught.value)
     assert text.startswith(str(folder))
     assert re.search(rf"no space left on the disk at {disk} \([\d.]+ (bytes|MB) of [\d.]+ MB are free\)", text), text
@@ -68,7 +68,7 @@ def test_a_disk_that_fills_up_is_named_and_the_run_goes_on(disk, small_scan, sma
     assert not (folder / "run.json").exists()
     filler[0].unlink()
     monkeypatch.undo()
-    pipeline.run(str(small_scan), folder, config, command="test", progress=QUIET)
+    single_scan.run(str(small_scan), folder, config, command="test", progress=QUIET)
     assert not verify(folder, progress=QUIET).findings
     ours, theirs = (zarr.open_group(one / "results.zarr", mode="r") for one in (folder, small_run))
     for name in ("features", "labels"):
@@ -78,7 +78,7 @@ def test_a_disk_that_fills_up_is_named_and_the_run_goes_on(disk, small_scan, sma
 def test_what_cannot_fit_is_refused_before_anything_is_begun(disk, small_scan, quick, workers):
     fill(disk, 200_000)
     with pytest.raises(SpaceError, match=rf"needs [\d.]+ MB, the disk at {disk} has [\d.]+ MB free"):
-        pipeline.run(
+        single_scan.run(
             str(small_scan), disk / "run", quick(quality="all"), command="test", progress=QUIET, workers=workers
         )
     assert [path.name for path in disk.iterdir()] == ["filler"]

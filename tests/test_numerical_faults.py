@@ -15,7 +15,7 @@ from laue_dask.commands import answers
 from laue_dask.errors import ExitCode, InputError
 from laue_dask.features import batches
 from laue_dask.features import inference as encoder
-from laue_dask.pipeline import pipeline
+from laue_dask.pipeline import segmenting, single_scan
 from laue_dask.runtime.progress import QuietProgress
 
 
@@ -25,7 +25,7 @@ def store(small_run, tmp_path):
 
 
 def segmented(source, folder, config):
-    return pipeline.run(str(source), folder, config, command="test", progress=QuietProgress())
+    return single_scan.run(str(source), folder, config, command="test", progress=QuietProgress())
 
 
 def results(folder):
@@ -55,7 +55,7 @@ def test_patterns_whose_features_are_no_numbers_are_set_aside(store, tmp_path, q
     assert capsys.readouterr().err.count(reason) == 2
     assert reason in (folder / "report.html").read_text(encoding="utf-8")
     assert json.loads((folder / "run.json").read_text())["n_set_aside"] == 2
-    pipeline.segment(folder, {"clustering": {"k": [4]}}, command="segment", progress=QuietProgress())
+    segmenting.segment(folder, {"clustering": {"k": [4]}}, command="segment", progress=QuietProgress())
     for label_map in results(folder)["labels"].values:  # those of `run` and of `segment`
         assert set(np.flatnonzero(label_map.ravel() < 0)) == set(odd)
     components = results(folder)["components"].values
@@ -147,7 +147,9 @@ def test_more_clusters_than_distinct_patterns_are_left_out_and_told(alike, tmp_p
     assert [len(set(labels[i::3])) for i in range(3)] == [1, 1, 1]
     assert len(set(labels)) == 3
     assert "left out" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
-    again = pipeline.segment(tmp_path / "run", {"clustering": {"k": [2, 7]}}, command="test", progress=QuietProgress())
+    again = segmenting.segment(
+        tmp_path / "run", {"clustering": {"k": [2, 7]}}, command="test", progress=QuietProgress()
+    )
     assert (again["k"], len(again["warnings"])) == ([2, 3], 1)  # what is there already is kept
     assert again["warnings"][0].startswith("K = 7: left out")
     only = quick(scan={"shape": (3, 4)}, clustering={"k": (7,), "score_k": (9, 9)})

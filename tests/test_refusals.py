@@ -12,8 +12,8 @@ import pytest
 from laue_dask.errors import InputError
 from laue_dask.io.lock import locked_folder
 from laue_dask.io.receipts import drop_receipts
-from laue_dask.pipeline import pipeline, verify
 from laue_dask.pipeline import record as records
+from laue_dask.pipeline import segmenting, single_scan, verify
 from laue_dask.pipeline.stages import scoring, segmentation, specimen, tables
 from laue_dask.runtime.progress import QuietProgress
 
@@ -45,7 +45,7 @@ def place(small_scan, quick, workers, tmp_path_factory):
     """A folder with a finished run, `RUN`, the frames that it was made of, and what refused commands name."""
     folder = tmp_path_factory.mktemp("refusals")
     shutil.copytree(small_scan, folder / "frames")
-    pipeline.run(
+    single_scan.run(
         str(folder / "frames"), folder / "RUN", quick(quality="all"), command="test", progress=QUIET, workers=workers
     )
     shutil.copytree(folder / "RUN" / "scan.zarr", folder / "store.zarr")
@@ -193,8 +193,10 @@ def test_what_is_refused_late_leaves_a_finished_run_as_it_was(place, quick, monk
     before = state(place)
     changed = quick(quality="all", encoder={"extractor": "pixels"})
     calls = {
-        "run": lambda: pipeline.run(str(place / "frames"), place / "RUN", changed, command="test", progress=QUIET),
-        "segment": lambda: pipeline.segment(place / "RUN", {"clustering": {"k": (5,)}}, command="test", progress=QUIET),
+        "run": lambda: single_scan.run(str(place / "frames"), place / "RUN", changed, command="test", progress=QUIET),
+        "segment": lambda: segmenting.segment(
+            place / "RUN", {"clustering": {"k": (5,)}}, command="test", progress=QUIET
+        ),
     }
     with pytest.raises(InputError, match="too late"):
         calls[verb]()
@@ -210,16 +212,16 @@ def test_a_changed_run_that_is_killed_leaves_the_finished_one(
     changed = quick(quality="all", encoder={"extractor": "pixels"})
     monkeypatch.setattr(segmentation, "segment", lambda *_, **__: 1 // 0)
     with pytest.raises(ZeroDivisionError):
-        pipeline.run(str(small_scan), folder, changed, command="test", progress=QUIET, workers=workers)
+        single_scan.run(str(small_scan), folder, changed, command="test", progress=QUIET, workers=workers)
     monkeypatch.undo()
     assert (folder / "results.zarr.part").is_dir()
     assert before.items() <= state(folder).items()
     found = verify.verify(folder, progress=QUIET)
     assert not found.findings
     assert "another run was begun there and is not finished" in found.notes[0]
-    pipeline.segment(folder, {"clustering": {"k": (4,)}}, command="test", progress=QUIET)
+    segmenting.segment(folder, {"clustering": {"k": (4,)}}, command="test", progress=QUIET)
     assert (folder / "results.zarr.part").is_dir()
-    record = pipeline.run(str(small_scan), folder, changed, command="test", progress=QUIET, workers=workers)
+    record = single_scan.run(str(small_scan), folder, changed, command="test", progress=QUIET, workers=workers)
     assert record.patterns.get("encode", 0) == 0
     assert not list(folder.glob("*.part"))
     assert not verify.verify(folder, progress=QUIET).findings
@@ -257,7 +259,7 @@ def test_another_estimator_leaves_what_is_there_in_a_folder_beside_or_says_what_
     before = state(place / "RUN")
     changes = {"clustering": {"estimator": "gmm"}}
     with caplog.at_level(logging.INFO, "laue_dask"):
-        made = pipeline.segment(place / "RUN", changes, command="test", progress=QUIET, out=tmp_path / "gmm")
+        made = segmenting.segment(place / "RUN", changes, command="test", progress=QUIET, out=tmp_path / "gmm")
     assert not _warned(caplog)
     assert state(place / "RUN") == before
     assert made["config"]["clustering"]["estimator"] == "gmm"
@@ -265,11 +267,11 @@ def test_another_estimator_leaves_what_is_there_in_a_folder_beside_or_says_what_
     assert not found.findings
     assert not found.foreign
     with caplog.at_level(logging.INFO, "laue_dask"):
-        again = pipeline.segment(tmp_path / "gmm", {"clustering": {"k": (7,)}}, command="test", progress=QUIET)
+        again = segmenting.segment(tmp_path / "gmm", {"clustering": {"k": (7,)}}, command="test", progress=QUIET)
     assert set(again["k"]) == {*made["k"], 7}
     assert not _warned(caplog)
     with caplog.at_level(logging.INFO, "laue_dask"):
-        pipeline.segment(tmp_path / "gmm", {"clustering": {"estimator": "kmeans"}}, command="test", progress=QUIET)
+        segmenting.segment(tmp_path / "gmm", {"clustering": {"estimator": "kmeans"}}, command="test", progress=QUIET)
     [line] = _warned(caplog)
     assert line.startswith(f"the earlier segmentations, K = {', '.join(map(str, again['k']))}, are out of date")
     assert line.endswith("To keep them, stop now and give another --out")
@@ -282,7 +284,7 @@ def test_a_damaged_shard_of_frames_that_no_run_reads_any_more_gets_a_line(small_
     content = bytearray(shard.read_bytes())
     content[len(content) // 3] ^= 4
     shard.write_bytes(content)
-    record = pipeline.run(str(small_scan), folder, quick(quality="all"), command="test", progress=QUIET)
+    record = single_scan.run(str(small_scan), folder, quick(quality="all"), command="test", progress=QUIET)
     [line] = [one.text for one in record.warnings if one.subject == "frames"]
     assert "1 of its" in line
 

@@ -10,7 +10,7 @@ from distributed import Client
 
 from laue_dask.compute import cluster
 from laue_dask.compute.cluster import Workers
-from laue_dask.pipeline import pipeline, segmenting
+from laue_dask.pipeline import segmenting, single_scan
 from laue_dask.pipeline.stages import reduction
 from laue_dask.runtime.progress import QuietProgress
 
@@ -34,7 +34,7 @@ def test_results_do_not_depend_on_workers_threads_or_blocks(
     store = shutil.copytree(small_run / "scan.zarr", tmp_path / "scan.zarr")
     shutil.rmtree(store / "reduced")
     config = quick(quality="all")
-    pipeline.run(str(store), tmp_path / "run", config, command="test", progress=QuietProgress())
+    single_scan.run(str(store), tmp_path / "run", config, command="test", progress=QuietProgress())
     ours, theirs = (zarr.open_group(folder / "results.zarr", mode="r") for folder in (tmp_path / "run", small_run))
     assert ours["features"].chunks[0] == block
     assert theirs["features"].chunks[0] == 32

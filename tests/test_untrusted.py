@@ -21,7 +21,7 @@ from laue_dask.features.architecture import Architecture
 from laue_dask.io.frames import FrameRef, read_frame
 from laue_dask.io.receipts import Receipts
 from laue_dask.io.scan_store import ScanStore
-from laue_dask.pipeline import pipeline
+from laue_dask.pipeline import single_scan
 from laue_dask.pipeline.stages.evaluation import read_truth
 from laue_dask.pipeline.verify import verify
 from laue_dask.runtime.progress import QuietProgress
@@ -127,7 +127,7 @@ def test_links_in_a_store_lead_no_write_elsewhere(small_run, tmp_path, quick, na
     before = {path: path.stat().st_mtime_ns for path in outside.rglob("*")}
     config = quick(recipe={"clip_sigma": 5.0})
     with pytest.raises(StoreError, match=f"{name} is a link to another place"):
-        pipeline.run(str(store), tmp_path / "run", config, command="test", progress=QuietProgress())
+        single_scan.run(str(store), tmp_path / "run", config, command="test", progress=QuietProgress())
     assert {path: path.stat().st_mtime_ns for path in outside.rglob("*")} == before
 
 

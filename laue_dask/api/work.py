@@ -21,7 +21,7 @@ from laue_dask.api.run import Run
 from laue_dask.api.scan import Scan
 from laue_dask.compute import cluster
 from laue_dask.config import Config, Order
-from laue_dask.pipeline import pipeline, planning, series
+from laue_dask.pipeline import planning, series, single_scan
 from laue_dask.pipeline.stages import ingest as ingesting
 from laue_dask.runtime.progress import Progress
 
@@ -138,7 +138,7 @@ def run(
     }
     found, name, folder = _begun(config, said), _source(source), path_of(out)
     with keeping_log_levels():
-        pipeline.run(
+        single_scan.run(
             name,
             folder,
             found,

@@ -28,7 +28,7 @@ from laue_dask.compute.cluster import Workers
 from laue_dask.config import Config, validate
 from laue_dask.errors import BusyError, InputError, LaueDaskError, SpaceError
 from laue_dask.io.output_paths import disk_full_error, is_disk_full
-from laue_dask.pipeline import pipeline
+from laue_dask.pipeline import single_scan
 from laue_dask.pipeline.stages.extraction import extractor_of
 from laue_dask.report.thumbnails import write_thumbnails
 from laue_dask.runtime.bars import RichProgress
@@ -131,7 +131,7 @@ def _logged_answer(job: dict[str, Any], kept: _KeptWorkers) -> dict[str, Any]:
 def _run(job: dict[str, Any], config: Config, kept: _KeptWorkers, progress: RichProgress) -> dict[str, Any]:
     folder = Path(job["out"])
     workers = kept.of(config)
-    record = pipeline.run(
+    record = single_scan.run(
         job["source"], folder, config, command=job["command"], progress=progress, again=True, workers=workers
     ).as_json()
     names = ("n_patterns", "n_set_aside", "scan_shape", "k", "suggested_k", "m_pca", "warnings")

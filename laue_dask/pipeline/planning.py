@@ -25,7 +25,7 @@ def plan_run(origin: str, folder: Path, config: Config, *, seconds: float = PROB
     Parameters
     ----------
     origin
-        As `pipeline.run` takes it.
+        As `single_scan.run` takes it.
     folder
         Of the run, on whose disk there must be room; it is not made.
     seconds

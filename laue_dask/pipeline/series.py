@@ -48,7 +48,7 @@ def run(
     Parameters
     ----------
     sources
-        As `pipeline.run` takes them.
+        As `single_scan.run` takes them.
     folder
         Of the series; the run of each scan is a folder in it, named after its source.
     config
@@ -56,7 +56,7 @@ def run(
     command
         The command as typed, for the records.
     again
-        As `pipeline.run` takes it.
+        As `single_scan.run` takes it.
 
     Returns
     -------
@@ -66,7 +66,7 @@ def run(
     Raises
     ------
     LaueDaskError
-        As `pipeline.run`, or the configuration does not make sense for several scans.
+        As `single_scan.run`, or the configuration does not make sense for several scans.
     """
     names = names_of(sources)
     _check(folder, config)

@@ -220,9 +220,9 @@ def test_the_record_reads_back_equal_to_what_was_written(tmp_path, small_scan, q
     written = []
     usual = records.write
     monkeypatch.setattr(records, "write", lambda folder, values: (written.append(values), usual(folder, values)))
-    from laue_dask.pipeline import pipeline
+    from laue_dask.pipeline import single_scan
 
-    record = pipeline.run(str(small_scan), tmp_path / "run", quick(quality="all"))
+    record = single_scan.run(str(small_scan), tmp_path / "run", quick(quality="all"))
     assert records.load(tmp_path / "run") == record
     assert records.load(tmp_path / "run").as_json() == written[-1]
     run = ld.Run(tmp_path / "run").segment(k=4, progress=False)

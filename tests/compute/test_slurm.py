@@ -22,7 +22,7 @@ from laue_dask.compute.run import run_blocks
 from laue_dask.config import dump
 from laue_dask.errors import ComputeError
 from laue_dask.io import results
-from laue_dask.pipeline import pipeline
+from laue_dask.pipeline import single_scan
 from laue_dask.runtime.progress import QuietProgress
 
 # Workers cannot import a test module: what it defines travels with the tasks.
@@ -161,7 +161,7 @@ def test_a_run_over_tls_places_gpu_work_on_gpu_workers_and_ends_as_at_home(small
                 client.sync(let_in, stranger)
         placed = Placed(client.cluster.scheduler)
         client.cluster.scheduler.add_plugin(placed)
-        pipeline.run(
+        single_scan.run(
             str(small_scan), tmp_path / "run", config, command="test", progress=QuietProgress(), workers=running
         )
         wait_for_running(client, 3)
@@ -205,7 +205,7 @@ def test_workers_that_reach_the_end_of_their_time_are_replaced_and_the_run_ends_
 
     config = quick(workers=batch(lifetime="15s"), quality="all")
     meddling = Meddling("components", until_all_are_replaced)
-    pipeline.run(str(small_scan), tmp_path / "run", config, command="test", progress=meddling)
+    single_scan.run(str(small_scan), tmp_path / "run", config, command="test", progress=meddling)
     assert len(first) == 3
     assert same(tmp_path / "run", at_home)
     assert not alive()
@@ -243,7 +243,7 @@ def test_a_run_that_loses_half_of_its_jobs_ends_as_at_home(small_scan, quick, at
         lost.extend(alive()[::2])
         called("scancel", *lost)
 
-    pipeline.run(
+    single_scan.run(
         str(small_scan),
         tmp_path / "run",
         config,

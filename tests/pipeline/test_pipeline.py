@@ -20,7 +20,7 @@ from laue_dask.io.geometry import acquisition
 from laue_dask.io.journal import Journal
 from laue_dask.io.lock import locked_folder
 from laue_dask.io.scan_store import ScanStore
-from laue_dask.pipeline import folders, pipeline
+from laue_dask.pipeline import evaluating, folders, segmenting, single_scan
 from laue_dask.pipeline.stages import reduction
 from laue_dask.runtime.progress import QuietProgress
 
@@ -50,7 +50,7 @@ CONTRACT = {
 
 
 def segmented(source, folder, config):
-    return pipeline.run(str(source), folder, config, command="test", progress=QuietProgress())
+    return single_scan.run(str(source), folder, config, command="test", progress=QuietProgress())
 
 
 def results(folder):
@@ -405,8 +405,8 @@ def test_a_run_has_one_owner(small_run, tmp_path, quick):
     with locked_folder(folder, "laue-dask run elsewhere"):
         commands = (
             lambda: segmented(folder / "scan.zarr", folder, quick()),
-            lambda: pipeline.segment(folder, {"clustering": {"k": [3]}}, command="b", progress=QuietProgress()),
-            lambda: pipeline.evaluate(folder, tmp_path / "truth.npz", workers=1, progress=QuietProgress()),
+            lambda: segmenting.segment(folder, {"clustering": {"k": [3]}}, command="b", progress=QuietProgress()),
+            lambda: evaluating.evaluate(folder, tmp_path / "truth.npz", workers=1, progress=QuietProgress()),
         )
         for command in commands:
             with pytest.raises(InputError, match=r"in use by process .*`laue-dask run elsewhere`"):

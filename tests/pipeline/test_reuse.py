@@ -15,7 +15,7 @@ from laue_dask.features import weights
 from laue_dask.features.architecture import ARCHITECTURES
 from laue_dask.features.network import build
 from laue_dask.io.results import ResultsWriter
-from laue_dask.pipeline import analysis, pipeline, reuse, segmenting
+from laue_dask.pipeline import analysis, reuse, segmenting, single_scan
 from laue_dask.pipeline import record as records
 from laue_dask.pipeline.reuse import Reuse, Stage, differences
 from laue_dask.pipeline.stages import segmentation
@@ -48,7 +48,7 @@ def again(own_run, small_scan, quick, on_workers, monkeypatch, caplog):
         caplog.clear()
         config = quick(**{"quality": "all", **sections})
         with caplog.at_level(logging.INFO, "laue_dask"):
-            record = pipeline.run(str(small_scan), own_run, config, command="test", progress=QuietProgress())
+            record = single_scan.run(str(small_scan), own_run, config, command="test", progress=QuietProgress())
         lines = [one.getMessage() for one in caplog.records if one.name == "laue_dask.pipeline.reuse"]
         return record, dict(line.split(": ", 1) for line in lines)
 
@@ -146,7 +146,7 @@ def test_another_k_is_made_beside_those_that_are_kept(own_run, again, quick, tmp
     assert {said[stage] for stage in STAGES if stage != "segment"} == {"kept"}
     fresh = tmp_path / "fresh"
     config = quick(clustering={"k": (2, 3)}, quality="all")
-    pipeline.run(str(own_run / "scan.zarr"), fresh, config, command="test", progress=QuietProgress())
+    single_scan.run(str(own_run / "scan.zarr"), fresh, config, command="test", progress=QuietProgress())
     ours, theirs = (zarr.open_group(folder / "results.zarr", mode="r") for folder in (own_run, fresh))
     assert set(ours) == set(theirs)
     for name in theirs:
@@ -183,7 +183,7 @@ def test_another_recipe_in_a_shared_store_is_told_by_its_nearest(own_run, again,
     store = own_run / "scan.zarr"
     with caplog.at_level(logging.INFO, "laue_dask"):
         config = quick(recipe={"saturation_quantile": 0.999})
-        pipeline.run(str(store), tmp_path / "new", config, command="test", progress=QuietProgress())
+        single_scan.run(str(store), tmp_path / "new", config, command="test", progress=QuietProgress())
     told = [one.getMessage() for one in caplog.records if one.name == "laue_dask.pipeline.reuse"]
     assert told == ["reduce: again, recipe.saturation_quantile is 0.999, was 0.9995"]
 
@@ -234,7 +234,7 @@ def test_what_older_code_found_is_not_taken_for_new_after_segmenting_again(own_r
     monkeypatch.setitem(reuse.STAGE_VERSIONS, "grains", 2)
     monkeypatch.setitem(reuse.STAGE_VERSIONS, "segments", 2)
     before = files(own_run)["grains"]
-    pipeline.segment(own_run, {}, command="test", progress=QuietProgress())
+    segmenting.segment(own_run, {}, command="test", progress=QuietProgress())
     assert files(own_run)["grains"] != before
     _, told = again(clustering={"k": (3,)})
     assert told["grains"] == "kept"

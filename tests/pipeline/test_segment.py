@@ -11,8 +11,8 @@ import xarray as xr
 from laue_dask.config import load
 from laue_dask.features import inference as encoder
 from laue_dask.io.results import ResultsWriter
-from laue_dask.pipeline import pipeline, segmenting
 from laue_dask.pipeline import record as records
+from laue_dask.pipeline import segmenting, single_scan
 from laue_dask.pipeline.stages import segmentation
 from laue_dask.runtime.progress import QuietProgress
 
@@ -31,7 +31,7 @@ def chunks(folder: Path, name: str) -> dict[str, tuple[int, int]]:
 
 
 def segmented(folder: Path, sweep: bool | None = None, **sections: dict[str, object]) -> dict[str, object]:
-    return pipeline.segment(folder, sections, command="segment", sweep=sweep, progress=QUIET)
+    return segmenting.segment(folder, sections, command="segment", sweep=sweep, progress=QUIET)
 
 
 def told(folder: Path) -> dict[str, object]:
@@ -87,7 +87,7 @@ def test_another_k_leaves_features_scores_and_known_segmentations_as_they_are(ow
 def test_segment_gives_what_a_run_gives(own_run, small_scan, quick, tmp_path):
     changed = quick(clustering={"k": (4,), "seed": 3}, pca={"components": 5}, quality="all")
     again = shutil.copytree(own_run, tmp_path / "again")
-    pipeline.run(str(small_scan), again, changed, command="test", progress=QUIET)
+    single_scan.run(str(small_scan), again, changed, command="test", progress=QUIET)
     segmented(own_run, clustering={"k": (4,), "seed": 3}, pca={"components": 5})
     ours, theirs = results(own_run), results(again)
     assert set(ours.variables) == set(theirs.variables)

@@ -10,7 +10,7 @@ import xarray as xr
 from laue_dask.compute import cluster
 from laue_dask.errors import ConfigError, InputError
 from laue_dask.io.lock import locked_folder
-from laue_dask.pipeline import pipeline, series
+from laue_dask.pipeline import segmenting, series, single_scan
 from laue_dask.pipeline.describe import describe
 from laue_dask.pipeline.verify import verify
 from laue_dask.runtime.progress import QuietProgress
@@ -135,9 +135,9 @@ def test_a_list_of_scans_that_leads_elsewhere_is_refused_in_a_line(tmp_path, nam
 
 def test_what_is_for_one_scan_says_where_the_scans_of_a_series_are(grouped_run, small_scan, quick):
     with pytest.raises(InputError, match=rf"holds a series: give the folder of one of its scans, {grouped_run}/upper"):
-        pipeline.segment(grouped_run, {}, command="test", progress=QuietProgress())
+        segmenting.segment(grouped_run, {}, command="test", progress=QuietProgress())
     with pytest.raises(InputError, match="holds a series of scans: choose an empty or a new folder"):
-        pipeline.run(str(small_scan), grouped_run, quick(), command="test", progress=QuietProgress())
+        single_scan.run(str(small_scan), grouped_run, quick(), command="test", progress=QuietProgress())
     assert not (grouped_run / "run.json").exists()
 
 

@@ -12,8 +12,8 @@ from laue_dask.errors import LaueDaskError
 from laue_dask.features import weights
 from laue_dask.io import results as io_results
 from laue_dask.io.scan_store import ScanStore
-from laue_dask.pipeline import pipeline, verify
 from laue_dask.pipeline import record as records
+from laue_dask.pipeline import single_scan, verify
 from laue_dask.runtime.progress import QuietProgress
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
@@ -124,7 +124,7 @@ def test_what_describes_arrays_is_made_again_by_a_run(run, small_run, small_scan
     if not cut:
         path.unlink()
     assert verify.verify(run, progress=QUIET).findings
-    pipeline.run(str(small_scan), run, quick(quality="all"), command="test", progress=QUIET)
+    single_scan.run(str(small_scan), run, quick(quality="all"), command="test", progress=QUIET)
     assert not verify.verify(run, progress=QUIET).findings
     chaos.read_all(run)
     ours, theirs = (io_results.read(folder) for folder in (run, small_run))
@@ -164,7 +164,7 @@ def test_a_damaged_block_is_made_again_by_a_run(run, small_scan, quick, name, da
     block.write_bytes(damage(before))
     untouched = {path: path.stat().st_mtime_ns for path in block.parent.parent.rglob("*") if path.is_file()}
     assert [finding.path for finding in verify.verify(run, progress=QUIET).findings] == [block]
-    pipeline.run(str(small_scan), run, quick(quality="all"), command="test", progress=QUIET)
+    single_scan.run(str(small_scan), run, quick(quality="all"), command="test", progress=QUIET)
     assert block.read_bytes() == before
     assert not verify.verify(run, progress=QUIET).findings
     if name == "reduced":

@@ -19,7 +19,7 @@ from PIL import Image
 
 from laue_dask.errors import ComputeError, InputError
 from laue_dask.io.frames import FrameRef, read_frame
-from laue_dask.pipeline import pipeline, segmenting
+from laue_dask.pipeline import segmenting, single_scan
 from laue_dask.pipeline.stages import ingest
 from laue_dask.runtime.progress import QuietProgress
 from laue_dask.watch import folder, watcher
@@ -108,7 +108,7 @@ def assert_same(ours, theirs):
 
 
 def batch(source, run, config):
-    pipeline.run(str(source), run, config, command="run", progress=QuietProgress())
+    single_scan.run(str(source), run, config, command="run", progress=QuietProgress())
     return run
 
 

@@ -22,7 +22,7 @@ from laue_dask.io.journal import Journal
 from laue_dask.io.receipts import Receipts
 from laue_dask.io.results import ResultsWriter
 from laue_dask.io.scan_store import ScanStore
-from laue_dask.pipeline import folders, pipeline
+from laue_dask.pipeline import folders, single_scan
 from laue_dask.pipeline.reuse import Output
 from laue_dask.pipeline.stages import extraction, ingest, reduction
 from laue_dask.pipeline.stages.early_encoding import EarlyEncoder
@@ -304,7 +304,7 @@ def test_a_run_that_never_started_leaves_nothing_behind(many, tmp_path, workers)
     np.save(good, np.zeros(3))
     config = Config(scan=ScanConfig(shape=SHAPE), encoder=EncoderConfig(extractor="peaks"))
     with pytest.raises(InputError):
-        pipeline.run(str(many), tmp_path / "run", config, command="t", progress=QuietProgress(), workers=workers)
+        single_scan.run(str(many), tmp_path / "run", config, command="t", progress=QuietProgress(), workers=workers)
     assert not list((tmp_path / "run").glob("*.zarr*"))
 
 
@@ -319,5 +319,5 @@ def test_the_features_of_a_scan_too_small_are_removed_with_it(many, tmp_path, wo
             path.write_bytes(b"no image")
     config = Config(scan=ScanConfig(shape=SHAPE), encoder=EncoderConfig(extractor="peaks"))
     with pytest.raises(LaueDaskError, match="3 usable patterns"):
-        pipeline.run(str(many), tmp_path / "run", config, command="t", progress=QuietProgress(), workers=workers)
+        single_scan.run(str(many), tmp_path / "run", config, command="t", progress=QuietProgress(), workers=workers)
     assert not list((tmp_path / "run").glob("*.zarr*"))

@@ -13,7 +13,7 @@ from laue_dask.features.encode import Network
 from laue_dask.features.network import build
 from laue_dask.features.pixels import Pixels
 from laue_dask.io import results as io_results
-from laue_dask.pipeline import pipeline
+from laue_dask.pipeline import single_scan
 from laue_dask.pipeline.stages.extraction import drift_of, extractor_of, sample_of
 from laue_dask.pipeline.stages.specimen import SpecimenMap
 from laue_dask.runtime.progress import QuietProgress
@@ -82,7 +82,7 @@ def test_a_drift_is_measured_against_the_card(tmp_path):
 def test_a_run_with_another_extractor_is_whole_and_reconstructs_nothing(name, small_run, quick, tmp_path):
     config = quick(encoder={"extractor": name}, quality="all")
     source = json.loads((small_run / "run.json").read_text())["scan"]
-    record = pipeline.run(source, tmp_path / "run", config, command="test", progress=QuietProgress())
+    record = single_scan.run(source, tmp_path / "run", config, command="test", progress=QuietProgress())
     found = io_results.read(tmp_path / "run")
     assert found["features"].shape == (72, 256)
     assert np.isfinite(found["features"].values).all()
@@ -95,7 +95,7 @@ def test_a_run_with_another_extractor_is_whole_and_reconstructs_nothing(name, sm
     # Whatever the blocks, workers and order: the same bits as all patterns at once.
     before = found["features"].values
     (tmp_path / "again").mkdir()
-    pipeline.run(source, tmp_path / "again" / "run", config, command="test", progress=QuietProgress())
+    single_scan.run(source, tmp_path / "again" / "run", config, command="test", progress=QuietProgress())
     np.testing.assert_array_equal(io_results.read(tmp_path / "again" / "run")["features"].values, before)
 
 
