@@ -37,6 +37,7 @@ import dask
 import dask.array as da
 import numpy as np
 import torch
+from discrimination import nearest_mean_accuracy, neighbour_accuracy, smallest_resolved
 from numpy.typing import NDArray
 from torch import nn
 
@@ -52,7 +53,6 @@ from laue_dask.segmentation.clustering import nearest
 from laue_dask.segmentation.pca import IncrementalPCA
 from laue_dask.simulate.reduced import SIMULATION_VERSION, ReducedPairs, ReducedScan, reduced_pairs, reduced_scan
 from laue_dask.simulate.specimens import KINDS
-from laue_dask.training.discrimination import nearest_mean_accuracy, neighbour_accuracy, smallest_resolved
 
 Patterns = NDArray[np.uint8]
 Features = NDArray[np.float32]

@@ -3,7 +3,7 @@
 
 Usage: .venv/bin/python scripts/check_reconstruction.py [FRAME ...] [--encoder NAME] [--out FOLDER]
 
-Each frame is reduced, encoded and decoded; `laue_dask.training.fidelity` says what a peak is and when it survives. By
+Each frame is reduced, encoded and decoded; `fidelity.py` says what a peak is and when it survives. By
 default all published frames in $LAUE_DASK_DATA or ../shared/data are taken. A picture of pattern and reconstruction
 goes to FOLDER for each. Exit code 1 if less than 80 % of the 30 brightest peaks of a frame survive.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fidelity import MAX_PEAKS, Fidelity, fidelity, find_peaks
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -25,7 +26,6 @@ from laue_dask.features.network import Autoencoder
 from laue_dask.io.frames import FrameRef, read_frame
 from laue_dask.reduction.detector_mask import detector_mask
 from laue_dask.reduction.reduce import reduce_frames
-from laue_dask.training.fidelity import MAX_PEAKS, Fidelity, fidelity, find_peaks
 
 FORMATS = (".tif", ".tiff", ".mccd", ".edf", ".cbf")
 PROMISED = 0.8

@@ -1,18 +1,23 @@
-"""What README and documentation say is true: what they name is there, and their command lines are understood.
+"""What README and documentation say is true: what they name is there, and what they tell to type works.
 
-Command lines are not run: they are parsed by the real commands, with their options and kinds of values. Python is
-run, that of the tutorial when the documentation is built.
+Command lines of README and of the pages that need one machine are run, on scans of a few points; all others are parsed
+by the real commands, with their options and kinds of values. Python is run, that of the tutorial when the documentation
+is built.
 """
 
 import importlib
 import re
 import shlex
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+import fabio
+import h5py
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
@@ -91,6 +96,51 @@ def test_a_command_line_is_one_that_the_commands_take(where: str, words: list[st
     scripts = [ROOT / word for word in named if word.endswith(".py")]
     options = [word for word in words if word.startswith("--") and scripts]
     assert all(f'"{option}"' in scripts[0].read_text(encoding="utf-8") for option in options), options
+
+
+RUN_PAGES = ("README.md", "docs/howto/own_scan.md", "docs/howto/series.md", "docs/howto/watch.md")
+
+
+@pytest.mark.parametrize("page", RUN_PAGES)
+def test_command_lines_of_a_page_run_one_after_the_other(
+    page: str, small_scan: Path, command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _lay_out_sources(small_scan, tmp_path)
+    told = [words for where, words in COMMAND_LINES if where.startswith(f"{page}:") and words[0] == PROGRAM_NAME]
+    assert told
+    for words in told:
+        outcome = command(*_of_a_small_scan(words[1:], tmp_path))
+        assert outcome.code == 0, f"{' '.join(words)}: {outcome.err}"
+
+
+def _lay_out_sources(small_scan: Path, folder: Path) -> None:
+    """Put a scan of 8 × 9 points wherever the pages have one."""
+    frames = sorted(small_scan.glob("*.tif"))
+    for place, name in (
+        *(((f"data/sample/scan000{i}"), "img_{:05d}.tif") for i in (1, 2, 3)),
+        *((f"{where}/scan1", "img_{:05d}.tif") for where in ("cold", "warm", "hot")),
+        ("frames", "img_{:05d}.tif"),
+        ("", "img_{:05d}.tif"),
+    ):
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        for i, frame in enumerate(frames, start=1):
+            (folder / place / name.format(i)).symlink_to(frame)
+    (folder / "configs").symlink_to(ROOT / "configs")
+    shutil.copy(small_scan / "truth.npz", folder)
+    with h5py.File(folder / "eiger.h5", "w") as file:
+        file["entry/data/data"] = np.stack([fabio.open(str(frame)).data for frame in frames])
+
+
+def _of_a_small_scan(words: list[str], folder: Path) -> list[str]:
+    """Return the same words with the folder's data and the small scan's shape."""
+    found = [word.replace("/data/sample", str(folder / "data" / "sample")) for word in words]
+    if "--shape" in found:
+        at = found.index("--shape")
+        found[at + 1 : at + 3] = ["8", "9"]
+    if "--rows" in found:
+        found[found.index("--rows") + 1] = "0:4"
+    return found
 
 
 def test_commands_that_are_only_named_are_there() -> None:

@@ -6,10 +6,10 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -76,6 +76,7 @@ def run_checks(config: Config, folder: Path) -> Generator[Finding]:
         Where runs will be: on its disk a few megabytes are written, and removed again.
     """
     yield _found("versions", _versions)
+    yield _found("extras", _extras)
     yield _found("machine", _machine)
     yield _found("GPU", lambda: _gpu(config.workers))
     place = None
@@ -114,10 +115,29 @@ def _found(name: str, check: Callable[[], str]) -> Finding:
 
 
 def _versions() -> str:
+    wrong = _missing(requires("laue_dask") or (), extra="")
+    if wrong:
+        raise _Failed(f"{'; '.join(wrong)}: install laue_dask again, with its dependencies")
+    named = ", ".join(f"{name} {version(name)}" for name in VERSIONED_PACKAGES)
+    return f"laue_dask {__version__}, Python {platform.python_version()}, {named}"
+
+
+def _extras() -> str:
+    """Which extras are there; none of them is needed for a run."""
+    requirements = requires("laue_dask") or ()
+    said = []
+    for extra in sorted(metadata("laue_dask").get_all("Provides-Extra") or ()):
+        missing = _missing([text for text in requirements if "extra ==" in text], extra=extra)
+        said.append(f"{extra}: {', '.join(missing) if missing else 'complete'}")
+    return "; ".join(said)
+
+
+def _missing(requirements: Iterable[str], *, extra: str) -> list[str]:
+    """Of the requirements that are those of an extra, or of none, those that are not met."""
     wrong = []
-    for text in requires("laue_dask") or ():
+    for text in requirements:
         wanted = Requirement(text)
-        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+        if wanted.name == "laue_dask" or (wanted.marker is not None and not wanted.marker.evaluate({"extra": extra})):
             continue
         try:
             found = version(wanted.name)
@@ -126,10 +146,7 @@ def _versions() -> str:
             continue
         if not wanted.specifier.contains(found, prereleases=True):
             wrong.append(f"{wanted.name} {found}, needed {wanted.specifier}")
-    if wrong:
-        raise _Failed(f"{'; '.join(wrong)}: install laue_dask again, with its dependencies")
-    named = ", ".join(f"{name} {version(name)}" for name in VERSIONED_PACKAGES)
-    return f"laue_dask {__version__}, Python {platform.python_version()}, {named}"
+    return wrong
 
 
 def _machine() -> str:

@@ -25,7 +25,7 @@ def test_a_sound_machine_passes_every_check_and_nothing_is_left(command, place):
     assert all(line.startswith("pass  ") for line in lines)
     checked = [line[6:18].strip() for line in lines]
     assert checked == [
-        *("versions", "machine", "GPU", "storage", "locks", "cluster", "security", "workers"),
+        *("versions", "extras", "machine", "GPU", "storage", "locks", "cluster", "security", "workers"),
         *("shared", "scratch", "GPU workers", "run"),
     ]
     assert "120 simulated patterns in" in lines[-1]
@@ -43,6 +43,19 @@ def test_a_check_that_fails_says_what_to_do_and_the_command_ends_with_1(command,
     [failed] = [line for line in outcome.out.splitlines() if not line.startswith("pass  ")]
     assert failed.startswith("FAIL  versions     zarr 3")
     assert "needed >=99; nowhere-to-be-found is missing: install laue_dask again" in failed
+
+
+def test_extras_that_are_missing_are_named_and_fail_nothing(place, monkeypatch):
+    monkeypatch.setattr(doctor, "_cluster", lambda config, place: iter(()))
+    wanted = ["dask>=1", 'numpy>=99; extra == "docs"', 'nowhere-to-be-found; extra == "test"']
+    monkeypatch.setattr(doctor, "requires", lambda name: wanted)
+    found = {finding.name: finding for finding in doctor.run_checks(Config(), place)}
+    assert found["versions"].passed
+    assert found["extras"].passed
+    told = dict(part.split(": ") for part in found["extras"].said.split("; "))
+    assert told["benchmark"] == "complete"
+    assert told["docs"].endswith("needed >=99")
+    assert told["test"] == "nowhere-to-be-found is missing"
 
 
 def test_a_folder_that_cannot_be_written_to_ends_the_examination(tmp_path):

@@ -1,3 +1,8 @@
+"""`scripts/discrimination.py`: how well features tell patterns apart."""
+
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -5,7 +10,8 @@ from hypothesis import strategies as st
 from scipy.special import erf
 from sklearn.neighbors import KNeighborsClassifier
 
-from laue_dask.training.discrimination import nearest_mean_accuracy, neighbour_accuracy, smallest_resolved
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+from discrimination import nearest_mean_accuracy, neighbour_accuracy, smallest_resolved
 
 
 @settings(max_examples=20)

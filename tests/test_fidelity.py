@@ -1,9 +1,15 @@
+"""`scripts/fidelity.py`: which peaks of a pattern survive in its reconstruction."""
+
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from laue_dask.training.fidelity import Fidelity, fidelity, find_peaks
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+from fidelity import Fidelity, fidelity, find_peaks
 
 GRID = np.indices((128, 128))
 
