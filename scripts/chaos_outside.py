@@ -3,7 +3,7 @@
 that lie.
 
     scripts/chaos_outside.py OUT [--seed 0] [--changes 120] [--owners 160] [--hangs 60] [--headers 200]
-                                 [--rights 12] [--quotas 12] [--grown 12] [--series 6]
+                                 [--rights 12] [--quotas 12] [--grown 12] [--series 6] [--trainings 12]
 
 Every trial is a line of OUT/trials.jsonl with its seed; the same command goes on where it was stopped. A trial is wrong
 if its result is that of no scan that was there, if a process neither ends nor answers in time, if its memory grows
@@ -23,6 +23,7 @@ import resource
 import shutil
 import signal
 import struct
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -35,8 +36,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 import chaos
 import h5py
 import numpy as np
+import torch
 from chaos import QUIET, Chaos, config, content, done, end, forked, threads_only, waited
 from PIL import Image
+from safetensors.numpy import load_file
 
 from laue_dask.errors import FrameError, InputError, LaueDaskError
 from laue_dask.io import frames as io_frames
@@ -44,7 +47,7 @@ from laue_dask.io import lock as io_lock
 from laue_dask.io.frames import discover, frame_info, load
 from laue_dask.io.lock import locked_folder
 from laue_dask.io.scan_store import ScanStore
-from laue_dask.pipeline import series, single_scan
+from laue_dask.pipeline import learning, series, single_scan
 from laue_dask.runtime import interruption
 
 SHAPE = (6, 8)
@@ -240,7 +243,7 @@ class Outside(Chaos):
 
     def quotas(self, wanted: int) -> None:
         """A quota, or a limit of the size of files, is reached at some moment; then it is raised and the run ends."""
-        truth = self._truth()
+        truth = self._truth() if wanted else {}
         for number in range(len(self.known("quota")), wanted):
             rng = self.random("quota", number)
             folder, how = self.out / "limited", rng.choice(["EDQUOT", "EFBIG"])
@@ -261,7 +264,7 @@ class Outside(Chaos):
 
     def grown(self, wanted: int) -> None:
         """Frames are added to an HDF5 file while it is read: what is made is of the frames, or there is a line."""
-        truth = self._truth()
+        truth = self._truth() if wanted else {}
         for number in range(len(self.known("grown")), wanted):
             rng = self.random("grown", number)
             folder, path = self.out / "growing", self.out / "growing.h5"
@@ -316,6 +319,34 @@ class Outside(Chaos):
             )
             self._keep_wrong(ok, "series", number, folder)
 
+    def trainings(self, wanted: int) -> None:
+        """A training is killed, once or more often, and given again: its weights are those of an undisturbed one."""
+        stores, calm = [self.out / "training.zarr", self.out / "validation.zarr"], self.out / "calm.safetensors"
+        if wanted and not calm.exists():
+            for seed, store in enumerate(stores):
+                _simulate_training(store, seed)
+            if done(lambda: _train(stores, calm), self.log):
+                raise SystemExit(f"the undisturbed training failed: see {self.log}")
+        for number in range(len(self.known("training")), wanted):
+            rng = self.random("training", number)
+            folder, kills = self.out / "trained", rng.randint(1, 4)
+            shutil.rmtree(folder, ignore_errors=True)
+            out = folder / "mine.safetensors"
+            self.log.write_text("")
+            for _ in range(kills):
+                pid = forked(lambda o=out: _train(stores, o), self.log)
+                waited(pid, rng.uniform(0.2, 6.0))
+                end(pid)
+            finished = out.exists()
+            code = done(lambda o=out: _train(stores, o), self.log)
+            # Weights that are there already are not overwritten: that is refused.
+            same = out.exists() and _weights_of(out) == _weights_of(calm)
+            self.add(
+                "training", same and code == (2 if finished else 0), number=number, how=f"{kills} kills", code=code,
+                finished=finished, said=self._said(),
+            )  # fmt: skip
+            self._keep_wrong(same, "training", number, folder)
+
     def _truth(self) -> dict[str, str]:
         """Results of the first scan that nothing disturbed."""
         folder = self.out / "calm"
@@ -357,6 +388,7 @@ class Outside(Chaos):
             "hang": "readers that hang", "header": "headers that lie",
             "right": "frames that may not be read, input/output errors", "quota": "quota, limits of the size of files",
             "grown": "HDF5 files that grow while they are read", "series": "a series under kills",
+            "training": "a training under kills",
         }  # fmt: skip
         for kind, name in words.items():
             found = self.known(kind)
@@ -590,6 +622,28 @@ def _run_series(sources: list[str], folder: Path) -> None:
         series.run(sources, folder, given, command="chaos", progress=QUIET)
 
 
+def _simulate_training(store: Path, seed: int) -> None:
+    """Write a training store of one experiment, in a process of its own that starts workers."""
+    shutil.rmtree(store, ignore_errors=True)
+    options = ["--experiments", "1", "--seed", str(seed), "--binning", "4"]
+    words = [sys.executable, "-m", "laue_dask", "simulate", "training", str(store), *options]
+    subprocess.run(words, check=True, capture_output=True)
+
+
+def _train(stores: list[Path], out: Path) -> None:
+    """What `laue-dask train` does, with a small network that is kept after every step."""
+    out.parent.mkdir(exist_ok=True)
+    given = out.parent / "training.yaml"
+    layers = {"name": "small", "channels": [4, 8, 8, 8, 8], "latent": 16, "dropout": 0.2, "batch_norm": True}
+    given.write_text(json.dumps({"architecture": layers, "epochs": 3, "checkpoint_minutes": 0}))
+    torch.set_num_threads(1)
+    learning.train(stores[:1], stores[1], out, given, minutes=None, start=None, progress=QUIET)
+
+
+def _weights_of(path: Path) -> dict[str, bytes]:
+    return {name: value.tobytes() for name, value in load_file(path).items()}
+
+
 # Headers that lie
 
 
@@ -734,14 +788,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     counts = {
         "changes": 120, "owners": 160, "hangs": 60, "headers": 200, "rights": 12, "quotas": 12, "grown": 12,
-        "series": 6,
+        "series": 6, "trainings": 12,
     }  # fmt: skip
     for name, count in counts.items():
         parser.add_argument(f"--{name}", type=int, default=count, metavar="N", help=f"[{count}]")
     given = parser.parse_args()
     outside = Outside(given.out, given.seed)
     outside.prepare()
-    for name in ("headers", "owners", "rights", "quotas", "grown", "series", "hangs", "changes"):
+    for name in ("headers", "owners", "rights", "quotas", "grown", "series", "trainings", "hangs", "changes"):
         begun = time.monotonic()
         getattr(outside, name)(getattr(given, name))
         print(f"{name}: {time.monotonic() - begun:.0f} s", flush=True)
