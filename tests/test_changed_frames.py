@@ -124,7 +124,7 @@ def test_a_night_reads_frames_again_that_changed(tmp_path, monkeypatch):
         given.update(options)
         raise RuntimeError
 
-    monkeypatch.setattr(worker.pipeline, "run", run)
+    monkeypatch.setattr(worker.single_scan, "run", run)
     job = {
         "source": "frames",
         "out": str(tmp_path),

@@ -335,6 +335,10 @@ def test_a_machine_too_busy_to_start_the_event_loop_is_told_in_one_line(config, 
         # as Dask's own assertion: it has no words
         raise AssertionError
 
+    submit = tmp_path / "sbatch"  # whether or not the machine has a batch system
+    submit.write_text("#!/bin/sh\n")
+    submit.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(LoopRunner, "_start_unlocked", stalled)
     with pytest.raises(ComputeError, match=local.EVENT_LOOP_ERROR[:40]) as caught, start(config, folder=tmp_path):
         pass
