@@ -341,11 +341,11 @@ class Outside(Chaos):
             code = done(lambda o=out: _train(stores, o), self.log)
             # Weights that are there already are not overwritten: that is refused.
             same = out.exists() and _weights_of(out) == _weights_of(calm)
+            ok = same and code == (2 if finished else 0)
             self.add(
-                "training", same and code == (2 if finished else 0), number=number, how=f"{kills} kills", code=code,
-                finished=finished, said=self._said(),
-            )  # fmt: skip
-            self._keep_wrong(same, "training", number, folder)
+                "training", ok, number=number, how=f"{kills} kills", code=code, finished=finished, said=self._said()
+            )
+            self._keep_wrong(ok, "training", number, folder)
 
     def _truth(self) -> dict[str, str]:
         """Results of the first scan that nothing disturbed."""

@@ -117,15 +117,11 @@ def test_command_lines_of_a_page_run_one_after_the_other(
 def _lay_out_sources(small_scan: Path, folder: Path) -> None:
     """Put a scan of 8 × 9 points wherever the pages have one."""
     frames = sorted(small_scan.glob("*.tif"))
-    for place, name in (
-        *(((f"data/sample/scan000{i}"), "img_{:05d}.tif") for i in (1, 2, 3)),
-        *((f"{where}/scan1", "img_{:05d}.tif") for where in ("cold", "warm", "hot")),
-        ("frames", "img_{:05d}.tif"),
-        ("", "img_{:05d}.tif"),
-    ):
+    scans = [f"data/sample/scan000{i}" for i in (1, 2, 3)] + [f"{where}/scan1" for where in ("cold", "warm", "hot")]
+    for place in (*scans, "frames", ""):
         (folder / place).mkdir(parents=True, exist_ok=True)
         for i, frame in enumerate(frames, start=1):
-            (folder / place / name.format(i)).symlink_to(frame)
+            (folder / place / f"img_{i:05d}.tif").symlink_to(frame)
     (folder / "configs").symlink_to(ROOT / "configs")
     shutil.copy(small_scan / "truth.npz", folder)
     with h5py.File(folder / "eiger.h5", "w") as file:

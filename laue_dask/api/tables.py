@@ -79,7 +79,7 @@ def merged_changes(config: AnyConfig | None, given: Mapping[str, Any]) -> dict[s
 
 
 def truth_of(truth: Any) -> "Path | dict[str, Any]":
-    """Return a true map as `pipeline.evaluate` takes it: the path of a file, or arrays by name."""
+    """Return a true map as `evaluating.evaluate` takes it: the path of a file, or arrays by name."""
     if isinstance(truth, str | os.PathLike):
         return path_of(truth)
     if isinstance(truth, Mapping | xr.Dataset):

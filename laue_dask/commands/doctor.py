@@ -115,8 +115,7 @@ def _found(name: str, check: Callable[[], str]) -> Finding:
 
 
 def _versions() -> str:
-    wrong = _missing(requires("laue_dask") or (), extra="")
-    if wrong:
+    if wrong := _unmet(_requirements()):
         raise _Failed(f"{'; '.join(wrong)}: install laue_dask again, with its dependencies")
     named = ", ".join(f"{name} {version(name)}" for name in VERSIONED_PACKAGES)
     return f"laue_dask {__version__}, Python {platform.python_version()}, {named}"
@@ -124,21 +123,24 @@ def _versions() -> str:
 
 def _extras() -> str:
     """Which extras are there; none of them is needed for a run."""
-    requirements = requires("laue_dask") or ()
+    always = _requirements()
     said = []
     for extra in sorted(metadata("laue_dask").get_all("Provides-Extra") or ()):
-        missing = _missing([text for text in requirements if "extra ==" in text], extra=extra)
-        said.append(f"{extra}: {', '.join(missing) if missing else 'complete'}")
+        wrong = _unmet([one for one in _requirements(extra) if one not in always])
+        said.append(f"{extra}: {', '.join(wrong) or 'complete'}")
     return "; ".join(said)
 
 
-def _missing(requirements: Iterable[str], *, extra: str) -> list[str]:
-    """Of the requirements that are those of an extra, or of none, those that are not met."""
+def _requirements(extra: str = "") -> list[Requirement]:
+    """What the package needs on this machine, with an extra or without any."""
+    told = [Requirement(text) for text in requires("laue_dask") or ()]
+    return [one for one in told if one.marker is None or one.marker.evaluate({"extra": extra})]
+
+
+def _unmet(requirements: Iterable[Requirement]) -> list[str]:
+    """Which of the requirements are missing, or there in another version."""
     wrong = []
-    for text in requirements:
-        wanted = Requirement(text)
-        if wanted.name == "laue_dask" or (wanted.marker is not None and not wanted.marker.evaluate({"extra": extra})):
-            continue
+    for wanted in requirements:
         try:
             found = version(wanted.name)
         except PackageNotFoundError:

@@ -178,7 +178,7 @@ def call_with_deadline(call: Callable[[], _T], path: str | Path, *, deadlines: i
 
     Raises
     ------
-    LateError
+    ReadTimeoutError
         It did not end in time.
     ComputeError
         Nor did several before: the file system does not answer.

@@ -145,7 +145,7 @@ def _existing(path: Path) -> Path:
 def write_atomically(path: Path, content: bytes | Iterable[str]) -> None:
     """Write a file so that its readers see either the old content or the new one, whole.
 
-    Nothing is written by a process that owned a folder and lost it to another; see `io.lock.require_held`.
+    Nothing is written by a process that owned a folder and lost it to another; see `io.lock.require_lock`.
 
     Parameters
     ----------

@@ -41,7 +41,7 @@ class Placement(ScanGrid):
     outside
         Numbers of the frames of the scan that are not in the part that is taken of it; their `pattern` is −1.
     part
-        What is taken of which grid, as `io.parts.take` has it; None where it is the whole.
+        What is taken of which grid, as `io.scan_part.take_part` has it; None where it is the whole.
     assumed
         Number that was taken for the first point's only because it was the first that was there; None where it is
         certain.

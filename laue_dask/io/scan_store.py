@@ -761,7 +761,7 @@ def ingest_shard(
     -------
     receipt
         `block`, `start`, `stop`, `crc32c` of the shard's raw bytes, `seal` of its file, `frames` (number read or set
-        aside), `source`, `stamps` (size and time of each source before it was read; see `io.identity.Stamp`),
+        aside), `source`, `stamps` (size and time of each source before it was read; see `io.source_identity.Stamp`),
         `checksums` (of the pixels of each), `set_aside` (pattern and reason; zeros in the store), and `positions`
         ([y, x] or None per pattern; None if there is none at all).
     """

@@ -171,7 +171,7 @@ def reconstruction_map(results: xr.Dataset) -> Figure:
 
 
 def unexplained_map(results: xr.Dataset) -> Figure:
-    """Draw the reconstruction error free of how many bright pixels a pattern has; see `encoder.losses.unexplained`."""
+    """Draw the reconstruction error free of how many bright pixels a pattern has; see `features.losses.unexplained`."""
     share = results["unexplained"].to_numpy()
     return maps.scalar_figure(
         share,

@@ -27,8 +27,8 @@ CLEANUP_TIMEOUT_S = 4.25
 POLL_INTERVAL_S = 0.2
 """Time between two looks whether the command ends."""
 
-ACKNOWLEDGED_S = 1.0
-"""Time for which word of a signal may come after the command has acknowledged it: another thread can be told first."""
+LATE_NOTICE_S = 1.0
+"""Time in which the system may still give notice of a signal that the command has acknowledged already."""
 
 PROCESS_STATUS_FILE = Path("/proc/self/status")
 
@@ -106,7 +106,7 @@ def _force_exit(woken: int) -> None:
     while not _over.wait(POLL_INTERVAL_S):
         with suppress(BlockingIOError):
             told |= bool(set(os.read(woken, 4096)) & set(HANDLED_SIGNALS))
-        told &= time.monotonic() - _acknowledged_at > ACKNOWLEDGED_S
+        told &= time.monotonic() - _acknowledged_at > LATE_NOTICE_S
         if not (told or _begun.is_set() or _pending()):
             since = 0.0
         elif not since:

@@ -30,13 +30,13 @@ class Entry:
     file
         Its name: that of its file, and where in the file it is; see `io.frames.FrameRef`.
     holder, size, changed
-        State of the file that holds its pixels when it was read; see `io.identity.State`.
+        State of the file that holds its pixels when it was read; see `io.source_identity.State`.
     signal
         Mean of the usable pixels above their first percentile, in counts.
     saturated
         Share of the usable pixels that are saturated.
     unexplained
-        See `encoder.losses.unexplained`; None where it was not computed.
+        See `features.losses.unexplained`; None where it was not computed.
     position
         Stage coordinates (y, x) in micrometres of the frame's header; None where there are none.
     """

@@ -126,6 +126,6 @@ os._exit(0)
 """
 
 
-def test_word_of_a_signal_that_comes_after_its_acknowledgement_ends_nothing_by_force():
+def test_notice_of_a_signal_that_comes_after_its_acknowledgement_ends_nothing_by_force():
     done = subprocess.run([sys.executable, "-c", ACKNOWLEDGED], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "goes on\n", "")

@@ -30,7 +30,7 @@ def locate(
     *,
     from_first: bool = False,
 ) -> Placement:
-    """Return where each frame of a source belongs, in the part that is taken; see `io.placement.place`."""
+    """Return where each frame of a source belongs, in the part that is taken; see `io.placement.place_frames`."""
     whole = place_frames(
         refs,
         shape=scan.shape,
